@@ -1,0 +1,319 @@
+//! The objects of `kosmos.io/v1alpha1` as plain data: the planner's input and output.
+//!
+//! Field names and defaults are those of the CRDs of Kosmos Clusterlink; unknown fields are ignored on reading.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The API group.
+pub const GROUP: &str = "kosmos.io";
+/// The API version.
+pub const VERSION: &str = "v1alpha1";
+/// The label of a ClusterNode that holds its cluster's name.
+pub const CLUSTER_LABEL: &str = "kosmos.io/cluster";
+/// The label (and annotation) key that marks the control-plane cluster, with the value `root`.
+pub const ROLE_LABEL: &str = "kosmos.io/cluster-role";
+
+/// The part of `ObjectMeta` that the planner reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Metadata {
+    /// The object's name.
+    pub name: String,
+    /// Its labels.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "nullable"
+    )]
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "nullable"
+    )]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A member cluster (`clusters.kosmos.io`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cluster {
+    /// Its name is the cluster's name.
+    pub metadata: Metadata,
+    /// What is wanted of it.
+    pub spec: ClusterSpec,
+    /// What is known of it.
+    #[serde(deserialize_with = "nullable")]
+    pub status: ClusterStatus,
+}
+
+/// `clusters.kosmos.io`, `.spec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// The datapath's settings; without them the cluster takes no part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_link_options: Option<ClusterLinkOptions>,
+    /// Where the components are installed; `kosmos-system` when empty.
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "nullable"
+    )]
+    pub namespace: String,
+}
+
+/// `.spec.clusterLinkOptions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClusterLinkOptions {
+    /// Whether the cluster takes part.
+    pub enable: bool,
+    /// The CNI plugin's name.
+    #[serde(deserialize_with = "nullable")]
+    pub cni: String,
+    /// `gateway` or `p2p`.
+    pub network_type: NetworkType,
+    /// `all`, `ipv4` or `ipv6`; any other word means neither family.
+    pub ip_family: String,
+    /// The pools of vx-local and vx-local-6.
+    #[serde(rename = "localCIDRs")]
+    pub local_cidrs: Pools,
+    /// The pools of vx-bridge and vx-bridge-6.
+    #[serde(rename = "bridgeCIDRs")]
+    pub bridge_cidrs: Pools,
+    /// Prefixes of the cluster and what they are called outside of it.
+    #[serde(
+        rename = "globalCIDRsMap",
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    pub global_cidrs_map: BTreeMap<String, String>,
+}
+
+impl Default for ClusterLinkOptions {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            cni: "calico".to_owned(),
+            network_type: NetworkType::P2p,
+            ip_family: "all".to_owned(),
+            local_cidrs: Pools {
+                ip: "210.0.0.0/8".to_owned(),
+                ip6: "9480::/16".to_owned(),
+            },
+            bridge_cidrs: Pools {
+                ip: "220.0.0.0/8".to_owned(),
+                ip6: "9470::/16".to_owned(),
+            },
+            global_cidrs_map: BTreeMap::new(),
+        }
+    }
+}
+
+/// How a cluster's nodes reach other clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkType {
+    /// Through the cluster's gateway node.
+    Gateway,
+    /// Each node for itself.
+    P2p,
+}
+
+/// A pair of address pools, one per family.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pools {
+    /// The IPv4 pool, a prefix as text.
+    pub ip: String,
+    /// The IPv6 pool, a prefix as text.
+    pub ip6: String,
+}
+
+/// `clusters.kosmos.io`, `.status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// What the datapath's controllers found.
+    #[serde(deserialize_with = "nullable")]
+    pub cluster_link_status: ClusterLinkStatus,
+}
+
+/// `.status.clusterLinkStatus`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterLinkStatus {
+    /// The cluster's pod prefixes.
+    #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<String>,
+    /// The cluster's service prefixes.
+    #[serde(rename = "serviceCIDRs", deserialize_with = "nullable")]
+    pub service_cidrs: Vec<String>,
+}
+
+/// A node of a member cluster (`clusternodes.kosmos.io`); named `<cluster>-<node>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterNode {
+    /// Its name and labels.
+    pub metadata: Metadata,
+    /// What is known of it.
+    pub spec: ClusterNodeSpec,
+}
+
+/// `clusternodes.kosmos.io`, `.spec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClusterNodeSpec {
+    /// The cluster's name.
+    #[serde(deserialize_with = "nullable")]
+    pub cluster_name: String,
+    /// The node's name in its cluster.
+    #[serde(deserialize_with = "nullable")]
+    pub node_name: String,
+    /// The node's pod prefixes.
+    #[serde(rename = "podCIDRs", deserialize_with = "nullable")]
+    pub pod_cidrs: Vec<String>,
+    /// The underlay IPv4 address; empty while unknown.
+    #[serde(deserialize_with = "nullable")]
+    pub ip: String,
+    /// The underlay IPv6 address; empty while unknown.
+    #[serde(deserialize_with = "nullable")]
+    pub ip6: String,
+    /// Roles; the only one is `gateway`, in any case.
+    #[serde(deserialize_with = "nullable")]
+    pub roles: Vec<String>,
+    /// The underlay link's name.
+    #[serde(deserialize_with = "nullable")]
+    pub interface_name: String,
+}
+
+impl ClusterNodeSpec {
+    /// Whether the node has the gateway role.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        self.roles
+            .iter()
+            .any(|role| role.eq_ignore_ascii_case("gateway"))
+    }
+}
+
+/// What one node's kernel should hold (`nodeconfigs.kosmos.io`); named as the ClusterNode.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeConfig {
+    /// Its name.
+    pub metadata: Metadata,
+    /// The rows.
+    #[serde(deserialize_with = "nullable")]
+    pub spec: NodeConfigSpec,
+}
+
+/// `nodeconfigs.kosmos.io`, `.spec`. Empty lists are left out in writing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeConfigSpec {
+    /// The tunnels.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub devices: Vec<Device>,
+    /// The routes of table 200.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub routes: Vec<Route>,
+    /// The address translations.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub iptables: Vec<Iptables>,
+    /// The forwarding rows.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub fdbs: Vec<Fdb>,
+    /// The neighbours.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub arps: Vec<Arp>,
+}
+
+/// A tunnel of a NodeConfig.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Always `vxlan`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The link's name.
+    pub name: String,
+    /// The overlay address with the length of its pool.
+    pub addr: String,
+    /// The Ethernet address.
+    pub mac: String,
+    /// The underlay link's name.
+    pub bind_dev: String,
+    /// The VNI.
+    pub id: i32,
+    /// The UDP destination port.
+    pub port: i32,
+}
+
+/// A route of a NodeConfig.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// The destination, a prefix as text.
+    pub cidr: String,
+    /// The next hop's overlay address.
+    pub gw: String,
+    /// The link's name.
+    pub dev: String,
+}
+
+/// An address translation of a NodeConfig.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Iptables {
+    /// Always `nat`.
+    pub table: String,
+    /// `PREROUTING` or `POSTROUTING`.
+    pub chain: String,
+    /// Match and target, in iptables' words.
+    pub rule: String,
+}
+
+/// A forwarding row of a NodeConfig.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fdb {
+    /// The peer's underlay address.
+    pub ip: String,
+    /// The peer's Ethernet address, or all zeros for a flood row.
+    pub mac: String,
+    /// The link's name.
+    pub dev: String,
+}
+
+/// A neighbour of a NodeConfig.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Arp {
+    /// The peer's overlay address.
+    pub ip: String,
+    /// The peer's Ethernet address.
+    pub mac: String,
+    /// The link's name.
+    pub dev: String,
+}
+
+/// The planner's input.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Fleet {
+    /// The member clusters.
+    #[serde(deserialize_with = "nullable")]
+    pub clusters: Vec<Cluster>,
+    /// Their nodes.
+    #[serde(deserialize_with = "nullable")]
+    pub cluster_nodes: Vec<ClusterNode>,
+    /// Earlier output, which lends its MACs and nothing else.
+    #[serde(deserialize_with = "nullable")]
+    pub node_configs: Vec<NodeConfig>,
+}
+
+/// Other writers of these objects say `null` where they mean nothing.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

@@ -1,0 +1,11 @@
+//! Decide what to ask, whom and when; explain the answers.
+//!
+//! Duty: the inventory of clusters, the floaters' deployment and certain removal, the probe plan, the connectivity
+//! graph, the diagnosis and the report.
+//!
+//! May know: `datapath`'s vocabulary and walk, `floater`'s wire protocol, the Kubernetes API. Never the simulator: a
+//! simulated cluster is met as any other, over its API.
+//!
+//! Units: microseconds in fields that end in `_us`.
+
+pub mod report;

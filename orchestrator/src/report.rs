@@ -1,0 +1,304 @@
+//! The report of a run: `floater.report/v1`, as data.
+//!
+//! The field order of these types is the order of the JSON; everything that a reader may rely on is written, `null` included.
+
+use datapath::state::Family;
+use floater::wire::Layer;
+use serde::{Deserialize, Serialize};
+
+/// The value of [`Report::schema`].
+pub const SCHEMA: &str = "floater.report/v1";
+
+/// Everything that a run has to say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Always [`SCHEMA`].
+    pub schema: String,
+    /// The run itself.
+    pub run: Run,
+    /// One entry per cluster, sorted by name.
+    pub clusters: Vec<ClusterReport>,
+    /// What was looked at.
+    pub coverage: Coverage,
+    /// One entry per (source, destination, layer, family), in that order.
+    pub cells: Vec<Cell>,
+    /// The likeliest cause first.
+    pub findings: Vec<Finding>,
+    /// The whole in a word.
+    pub verdict: RunVerdict,
+    /// What could not be judged and why, one sentence each; empty when all was.
+    #[serde(default)]
+    pub unjudged: Vec<String>,
+    /// Per-node rows, only where they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_rows: Vec<NodeRow>,
+}
+
+/// One pair of nodes on one layer and family (`-o wide`, `--nodes`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// The source, `cluster/node`.
+    pub src: String,
+    /// The destination, `cluster/node`.
+    pub dst: String,
+    /// The layer.
+    pub layer: Layer,
+    /// The family.
+    pub family: Family,
+    /// The address that was probed.
+    pub target: String,
+    /// The verdict.
+    pub verdict: CellVerdict,
+    /// Packets and connections tried.
+    pub sent: u64,
+    /// Those that were answered by the right one.
+    pub received: u64,
+    /// Round-trip times; none without an answer.
+    pub rtt_us: Option<RttSummary>,
+    /// Why it failed; none when it did not.
+    pub reason: Option<String>,
+}
+
+/// The run itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Chosen at random.
+    pub id: String,
+    /// RFC 3339, UTC.
+    pub started: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// What the choices of the run were drawn from.
+    pub seed: u64,
+    /// The program's version.
+    pub tool: String,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// The name it is shown by.
+    pub name: String,
+    /// `gateway` or `p2p`; none while unknown.
+    pub mode: Option<String>,
+    /// The families that the cluster has.
+    pub families: Vec<Family>,
+    /// The number of nodes.
+    pub nodes: usize,
+    /// Whether its floaters could be asked.
+    pub state: Observation,
+    /// Why not, where not.
+    pub reason: Option<String>,
+}
+
+/// How much of a cluster could be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Observation {
+    /// All nodes.
+    Observed,
+    /// Some nodes.
+    Partly,
+    /// None.
+    Unobserved,
+}
+
+/// What was looked at, with its denominator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// Ordered pairs of distinct clusters.
+    pub ordered_pairs: usize,
+    /// Cells: pair × layer × family, every cluster's inside included.
+    pub cells: usize,
+    /// Cells with packets of this run.
+    pub probed: usize,
+    /// Cells whose tables let the packet through by [`datapath`]'s walk and whose shared parts were probed.
+    pub proved: usize,
+    /// Cells judged from other cells.
+    pub inferred: usize,
+    /// Cells judged from an earlier run.
+    pub stale: usize,
+    /// Cells that could not be judged.
+    pub unobserved: usize,
+    /// Packets and connections tried.
+    pub probes_sent: u64,
+    /// What follows from it.
+    pub certificate: Certificate,
+}
+
+/// What a clean report excludes and what it cannot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Elements that a probe or a table comparison covered.
+    pub covered: Vec<String>,
+    /// Sets of elements that the evidence cannot tell apart.
+    pub indistinguishable: Vec<Vec<String>>,
+    /// Elements that nothing covered.
+    pub not_covered: Vec<String>,
+}
+
+/// One (source, destination, layer, family).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The source cluster's name.
+    pub src: String,
+    /// The destination cluster's name.
+    pub dst: String,
+    /// The layer.
+    pub layer: Layer,
+    /// The family.
+    pub family: Family,
+    /// How it was judged.
+    pub state: CellState,
+    /// The judgement.
+    pub verdict: CellVerdict,
+    /// Packets and connections tried.
+    pub sent: u64,
+    /// Those that were answered by the right one.
+    pub received: u64,
+    /// Round-trip times; none without an answer.
+    pub rtt_us: Option<RttSummary>,
+    /// Ids of the findings that explain it.
+    pub findings: Vec<String>,
+}
+
+/// How a cell was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CellState {
+    /// From other cells.
+    Inferred,
+    /// By packets of this run.
+    Probed,
+    /// By tables, with every shared part probed.
+    Proved,
+    /// By an earlier run.
+    Stale,
+    /// Not at all.
+    Unobserved,
+}
+
+/// The judgement of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CellVerdict {
+    /// Some node pairs or packets fail.
+    Degraded,
+    /// Nothing gets through.
+    Fail,
+    /// Everything gets through.
+    Pass,
+    /// Could not be told.
+    Unknown,
+}
+
+/// Round-trip times, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RttSummary {
+    /// The median.
+    pub p50: u64,
+    /// The 99th percentile.
+    pub p99: u64,
+    /// The greatest.
+    pub max: u64,
+}
+
+/// One cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// A hash of code and element.
+    pub id: String,
+    /// The cause code.
+    pub code: String,
+    /// What it does to the run's verdict.
+    pub severity: Severity,
+    /// The object that is the cause.
+    pub element: Element,
+    /// One sentence.
+    pub summary: String,
+    /// What proves it.
+    pub evidence: Vec<Evidence>,
+    /// Codes or elements that the evidence cannot exclude.
+    pub ambiguous_with: Vec<String>,
+    /// The cells that suffer.
+    pub affects: Vec<CellName>,
+    /// What an operator would do; never run by the tool.
+    pub fix: String,
+}
+
+/// What a finding does to the run's verdict, worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// At least one cell fails or degrades.
+    Error,
+    /// Differs from intent while every packet still passes.
+    Warning,
+    /// Context.
+    Info,
+}
+
+/// The object that is the cause.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Element {
+    /// The cluster's name; none outside of every cluster.
+    pub cluster: Option<String>,
+    /// The node's name; none outside of every cluster.
+    pub node: Option<String>,
+    /// `link`, `route`, `neighbour`, `fdb`, `rule`, `sysctl`, `nat`, `address`, `node`, `nodeconfig`, `responder`, `underlay`.
+    pub kind: String,
+    /// The object's name, for example `10.21.0.0/16 table 200`.
+    pub name: String,
+}
+
+/// One piece of proof.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// What kind of proof.
+    pub kind: EvidenceKind,
+    /// Where it was read, `cluster/node`.
+    pub source: String,
+    /// What was read.
+    pub text: String,
+}
+
+/// What kind of proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvidenceKind {
+    /// A counter that moved.
+    Counter,
+    /// What was planned.
+    Intent,
+    /// A probe's outcome.
+    Probe,
+    /// A row of a kernel.
+    Table,
+}
+
+/// The name of a cell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CellName {
+    /// The source cluster's name.
+    pub src: String,
+    /// The destination cluster's name.
+    pub dst: String,
+    /// The layer.
+    pub layer: Layer,
+    /// The family.
+    pub family: Family,
+}
+
+/// The whole in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunVerdict {
+    /// At least one finding of severity `warning`, none of `error`.
+    Degraded,
+    /// At least one finding of severity `error`.
+    Fault,
+    /// Judged, nothing found.
+    Healthy,
+    /// Nothing found, but some of what was asked could not be judged.
+    Unknown,
+}
