@@ -8,4 +8,5 @@
 //!
 //! Units: microseconds in fields that end in `_us`.
 
+pub mod evidence;
 pub mod report;

@@ -1,0 +1,98 @@
+//! What a run has gathered: the input of the diagnosis, as plain data.
+//!
+//! A cluster, node or floater that could not be asked is a value with a reason, never a hole.
+
+use std::net::IpAddr;
+
+use datapath::api::{Fleet, NetworkType};
+use datapath::state::{Family, NodeState};
+use floater::wire::{Layer, Outcome, Protocol};
+use ipnet::IpNet;
+
+/// Everything that a run has gathered.
+#[derive(Debug, Clone, Default)]
+pub struct Gathered {
+    /// One entry per cluster of the inventory, sorted by name.
+    pub clusters: Vec<ClusterFacts>,
+    /// What the control plane wants.
+    pub intent: Intent,
+    /// One entry per probe that was planned, in the order of the plan.
+    pub probes: Vec<ProbeRecord>,
+}
+
+/// What is known of a cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterFacts {
+    /// The name it is shown by, and that its `clusters.kosmos.io` object has.
+    pub name: String,
+    /// The uid of its kube-system namespace; empty while its API could not be reached.
+    pub id: String,
+    /// Its mode; none while unknown.
+    pub mode: Option<NetworkType>,
+    /// Its families; empty while unknown.
+    pub families: Vec<Family>,
+    /// Its pod prefixes.
+    pub pod_prefixes: Vec<IpNet>,
+    /// Its nodes, sorted by name.
+    pub nodes: Vec<NodeFacts>,
+    /// Why the cluster could not be asked at all; none when it could.
+    pub unreachable: Option<String>,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// Its underlay addresses (InternalIP).
+    pub ips: Vec<IpAddr>,
+    /// Whether the API server believes that it is ready.
+    pub ready: bool,
+    /// Whether its ClusterNode has the gateway role.
+    pub gateway: bool,
+    /// Addresses of its pod-network floater; empty without one.
+    pub pod_ips: Vec<IpAddr>,
+    /// The tables of its own network, or why they could not be read.
+    pub tables: Result<NodeState, String>,
+    /// Why its host floater could not be asked; none when it could.
+    pub host_floater: Option<String>,
+    /// Why its pod floater could not be asked; none when it could.
+    pub pod_floater: Option<String>,
+}
+
+/// What the control plane wants.
+#[derive(Debug, Clone, Default)]
+pub struct Intent {
+    /// The objects, NodeConfigs included.
+    pub fleet: Fleet,
+    /// The name of the cluster that holds them; none where intent had to be inferred.
+    pub control_plane: Option<String>,
+}
+
+/// A node of [`Gathered::clusters`], by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeRef {
+    /// Position in [`Gathered::clusters`].
+    pub cluster: usize,
+    /// Position in [`ClusterFacts::nodes`].
+    pub node: usize,
+}
+
+/// One probe that was planned and what came of it.
+#[derive(Debug, Clone)]
+pub struct ProbeRecord {
+    /// Who asks.
+    pub src: NodeRef,
+    /// Who is asked.
+    pub dst: NodeRef,
+    /// The network of both.
+    pub layer: Layer,
+    /// The family of `target`.
+    pub family: Family,
+    /// How.
+    pub protocol: Protocol,
+    /// The address that is asked.
+    pub target: IpAddr,
+    /// What came of it, or why nobody knows: the floater died, its API did not answer.
+    pub outcome: Result<Outcome, String>,
+}
