@@ -11,5 +11,6 @@
 
 pub mod api;
 pub mod mac;
+pub mod plan;
 pub mod state;
 pub mod table;

@@ -1,0 +1,158 @@
+//! From the objects of a fleet to the rows of every node: pure, deterministic, and deaf to the order of its input.
+//!
+//! ```text
+//!   Fleet ──► members ──► exports ──► per cluster: routes ──► per node: devices, routes, peers, NAT ──► sorted NodeConfigs
+//!             who takes    who offers   what reaches it
+//!             part, as     which prefix
+//!             what
+//! ```
+//!
+//! The rows are those of Kosmos Clusterlink's network-manager. It differs where the other's behaviour cannot be seen on the wire or harms
+//! bystanders: MACs are derived rather than drawn, duplicates are left out, and an object that cannot be understood is a
+//! [`Problem`] and loses only what it would have contributed.
+//!
+//! Cost: the size of the output plus O(log N) for each of its rows. In P2P mode the output itself is quadratic, because every node
+//! names every other one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Fleet, NodeConfigSpec};
+use members::{Class, Member, Members};
+
+mod members;
+mod nat;
+mod order;
+mod overlay;
+mod peers;
+mod routes;
+
+/// What a fleet's nodes should hold, and what could not be planned.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// One entry per node that takes part, under its ClusterNode's name. Lists are in the order in which Kosmos writes them.
+    pub configs: BTreeMap<String, NodeConfigSpec>,
+    /// What was left out, sorted by object.
+    pub problems: Vec<Problem>,
+}
+
+/// An object, or a part of one, that breaks a rule and was left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    /// The object, for example `cluster east` or `node east-n1`.
+    pub object: String,
+    /// The rule that it breaks.
+    pub rule: String,
+}
+
+impl Problem {
+    /// A problem of one object.
+    pub fn new(object: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self {
+            object: object.into(),
+            rule: rule.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.rule)
+    }
+}
+
+/// Plans a fleet.
+///
+/// NodeConfigs in the input lend their MACs and nothing else, so that a running tunnel keeps its address.
+///
+/// ```
+/// let fleet = serde_json::from_str(r#"{
+///   "clusters": [
+///     {"metadata": {"name": "east"}, "spec": {"clusterLinkOptions": {"networkType": "p2p", "ipFamily": "ipv4"}}},
+///     {"metadata": {"name": "west"}, "spec": {"clusterLinkOptions": {"networkType": "p2p", "ipFamily": "ipv4"}}}],
+///   "clusterNodes": [
+///     {"metadata": {"name": "east-n1"}, "spec": {"clusterName": "east", "nodeName": "n1", "ip": "100.64.0.1",
+///      "interfaceName": "eth0", "podCIDRs": ["10.20.0.0/24"]}},
+///     {"metadata": {"name": "west-n1"}, "spec": {"clusterName": "west", "nodeName": "n1", "ip": "100.64.1.1",
+///      "interfaceName": "eth0", "podCIDRs": ["10.21.0.0/24"]}}]
+/// }"#).expect("two clusters of one node each");
+/// let plan = datapath::plan::plan(&fleet);
+/// let route = &plan.configs["east-n1"].routes[0];
+/// assert_eq!((route.cidr.as_str(), route.gw.as_str(), route.dev.as_str()), ("10.21.0.0/24", "220.64.1.1", "vx-bridge"));
+/// assert!(plan.problems.is_empty());
+/// ```
+#[must_use]
+pub fn plan(fleet: &Fleet) -> Plan {
+    let mut problems = Vec::new();
+    let lent = lent_macs(fleet, &mut problems);
+    let members = Members::of(fleet, &lent, &mut problems);
+    overlay::report_collisions(&members, &mut problems);
+
+    let exports = routes::exports(&members, &mut problems);
+    let reachable: Vec<routes::Reachable> = members
+        .clusters
+        .par_iter()
+        .map(|cluster| routes::reachable(cluster, &members, &exports))
+        .collect();
+    let mesh = peers::Mesh::of(&members);
+    let translations: Vec<_> = members
+        .clusters
+        .iter()
+        .map(|cluster| nat::of_cluster(cluster, &mut problems))
+        .collect();
+
+    let configs = members
+        .nodes
+        .par_iter()
+        .map(|node| {
+            let mut config = NodeConfigSpec {
+                devices: node.devices(),
+                routes: reachable[node.cluster].rows_of(node),
+                iptables: translations[node.cluster].rows_of(node),
+                ..NodeConfigSpec::default()
+            };
+            mesh.add_bridge_peers(node, &members, &mut config);
+            peers::add_local_peers(node, &members, &mut config);
+            order::sort(&mut config);
+            (node.name.clone(), config)
+        })
+        .collect();
+
+    problems.sort();
+    problems.dedup();
+    Plan { configs, problems }
+}
+
+/// The MACs of earlier NodeConfigs, by (NodeConfig, device).
+type Lent<'a> = HashMap<(&'a str, &'a str), &'a str>;
+
+fn lent_macs<'a>(fleet: &'a Fleet, problems: &mut Vec<Problem>) -> Lent<'a> {
+    let mut lent = Lent::new();
+    for config in &fleet.node_configs {
+        for device in &config.spec.devices {
+            if device.mac.is_empty() {
+                continue;
+            }
+            if device.mac.parse::<crate::mac::Mac>().is_err() {
+                problems.push(Problem::new(
+                    format!("nodeconfig {}", config.metadata.name),
+                    format!("the MAC `{}` of {} is not one", device.mac, device.name),
+                ));
+                continue;
+            }
+            lent.entry((config.metadata.name.as_str(), device.name.as_str()))
+                .or_insert(device.mac.as_str());
+        }
+    }
+    lent
+}
+
+impl Member<'_> {
+    /// Whether this node is part of the global vx-bridge mesh.
+    fn is_in_mesh(&self) -> bool {
+        matches!(self.class, Class::Endpoint | Class::Gateway)
+    }
+}

@@ -1,0 +1,198 @@
+//! The tunnels' fixed numbers, and the addresses on them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::Problem;
+use super::members::{FAMILIES, MemberCluster, Members, PerFamily};
+use crate::state::Family;
+
+/// One of the four tunnels.
+#[derive(PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    pub(super) family: Family,
+    pub(super) vni: i32,
+    pub(super) port: i32,
+    is_bridge: bool,
+}
+
+static LOCAL: Kind = Kind {
+    name: "vx-local",
+    family: Family::Ipv4,
+    vni: 55,
+    port: 4877,
+    is_bridge: false,
+};
+static BRIDGE: Kind = Kind {
+    name: "vx-bridge",
+    family: Family::Ipv4,
+    vni: 54,
+    port: 4876,
+    is_bridge: true,
+};
+static LOCAL_6: Kind = Kind {
+    name: "vx-local-6",
+    family: Family::Ipv6,
+    vni: 65,
+    port: 4867,
+    is_bridge: false,
+};
+static BRIDGE_6: Kind = Kind {
+    name: "vx-bridge-6",
+    family: Family::Ipv6,
+    vni: 64,
+    port: 4866,
+    is_bridge: true,
+};
+
+impl Kind {
+    /// The tunnel between the nodes of one cluster.
+    pub(super) fn local(family: Family) -> &'static Self {
+        match family {
+            Family::Ipv4 => &LOCAL,
+            Family::Ipv6 => &LOCAL_6,
+        }
+    }
+
+    /// The tunnel between clusters.
+    pub(super) fn bridge(family: Family) -> &'static Self {
+        match family {
+            Family::Ipv4 => &BRIDGE,
+            Family::Ipv6 => &BRIDGE_6,
+        }
+    }
+}
+
+/// A cluster's address pools; none where it has none or a bad one.
+pub(super) struct Pools {
+    local: PerFamily<Option<IpNet>>,
+    bridge: PerFamily<Option<IpNet>>,
+}
+
+impl Pools {
+    pub(super) fn of(cluster: &MemberCluster<'_>, problems: &mut Vec<Problem>) -> Self {
+        let options = cluster.options;
+        let mut pool = |family: Family, pools: &crate::api::Pools, list: &str| {
+            let text = match family {
+                Family::Ipv4 => &pools.ip,
+                Family::Ipv6 => &pools.ip6,
+            };
+            if text.is_empty() || !cluster.families.has(family) {
+                return None;
+            }
+            match text.parse::<IpNet>() {
+                Ok(net) if Family::of(net.addr()) == family => Some(net),
+                _ => {
+                    problems.push(Problem::new(
+                        format!("cluster {}", cluster.name),
+                        format!("`{text}` in {list} is not an {family} prefix"),
+                    ));
+                    None
+                }
+            }
+        };
+        Self {
+            local: PerFamily::of(|family| pool(family, &options.local_cidrs, "localCIDRs")),
+            bridge: PerFamily::of(|family| pool(family, &options.bridge_cidrs, "bridgeCIDRs")),
+        }
+    }
+
+    pub(super) fn of_kind(&self, kind: &Kind) -> Option<IpNet> {
+        let pools = if kind.is_bridge {
+            &self.bridge
+        } else {
+            &self.local
+        };
+        *pools.get(kind.family)
+    }
+}
+
+/// The family of an address or prefix, as the other implementation tells it: by the first dot or colon.
+pub(super) fn family_of_text(text: &str) -> Option<Family> {
+    text.bytes().find_map(|byte| match byte {
+        b'.' => Some(Family::Ipv4),
+        b':' => Some(Family::Ipv6),
+        _ => None,
+    })
+}
+
+/// The pool's network bits joined to the host bits of the underlay address.
+pub(super) fn address(pool: IpNet, underlay: &str) -> Result<IpNet, String> {
+    let ip: IpAddr = underlay
+        .parse()
+        .map_err(|_| format!("`{underlay}` is not an address"))?;
+    let joined = match (pool, ip) {
+        (IpNet::V4(pool), IpAddr::V4(ip)) => {
+            let host = u32::from(ip) & u32::from(pool.hostmask());
+            IpAddr::V4(Ipv4Addr::from(u32::from(pool.network()) | host))
+        }
+        (IpNet::V6(pool), IpAddr::V6(ip)) => {
+            let host = u128::from(ip) & u128::from(pool.hostmask());
+            IpAddr::V6(Ipv6Addr::from(u128::from(pool.network()) | host))
+        }
+        _ => return Err(format!("`{underlay}` is of another family than {pool}")),
+    };
+    IpNet::new(joined, pool.prefix_len()).map_err(|error| error.to_string())
+}
+
+/// Overlay addresses have only as many host bits as the pool leaves: nodes that share them share the address.
+pub(super) fn report_collisions(members: &Members<'_>, problems: &mut Vec<Problem>) {
+    for family in FAMILIES {
+        let mut holders: HashMap<IpAddr, &str> = HashMap::new();
+        for node in members.mesh() {
+            let Some(tunnel) = node.bridge.get(family) else {
+                continue;
+            };
+            if let Some(other) = holders.insert(tunnel.ip(), &node.name) {
+                problems.push(Problem::new(
+                    format!("node {}", node.name),
+                    format!(
+                        "its overlay address {} on {} is also that of {other}",
+                        tunnel.ip(),
+                        tunnel.kind.name
+                    ),
+                ));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_join_pool_and_host_bits() {
+        let join = |pool: &str, ip: &str| {
+            address(pool.parse().expect("a prefix"), ip).map(|net| net.to_string())
+        };
+        assert_eq!(
+            join("220.0.0.0/8", "192.168.1.11"),
+            Ok("220.168.1.11/8".into())
+        );
+        assert_eq!(
+            join("210.0.0.0/8", "100.10.10.1"),
+            Ok("210.10.10.1/8".into())
+        );
+        assert_eq!(
+            join("100.64.0.0/10", "10.255.0.7"),
+            Ok("100.127.0.7/10".into())
+        );
+        assert_eq!(
+            join("9480::/16", "2409:7c85:6200::a0e:1702"),
+            Ok("9480:7c85:6200::a0e:1702/16".into())
+        );
+        assert!(join("220.0.0.0/8", "fe80::1").is_err());
+        assert!(join("220.0.0.0/8", "node1").is_err());
+    }
+
+    #[test]
+    fn the_first_dot_or_colon_decides() {
+        assert_eq!(family_of_text("10.0.0.0/8"), Some(Family::Ipv4));
+        assert_eq!(family_of_text("::ffff:1.2.3.4"), Some(Family::Ipv6));
+        assert_eq!(family_of_text("bogus"), None);
+    }
+}

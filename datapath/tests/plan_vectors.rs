@@ -1,0 +1,159 @@
+//! The planner against the other implementation's own output, and against permuted and broken input.
+#![allow(clippy::expect_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use datapath::api::{Fleet, NodeConfigSpec};
+use datapath::plan::{Plan, plan};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Vector {
+    input: Fleet,
+    expected: BTreeMap<String, NodeConfigSpec>,
+}
+
+fn vectors() -> Vec<(String, Vector)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    let mut vectors: Vec<_> = fs::read_dir(folder)
+        .expect("the folder of vectors")
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let text = fs::read_to_string(&path).expect("a readable vector");
+            let vector = serde_json::from_str(&text).expect("a vector");
+            (path.display().to_string(), vector)
+        })
+        .collect();
+    vectors.sort_by(|left, right| left.0.cmp(&right.0));
+    assert_eq!(vectors.len(), 16);
+    vectors
+}
+
+fn assert_same(file: &str, plan: &Plan, expected: &BTreeMap<String, NodeConfigSpec>) {
+    assert_eq!(
+        plan.configs.keys().collect::<Vec<_>>(),
+        expected.keys().collect::<Vec<_>>(),
+        "{file}"
+    );
+    for (name, config) in expected {
+        // Byte order too, so that a config that the other side wrote is left alone.
+        assert_eq!(&plan.configs[name], config, "{file}: {name}");
+    }
+}
+
+#[test]
+fn every_vector_is_met_in_content_and_order() {
+    for (file, vector) in vectors() {
+        assert_same(&file, &plan(&vector.input), &vector.expected);
+    }
+}
+
+#[test]
+fn the_order_of_the_input_does_not_matter() {
+    for (file, mut vector) in vectors() {
+        vector.input.clusters.reverse();
+        vector.input.cluster_nodes.rotate_left(1);
+        vector.input.node_configs.reverse();
+        assert_same(&file, &plan(&vector.input), &vector.expected);
+    }
+}
+
+#[test]
+fn macs_are_derived_where_none_is_lent_and_are_stable() {
+    for (file, mut vector) in vectors() {
+        vector.input.node_configs.clear();
+        let first = plan(&vector.input);
+        assert_eq!(first, plan(&vector.input), "{file}");
+        for config in first.configs.values() {
+            for device in &config.devices {
+                let mac: datapath::mac::Mac = device.mac.parse().expect("a MAC");
+                assert_eq!(mac.0[0], 2, "{file}: {mac}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bad_object_harms_only_itself() {
+    for (file, mut vector) in vectors() {
+        let mut broken = vector.input.clusters[0].clone();
+        broken.metadata.name = "broken".into();
+        let options = broken.spec.cluster_link_options.get_or_insert_default();
+        options.enable = true;
+        options.ip_family = "all".into();
+        options.bridge_cidrs.ip = "bogus".into();
+        options.local_cidrs.ip6 = "10.0.0.0/8".into();
+        options
+            .global_cidrs_map
+            .insert("nonsense".into(), "10.0.0.0/8".into());
+        broken.status.cluster_link_status.pod_cidrs = vec!["300.1.2.3/8".into(), "x".into()];
+        broken.status.cluster_link_status.service_cidrs = vec![String::new()];
+        vector.input.clusters.push(broken);
+        let template = vector.input.cluster_nodes[0].clone();
+        for (name, ip, ip6) in [
+            ("broken-n1", "not an address", "fd00::1"),
+            ("broken-n2", "", ""),
+        ] {
+            let mut node = template.clone();
+            node.metadata.name = name.into();
+            node.spec.cluster_name = "broken".into();
+            node.spec.ip = ip.into();
+            node.spec.ip6 = ip6.into();
+            node.spec.pod_cidrs = vec!["10.0.0.0/99".into()];
+            vector.input.cluster_nodes.push(node);
+        }
+        let mut orphan = template.clone();
+        orphan.metadata.name = "orphan".into();
+        orphan.spec.cluster_name = "nobody".into();
+        vector.input.cluster_nodes.push(orphan);
+
+        let plan = plan(&vector.input);
+        for object in ["cluster broken", "node broken-n2", "node orphan"] {
+            assert!(
+                plan.problems.iter().any(|problem| problem.object == object),
+                "{file}: {object} is not reported: {:?}",
+                plan.problems
+            );
+        }
+        // Peers of an IPv6 mesh may learn the broken cluster's good half; nothing of theirs goes away.
+        for (name, config) in &vector.expected {
+            let planned = &plan.configs[name];
+            assert_eq!(planned.devices, config.devices, "{file}: {name}");
+            assert_eq!(planned.routes, config.routes, "{file}: {name}");
+            assert_eq!(planned.iptables, config.iptables, "{file}: {name}");
+            for row in &config.fdbs {
+                assert!(planned.fdbs.contains(row), "{file}: {name}: {row:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_gateways_give_one_and_a_problem() {
+    let (_, mut vector) = vectors().remove(0);
+    for node in &mut vector.input.cluster_nodes {
+        node.spec.roles = vec!["Gateway".into()];
+    }
+    let plan = plan(&vector.input);
+    let bridges = |cluster: &str| {
+        plan.configs
+            .iter()
+            .filter(|(name, _)| name.starts_with(cluster))
+            .filter(|(_, config)| {
+                config
+                    .devices
+                    .iter()
+                    .any(|device| device.name.starts_with("vx-bridge"))
+            })
+            .count()
+    };
+    assert_eq!(bridges("c0-"), 1);
+    assert_eq!(bridges("c1-"), 1);
+    assert!(
+        plan.problems
+            .iter()
+            .any(|problem| problem.object == "node c0-n1")
+    );
+}
