@@ -1,1 +1,30 @@
-//! tui
+//! Everything that a person touches: the command `floaterctl` and its terminal views.
+//!
+//! Duty: the command line, its layers of settings and its exit codes, the drawing of reports in a terminal, and the
+//! hand-over to the crates that do the work. May know: all of them. Decides nothing about networks.
+//!
+//! Results go to stdout, everything else to stderr. Units: as in the crates below; times of the command line are seconds
+//! unless they carry a unit.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod output;
+pub mod verbs;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The program: the command line without hidden verbs.
+#[must_use]
+pub fn main(argv: Vec<OsString>) -> ExitCode {
+    let env = |name: &str| std::env::var_os(name);
+    // The command line comes first, so that `--help` works beside a broken file.
+    let outcome = config::parse(argv.clone(), &|_| None, None)
+        .and_then(|_| config::read(&env))
+        .and_then(|file| config::parse(argv, &env, file.as_ref()))
+        .and_then(|cli| verbs::run(&cli));
+    exit::finish(outcome)
+}

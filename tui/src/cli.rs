@@ -1,0 +1,212 @@
+//! The command line as types. What a verb does is in [`crate::verbs`]; how environment and file fill what the command
+//! line leaves open is in [`crate::config`], so nothing here has `env` or a default that the file could not override.
+
+pub mod diagnosis;
+pub mod sim;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::output::{ColorChoice, Output};
+
+use diagnosis::{How, Inventory, Judge, What};
+
+/// Which Kubernetes cluster cannot reach which, and the object that is the cause.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(
+    name = "floaterctl",
+    version,
+    max_term_width = 100,
+    after_help = "Options may also come from FLOATER_<OPTION> in the environment and from ~/.config/floater/config.toml.\n\
+                  Exit codes: 0 healthy, 1 fault, 2 not all could be judged, 64 usage, 65 bad input, 69 nothing to work with, 130 interrupted."
+)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Global {
+    /// When to colour the output
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
+    pub color: Option<ColorChoice>,
+    /// Say what is going on, also when stderr is not a terminal; twice for the programs' logs
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Verb {
+    /// Simulate clusters, link them, diagnose them, print the result, remove everything
+    Demo(Demo),
+    /// Diagnose the connectivity of clusters once
+    #[command(visible_alias = "check", disable_version_flag = true)]
+    Dr(Dr),
+    /// Compare intent with the kernels' tables; sends no probe
+    #[command(disable_version_flag = true)]
+    Analyse(Analyse),
+    /// Show who reaches whom, in the terminal
+    #[command(disable_version_flag = true)]
+    Matrix(Matrix),
+    /// Say what a cause code or a finding means and what to do about it
+    Explain(Explain),
+    /// Simulate fleets of clusters on this machine
+    #[command(subcommand)]
+    Sim(sim::Sim),
+    /// The datapath between clusters
+    #[command(subcommand)]
+    Link(Link),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man(Man),
+    /// Print the version
+    Version,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Demo {
+    /// What to simulate.
+    #[command(flatten)]
+    pub shape: sim::Shape,
+    /// Break something first: a code of `floaterctl sim fault list`
+    #[arg(long, value_name = "CODE")]
+    pub fault: Option<String>,
+    /// How the result is judged and printed.
+    #[command(flatten)]
+    pub judge: Judge,
+}
+
+/// Arguments of `dr`, alias `check`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Dr {
+    /// Which clusters.
+    #[command(flatten)]
+    pub inventory: Inventory,
+    /// What of them.
+    #[command(flatten)]
+    pub what: What,
+    /// By which means.
+    #[command(flatten)]
+    pub how: How,
+    /// How the result is judged and printed.
+    #[command(flatten)]
+    pub judge: Judge,
+    /// Print the JSON Schema of the report and end
+    #[arg(long)]
+    pub schema: bool,
+    /// Only remove what earlier runs left behind and what has expired
+    #[arg(long, conflicts_with = "schema")]
+    pub sweep: bool,
+}
+
+/// Arguments of `analyse`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Analyse {
+    /// Which clusters.
+    #[command(flatten)]
+    pub inventory: Inventory,
+    /// What of them.
+    #[command(flatten)]
+    pub what: What,
+    /// By which means.
+    #[command(flatten)]
+    pub how: How,
+    /// How the result is judged and printed.
+    #[command(flatten)]
+    pub judge: Judge,
+}
+
+/// Arguments of `matrix`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Matrix {
+    /// Which clusters.
+    #[command(flatten)]
+    pub inventory: Inventory,
+    /// What of them.
+    #[command(flatten)]
+    pub what: What,
+    /// By which means.
+    #[command(flatten)]
+    pub how: How,
+    /// Show a report of an earlier run in place of running one
+    #[arg(long, value_name = "REPORT.json", conflicts_with_all = diagnosis::SOURCES)]
+    pub replay: Option<PathBuf>,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Explain {
+    /// A cause code, or the id of a finding of --report
+    #[arg(value_name = "CODE|FINDING-ID")]
+    pub subject: String,
+    /// The report that holds the finding
+    #[arg(long, value_name = "REPORT.json")]
+    pub report: Option<PathBuf>,
+}
+
+/// The datapath between clusters.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Link {
+    /// Print the NodeConfigs that follow from Cluster and ClusterNode objects; touches nothing
+    Plan(LinkPlan),
+}
+
+/// Arguments of `link plan`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct LinkPlan {
+    /// The objects: {"clusters": […], "clusterNodes": […], "nodeConfigs": […]}, JSON or YAML, `-` for stdin
+    #[arg(short, long, value_name = "FLEET")]
+    pub file: Option<PathBuf>,
+    /// The form of the result
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub output: Option<PlanFormat>,
+    /// Print only what changes against an earlier result, or against the plan of other objects
+    #[arg(long, value_name = "OLD")]
+    pub diff: Option<PathBuf>,
+}
+
+/// The forms of a plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    /// JSON.
+    #[default]
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Man {
+    /// Write one page per verb into this directory in place of printing the first
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// An `-o` of clap's.
+pub(crate) fn output(text: &str) -> Result<Output, String> {
+    text.parse()
+}

@@ -1,0 +1,189 @@
+//! The arguments of `sim`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::output::Output;
+
+/// Simulate fleets of clusters on this machine.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Sim {
+    /// Build a fleet; return once it is linked and ready; print the path of its kubeconfig
+    Up(Up),
+    /// Say what is up
+    Status(Status),
+    /// Print the path of a fleet's kubeconfig
+    Kubeconfig(Named),
+    /// Run a program in the network of a node, a pod or the underlay
+    Exec(Exec),
+    /// Break something on purpose
+    #[command(subcommand)]
+    Fault(Fault),
+    /// Stop the datapath's controllers and agents, so that a state stays as it was put
+    Freeze(Place),
+    /// Let them go on
+    Thaw(Place),
+    /// Run scenarios: build, break, diagnose, compare with what is expected, remove
+    Run(Run),
+    /// Print the JSON Schema of a topology file
+    Schema,
+    /// Remove a fleet with everything that belongs to it
+    Down(Down),
+}
+
+/// The shape of a generated fleet.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Shape {
+    /// How many clusters
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5000))]
+    pub clusters: Option<u32>,
+    /// How many nodes each
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub nodes: Option<u32>,
+    /// How clusters reach each other
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// Which families of addresses they have
+    #[arg(long, value_enum)]
+    pub family: Option<Families>,
+}
+
+/// How clusters reach each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Through one node of each.
+    #[default]
+    Gateway,
+    /// One cluster in gateway mode, the next in p2p mode, and so on.
+    Mixed,
+    /// Every node for itself.
+    P2p,
+}
+
+/// The families of a cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Families {
+    /// Both.
+    All,
+    /// IPv4 only.
+    #[default]
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
+/// Arguments of `sim up`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Up {
+    /// The topology file; without one the options say how many of what
+    #[arg(value_name = "TOPOLOGY.yaml", conflicts_with_all = ["clusters", "nodes", "mode", "family"])]
+    pub topology: Option<PathBuf>,
+    /// The fleet's name; beats the one in the file
+    #[arg(long)]
+    pub name: Option<String>,
+    /// What to build without a file.
+    #[command(flatten)]
+    pub shape: Shape,
+}
+
+/// The fleet that is meant.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Named {
+    /// The fleet's name; may be left out where one is up
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// Arguments of `sim status`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Status {
+    /// Only this fleet
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The form of the result
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub output: Option<StatusFormat>,
+}
+
+/// The forms of a status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// JSON.
+    Json,
+    /// A table.
+    #[default]
+    Table,
+}
+
+/// Arguments of `sim exec`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Exec {
+    /// The fleet's name; may be left out where one is up
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where: CLUSTER/NODE, CLUSTER/NODE/POD or underlay
+    #[arg(value_name = "PLACE")]
+    pub place: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub argv: Vec<OsString>,
+}
+
+/// Break something on purpose.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Fault {
+    /// Print the codes that can be injected
+    List(Named),
+    /// Break something
+    Inject(Inject),
+    /// Repair everything that was broken on purpose
+    Clear(Named),
+}
+
+/// Arguments of `sim fault inject`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Inject {
+    /// A code of `sim fault list`
+    pub code: String,
+    /// Where
+    #[arg(long, value_name = "CLUSTER[/NODE][,PEER]", required = true)]
+    pub at: String,
+    /// The fleet's name; may be left out where one is up
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// Arguments of `sim freeze` and `sim thaw`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Place {
+    /// The fleet's name; may be left out where one is up
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Only there
+    #[arg(long, value_name = "CLUSTER[/NODE]")]
+    pub at: Option<String>,
+}
+
+/// Arguments of `sim run`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Run {
+    /// Topology files with `faults` and `expect`
+    #[arg(value_name = "SCENARIO.yaml", required = true)]
+    pub scenarios: Vec<PathBuf>,
+    /// junit or json, each with =FILE; may be given several times
+    #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = super::output)]
+    pub output: Vec<Output>,
+}
+
+/// Arguments of `sim down`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Down {
+    /// The fleet's name; may be left out where one is up
+    #[arg(long, conflicts_with = "all")]
+    pub name: Option<String>,
+    /// Every fleet of this user, also what a killed one left behind
+    #[arg(long)]
+    pub all: bool,
+}
