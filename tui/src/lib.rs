@@ -11,7 +11,9 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod input;
 pub mod output;
+pub mod plan_diff;
 pub mod verbs;
 
 use std::ffi::OsString;

@@ -1,8 +1,12 @@
-//! What the verbs do.
+//! What the verbs do. One module each; what two of them need is beside them.
 
-use crate::cli::{Cli, Verb};
+mod explain;
+mod link;
+mod pages;
+
+use crate::cli::{Cli, Link, Verb};
 use crate::exit::{Failure, OK, Outcome};
-use crate::{config, output};
+use crate::output;
 
 /// Does what was asked.
 ///
@@ -10,21 +14,16 @@ use crate::{config, output};
 /// Why it could not be done; see [`Failure::code`].
 pub fn run(cli: &Cli) -> Outcome {
     match &cli.verb {
+        Verb::Completions(arguments) => pages::completions(arguments.shell),
+        Verb::Explain(arguments) => explain::run(arguments),
+        Verb::Link(Link::Plan(arguments)) => link::plan(arguments),
+        Verb::Man(arguments) => pages::man(arguments),
         Verb::Version => {
             output::print(&format!("floaterctl {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(OK)
         }
-        Verb::Completions(arguments) => {
-            let mut text = Vec::new();
-            clap_complete::generate(
-                arguments.shell,
-                &mut config::command(),
-                "floaterctl",
-                &mut text,
-            );
-            output::print(&String::from_utf8_lossy(&text))?;
-            Ok(OK)
+        Verb::Analyse(_) | Verb::Demo(_) | Verb::Dr(_) | Verb::Matrix(_) | Verb::Sim(_) => {
+            Err(Failure::Usage("not available in this version".to_owned()))
         }
-        _ => Err(Failure::Failed("not yet".to_owned())),
     }
 }

@@ -1,0 +1,158 @@
+//! What changes between two plans, row by row.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use datapath::api::{Arp, Device, Fdb, Iptables, NodeConfigSpec, Route};
+use serde::Serialize;
+
+/// NodeConfigs by the names of their ClusterNodes.
+pub type Configs = BTreeMap<String, NodeConfigSpec>;
+
+/// What one node gains and loses. A row that changes is in both.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NodeDiff {
+    /// Rows that only the new plan has.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub add: NodeConfigSpec,
+    /// Rows that only the old plan has.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub remove: NodeConfigSpec,
+}
+
+/// One entry per node that changes, sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct PlanDiff(pub BTreeMap<String, NodeDiff>);
+
+impl PlanDiff {
+    /// Compares as sets: the order of rows means nothing.
+    #[must_use]
+    pub fn between(old: &Configs, new: &Configs) -> Self {
+        let nothing = NodeConfigSpec::default();
+        let mut changed = BTreeMap::new();
+        for name in old.keys().chain(new.keys()) {
+            if changed.contains_key(name) {
+                continue;
+            }
+            let before = old.get(name).unwrap_or(&nothing);
+            let after = new.get(name).unwrap_or(&nothing);
+            let diff = NodeDiff {
+                add: without(after, before),
+                remove: without(before, after),
+            };
+            if diff != NodeDiff::default() {
+                changed.insert(name.clone(), diff);
+            }
+        }
+        Self(changed)
+    }
+}
+
+/// One line a row: `- node row` before `+ node row`, nodes by name.
+impl fmt::Display for PlanDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, diff) in &self.0 {
+            for (sign, spec) in [('-', &diff.remove), ('+', &diff.add)] {
+                for row in rows(spec) {
+                    writeln!(f, "{sign} {name} {row}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_empty(spec: &NodeConfigSpec) -> bool {
+    *spec == NodeConfigSpec::default()
+}
+
+fn without(keep: &NodeConfigSpec, drop: &NodeConfigSpec) -> NodeConfigSpec {
+    fn minus<T: Clone + Ord>(keep: &[T], drop: &[T]) -> Vec<T> {
+        let drop: std::collections::BTreeSet<&T> = drop.iter().collect();
+        keep.iter()
+            .filter(|row| !drop.contains(row))
+            .cloned()
+            .collect()
+    }
+    NodeConfigSpec {
+        devices: minus(&keep.devices, &drop.devices),
+        routes: minus(&keep.routes, &drop.routes),
+        iptables: minus(&keep.iptables, &drop.iptables),
+        fdbs: minus(&keep.fdbs, &drop.fdbs),
+        arps: minus(&keep.arps, &drop.arps),
+    }
+}
+
+fn rows(spec: &NodeConfigSpec) -> Vec<String> {
+    let device = |row: &Device| {
+        let Device {
+            name,
+            addr,
+            mac,
+            bind_dev,
+            id,
+            port,
+            ..
+        } = row;
+        format!("device {name} {addr} mac {mac} on {bind_dev} vni {id} port {port}")
+    };
+    let route = |Route { cidr, gw, dev }: &Route| format!("route {cidr} via {gw} dev {dev}");
+    let nat =
+        |Iptables { table, chain, rule }: &Iptables| format!("iptables {table} {chain} {rule}");
+    let fdb = |Fdb { ip, mac, dev }: &Fdb| format!("fdb {mac} dst {ip} dev {dev}");
+    let arp = |Arp { ip, mac, dev }: &Arp| format!("arp {ip} mac {mac} dev {dev}");
+    let mut rows: Vec<String> = Vec::new();
+    rows.extend(spec.devices.iter().map(device));
+    rows.extend(spec.routes.iter().map(route));
+    rows.extend(spec.iptables.iter().map(nat));
+    rows.extend(spec.fdbs.iter().map(fdb));
+    rows.extend(spec.arps.iter().map(arp));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configs(routes: &[(&str, &str)]) -> Configs {
+        let mut configs = Configs::new();
+        for (node, cidr) in routes {
+            let route = Route {
+                cidr: (*cidr).to_owned(),
+                gw: "220.64.0.3".to_owned(),
+                dev: "vx-bridge".to_owned(),
+            };
+            configs
+                .entry((*node).to_owned())
+                .or_default()
+                .routes
+                .push(route);
+        }
+        configs
+    }
+
+    #[test]
+    fn equal_plans_differ_in_nothing() {
+        let one = configs(&[("a-n1", "10.1.0.0/16"), ("a-n1", "10.2.0.0/16")]);
+        let other = configs(&[("a-n1", "10.2.0.0/16"), ("a-n1", "10.1.0.0/16")]);
+        assert_eq!(PlanDiff::between(&one, &other), PlanDiff::default());
+    }
+
+    #[test]
+    fn rows_come_and_go_with_their_nodes() {
+        let old = configs(&[("a-n1", "10.1.0.0/16"), ("b-n1", "10.2.0.0/16")]);
+        let new = configs(&[("a-n1", "10.3.0.0/16"), ("c-n1", "10.2.0.0/16")]);
+        let diff = PlanDiff::between(&old, &new);
+        assert_eq!(
+            diff.to_string(),
+            "- a-n1 route 10.1.0.0/16 via 220.64.0.3 dev vx-bridge\n\
+             + a-n1 route 10.3.0.0/16 via 220.64.0.3 dev vx-bridge\n\
+             - b-n1 route 10.2.0.0/16 via 220.64.0.3 dev vx-bridge\n\
+             + c-n1 route 10.2.0.0/16 via 220.64.0.3 dev vx-bridge\n"
+        );
+        let json = serde_json::to_value(&diff).expect("plain data");
+        assert_eq!(json["a-n1"]["add"]["routes"][0]["cidr"], "10.3.0.0/16");
+        assert!(json["c-n1"].get("remove").is_none());
+    }
+}

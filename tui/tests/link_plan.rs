@@ -1,0 +1,208 @@
+//! `link plan` from the outside: what goes in, what comes out, and what is refused.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const FLEET: &str = r#"{
+  "clusters": [
+    {"metadata": {"name": "east"}, "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}},
+     "status": {"clusterLinkStatus": {"podCIDRs": ["10.20.0.0/16"], "serviceCIDRs": []}}},
+    {"metadata": {"name": "west"}, "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}},
+     "status": {"clusterLinkStatus": {"podCIDRs": ["10.21.0.0/16"], "serviceCIDRs": []}}}],
+  "clusterNodes": [
+    {"metadata": {"name": "east-n1"}, "spec": {"clusterName": "east", "nodeName": "n1", "ip": "100.64.0.1",
+     "interfaceName": "eth0", "podCIDRs": ["10.20.0.0/24"], "roles": ["gateway"]}},
+    {"metadata": {"name": "west-n1"}, "spec": {"clusterName": "west", "nodeName": "n1", "ip": "100.64.1.1",
+     "interfaceName": "eth0", "podCIDRs": ["10.21.0.0/24"], "roles": ["gateway"]}}]
+}"#;
+
+fn floaterctl(arguments: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_floaterctl"))
+        .args(arguments)
+        .env("FLOATER_CONFIG", "")
+        .env("HOME", "/nonexistent")
+        .env_remove("XDG_CONFIG_HOME")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    // It may refuse its arguments before it reads.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[test]
+fn json_names_every_row_and_leaves_empty_lists_out() {
+    let output = floaterctl(&["link", "plan", "-f", "-", "-o", "json"], FLEET);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan.as_object().unwrap().len(), 2);
+    let east = &plan["east-n1"];
+    assert_eq!(east["devices"].as_array().unwrap().len(), 2);
+    assert_eq!(east["routes"][0]["cidr"], "10.21.0.0/16");
+    assert_eq!(east["arps"][0]["ip"], "220.64.1.1");
+    assert!(east.get("iptables").is_none());
+}
+
+#[test]
+fn yaml_says_the_same_both_ways() {
+    let directory = tempfile::tempdir().unwrap();
+    let as_yaml = floaterctl(&["link", "plan", "-f", "-", "-o", "yaml"], FLEET);
+    let plan: Value = serde_saphyr::from_str(stdout(&as_yaml)).unwrap();
+    let as_json = floaterctl(&["link", "plan", "-f", "-"], FLEET);
+    assert_eq!(
+        plan,
+        serde_json::from_slice::<Value>(&as_json.stdout).unwrap()
+    );
+
+    let fleet: Value = serde_json::from_str(FLEET).unwrap();
+    let file = directory.path().join("fleet.yaml");
+    std::fs::write(&file, serde_saphyr::to_string(&fleet).unwrap()).unwrap();
+    let from_yaml = floaterctl(&["link", "plan", "-f", file.to_str().unwrap()], "");
+    assert_eq!(stdout(&from_yaml), stdout(&as_json));
+}
+
+#[test]
+fn a_difference_is_printed_row_by_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let old_plan = directory.path().join("plan.json");
+    let output = floaterctl(&["link", "plan", "-f", "-"], FLEET);
+    std::fs::write(&old_plan, &output.stdout).unwrap();
+    let old_plan = old_plan.to_str().unwrap();
+
+    let same = floaterctl(&["link", "plan", "-f", "-", "--diff", old_plan], FLEET);
+    assert_eq!((stdout(&same), same.status.code()), ("", Some(0)));
+
+    let moved = FLEET.replace("10.21.0.0/16", "10.99.0.0/16");
+    let changed = floaterctl(&["link", "plan", "-f", "-", "--diff", old_plan], &moved);
+    assert_eq!(
+        stdout(&changed),
+        "- east-n1 route 10.21.0.0/16 via 220.64.1.1 dev vx-bridge\n\
+         + east-n1 route 10.99.0.0/16 via 220.64.1.1 dev vx-bridge\n"
+    );
+
+    let old_fleet = directory.path().join("fleet.json");
+    std::fs::write(&old_fleet, FLEET).unwrap();
+    let against = [
+        "link",
+        "plan",
+        "-f",
+        "-",
+        "--diff",
+        old_fleet.to_str().unwrap(),
+        "-o",
+        "json",
+    ];
+    let by_objects = floaterctl(&against, &moved);
+    let diff: Value = serde_json::from_slice(&by_objects.stdout).unwrap();
+    assert_eq!(diff["east-n1"]["add"]["routes"][0]["cidr"], "10.99.0.0/16");
+    assert_eq!(
+        diff["east-n1"]["remove"]["routes"][0]["cidr"],
+        "10.21.0.0/16"
+    );
+}
+
+#[test]
+fn an_object_that_breaks_a_rule_is_told_and_harms_only_itself() {
+    let broken = FLEET.replace("\"ip\": \"100.64.1.1\"", "\"ip\": \"\"");
+    let output = floaterctl(&["link", "plan", "-f", "-"], &broken);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        stderr(&output).starts_with("warning: stdin: left out: "),
+        "{}",
+        stderr(&output)
+    );
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(plan.get("east-n1").is_some());
+    assert!(plan.get("west-n1").is_none());
+}
+
+#[test]
+fn bad_input_is_65_with_file_line_and_rule() {
+    for (name, text, place) in [
+        ("a.json", "{\"clusters\": 3}", "a.json:1: invalid type"),
+        ("b.json", "{\n\"clusters\": [}", "b.json:2: expected value"),
+        (
+            "c.json",
+            "{\"clusters\": [],\n\"clusters\": []}",
+            "c.json:2: duplicate field",
+        ),
+        ("d.json", "[]", "d.json:1: "),
+        ("e.json", "{}", "e.json: a fleet has the lists"),
+        ("f.json", "", "f.json: empty"),
+        (
+            "g.json",
+            "{\"clusterNodes\": [\n{\"spec\": {\"roles\": 1}}]}",
+            "g.json:2: invalid type",
+        ),
+        ("h.yaml", "a: b\n", "h.yaml: a fleet has the lists"),
+        (
+            "i.yaml",
+            "clusters:\n  - metadata: {name: [1]}\n",
+            "i.yaml:2: expected string",
+        ),
+        (
+            "j.yaml",
+            "clusters:\n- metadata: {name: a}\n  spec:\n    clusterLinkOptions: {networkType: ring}\n",
+            "j.yaml:4: unknown variant `ring`",
+        ),
+        (
+            "k.yaml",
+            "clusters: []\n---\nclusters: []\n",
+            "k.yaml:3: multiple YAML documents",
+        ),
+        ("l.yaml", "clusters: &a [*a]\n", "l.yaml:1: "),
+        (
+            "m.yaml",
+            "clusters: []\nclusters: []\n",
+            "m.yaml:2: duplicate",
+        ),
+        ("n.yaml", "clusters:\n - a: 1\n  b: 2\n", "n.yaml:3: "),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let output = floaterctl(&["link", "plan", "-f", file.to_str().unwrap()], "");
+        let shown = stderr(&output).replace(&format!("{}/", directory.path().display()), "");
+        assert_eq!(output.status.code(), Some(65), "{name}: {shown}");
+        assert!(
+            shown.starts_with(&format!("error: {place}")),
+            "{name}: {shown}"
+        );
+        assert_eq!(shown.lines().count(), 1, "{name}: {shown}");
+        assert_eq!(stdout(&output), "", "{name}");
+    }
+    for (arguments, code) in [
+        (vec!["link", "plan"], 64),
+        (vec!["link", "plan", "-f", "/nonexistent/fleet.json"], 65),
+        (vec!["link", "plan", "-f", "/"], 65),
+        (vec!["link", "plan", "-f", "-", "--diff", "-"], 64),
+        (
+            vec!["link", "plan", "-f", "-", "--diff", "/nonexistent/old.json"],
+            65,
+        ),
+    ] {
+        let output = floaterctl(&arguments, FLEET);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+    let output = floaterctl(&["link", "plan", "-f", "-"], "clusters: \u{1}");
+    assert_eq!(output.status.code(), Some(65), "{}", stderr(&output));
+}
