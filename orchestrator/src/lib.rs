@@ -8,5 +8,11 @@
 //!
 //! Units: microseconds in fields that end in `_us`.
 
+pub mod causes;
+pub mod diagnose;
 pub mod evidence;
+pub mod explain;
+pub mod glob;
+pub mod matrix;
+pub mod probe_plan;
 pub mod report;

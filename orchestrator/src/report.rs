@@ -2,6 +2,17 @@
 //!
 //! The field order of these types is the order of the JSON; everything that a reader may rely on is written, `null` included.
 
+pub mod json;
+pub mod kosmos;
+pub mod schema;
+pub mod table;
+
+use std::fmt;
+
+pub use json::{Unreadable, parse};
+pub use kosmos::kosmos_table;
+pub use schema::schema;
+
 use datapath::state::Family;
 use floater::wire::Layer;
 use serde::{Deserialize, Serialize};
@@ -301,4 +312,132 @@ pub enum RunVerdict {
     Healthy,
     /// Nothing found, but some of what was asked could not be judged.
     Unknown,
+}
+
+impl CellVerdict {
+    /// The word of the JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Degraded => "degraded",
+            Self::Fail => "fail",
+            Self::Pass => "pass",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl CellState {
+    /// The word of the JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Inferred => "inferred",
+            Self::Probed => "probed",
+            Self::Proved => "proved",
+            Self::Stale => "stale",
+            Self::Unobserved => "unobserved",
+        }
+    }
+}
+
+impl Severity {
+    /// The word of the JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
+impl Observation {
+    /// The word of the JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Observed => "observed",
+            Self::Partly => "partly",
+            Self::Unobserved => "unobserved",
+        }
+    }
+}
+
+impl EvidenceKind {
+    /// The word of the JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Intent => "intent",
+            Self::Probe => "probe",
+            Self::Table => "table",
+        }
+    }
+}
+
+impl RunVerdict {
+    /// The word of the JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Degraded => "degraded",
+            Self::Fault => "fault",
+            Self::Healthy => "healthy",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The word of the JSON for a layer.
+#[must_use]
+pub fn layer_word(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Host => "host",
+        Layer::Pod => "pod",
+    }
+}
+
+impl Element {
+    /// `cluster/node kind name`, as far as there is one.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let mut place = match (&self.cluster, &self.node) {
+            (Some(cluster), Some(node)) => format!("{cluster}/{node}"),
+            (Some(cluster), None) => cluster.clone(),
+            _ => "outside".to_owned(),
+        };
+        if self.kind != "node" {
+            place.push_str(&format!(" {} {}", self.kind, self.name));
+        }
+        place
+    }
+}
+
+impl Cell {
+    /// The cell's name.
+    #[must_use]
+    pub fn name(&self) -> CellName {
+        CellName {
+            src: self.src.clone(),
+            dst: self.dst.clone(),
+            layer: self.layer,
+            family: self.family,
+        }
+    }
+}
+
+impl fmt::Display for CellName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} -> {} {} {}",
+            self.src,
+            self.dst,
+            layer_word(self.layer),
+            self.family
+        )
+    }
 }

@@ -1,0 +1,95 @@
+//! From evidence to cells and findings.
+//!
+//! ```text
+//! tables ──► suspicions ─┐                    (what differs from intent, one code per row)
+//! tables ──► walks ──────┼─► join ─► findings (which pairs suffer from which suspicion)
+//! probes ──► pairs ──────┘     └──► cells     (what passes, what fails, what nobody knows)
+//! ```
+//! Pure and deterministic: the same evidence gives the same bytes, whatever the number of threads.
+
+mod cells;
+mod pairs;
+mod scope;
+
+use crate::evidence::Gathered;
+use crate::probe_plan::What;
+use crate::report::{
+    Cell, CellVerdict, ClusterReport, Coverage, Finding, NodeRow, Report, Run, RunVerdict, SCHEMA,
+    Severity,
+};
+
+/// What the evidence says: a report without the run's own particulars.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// One entry per cluster, in the order of the evidence.
+    pub clusters: Vec<ClusterReport>,
+    /// What was looked at.
+    pub coverage: Coverage,
+    /// One entry per (source, destination, layer, family), in that order.
+    pub cells: Vec<Cell>,
+    /// The likeliest cause first.
+    pub findings: Vec<Finding>,
+    /// The whole in a word.
+    pub verdict: RunVerdict,
+    /// What could not be judged and why.
+    pub unjudged: Vec<String>,
+    /// Pairs of nodes that were probed, where [`What::node_rows`] asks for them.
+    pub node_rows: Vec<NodeRow>,
+}
+
+impl Judged {
+    /// The report of the run that gathered the evidence.
+    #[must_use]
+    pub fn into_report(self, run: Run) -> Report {
+        Report {
+            schema: SCHEMA.to_owned(),
+            run,
+            clusters: self.clusters,
+            coverage: self.coverage,
+            cells: self.cells,
+            findings: self.findings,
+            verdict: self.verdict,
+            unjudged: self.unjudged,
+            node_rows: self.node_rows,
+        }
+    }
+}
+
+/// Judges what a run has gathered.
+#[must_use]
+pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
+    let scope = scope::Scope::new(gathered, what);
+    let mut unjudged = scope.unasked();
+    let pairs = pairs::judge(&scope, &mut unjudged);
+    let findings: Vec<Finding> = Vec::new();
+    let (cells, coverage) = cells::assemble(&scope, &pairs);
+    let verdict = verdict(&cells, &findings, &unjudged);
+    Judged {
+        clusters: scope.cluster_reports(),
+        coverage,
+        cells,
+        verdict,
+        unjudged,
+        node_rows: if what.node_rows {
+            cells::node_rows(&scope, &pairs)
+        } else {
+            Vec::new()
+        },
+        findings,
+    }
+}
+
+fn verdict(cells: &[Cell], findings: &[Finding], unjudged: &[String]) -> RunVerdict {
+    let found = |severity| findings.iter().any(|finding| finding.severity == severity);
+    let holds =
+        |verdicts: &[CellVerdict]| cells.iter().any(|cell| verdicts.contains(&cell.verdict));
+    if found(Severity::Error) || holds(&[CellVerdict::Fail, CellVerdict::Degraded]) {
+        RunVerdict::Fault
+    } else if found(Severity::Warning) {
+        RunVerdict::Degraded
+    } else if !unjudged.is_empty() || holds(&[CellVerdict::Unknown]) {
+        RunVerdict::Unknown
+    } else {
+        RunVerdict::Healthy
+    }
+}

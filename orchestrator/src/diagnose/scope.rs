@@ -1,0 +1,270 @@
+//! What was asked, and whom it could be asked of.
+
+use datapath::api::NetworkType;
+use datapath::state::Family;
+use floater::wire::Layer;
+
+use crate::evidence::{ClusterFacts, Gathered, NodeFacts, NodeRef};
+use crate::probe_plan::What;
+use crate::report::{ClusterReport, Observation};
+
+/// A cell by positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CellKey {
+    pub(super) src: usize,
+    pub(super) dst: usize,
+    pub(super) layer: Layer,
+    pub(super) family: Family,
+}
+
+/// The evidence and the question, with what both imply.
+pub(super) struct Scope<'a> {
+    pub(super) gathered: &'a Gathered,
+    pub(super) what: &'a What,
+    /// By cluster: its families, guessed from intent or the rest of the fleet where nobody could ask.
+    families: Vec<Vec<Family>>,
+}
+
+impl<'a> Scope<'a> {
+    pub(super) fn new(gathered: &'a Gathered, what: &'a What) -> Self {
+        let known: Vec<Vec<Family>> = gathered
+            .clusters
+            .iter()
+            .map(|cluster| families_of(gathered, cluster))
+            .collect();
+        let mut anywhere: Vec<Family> = known.iter().flatten().copied().collect();
+        anywhere.sort_unstable();
+        anywhere.dedup();
+        if anywhere.is_empty() {
+            anywhere.push(Family::Ipv4);
+        }
+        let families = known
+            .into_iter()
+            .map(|families| {
+                if families.is_empty() {
+                    anywhere.clone()
+                } else {
+                    families
+                }
+            })
+            .collect();
+        Self {
+            gathered,
+            what,
+            families,
+        }
+    }
+
+    pub(super) fn cluster(&self, at: usize) -> &'a ClusterFacts {
+        &self.gathered.clusters[at]
+    }
+
+    pub(super) fn node(&self, at: NodeRef) -> &'a NodeFacts {
+        &self.gathered.clusters[at.cluster].nodes[at.node]
+    }
+
+    /// `cluster/node`.
+    pub(super) fn place(&self, at: NodeRef) -> String {
+        format!("{}/{}", self.cluster(at.cluster).name, self.node(at).name)
+    }
+
+    /// The nodes of a cluster that take part.
+    pub(super) fn members(&self, cluster: usize) -> Vec<NodeRef> {
+        let facts = self.cluster(cluster);
+        (0..facts.nodes.len())
+            .filter(|&node| self.what.wants_node(&facts.name, &facts.nodes[node].name))
+            .map(|node| NodeRef { cluster, node })
+            .collect()
+    }
+
+    /// Every node of the evidence, in order.
+    pub(super) fn all_nodes(&self) -> Vec<NodeRef> {
+        self.gathered
+            .clusters
+            .iter()
+            .enumerate()
+            .flat_map(|(cluster, facts)| {
+                (0..facts.nodes.len()).map(move |node| NodeRef { cluster, node })
+            })
+            .collect()
+    }
+
+    /// Why the floater of a layer could not be asked; none when it could.
+    pub(super) fn silent(&self, at: NodeRef, layer: Layer) -> Option<&'a str> {
+        let node = self.node(at);
+        match layer {
+            Layer::Host => node.host_floater.as_deref(),
+            Layer::Pod => node.pod_floater.as_deref(),
+        }
+    }
+
+    /// The cells that were asked about, in order.
+    pub(super) fn cells(&self) -> Vec<CellKey> {
+        let layers = self.what.layers();
+        let count = self.gathered.clusters.len();
+        let mut cells = Vec::new();
+        for src in (0..count).filter(|&at| self.what.wants_source(&self.cluster(at).name)) {
+            for dst in (0..count).filter(|&at| self.what.wants_destination(&self.cluster(at).name))
+            {
+                for &layer in &layers {
+                    cells.extend(
+                        self.families[src]
+                            .iter()
+                            .copied()
+                            .filter(|&family| {
+                                self.families[dst].contains(&family)
+                                    && self.what.wants_family(family)
+                            })
+                            .map(|family| CellKey {
+                                src,
+                                dst,
+                                layer,
+                                family,
+                            }),
+                    );
+                }
+            }
+        }
+        cells
+    }
+
+    /// Who could not be asked and why, one sentence each.
+    pub(super) fn unasked(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        let layers = self.what.layers();
+        for (at, cluster) in self.gathered.clusters.iter().enumerate() {
+            if !self.what.wants_source(&cluster.name) && !self.what.wants_destination(&cluster.name)
+            {
+                continue;
+            }
+            if let Some(reason) = &cluster.unreachable {
+                sentences.push(format!(
+                    "cluster {} could not be asked: {reason}; nothing is said about its network",
+                    cluster.name
+                ));
+                continue;
+            }
+            if cluster.nodes.is_empty() {
+                sentences.push(format!("cluster {} has no node to ask", cluster.name));
+            }
+            for node in self.members(at) {
+                let facts = self.node(node);
+                if !self.what.tables_only {
+                    for &layer in &layers {
+                        if let Some(reason) = self.silent(node, layer) {
+                            sentences.push(format!(
+                                "the {} floater of {} could not be asked: {reason}",
+                                crate::report::layer_word(layer),
+                                self.place(node)
+                            ));
+                        }
+                    }
+                }
+                if let Err(reason) = &facts.tables {
+                    sentences.push(format!(
+                        "the tables of {} could not be read: {reason}",
+                        self.place(node)
+                    ));
+                }
+            }
+        }
+        sentences
+    }
+
+    /// The clusters as the report shows them.
+    pub(super) fn cluster_reports(&self) -> Vec<ClusterReport> {
+        self.gathered
+            .clusters
+            .iter()
+            .enumerate()
+            .map(|(at, cluster)| {
+                let (state, reason) = self.observation(at);
+                ClusterReport {
+                    name: cluster.name.clone(),
+                    mode: cluster.mode.map(|mode| {
+                        match mode {
+                            NetworkType::Gateway => "gateway",
+                            NetworkType::P2p => "p2p",
+                        }
+                        .to_owned()
+                    }),
+                    families: cluster.families.clone(),
+                    nodes: cluster.nodes.len(),
+                    state,
+                    reason,
+                }
+            })
+            .collect()
+    }
+
+    fn observation(&self, at: usize) -> (Observation, Option<String>) {
+        let cluster = self.cluster(at);
+        if let Some(reason) = &cluster.unreachable {
+            return (Observation::Unobserved, Some(reason.clone()));
+        }
+        let layers = self.what.layers();
+        let members = self.members(at);
+        if members.is_empty() {
+            return (Observation::Unobserved, Some("no node".to_owned()));
+        }
+        let mut asked = 0;
+        let mut answered = 0;
+        let mut first = None;
+        for &node in &members {
+            let facts = self.node(node);
+            let mut wanted: Vec<Option<String>> = layers
+                .iter()
+                .filter(|_| !self.what.tables_only)
+                .map(|&layer| self.silent(node, layer).map(str::to_owned))
+                .collect();
+            wanted.push(facts.tables.as_ref().err().cloned());
+            for reason in wanted {
+                asked += 1;
+                match reason {
+                    None => answered += 1,
+                    Some(reason) => {
+                        first.get_or_insert_with(|| format!("{}: {reason}", facts.name));
+                    }
+                }
+            }
+        }
+        let state = match answered {
+            0 => Observation::Unobserved,
+            some if some == asked => Observation::Observed,
+            _ => Observation::Partly,
+        };
+        (state, first)
+    }
+}
+
+/// What is known of a cluster's families: from itself, from intent, from its nodes' addresses.
+fn families_of(gathered: &Gathered, cluster: &ClusterFacts) -> Vec<Family> {
+    if !cluster.families.is_empty() {
+        let mut families = cluster.families.clone();
+        families.sort_unstable();
+        families.dedup();
+        return families;
+    }
+    let planned = gathered
+        .intent
+        .fleet
+        .clusters
+        .iter()
+        .find(|object| object.metadata.name == cluster.name)
+        .and_then(|object| object.spec.cluster_link_options.as_ref());
+    match planned.map(|options| options.ip_family.as_str()) {
+        Some("all") => vec![Family::Ipv4, Family::Ipv6],
+        Some("ipv4") => vec![Family::Ipv4],
+        Some("ipv6") => vec![Family::Ipv6],
+        _ => {
+            let mut families: Vec<Family> = cluster
+                .nodes
+                .iter()
+                .flat_map(|node| node.ips.iter().map(|&ip| Family::of(ip)))
+                .collect();
+            families.sort_unstable();
+            families.dedup();
+            families
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Which probes a run sends: enough that every shared part of the fleet carries packets both ways, and no more.
+//!
+//! A small fleet is probed whole, every ordered pair of nodes. In a larger one every cluster asks `k = ⌈4 ln N⌉` others at
+//! offsets that are drawn from the seed (a random circulant graph), with its nodes and theirs taking turns, so that every
+//! node stands on both ends of some probe. The rows that only one pair uses are the tables' business, not the packets'.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use datapath::state::Family;
+use floater::wire::{Layer, Protocol};
+
+use crate::evidence::{ClusterFacts, NodeFacts, NodeRef};
+use crate::glob;
+
+/// Up to so many nodes a fleet is probed whole.
+pub const WHOLE_UP_TO: usize = 40;
+/// Echo requests of one probe: three, so that a loss rate of one in a hundred almost never looks like a failure.
+pub const ICMP_COUNT: u16 = 3;
+
+/// What is asked of a run. An empty list leaves its question open: all that exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct What {
+    /// The layers to judge.
+    pub layers: Vec<Layer>,
+    /// The families to judge.
+    pub families: Vec<Family>,
+    /// How to probe.
+    pub protocols: Vec<Protocol>,
+    /// Patterns of nodes that take part, matched against the name and `cluster/name`.
+    pub nodes: Vec<String>,
+    /// Patterns of source clusters.
+    pub sources: Vec<String>,
+    /// Patterns of destination clusters.
+    pub destinations: Vec<String>,
+    /// Probe every ordered pair of nodes, whatever the size of the fleet.
+    pub full: bool,
+    /// Send nothing: judge from tables alone.
+    pub tables_only: bool,
+    /// Report every pair of nodes that was probed, too.
+    pub node_rows: bool,
+}
+
+impl What {
+    /// The layers to judge, in their order.
+    #[must_use]
+    pub fn layers(&self) -> Vec<Layer> {
+        [Layer::Host, Layer::Pod]
+            .into_iter()
+            .filter(|layer| self.layers.is_empty() || self.layers.contains(layer))
+            .collect()
+    }
+
+    /// Whether a family is to be judged.
+    #[must_use]
+    pub fn wants_family(&self, family: Family) -> bool {
+        self.families.is_empty() || self.families.contains(&family)
+    }
+
+    /// Whether a protocol may be used.
+    #[must_use]
+    pub fn wants_protocol(&self, protocol: Protocol) -> bool {
+        self.protocols.is_empty() || self.protocols.contains(&protocol)
+    }
+
+    /// Whether a node takes part.
+    #[must_use]
+    pub fn wants_node(&self, cluster: &str, node: &str) -> bool {
+        self.nodes.is_empty()
+            || glob::any(&self.nodes, node)
+            || glob::any(&self.nodes, &format!("{cluster}/{node}"))
+    }
+
+    /// Whether a cluster takes part as a source.
+    #[must_use]
+    pub fn wants_source(&self, cluster: &str) -> bool {
+        glob::any(&self.sources, cluster)
+    }
+
+    /// Whether a cluster takes part as a destination.
+    #[must_use]
+    pub fn wants_destination(&self, cluster: &str) -> bool {
+        glob::any(&self.destinations, cluster)
+    }
+}
+
+/// One probe to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlannedProbe {
+    /// Who asks.
+    pub src: NodeRef,
+    /// Who is asked.
+    pub dst: NodeRef,
+    /// The network of both.
+    pub layer: Layer,
+    /// The family of `target`.
+    pub family: Family,
+    /// How.
+    pub protocol: Protocol,
+    /// The address to ask.
+    pub target: IpAddr,
+    /// How many packets or connections.
+    pub count: u16,
+}
+
+/// The probes of a run, in the order of source, destination, layer, family, protocol. The same input and seed give the
+/// same plan; the seed matters only above [`WHOLE_UP_TO`] nodes.
+#[must_use]
+pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> Vec<PlannedProbe> {
+    if what.tables_only {
+        return Vec::new();
+    }
+    let layers = what.layers();
+    let mut probes = Vec::new();
+    for (src, dst) in pairs(clusters, what, seed) {
+        let families = common_families(&clusters[src.cluster], &clusters[dst.cluster]);
+        for &layer in &layers {
+            for &family in families.iter().filter(|&&family| what.wants_family(family)) {
+                probes.extend(probes_of(clusters, what, src, dst, layer, family));
+            }
+        }
+    }
+    probes
+}
+
+/// The families that both clusters have.
+#[must_use]
+pub fn common_families(src: &ClusterFacts, dst: &ClusterFacts) -> Vec<Family> {
+    [Family::Ipv4, Family::Ipv6]
+        .into_iter()
+        .filter(|family| src.families.contains(family) && dst.families.contains(family))
+        .collect()
+}
+
+/// The node's address on a layer, in a family.
+#[must_use]
+pub fn target_of(node: &NodeFacts, layer: Layer, family: Family) -> Option<IpAddr> {
+    let ips = match layer {
+        Layer::Host => &node.ips,
+        Layer::Pod => &node.pod_ips,
+    };
+    ips.iter().copied().find(|&ip| Family::of(ip) == family)
+}
+
+fn probes_of(
+    clusters: &[ClusterFacts],
+    what: &What,
+    src: NodeRef,
+    dst: NodeRef,
+    layer: Layer,
+    family: Family,
+) -> Vec<PlannedProbe> {
+    let source = &clusters[src.cluster].nodes[src.node];
+    let asked = &clusters[dst.cluster].nodes[dst.node];
+    let (asker_gone, responder_gone) = match layer {
+        Layer::Host => (&source.host_floater, &asked.host_floater),
+        Layer::Pod => (&source.pod_floater, &asked.pod_floater),
+    };
+    let (None, Some(target)) = (asker_gone, target_of(asked, layer, family)) else {
+        return Vec::new();
+    };
+    [(Protocol::Icmp, ICMP_COUNT), (Protocol::Tcp, 1)]
+        .into_iter()
+        // Nobody is known to listen where the floater could not be asked; the kernel still answers echo requests.
+        .filter(|&(protocol, _)| protocol == Protocol::Icmp || responder_gone.is_none())
+        .filter(|&(protocol, _)| what.wants_protocol(protocol))
+        .map(|(protocol, count)| PlannedProbe {
+            src,
+            dst,
+            layer,
+            family,
+            protocol,
+            target,
+            count,
+        })
+        .collect()
+}
+
+/// The ordered pairs of nodes to probe, sorted.
+fn pairs(clusters: &[ClusterFacts], what: &What, seed: u64) -> BTreeSet<(NodeRef, NodeRef)> {
+    let members: Vec<Vec<NodeRef>> = clusters
+        .iter()
+        .enumerate()
+        .map(|(cluster, facts)| {
+            (0..facts.nodes.len())
+                .filter(|&node| what.wants_node(&facts.name, &facts.nodes[node].name))
+                .map(|node| NodeRef { cluster, node })
+                .collect()
+        })
+        .collect();
+    let wanted = |src: usize, dst: usize| {
+        what.wants_source(&clusters[src].name) && what.wants_destination(&clusters[dst].name)
+    };
+    let mut random = Random(seed);
+    let mut pairs = BTreeSet::new();
+    let whole = what.full || members.iter().map(Vec::len).sum::<usize>() <= WHOLE_UP_TO;
+    for (cluster, nodes) in members.iter().enumerate() {
+        if wanted(cluster, cluster) {
+            inside(nodes, whole, &mut random, &mut pairs);
+        }
+    }
+    if whole {
+        for (src, sources) in members.iter().enumerate() {
+            for (dst, targets) in members.iter().enumerate() {
+                if src != dst && wanted(src, dst) {
+                    for &source in sources {
+                        pairs.extend(targets.iter().map(|&target| (source, target)));
+                    }
+                }
+            }
+        }
+        return pairs;
+    }
+    let count = clusters.len();
+    if count < 2 {
+        return pairs;
+    }
+    let offsets = random.distinct(1..count, peers(count));
+    let turns: Vec<usize> = (0..count).map(|_| random.below(1 << 16)).collect();
+    for here in 0..count {
+        // At least one turn for every node of this cluster, as a source and as a target.
+        for turn in 0..offsets.len().max(members[here].len()) {
+            let offset = offsets[turn % offsets.len()];
+            for (src, dst) in [
+                (here, (here + offset) % count),
+                ((here + count - offset) % count, here),
+            ] {
+                let (sources, targets) = (&members[src], &members[dst]);
+                if sources.is_empty() || targets.is_empty() || !wanted(src, dst) {
+                    continue;
+                }
+                // Both ends of this offset agree on the turn, so that a pair is drawn once; each cluster starts at a node
+                // of its own, so that sources and targets of equal position do not always meet.
+                let source = sources[(turn + turns[src]) % sources.len()];
+                let target = targets[(turn + turns[dst]) % targets.len()];
+                pairs.insert((source, target));
+            }
+        }
+    }
+    pairs
+}
+
+/// The pairs within one cluster. A cluster of one node asks itself.
+fn inside(
+    nodes: &[NodeRef],
+    whole: bool,
+    random: &mut Random,
+    pairs: &mut BTreeSet<(NodeRef, NodeRef)>,
+) {
+    if let [only] = nodes {
+        pairs.insert((*only, *only));
+    } else if whole {
+        for &src in nodes {
+            pairs.extend(
+                nodes
+                    .iter()
+                    .filter(|&&dst| dst != src)
+                    .map(|&dst| (src, dst)),
+            );
+        }
+    } else if nodes.len() > 1 {
+        for offset in random.distinct(1..nodes.len(), 2) {
+            pairs
+                .extend((0..nodes.len()).map(|at| (nodes[at], nodes[(at + offset) % nodes.len()])));
+        }
+    }
+}
+
+/// `⌈4 ln n⌉`, at most all the others.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the logarithm of a length is small and positive"
+)]
+fn peers(count: usize) -> usize {
+    ((4.0 * (count as f64).ln()).ceil() as usize).clamp(1, count - 1)
+}
+
+/// SplitMix64: the same numbers for the same seed on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below a usize"
+    )]
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// So many different numbers of the range, or all of them.
+    fn distinct(&mut self, range: std::ops::Range<usize>, count: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = range.collect();
+        let count = count.min(all.len());
+        for at in 0..count {
+            let other = at + self.below(all.len() - at);
+            all.swap(at, other);
+        }
+        all.truncate(count);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datapath::state::NodeState;
+
+    fn fleet(clusters: usize, nodes: usize) -> Vec<ClusterFacts> {
+        (0..clusters)
+            .map(|cluster| ClusterFacts {
+                name: format!("c{cluster:03}"),
+                id: format!("id-{cluster}"),
+                mode: None,
+                families: vec![Family::Ipv4],
+                pod_prefixes: Vec::new(),
+                nodes: (0..nodes)
+                    .map(|node| NodeFacts {
+                        name: format!("n{}", node + 1),
+                        ips: vec![
+                            format!("100.64.{cluster}.{}", node + 1)
+                                .parse()
+                                .expect("ip"),
+                        ],
+                        ready: true,
+                        gateway: node == 0,
+                        pod_ips: vec![format!("10.{cluster}.{node}.2").parse().expect("ip")],
+                        tables: Ok(NodeState::default()),
+                        host_floater: None,
+                        pod_floater: None,
+                    })
+                    .collect(),
+                unreachable: None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_small_fleet_is_probed_whole() {
+        let probes = plan(&fleet(3, 2), &What::default(), 7);
+        // 6 × 5 ordered pairs of nodes, two layers, two protocols.
+        assert_eq!(probes.len(), 30 * 4);
+        assert!(probes.is_sorted_by_key(|probe| (
+            probe.src,
+            probe.dst,
+            probe.layer,
+            probe.family,
+            probe.protocol
+        )));
+    }
+
+    #[test]
+    fn in_a_large_fleet_every_node_is_source_and_target_abroad() {
+        for (clusters, nodes) in [(100, 2), (30, 40), (2, 60), (1, 50)] {
+            let facts = fleet(clusters, nodes);
+            let probes = plan(&facts, &What::default(), 7);
+            assert_eq!(probes, plan(&facts, &What::default(), 7));
+            for cluster in 0..clusters {
+                for node in 0..nodes {
+                    let here = NodeRef { cluster, node };
+                    let abroad = |probe: &&PlannedProbe| {
+                        clusters == 1 || probe.src.cluster != probe.dst.cluster
+                    };
+                    assert!(probes.iter().filter(abroad).any(|probe| probe.src == here));
+                    assert!(probes.iter().filter(abroad).any(|probe| probe.dst == here));
+                }
+            }
+        }
+        let probes = plan(&fleet(100, 2), &What::default(), 7);
+        assert!(probes.len() <= 10_000, "{}", probes.len());
+        assert_ne!(probes, plan(&fleet(100, 2), &What::default(), 8));
+    }
+
+    #[test]
+    fn filters_leave_only_what_was_asked_for() {
+        let facts = fleet(3, 2);
+        let what = What {
+            layers: vec![Layer::Host],
+            protocols: vec![Protocol::Icmp],
+            nodes: vec!["n2".to_owned()],
+            sources: vec!["c000".to_owned()],
+            destinations: vec!["c00[12]".to_owned(), "c002".to_owned()],
+            ..What::default()
+        };
+        let probes = plan(&facts, &what, 0);
+        assert_eq!(probes.len(), 1);
+        assert_eq!(probes[0].target.to_string(), "100.64.2.2");
+        let none = What {
+            families: vec![Family::Ipv6],
+            ..What::default()
+        };
+        assert!(plan(&facts, &none, 0).is_empty());
+        let tables = What {
+            tables_only: true,
+            ..What::default()
+        };
+        assert!(plan(&facts, &tables, 0).is_empty());
+    }
+
+    #[test]
+    fn a_floater_that_cannot_be_asked_asks_nobody() {
+        let mut facts = fleet(2, 1);
+        facts[0].nodes[0].pod_floater = Some("no pod".to_owned());
+        let probes = plan(&facts, &What::default(), 0);
+        let here = NodeRef {
+            cluster: 0,
+            node: 0,
+        };
+        assert!(
+            !probes
+                .iter()
+                .any(|probe| probe.src == here && probe.layer == Layer::Pod)
+        );
+        // Its address is still asked, but nobody is expected to listen there.
+        assert!(probes.iter().any(|probe| probe.dst == here
+            && probe.layer == Layer::Pod
+            && probe.protocol == Protocol::Icmp));
+        assert!(!probes.iter().any(|probe| probe.dst == here
+            && probe.layer == Layer::Pod
+            && probe.protocol == Protocol::Tcp));
+    }
+}
