@@ -11,15 +11,24 @@ fn assert_healthy(report: &Value, cells: usize) {
     assert_eq!(report["schema"], "floater.report/v1");
     assert_eq!(report["findings"], Value::Array(Vec::new()), "{report:#}");
     assert_eq!(report["verdict"], "healthy", "{report:#}");
-    assert_eq!(report["coverage"]["cells"], cells, "{:#}", report["coverage"]);
+    assert_eq!(
+        report["coverage"]["cells"], cells,
+        "{:#}",
+        report["coverage"]
+    );
     let verdicts = names(report, "/cells", "verdict");
     assert_eq!(verdicts.len(), cells);
-    assert!(verdicts.iter().all(|verdict| verdict == "pass"), "{report:#}");
+    assert!(
+        verdicts.iter().all(|verdict| verdict == "pass"),
+        "{report:#}"
+    );
 }
 
 fn demo(arguments: &[&str], cells: usize) {
     let place = Place::new();
-    let ran = place.run(["demo", "-o", "json"].iter().chain(arguments)).expect(0);
+    let ran = place
+        .run(["demo", "-o", "json"].iter().chain(arguments))
+        .expect(0);
     assert_healthy(&ran.json(), cells);
     place.assert_empty();
 }
@@ -35,13 +44,19 @@ fn gateway_ipv4_is_healthy() {
 #[test]
 #[ignore = "netns: needs vxlan, nft"]
 fn p2p_dual_stack_is_healthy() {
-    demo(&["--mode", "p2p", "--family", "all", "--clusters", "2"], 4 * 2 * 2);
+    demo(
+        &["--mode", "p2p", "--family", "all", "--clusters", "2"],
+        4 * 2 * 2,
+    );
 }
 
 #[test]
 #[ignore = "netns: needs vxlan, nft"]
 fn mixed_ipv6_is_healthy() {
-    demo(&["--mode", "mixed", "--family", "ipv6", "--nodes", "3"], 9 * 2);
+    demo(
+        &["--mode", "mixed", "--family", "ipv6", "--nodes", "3"],
+        9 * 2,
+    );
 }
 
 #[test]
@@ -54,7 +69,9 @@ fn mixed_dual_stack_is_healthy() {
 #[ignore = "netns: needs vxlan, nft"]
 fn the_table_names_every_cluster() {
     let place = Place::new();
-    let ran = place.run(["demo", "--clusters", "2", "--nodes", "1"]).expect(0);
+    let ran = place
+        .run(["demo", "--clusters", "2", "--nodes", "1"])
+        .expect(0);
     let (ctl, plain) = ("\u{1b}", ran.stdout.as_str());
     assert!(!plain.contains(ctl), "colour without a terminal:\n{plain}");
     assert!(plain.contains("healthy"), "{plain}");
@@ -65,11 +82,16 @@ fn the_table_names_every_cluster() {
 #[ignore = "netns: needs vxlan, nft"]
 fn a_fault_is_named_with_its_node_and_exit_code() {
     let place = Place::new();
-    let ran = place.run(["demo", "--fault", "ROUTE-MISSING", "-o", "json"]).expect(1);
+    let ran = place
+        .run(["demo", "--fault", "ROUTE-MISSING", "-o", "json"])
+        .expect(1);
     let report = ran.json();
     assert_eq!(report["verdict"], "fault");
     assert_eq!(report["findings"][0]["code"], "ROUTE-MISSING");
-    assert!(report["findings"][0]["element"]["node"].is_string(), "{report:#}");
+    assert!(
+        report["findings"][0]["element"]["node"].is_string(),
+        "{report:#}"
+    );
     place.assert_empty();
 }
 
@@ -102,7 +124,12 @@ fn nobody_can_run_the_demo() {
         // The program has to lie where that user can read it.
         let program = place.path().join("floaterctl");
         std::fs::copy(command.get_program(), &program).unwrap();
-        for path in [place.path().to_owned(), place.path().join("run"), place.path().join("home"), program.clone()] {
+        for path in [
+            place.path().to_owned(),
+            place.path().join("run"),
+            place.path().join("home"),
+            program.clone(),
+        ] {
             std::os::unix::fs::chown(&path, Some(nobody), Some(nobody)).unwrap();
         }
         let mut as_nobody = std::process::Command::new(program);
@@ -110,7 +137,11 @@ fn nobody_can_run_the_demo() {
             .args(command.get_args())
             .current_dir(place.path())
             .env_clear()
-            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .uid(nobody)
             .gid(nobody);
         command = as_nobody;

@@ -21,8 +21,14 @@ impl Lab {
     pub(crate) fn up_in(place: Place, arguments: &[&str]) -> Self {
         let ran = place.run(["sim", "up"].iter().chain(arguments)).expect(0);
         let kubeconfig = ran.stdout.trim();
-        assert!(std::path::Path::new(kubeconfig).is_file(), "`{kubeconfig}` is no kubeconfig");
-        let mut lab = Self { place, clusters: Vec::new() };
+        assert!(
+            std::path::Path::new(kubeconfig).is_file(),
+            "`{kubeconfig}` is no kubeconfig"
+        );
+        let mut lab = Self {
+            place,
+            clusters: Vec::new(),
+        };
         let report = lab.analyse();
         lab.clusters = names(&report, "/clusters", "name");
         lab
@@ -31,7 +37,9 @@ impl Lab {
     #[track_caller]
     pub(crate) fn analyse(&self) -> Value {
         let name = self.name();
-        self.place.run(["analyse", "--sim", &name, "-o", "json"]).json()
+        self.place
+            .run(["analyse", "--sim", &name, "-o", "json"])
+            .json()
     }
 
     /// The only lab's name.
@@ -48,14 +56,21 @@ impl Lab {
 
     #[track_caller]
     pub(crate) fn kubeconfig(&self) -> String {
-        self.place.run(["sim", "kubeconfig"]).expect(0).stdout.trim().to_owned()
+        self.place
+            .run(["sim", "kubeconfig"])
+            .expect(0)
+            .stdout
+            .trim()
+            .to_owned()
     }
 
     /// `dr --sim` with these further arguments, as JSON; the exit code goes with it.
     #[track_caller]
     pub(crate) fn dr(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let name = self.name();
-        let ran = self.place.run(["dr", "--sim", &name, "-o", "json"].iter().chain(arguments));
+        let ran = self
+            .place
+            .run(["dr", "--sim", &name, "-o", "json"].iter().chain(arguments));
         let report = ran.json();
         (ran.code, report)
     }
@@ -63,7 +78,8 @@ impl Lab {
     /// Runs a program in the network namespace of a place of the lab.
     #[track_caller]
     pub(crate) fn exec(&self, at: &str, command: &[&str]) -> Ran {
-        self.place.run(["sim", "exec", at, "--"].iter().chain(command))
+        self.place
+            .run(["sim", "exec", at, "--"].iter().chain(command))
     }
 
     #[track_caller]
@@ -96,5 +112,8 @@ impl Drop for Lab {
 pub(crate) fn names(report: &Value, array: &str, field: &str) -> Vec<String> {
     let entries = report.pointer(array).and_then(Value::as_array);
     let entries = entries.unwrap_or_else(|| panic!("no array {array} in {report:#}"));
-    entries.iter().map(|entry| entry[field].as_str().unwrap_or_default().to_owned()).collect()
+    entries
+        .iter()
+        .map(|entry| entry[field].as_str().unwrap_or_default().to_owned())
+        .collect()
 }

@@ -76,7 +76,11 @@ fn an_interrupted_run_removes_everything_it_made() {
         // A run that had ended, or had not yet caught signals, is no failure of removal.
         assert!(matches!(ran.code, Some(130 | 0) | None), "{ran:?}");
         if ran.code.is_some() {
-            assert_eq!(objects_of_runs(&lab), [""; 0], "after {patience_ms} ms: {ran:?}");
+            assert_eq!(
+                objects_of_runs(&lab),
+                [""; 0],
+                "after {patience_ms} ms: {ran:?}"
+            );
         }
     }
     lab.down();
@@ -91,7 +95,10 @@ fn an_interrupted_demo_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(patience_ms));
         signal(&child, Signal::SIGINT);
         let ran = ended(child, Duration::from_secs(20));
-        assert!(matches!(ran.code, Some(130 | 0)) || patience_ms == 20, "{ran:?}");
+        assert!(
+            matches!(ran.code, Some(130 | 0)) || patience_ms == 20,
+            "{ran:?}"
+        );
         if ran.code.is_none() {
             place.run(["sim", "down", "--all"]).expect(0);
         }
@@ -105,7 +112,16 @@ fn an_interrupted_demo_leaves_nothing() {
 fn after_a_kill_at_any_moment_down_all_leaves_nothing() {
     for step in 0..12_u64 {
         let place = Place::new();
-        let child = place.start(["sim", "up", "--clusters", "3", "--nodes", "2", "--mode", "mixed"]);
+        let child = place.start([
+            "sim",
+            "up",
+            "--clusters",
+            "3",
+            "--nodes",
+            "2",
+            "--mode",
+            "mixed",
+        ]);
         std::thread::sleep(Duration::from_millis(step * 97 % 1100));
         let everything = step % 3 == 0;
         let victims: Vec<i32> = place.processes().into_iter().map(|(pid, _)| pid).collect();
@@ -130,17 +146,30 @@ fn an_api_server_that_is_away_costs_only_its_own_cluster() {
     assert_eq!(last, 3, "one server per cluster");
     // The last cluster's server moves to a port that nobody listens on.
     let port_at = text.rfind("https://127.0.0.1:").unwrap() + "https://127.0.0.1:".len();
-    let digits = text[port_at..].bytes().take_while(u8::is_ascii_digit).count();
+    let digits = text[port_at..]
+        .bytes()
+        .take_while(u8::is_ascii_digit)
+        .count();
     let broken = format!("{}1{}", &text[..port_at], &text[port_at + digits..]);
     lab.place.write("broken", broken);
-    let ran = lab.place.run(["dr", "--kubeconfig", "broken", "-o", "json"]).expect(2);
+    let ran = lab
+        .place
+        .run(["dr", "--kubeconfig", "broken", "-o", "json"])
+        .expect(2);
     let report = ran.json();
     assert_eq!(report["findings"], serde_json::json!([]), "{report:#}");
     assert_eq!(report["verdict"], "unknown");
     let states = names(&report, "/clusters", "state");
-    assert_eq!(states.iter().filter(|state| *state == "unobserved").count(), 1, "{report:#}");
+    assert_eq!(
+        states.iter().filter(|state| *state == "unobserved").count(),
+        1,
+        "{report:#}"
+    );
     assert!(report["coverage"]["unobserved"].as_u64().unwrap() > 0);
-    let passed = names(&report, "/cells", "verdict").iter().filter(|verdict| *verdict == "pass").count();
+    let passed = names(&report, "/cells", "verdict")
+        .iter()
+        .filter(|verdict| *verdict == "pass")
+        .count();
     assert_eq!(passed, 4 * 2, "{report:#}");
     lab.down();
 }
@@ -153,16 +182,21 @@ fn an_agent_that_dies_is_no_broken_network() {
     let place = format!("{}/n1/floater-n1", lab.clusters[1]);
     let namespace = lab.exec_ok(&place, &["readlink", "/proc/self/ns/net"]);
     let floater = lab.place.processes().into_iter().find(|(pid, _)| {
-        std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| link.to_string_lossy() == namespace.trim())
+        std::fs::read_link(format!("/proc/{pid}/ns/net"))
+            .is_ok_and(|link| link.to_string_lossy() == namespace.trim())
     });
-    let (pid, _) = floater.unwrap_or_else(|| panic!("no process in {namespace}: {:?}", lab.place.processes()));
+    let (pid, _) =
+        floater.unwrap_or_else(|| panic!("no process in {namespace}: {:?}", lab.place.processes()));
     // Stopped rather than killed, so that the kubelet does not start it anew.
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     let (exit, report) = lab.dr(&["--timeout", "15"]);
     kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
     assert_eq!(report["findings"], serde_json::json!([]), "{report:#}");
     assert_eq!(exit, Some(2), "{report:#}");
-    assert!(names(&report, "/cells", "verdict").contains(&"unknown".to_owned()), "{report:#}");
+    assert!(
+        names(&report, "/cells", "verdict").contains(&"unknown".to_owned()),
+        "{report:#}"
+    );
     // Killed, it is started anew by the kubelet, and the fleet is healthy again.
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -183,13 +217,33 @@ fn exec_hands_on_streams_and_exit_code() {
     let lab = Lab::up(&["--clusters", "1", "--nodes", "2", "--mode", "gateway"]);
     let at = format!("{}/n2", lab.clusters[0]);
     let ran = lab.exec(&at, &["sh", "-c", "cat; echo out; echo err >&2; exit 37"]);
-    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(37), "out\n", "err\n"));
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(37), "out\n", "err\n")
+    );
     lab.exec("nowhere/n1", &["true"]).expect(65);
-    lab.exec(&format!("{}/n9", lab.clusters[0]), &["true"]).expect(65);
+    lab.exec(&format!("{}/n9", lab.clusters[0]), &["true"])
+        .expect(65);
     lab.exec("underlay", &["true"]).expect(0);
     let name = lab.name();
-    lab.place.run(["sim", "up", "--clusters", "1", "--nodes", "1", "--mode", "p2p", "--name", &name]).expect(65);
-    lab.place.run(["sim", "status", "-o", "json"]).expect(0).json();
+    lab.place
+        .run([
+            "sim",
+            "up",
+            "--clusters",
+            "1",
+            "--nodes",
+            "1",
+            "--mode",
+            "p2p",
+            "--name",
+            &name,
+        ])
+        .expect(65);
+    lab.place
+        .run(["sim", "status", "-o", "json"])
+        .expect(0)
+        .json();
     lab.down();
 }
 

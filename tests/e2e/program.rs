@@ -17,10 +17,20 @@ fn floaterctl() -> &'static Path {
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo).args(["build", "--workspace", "--bins"]).current_dir(root).status().unwrap();
+        let built = Command::new(cargo)
+            .args(["build", "--workspace", "--bins"])
+            .current_dir(root)
+            .status()
+            .unwrap();
         assert!(built.success());
         // target/debug/deps/e2e-… lies one folder below the programs.
-        std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("floaterctl")
+        std::env::current_exe()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .join("floaterctl")
     })
 }
 
@@ -39,7 +49,10 @@ pub(crate) struct Ran {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("floater-e2e-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("floater-e2e-")
+            .tempdir()
+            .unwrap();
         std::fs::create_dir(folder.path().join("run")).unwrap();
         std::fs::create_dir(folder.path().join("home")).unwrap();
         Self { folder }
@@ -60,7 +73,10 @@ impl Place {
         path
     }
 
-    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut command = Command::new(floaterctl());
         command
             .args(arguments)
@@ -78,7 +94,11 @@ impl Place {
     }
 
     pub(crate) fn start<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Child {
-        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        self.command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Asserts that nothing of a lab is left: no state, no process with this place's environment.
@@ -92,7 +112,10 @@ impl Place {
         };
         assert!(left.is_empty(), "state is left behind: {left:?}");
         let processes = self.processes();
-        assert!(processes.is_empty(), "processes are left behind: {processes:?}");
+        assert!(
+            processes.is_empty(),
+            "processes are left behind: {processes:?}"
+        );
     }
 
     /// Pids and command lines of the processes that were started from this place, this one's own children included.
@@ -100,10 +123,21 @@ impl Place {
         let mark = format!("XDG_RUNTIME_DIR={}", self.path().join("run").display());
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
             // A process may end between the two reads; it is then not left behind.
-            let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
-            if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+            let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
+                continue;
+            };
+            if environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
+            {
                 let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
                 found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
             }
@@ -135,7 +169,11 @@ impl Ran {
 
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+            panic!(
+                "{error}\n--- stdout\n{}\n--- stderr\n{}",
+                self.stdout, self.stderr
+            )
+        })
     }
 }

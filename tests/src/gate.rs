@@ -35,6 +35,8 @@ pub struct Options {
 pub fn hidden(verb: &OsStr, rest: &[OsString]) -> Option<ExitCode> {
     if verb == enter::VERB {
         Some(enter::run(rest))
+    } else if verb == enter::CAPABILITIES {
+        Some(enter::print_capabilities())
     } else if verb == measures::PEAK {
         Some(measures::run_and_weigh(rest))
     } else {
@@ -57,7 +59,11 @@ pub fn run(options: &Options) -> ExitCode {
         checks(&cargo, &mut tally, options.quick);
     }
     tally.print(started.elapsed());
-    if tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if tally.failed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn checks(cargo: &Cargo, tally: &mut Tally, quick: bool) {
@@ -66,14 +72,25 @@ fn checks(cargo: &Cargo, tally: &mut Tally, quick: bool) {
     if !quick {
         tally.step("licences and duplicates", || licences::check(cargo));
     }
-    let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
     tally.step("lints", || cargo.run(&lints));
     if quick {
         suites::run(cargo, tally, suites::Reach::Unprivileged, None);
         return;
     }
     for (package, features) in purity::ALONE {
-        let name = format!("{package} alone, features [{}]", features.unwrap_or("default"));
+        let name = format!(
+            "{package} alone, features [{}]",
+            features.unwrap_or("default")
+        );
         tally.step(&name, || {
             let mut arguments = vec!["check", "--quiet", "--package", package];
             if let Some(features) = features {
@@ -84,13 +101,30 @@ fn checks(cargo: &Cargo, tally: &mut Tally, quick: bool) {
     }
     tally.step("documentation", || {
         cargo.run_with(
-            &["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"],
+            &[
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+                "--quiet",
+            ],
             &[("RUSTDOCFLAGS", "-D warnings")],
         )
     });
     suites::run(cargo, tally, suites::Reach::All, None);
-    tally.step("examples in documentation", || cargo.run(&["test", "--workspace", "--doc", "--quiet"]));
+    tally.step("examples in documentation", || {
+        cargo.run(&["test", "--workspace", "--doc", "--quiet"])
+    });
     tally.step("benches, once", || {
-        cargo.run(&["bench", "--workspace", "--benches", "--quiet", "--profile", "dev", "--", "--test"])
+        cargo.run(&[
+            "bench",
+            "--workspace",
+            "--benches",
+            "--quiet",
+            "--profile",
+            "dev",
+            "--",
+            "--test",
+        ])
     });
 }

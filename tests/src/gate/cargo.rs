@@ -60,14 +60,12 @@ impl Cargo {
         }
     }
 
-    /// The workspace's root.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments).current_dir(&self.root).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(&self.root)
+            .stdin(Stdio::null());
         command
     }
 
@@ -77,11 +75,21 @@ impl Cargo {
     }
 
     /// As [`Self::run`], with more environment.
-    pub(crate) fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    pub(crate) fn run_with(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<(), String> {
         let mut command = self.command(arguments);
         command.envs(environment.iter().copied());
-        let status = command.status().map_err(|error| format!("cargo does not start: {error}"))?;
-        if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", arguments.join(" "))) }
+        let status = command
+            .status()
+            .map_err(|error| format!("cargo does not start: {error}"))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("cargo {} ended with {status}", arguments.join(" ")))
+        }
     }
 
     /// What cargo prints on its standard output.
@@ -92,7 +100,11 @@ impl Cargo {
             .output()
             .map_err(|error| format!("cargo does not start: {error}"))?;
         if !output.status.success() {
-            return Err(format!("cargo {} ended with {}", arguments.join(" "), output.status));
+            return Err(format!(
+                "cargo {} ended with {}",
+                arguments.join(" "),
+                output.status
+            ));
         }
         String::from_utf8(output.stdout).map_err(|error| error.to_string())
     }

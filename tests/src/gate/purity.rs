@@ -18,13 +18,81 @@ pub(crate) const ALONE: &[(&str, Option<&str>)] = &[
 
 /// A crate, its features, and the packages that may not be among its dependencies, at any depth. `word*` is a beginning.
 const FORBIDDEN: &[(&str, &str, &[&str])] = &[
-    ("datapath", "", &["tokio", "netlink-*", "kube", "kube-*", "k8s-openapi", "hyper", "nix", "socket2"]),
-    ("datapath", "kernel", &["tokio", "kube", "kube-*", "k8s-openapi", "hyper"]),
-    ("floater", "", &["tokio", "netlink-*", "kube", "kube-*", "k8s-openapi", "hyper", "nix"]),
-    ("floater", "agent", &["kube", "kube-*", "k8s-openapi", "simulator", "orchestrator", "netns-harness"]),
-    ("netns-harness", "", &["kube", "kube-*", "k8s-openapi", "datapath", "floater", "orchestrator", "simulator", "tokio"]),
-    ("orchestrator", "", &["simulator", "netns-harness", "netlink-*", "tui", "clap", "ratatui"]),
-    ("simulator", "", &["orchestrator", "tui", "kube", "kube-*", "clap", "ratatui"]),
+    (
+        "datapath",
+        "",
+        &[
+            "tokio",
+            "netlink-*",
+            "kube",
+            "kube-*",
+            "k8s-openapi",
+            "hyper",
+            "nix",
+            "socket2",
+        ],
+    ),
+    (
+        "datapath",
+        "kernel",
+        &["tokio", "kube", "kube-*", "k8s-openapi", "hyper"],
+    ),
+    (
+        "floater",
+        "",
+        &[
+            "tokio",
+            "netlink-*",
+            "kube",
+            "kube-*",
+            "k8s-openapi",
+            "hyper",
+            "nix",
+        ],
+    ),
+    (
+        "floater",
+        "agent",
+        &[
+            "kube",
+            "kube-*",
+            "k8s-openapi",
+            "simulator",
+            "orchestrator",
+            "netns-harness",
+        ],
+    ),
+    (
+        "netns-harness",
+        "",
+        &[
+            "kube",
+            "kube-*",
+            "k8s-openapi",
+            "datapath",
+            "floater",
+            "orchestrator",
+            "simulator",
+            "tokio",
+        ],
+    ),
+    (
+        "orchestrator",
+        "",
+        &[
+            "simulator",
+            "netns-harness",
+            "netlink-*",
+            "tui",
+            "clap",
+            "ratatui",
+        ],
+    ),
+    (
+        "simulator",
+        "",
+        &["orchestrator", "tui", "kube", "kube-*", "clap", "ratatui"],
+    ),
 ];
 
 /// Compares what `cargo tree` prints with the table above.
@@ -55,7 +123,11 @@ pub(crate) fn check(cargo: &Cargo) -> Result<(), String> {
     }
     broken.sort();
     broken.dedup();
-    if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(broken.join("; "))
+    }
 }
 
 fn matches(pattern: &str, name: &str) -> bool {

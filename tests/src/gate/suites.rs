@@ -34,13 +34,20 @@ enum Said<'a> {
 /// Builds and runs every suite.
 pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&str>) {
     let mut built = Vec::new();
-    tally.step("build of suites and programs", || cargo.build_suites().map(|all| built = all));
-    let Some(floaterctl) = built.iter().find(|one| !one.is_suite && one.target == "floaterctl").cloned() else {
+    tally.step("build of suites and programs", || {
+        cargo.build_suites().map(|all| built = all)
+    });
+    let Some(floaterctl) = built
+        .iter()
+        .find(|one| !one.is_suite && one.target == "floaterctl")
+        .cloned()
+    else {
         return;
     };
-    let mut capabilities = Capabilities::default();
+    let capabilities = enter::capabilities();
     let wanted = |suite: &&Built| {
-        suite.is_suite && only.is_none_or(|text| suite.package.contains(text) || suite.target.contains(text))
+        suite.is_suite
+            && only.is_none_or(|text| suite.package.contains(text) || suite.target.contains(text))
     };
     for suite in built.iter().filter(wanted) {
         let name = format!("{}: {}", suite.package, suite.target);
@@ -51,9 +58,12 @@ pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&
         let said = text.as_deref().map(parse).unwrap_or_default();
         let mut counts = count(&said, text.as_deref().err());
         if reach == Reach::All {
-            needing(tally, suite, &floaterctl, &said, &mut capabilities, &mut counts);
+            needing(tally, suite, &floaterctl, &said, &capabilities, &mut counts);
         } else {
-            counts.skipped += said.iter().filter(|said| matches!(said, Said::Ignored { .. })).count();
+            counts.skipped += said
+                .iter()
+                .filter(|said| matches!(said, Said::Ignored { .. }))
+                .count();
         }
         if counts.passed + counts.failed + counts.skipped > 0 {
             tally.enter(name, counts, started.elapsed());
@@ -67,7 +77,7 @@ fn needing(
     suite: &Built,
     floaterctl: &Built,
     said: &[Said<'_>],
-    capabilities: &mut Capabilities,
+    capabilities: &BTreeMap<String, String>,
     counts: &mut Counts,
 ) {
     let mut by_need: BTreeMap<BTreeSet<String>, Vec<&str>> = BTreeMap::new();
@@ -77,18 +87,26 @@ fn needing(
         }
     }
     for (needs, names) in by_need {
-        let missing: Vec<(String, String)> =
-            needs.iter().filter_map(|need| Some((need.clone(), capabilities.missing(need)?))).collect();
+        let missing: Vec<(String, String)> = needs
+            .iter()
+            .filter_map(|need| Some((need.clone(), missing(capabilities, need)?)))
+            .collect();
         if missing.is_empty() {
             let mut command = match std::env::current_exe() {
                 Ok(gate) => Command::new(gate),
                 Err(error) => {
                     counts.failed += names.len();
-                    counts.remarks.push(format!("the gate does not find itself: {error}"));
+                    counts
+                        .remarks
+                        .push(format!("the gate does not find itself: {error}"));
                     continue;
                 }
             };
-            command.arg(enter::VERB).arg(&suite.executable).args(["--ignored", "--exact"]).args(&names);
+            command
+                .arg(enter::VERB)
+                .arg(&suite.executable)
+                .args(["--ignored", "--exact"])
+                .args(&names);
             let text = output(prepare(&mut command, suite, floaterctl));
             let said = text.as_deref().map(parse).unwrap_or_default();
             let ran = count(&said, text.as_deref().err());
@@ -101,7 +119,10 @@ fn needing(
         let demanded = missing.iter().any(|(need, _)| tally.demands(need));
         for (need, why) in &missing {
             let word = if demanded { "FAILED" } else { "SKIP" };
-            counts.remarks.push(format!("{word} {} tests: {need} is missing: {why}", names.len()));
+            counts.remarks.push(format!(
+                "{word} {} tests: {need} is missing: {why}",
+                names.len()
+            ));
         }
         if demanded {
             counts.failed += names.len();
@@ -111,9 +132,21 @@ fn needing(
     }
 }
 
+/// Why a capability is missing; none where it is there. What nobody knows how to ask for is missing, too.
+fn missing(capabilities: &BTreeMap<String, String>, name: &str) -> Option<String> {
+    match capabilities.get(name) {
+        Some(why) if why.is_empty() => None,
+        Some(why) => Some(why.clone()),
+        None => Some("nobody knows such a capability".to_owned()),
+    }
+}
+
 fn prepare<'a>(command: &'a mut Command, suite: &Built, floaterctl: &Built) -> &'a mut Command {
     // Suites find their data beside their manifest, and the end-to-end suite its program by name.
-    command.current_dir(&suite.folder).env("CARGO_MANIFEST_DIR", &suite.folder).env("FLOATERCTL", &floaterctl.executable)
+    command
+        .current_dir(&suite.folder)
+        .env("CARGO_MANIFEST_DIR", &suite.folder)
+        .env("FLOATERCTL", &floaterctl.executable)
 }
 
 /// The words that a reason asks for: `netns: needs vxlan, nft` asks for netns, vxlan and nft.
@@ -149,7 +182,9 @@ fn output(command: &mut Command) -> Result<String, String> {
         let _ = child.kill();
     }
     let status = child.wait().map_err(|error| error.to_string())?;
-    let text = text.map_err(|_| format!("was ended after {} s", PATIENCE.as_secs()))?.map_err(|error| error.to_string())?;
+    let text = text
+        .map_err(|_| format!("was ended after {} s", PATIENCE.as_secs()))?
+        .map_err(|error| error.to_string())?;
     drop(reader);
     // 101 is libtest's own word for failed tests, and the text then says which.
     if !status.success() {
@@ -169,7 +204,10 @@ fn parse(text: &str) -> Vec<Said<'_>> {
                 "ok" => Some(Said::Passed),
                 "FAILED" => Some(Said::Failed(name)),
                 "ignored" => Some(Said::Ignored { name, reason: "" }),
-                _ => Some(Said::Ignored { name, reason: said.strip_prefix("ignored, ")? }),
+                _ => Some(Said::Ignored {
+                    name,
+                    reason: said.strip_prefix("ignored, ")?,
+                }),
             }
         })
         .collect()
@@ -194,28 +232,6 @@ fn count(said: &[Said<'_>], error: Option<&String>) -> Counts {
     counts
 }
 
-/// What the machine can do, each asked once.
-#[derive(Default)]
-struct Capabilities {
-    known: BTreeMap<String, Option<String>>,
-}
-
-impl Capabilities {
-    /// Why a capability is missing; none where it is there.
-    fn missing(&mut self, name: &str) -> Option<String> {
-        self.known.entry(name.to_owned()).or_insert_with(|| ask(name)).clone()
-    }
-}
-
-fn ask(name: &str) -> Option<String> {
-    if name == "kubectl" {
-        let found = std::env::var_os("PATH")
-            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file()));
-        return (!found).then(|| "no such program on the PATH".to_owned());
-    }
-    netns_harness::caps::missing(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,8 +253,14 @@ mod tests {
             [
                 Said::Passed,
                 Said::Failed("c"),
-                Said::Ignored { name: "d", reason: "netns: needs nft" },
-                Said::Ignored { name: "e", reason: "" },
+                Said::Ignored {
+                    name: "d",
+                    reason: "netns: needs nft"
+                },
+                Said::Ignored {
+                    name: "e",
+                    reason: ""
+                },
             ]
         );
         let counts = count(&said, None);

@@ -39,10 +39,20 @@ impl Tally {
     /// An empty count; `FLOATER_REQUIRE` is a comma-separated list of capabilities, or `all`.
     pub(crate) fn from_environment() -> Self {
         let text = std::env::var("FLOATER_REQUIRE").unwrap_or_default();
-        let named: BTreeSet<String> =
-            text.split(',').map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect();
-        let required = if named.contains("all") { Required::All } else { Required::Named(named) };
-        Self { lines: Vec::new(), required }
+        let named: BTreeSet<String> = text
+            .split(',')
+            .map(|word| word.trim().to_owned())
+            .filter(|word| !word.is_empty())
+            .collect();
+        let required = if named.contains("all") {
+            Required::All
+        } else {
+            Required::Named(named)
+        };
+        Self {
+            lines: Vec::new(),
+            required,
+        }
     }
 
     /// Whether the absence of a capability is a failure.
@@ -71,8 +81,20 @@ impl Tally {
 
     /// Enters what a suite came to.
     pub(crate) fn enter(&mut self, name: String, counts: Counts, took: Duration) {
-        let Counts { passed, failed, skipped, remarks } = counts;
-        self.lines.push(Line { name, passed, failed, skipped, took, remarks });
+        let Counts {
+            passed,
+            failed,
+            skipped,
+            remarks,
+        } = counts;
+        self.lines.push(Line {
+            name,
+            passed,
+            failed,
+            skipped,
+            took,
+            remarks,
+        });
     }
 
     /// The number of failures.
@@ -82,7 +104,13 @@ impl Tally {
 
     /// Prints the table; its last line is the count.
     pub(crate) fn print(&self, took: Duration) {
-        let width = self.lines.iter().map(|line| line.name.len()).max().unwrap_or(0).max(5);
+        let width = self
+            .lines
+            .iter()
+            .map(|line| line.name.len())
+            .max()
+            .unwrap_or(0)
+            .max(5);
         println!("\n{:width$}  passed  failed  skipped    time", "check");
         for line in &self.lines {
             println!(
@@ -103,6 +131,9 @@ impl Tally {
             skipped += line.skipped;
         }
         println!("\nin {:.0} s", took.as_secs_f64());
-        println!("{passed} passed, {} failed, {skipped} skipped", self.failed());
+        println!(
+            "{passed} passed, {} failed, {skipped} skipped",
+            self.failed()
+        );
     }
 }
