@@ -12,6 +12,8 @@ use netns_harness::{Error, caps, rootless};
 
 /// The hidden first argument that makes the gate enter a namespace and become the rest of its arguments.
 pub(crate) const VERB: &str = "__enter";
+/// This program, also after a build has put another in its place.
+pub(crate) const ITSELF: &str = "/proc/self/exe";
 /// The hidden first argument that makes the gate print what the machine can do.
 pub(crate) const CAPABILITIES: &str = "__capabilities";
 
@@ -61,8 +63,7 @@ pub(crate) fn print_capabilities() -> ExitCode {
 /// What the machine can do: each capability with the reason of its absence, empty where it is there.
 pub(crate) fn capabilities() -> BTreeMap<String, String> {
     let ask = || -> std::io::Result<String> {
-        let gate = std::env::current_exe()?;
-        let output = Command::new(gate)
+        let output = Command::new(ITSELF)
             .arg(CAPABILITIES)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())

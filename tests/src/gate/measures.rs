@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use super::cargo::Cargo;
+use super::enter;
 
 /// One measured figure.
 struct Figure {
@@ -158,9 +159,8 @@ impl Bench {
 
     fn once(&self, arguments: &[&str]) -> Result<Once, String> {
         // A process of its own in between has no other child, so that the kernel's maximum over children is this one's.
-        let gate = std::env::current_exe().map_err(|error| error.to_string())?;
         let started = Instant::now();
-        let output = Command::new(gate)
+        let output = Command::new(enter::ITSELF)
             .arg(PEAK)
             .arg(&self.program)
             .args(arguments)

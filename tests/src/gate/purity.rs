@@ -91,7 +91,7 @@ const FORBIDDEN: &[(&str, &str, &[&str])] = &[
     (
         "simulator",
         "",
-        &["orchestrator", "tui", "kube", "kube-*", "clap", "ratatui"],
+        &["orchestrator", "tui", "kube", "kube-*", "ratatui"],
     ),
 ];
 

@@ -92,16 +92,7 @@ fn needing(
             .filter_map(|need| Some((need.clone(), missing(capabilities, need)?)))
             .collect();
         if missing.is_empty() {
-            let mut command = match std::env::current_exe() {
-                Ok(gate) => Command::new(gate),
-                Err(error) => {
-                    counts.failed += names.len();
-                    counts
-                        .remarks
-                        .push(format!("the gate does not find itself: {error}"));
-                    continue;
-                }
-            };
+            let mut command = Command::new(enter::ITSELF);
             command
                 .arg(enter::VERB)
                 .arg(&suite.executable)
