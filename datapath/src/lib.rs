@@ -19,3 +19,4 @@ pub mod plan;
 pub mod reconcile;
 pub mod state;
 pub mod table;
+pub mod walk;
