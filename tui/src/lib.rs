@@ -8,13 +8,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod input;
 pub mod output;
 pub mod plan_diff;
+pub mod render;
+pub mod terminal;
 pub mod verbs;
+pub mod view;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -40,7 +40,7 @@ pub struct Shape {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub clusters: Option<u32>,
     /// How many nodes each
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
     pub nodes: Option<u32>,
     /// How clusters reach each other
     #[arg(long, value_enum)]

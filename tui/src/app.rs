@@ -1,0 +1,211 @@
+//! The state of the terminal view, and how a key changes it. Pure: no terminal, no clock.
+//!
+//! ```text
+//!             ┌──────────┐  enter   ┌─────────┐
+//!   start ──► │  matrix  │ ───────► │ details │   f: findings, ?: help, from anywhere
+//!             └──────────┘ ◄─────── └─────────┘   esc: back to the matrix, q: end
+//!                            esc
+//! ```
+
+use orchestrator::matrix::Matrix;
+use orchestrator::report::{Cell, Report};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+/// What is in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pane {
+    /// One cell and what explains it.
+    Details,
+    /// Every finding.
+    Findings,
+    /// What the keys do.
+    Help,
+    /// Who reaches whom.
+    Matrix,
+}
+
+/// A direction of the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To the next source.
+    Down,
+    /// To the previous destination.
+    Left,
+    /// To the next destination.
+    Right,
+    /// To the previous source.
+    Up,
+}
+
+/// What a key says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// Back to the matrix; from the matrix: end.
+    Back,
+    /// To the last row or column.
+    End,
+    /// To the first row or column.
+    Home,
+    /// One step.
+    Move(Direction),
+    /// The next layer and family.
+    NextPlane,
+    /// The next cell that does not pass.
+    NextTrouble,
+    /// The previous layer and family.
+    PreviousPlane,
+    /// End.
+    Quit,
+    /// A pane, or the matrix if it is in front already.
+    Toggle(Pane),
+}
+
+/// What a key means; none for keys without meaning.
+#[must_use]
+pub fn message(key: KeyEvent) -> Option<Message> {
+    if key.kind == KeyEventKind::Release {
+        return None;
+    }
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        return matches!(key.code, KeyCode::Char('c' | 'd')).then_some(Message::Quit);
+    }
+    Some(match key.code {
+        KeyCode::Char('q') => Message::Quit,
+        KeyCode::Esc => Message::Back,
+        KeyCode::Left | KeyCode::Char('h') => Message::Move(Direction::Left),
+        KeyCode::Down | KeyCode::Char('j') => Message::Move(Direction::Down),
+        KeyCode::Up | KeyCode::Char('k') => Message::Move(Direction::Up),
+        KeyCode::Right | KeyCode::Char('l') => Message::Move(Direction::Right),
+        KeyCode::Home | KeyCode::Char('g') => Message::Home,
+        KeyCode::End | KeyCode::Char('G') => Message::End,
+        KeyCode::Tab => Message::NextPlane,
+        KeyCode::BackTab => Message::PreviousPlane,
+        KeyCode::Char('n') => Message::NextTrouble,
+        KeyCode::Enter => Message::Toggle(Pane::Details),
+        KeyCode::Char('f') => Message::Toggle(Pane::Findings),
+        KeyCode::Char('?') => Message::Toggle(Pane::Help),
+        _ => return None,
+    })
+}
+
+/// The keys and their meanings, for the help pane.
+pub const KEYS: [(&str, &str); 8] = [
+    ("arrows, h j k l", "move; scroll a pane of text"),
+    ("g, G", "first and last cell"),
+    ("tab, shift-tab", "next and previous layer and family"),
+    ("n", "next cell that does not pass"),
+    ("enter", "the cell's details"),
+    ("f", "all findings"),
+    ("esc", "back"),
+    ("q, ctrl-c", "end"),
+];
+
+/// Everything that is drawn.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The report.
+    pub report: Report,
+    /// Its layout.
+    pub matrix: Matrix,
+    /// The layer and family in front.
+    pub plane: usize,
+    /// The cursor's row.
+    pub src: usize,
+    /// The cursor's column.
+    pub dst: usize,
+    /// What is in front.
+    pub pane: Pane,
+    /// How many lines of a pane of text are above its first one.
+    pub scroll: u16,
+    /// Whether the view has ended.
+    pub done: bool,
+}
+
+impl Model {
+    /// The view of a report, with the cursor at the first cell that does not pass.
+    #[must_use]
+    pub fn new(report: Report) -> Self {
+        let mut model = Self {
+            matrix: Matrix::of(&report),
+            report,
+            plane: 0,
+            src: 0,
+            dst: 0,
+            pane: Pane::Matrix,
+            scroll: 0,
+            done: false,
+        };
+        if !model.cell().is_some_and(is_trouble) {
+            model.next_trouble();
+        }
+        model
+    }
+
+    /// The cell under the cursor; none where the report has none.
+    #[must_use]
+    pub fn cell(&self) -> Option<&Cell> {
+        self.cell_at(self.plane, self.src, self.dst)
+    }
+
+    /// A cell by its place; none where the report has none.
+    #[must_use]
+    pub fn cell_at(&self, plane: usize, src: usize, dst: usize) -> Option<&Cell> {
+        let at = (*self.matrix.planes.get(plane)?.cells.get(src)?.get(dst)?)?;
+        self.report.cells.get(at)
+    }
+
+    /// What a key does.
+    pub fn update(&mut self, message: Message) {
+        let last = self.matrix.names.len().saturating_sub(1);
+        let planes = self.matrix.planes.len().max(1);
+        match message {
+            Message::Quit => self.done = true,
+            Message::Back if self.pane == Pane::Matrix => self.done = true,
+            Message::Back => self.show(Pane::Matrix),
+            Message::Toggle(pane) if self.pane == pane => self.show(Pane::Matrix),
+            Message::Toggle(pane) => self.show(pane),
+            Message::Move(direction) if self.pane == Pane::Matrix => match direction {
+                Direction::Down => self.src = (self.src + 1).min(last),
+                Direction::Left => self.dst = self.dst.saturating_sub(1),
+                Direction::Right => self.dst = (self.dst + 1).min(last),
+                Direction::Up => self.src = self.src.saturating_sub(1),
+            },
+            Message::Move(Direction::Up) => self.scroll = self.scroll.saturating_sub(1),
+            Message::Move(Direction::Down) => self.scroll = self.scroll.saturating_add(1),
+            Message::Move(_) => {}
+            Message::Home if self.pane == Pane::Matrix => (self.src, self.dst) = (0, 0),
+            Message::End if self.pane == Pane::Matrix => (self.src, self.dst) = (last, last),
+            Message::Home => self.scroll = 0,
+            Message::End => self.scroll = u16::MAX,
+            Message::NextPlane => self.plane = (self.plane + 1) % planes,
+            Message::PreviousPlane => self.plane = (self.plane + planes - 1) % planes,
+            Message::NextTrouble => self.next_trouble(),
+        }
+    }
+
+    fn show(&mut self, pane: Pane) {
+        self.pane = pane;
+        self.scroll = 0;
+    }
+
+    /// Row by row from behind the cursor, then through the other planes, once around.
+    fn next_trouble(&mut self) {
+        let clusters = self.matrix.names.len();
+        let per_plane = clusters * clusters;
+        let total = per_plane * self.matrix.planes.len();
+        let here = self.plane * per_plane + self.src * clusters + self.dst;
+        for step in 1..=total {
+            let at = (here + step) % total;
+            let (plane, rest) = (at / per_plane, at % per_plane);
+            let (src, dst) = (rest / clusters, rest % clusters);
+            if self.cell_at(plane, src, dst).is_some_and(is_trouble) {
+                (self.plane, self.src, self.dst) = (plane, src, dst);
+                return;
+            }
+        }
+    }
+}
+
+fn is_trouble(cell: &Cell) -> bool {
+    orchestrator::matrix::badness(cell.verdict) > 0
+}

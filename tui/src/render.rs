@@ -1,0 +1,80 @@
+//! A report in the forms of `-o`.
+
+pub mod dot;
+pub mod junit;
+
+use orchestrator::report::{Report, RunVerdict, Severity, json, kosmos_table, table};
+
+use crate::cli::diagnosis::{FailOn, Judge};
+use crate::exit::{self, Failure};
+use crate::output::{self, Format, Output};
+
+/// The report in one form. `kosmos` and `color` only touch tables.
+#[must_use]
+pub fn text(report: &Report, format: Format, kosmos: bool, color: bool) -> String {
+    match format {
+        Format::Dot => dot::render(report),
+        Format::Json => json::write(report),
+        Format::Junit => junit::of_report(report),
+        Format::Table | Format::Wide if kosmos => kosmos_table(report),
+        Format::Table => table::render(report, false, color),
+        Format::Wide => table::render(report, true, color),
+    }
+}
+
+/// Writes a report in every form that was asked for; a table on stdout where none was.
+///
+/// # Errors
+/// [`Failure::Failed`] naming the file that could not be written; the others are written all the same.
+pub fn write(report: &Report, judge: &Judge, color: bool) -> Result<(), Failure> {
+    let default = [Output::stdout(Format::Table)];
+    let outputs = if judge.output.is_empty() {
+        &default[..]
+    } else {
+        &judge.output
+    };
+    let mut failed = None;
+    for output in outputs {
+        let color = color && output.file.is_none();
+        if let Err(failure) =
+            output::write(output, &text(report, output.format, judge.kosmos, color))
+        {
+            failed.get_or_insert(failure);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Whether rows per pair of nodes are needed.
+#[must_use]
+pub fn wants_node_rows(judge: &Judge) -> bool {
+    judge.kosmos
+        || judge
+            .output
+            .iter()
+            .any(|output| output.format == Format::Wide)
+}
+
+/// The exit code of a judged run.
+#[must_use]
+pub fn exit_code(report: &Report, bar: FailOn) -> u8 {
+    let bar = match bar {
+        FailOn::Error => Severity::Error,
+        FailOn::Warning => Severity::Warning,
+        FailOn::Info => Severity::Info,
+    };
+    if report
+        .findings
+        .iter()
+        .any(|finding| finding.severity <= bar)
+    {
+        exit::FOUND
+    } else if report.verdict == RunVerdict::Unknown
+        || report.coverage.unobserved > 0
+        || !report.unjudged.is_empty()
+    {
+        exit::UNJUDGED
+    } else {
+        exit::OK
+    }
+}

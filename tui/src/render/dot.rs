@@ -1,0 +1,74 @@
+//! Graphviz: clusters as boxes, an arrow where something does not pass, findings as notes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use orchestrator::matrix::badness;
+use orchestrator::report::{CellVerdict, Observation, Report, layer_word};
+
+/// The report as a graph: pairs that pass have no arrow, so that a large fleet stays readable.
+#[must_use]
+pub fn render(report: &Report) -> String {
+    let mut dot = String::from("digraph floater {\n  rankdir=LR;\n  node [shape=box];\n");
+    for cluster in &report.clusters {
+        let mode = cluster.mode.as_deref().unwrap_or("mode unknown");
+        let look = match cluster.state {
+            Observation::Observed => "",
+            Observation::Partly => ", style=dashed",
+            Observation::Unobserved => ", style=dotted",
+        };
+        let label = quoted(&format!(
+            "{}\n{mode}, {} nodes",
+            cluster.name, cluster.nodes
+        ));
+        let _ = writeln!(dot, "  {} [label={label}{look}];", quoted(&cluster.name));
+    }
+    let mut pairs: BTreeMap<(&str, &str), (CellVerdict, Vec<String>)> = BTreeMap::new();
+    for cell in report.cells.iter().filter(|cell| badness(cell.verdict) > 0) {
+        let label = format!(
+            "{} {} {}",
+            layer_word(cell.layer),
+            cell.family,
+            cell.verdict.word()
+        );
+        let (worst, labels) = pairs
+            .entry((&cell.src, &cell.dst))
+            .or_insert((cell.verdict, Vec::new()));
+        if badness(cell.verdict) > badness(*worst) {
+            *worst = cell.verdict;
+        }
+        labels.push(label);
+    }
+    for ((src, dst), (worst, labels)) in pairs {
+        let color = match worst {
+            CellVerdict::Degraded => "orange",
+            CellVerdict::Fail => "red",
+            CellVerdict::Pass => "green",
+            CellVerdict::Unknown => "gray",
+        };
+        let (src, dst, label) = (quoted(src), quoted(dst), quoted(&labels.join("\n")));
+        let _ = writeln!(dot, "  {src} -> {dst} [color={color}, label={label}];");
+    }
+    for finding in &report.findings {
+        let id = quoted(&format!("finding {}", finding.id));
+        let label = quoted(&format!("{}\n{}", finding.code, finding.element.place()));
+        let _ = writeln!(dot, "  {id} [shape=note, label={label}];");
+        if let Some(cluster) = &finding.element.cluster {
+            let _ = writeln!(
+                dot,
+                "  {id} -> {} [style=dotted, arrowhead=none];",
+                quoted(cluster)
+            );
+        }
+    }
+    dot.push_str("}\n");
+    dot
+}
+
+fn quoted(text: &str) -> String {
+    let text = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
+    format!("\"{text}\"")
+}

@@ -1,0 +1,89 @@
+//! The terminal view, drawn from [`Model`]. Each pane is one function of a rectangle and the model.
+//!
+//! ```text
+//! wide, from 100 columns                          narrow
+//! ┌ fault · 3 clusters · 12 cells ─────────┐      ┌ fault · … ────────┐
+//! │  host ipv4  [pod ipv4]                 │      │  host… [pod…      │
+//! ├ from ↓ to → ──────────┬ c1 → c2 ───────┤      ├ from ↓ to → ──────┤
+//! │      c1  c2  c3       │ fail, probed   │      │      c1  c2  c3   │
+//! │ c1   +   X   +        ├ findings ──────┤      │ c1   +   X   +    │
+//! │ c2   +   +   +        │ FDB-MISSING …  │      ├ c1 → c2 ──────────┤
+//! │ c3   +   +   +        │                │      │ fail, probed      │
+//! └ + passes … ───────────┴ ? help ────────┘      └───────────────────┘
+//! ```
+
+mod grid;
+mod panes;
+
+use orchestrator::report::{CellVerdict, RunVerdict, Severity};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style};
+
+use crate::app::{Model, Pane};
+
+pub use grid::plain;
+
+/// From how many columns the details stand beside the matrix.
+const WIDE: u16 = 100;
+
+/// Draws everything.
+pub fn render(frame: &mut Frame<'_>, model: &Model) {
+    let [head, body, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    panes::head(frame, head, model);
+    panes::foot(frame, foot);
+    match model.pane {
+        Pane::Details => panes::details(frame, body, model, model.scroll),
+        Pane::Findings => panes::findings(frame, body, model, model.scroll),
+        Pane::Help => panes::help(frame, body),
+        Pane::Matrix if body.width >= WIDE => {
+            let side = (body.width / 2).min(80);
+            let [left, right] =
+                Layout::horizontal([Constraint::Min(20), Constraint::Length(side)]).areas(body);
+            let [cell, findings] =
+                Layout::vertical([Constraint::Percentage(45), Constraint::Percentage(55)])
+                    .areas(right);
+            grid::render(frame, left, model);
+            panes::details(frame, cell, model, 0);
+            panes::findings(frame, findings, model, 0);
+        }
+        Pane::Matrix => {
+            let [top, bottom] =
+                Layout::vertical([Constraint::Percentage(55), Constraint::Percentage(45)])
+                    .areas(body);
+            grid::render(frame, top, model);
+            panes::details(frame, bottom, model, 0);
+        }
+    }
+}
+
+fn of_verdict(verdict: CellVerdict) -> Style {
+    match verdict {
+        CellVerdict::Degraded => Style::new().fg(Color::Yellow),
+        CellVerdict::Fail => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
+        CellVerdict::Pass => Style::new().fg(Color::Green),
+        CellVerdict::Unknown => Style::new().fg(Color::Magenta),
+    }
+}
+
+fn of_run(verdict: RunVerdict) -> Style {
+    of_verdict(match verdict {
+        RunVerdict::Degraded => CellVerdict::Degraded,
+        RunVerdict::Fault => CellVerdict::Fail,
+        RunVerdict::Healthy => CellVerdict::Pass,
+        RunVerdict::Unknown => CellVerdict::Unknown,
+    })
+}
+
+fn of_severity(severity: Severity) -> Style {
+    match severity {
+        Severity::Error => of_verdict(CellVerdict::Fail),
+        Severity::Warning => of_verdict(CellVerdict::Degraded),
+        Severity::Info => Style::new().fg(Color::Cyan),
+    }
+}

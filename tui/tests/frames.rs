@@ -1,0 +1,335 @@
+//! The terminal view, frame by frame: each is compared with a file in `tests/frames`. `UPDATE_FRAMES=1` writes them anew.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use datapath::state::Family;
+use floater::wire::Layer;
+use orchestrator::report::{
+    Cell, CellState, CellVerdict, ClusterReport, Coverage, Element, Evidence, EvidenceKind,
+    Finding, Observation, Report, RttSummary, Run, RunVerdict, SCHEMA, Severity,
+};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use tui::app::{Model, Pane, message};
+use tui::cli::diagnosis::{FailOn, Judge};
+use tui::output::Format;
+use tui::{render, view};
+
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 60)];
+
+/// `clusters` clusters that all reach each other, but the first does not reach the second in the pod layer.
+fn report(clusters: usize) -> Report {
+    let name = |n: usize| format!("c{n}");
+    let mut cells = Vec::new();
+    for src in 1..=clusters {
+        for dst in 1..=clusters {
+            for layer in [Layer::Host, Layer::Pod] {
+                let broken = (src, dst, layer) == (1, 2, Layer::Pod);
+                cells.push(Cell {
+                    src: name(src),
+                    dst: name(dst),
+                    layer,
+                    family: Family::Ipv4,
+                    state: CellState::Probed,
+                    verdict: if broken {
+                        CellVerdict::Fail
+                    } else {
+                        CellVerdict::Pass
+                    },
+                    sent: 8,
+                    received: if broken { 0 } else { 8 },
+                    rtt_us: (!broken).then_some(RttSummary {
+                        p50: 210,
+                        p99: 480,
+                        max: 500,
+                    }),
+                    findings: if broken {
+                        vec!["f1".to_owned()]
+                    } else {
+                        Vec::new()
+                    },
+                });
+            }
+        }
+    }
+    Report {
+        schema: SCHEMA.to_owned(),
+        run: Run {
+            id: "r1".to_owned(),
+            started: "2026-01-02T03:04:05Z".to_owned(),
+            seconds: 0.9,
+            seed: 7,
+            tool: "0.1.0".to_owned(),
+        },
+        clusters: (1..=clusters)
+            .map(|n| ClusterReport {
+                name: name(n),
+                mode: Some("gateway".to_owned()),
+                families: vec![Family::Ipv4],
+                nodes: 2,
+                state: Observation::Observed,
+                reason: None,
+            })
+            .collect(),
+        coverage: Coverage {
+            ordered_pairs: clusters * (clusters - 1),
+            cells: cells.len(),
+            probed: cells.len(),
+            probes_sent: 8 * cells.len() as u64,
+            ..Coverage::default()
+        },
+        findings: vec![Finding {
+            id: "f1".to_owned(),
+            code: "ROUTE-MISSING".to_owned(),
+            severity: Severity::Error,
+            element: Element {
+                cluster: Some("c1".to_owned()),
+                node: Some("n1".to_owned()),
+                kind: "route".to_owned(),
+                name: "10.21.0.0/16 table 200".to_owned(),
+            },
+            summary: "Node n1 of c1 has no route to 10.21.0.0/16 in table 200.".to_owned(),
+            evidence: vec![Evidence {
+                kind: EvidenceKind::Table,
+                source: "c1/n1".to_owned(),
+                text: "no such row".to_owned(),
+            }],
+            ambiguous_with: Vec::new(),
+            affects: vec![cells.iter().find(|cell| cell.received == 0).unwrap().name()],
+            fix: "ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200"
+                .to_owned(),
+        }],
+        cells,
+        verdict: RunVerdict::Fault,
+        unjudged: Vec::new(),
+        node_rows: Vec::new(),
+    }
+}
+
+fn drawn(model: &Model, (width, height): (u16, u16)) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| view::render(frame, model)).unwrap();
+    terminal.backend().buffer().clone()
+}
+
+fn text(buffer: &Buffer) -> String {
+    let mut text = String::new();
+    for y in 0..buffer.area.height {
+        let line: String = (0..buffer.area.width)
+            .map(|x| buffer[(x, y)].symbol())
+            .collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn golden(name: &str, text: &str) {
+    let file: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/frames")
+        .join(name);
+    if std::env::var_os("UPDATE_FRAMES").is_some() {
+        fs::write(&file, text).unwrap();
+    }
+    let wanted = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        wanted == text,
+        "{name} differs; look at it, then UPDATE_FRAMES=1. Wanted:\n{wanted}\nDrawn:\n{text}"
+    );
+}
+
+fn press(model: &mut Model, keys: &str) {
+    for key in keys.chars() {
+        let code = match key {
+            '\n' => KeyCode::Enter,
+            '\t' => KeyCode::Tab,
+            '\u{1b}' => KeyCode::Esc,
+            '<' => KeyCode::Left,
+            '>' => KeyCode::Right,
+            other => KeyCode::Char(other),
+        };
+        let message =
+            message(KeyEvent::new(code, KeyModifiers::NONE)).expect("a key with a meaning");
+        model.update(message);
+    }
+}
+
+#[test]
+fn the_matrix_in_every_size() {
+    let model = Model::new(report(3));
+    for (width, height) in SIZES {
+        golden(
+            &format!("matrix-{width}x{height}.txt"),
+            &text(&drawn(&model, (width, height))),
+        );
+    }
+}
+
+#[test]
+fn a_fleet_larger_than_the_screen_shows_the_part_around_the_cursor() {
+    let mut model = Model::new(report(60));
+    golden("large-first-80x24.txt", &text(&drawn(&model, (80, 24))));
+    press(&mut model, "G");
+    golden("large-last-80x24.txt", &text(&drawn(&model, (80, 24))));
+}
+
+#[test]
+fn panes_of_text() {
+    let mut model = Model::new(report(3));
+    for (keys, name) in [("\n", "details"), ("f", "findings"), ("?", "help")] {
+        press(&mut model, keys);
+        golden(
+            &format!("{name}-80x24.txt"),
+            &text(&drawn(&model, (80, 24))),
+        );
+    }
+}
+
+#[test]
+fn the_view_begins_at_the_first_trouble() {
+    let model = Model::new(report(3));
+    assert_eq!((model.src, model.dst), (0, 1));
+    assert_eq!(model.matrix.planes[model.plane].title(), "pod ipv4");
+}
+
+#[test]
+fn keys_move_and_stay_inside() {
+    let mut model = Model::new(report(3));
+    press(&mut model, "gjjjjll");
+    assert_eq!((model.src, model.dst), (2, 2));
+    press(&mut model, "k<<<");
+    assert_eq!((model.src, model.dst), (1, 0));
+    press(&mut model, "n");
+    assert_eq!((model.src, model.dst), (0, 1), "around to the only trouble");
+    let plane = model.plane;
+    press(&mut model, "\t");
+    assert_ne!(model.plane, plane);
+    press(&mut model, "\t");
+    assert_eq!(model.plane, plane);
+    press(&mut model, "\n");
+    assert_eq!(model.pane, Pane::Details);
+    press(&mut model, "jj\u{1b}");
+    assert_eq!(
+        (model.pane, model.src),
+        (Pane::Matrix, 0),
+        "a pane of text scrolls, the cursor stays"
+    );
+    press(&mut model, "?q");
+    assert!(model.done);
+}
+
+#[test]
+fn control_c_ends_and_other_keys_mean_nothing() {
+    let key = |code, modifiers| message(KeyEvent::new(code, modifiers));
+    assert!(key(KeyCode::Char('c'), KeyModifiers::CONTROL).is_some());
+    assert!(key(KeyCode::Char('l'), KeyModifiers::CONTROL).is_none());
+    assert!(key(KeyCode::F(5), KeyModifiers::NONE).is_none());
+}
+
+#[test]
+fn nothing_is_too_small_or_too_empty_to_draw() {
+    let mut empty = report(2);
+    empty.cells.clear();
+    empty.clusters.clear();
+    empty.findings.clear();
+    let mut model = Model::new(empty);
+    press(&mut model, "jlGg\tn");
+    for size in [(1, 1), (5, 3), (20, 6), (300, 4)] {
+        drawn(&model, size);
+        drawn(&Model::new(report(40)), size);
+    }
+}
+
+#[test]
+fn without_a_terminal_it_is_text() {
+    golden("plain-3.txt", &view::plain(&report(3)));
+}
+
+#[test]
+fn reports_in_other_forms() {
+    let report = report(3);
+    golden(
+        "report.junit.xml",
+        &render::text(&report, Format::Junit, false, false),
+    );
+    golden(
+        "report.dot",
+        &render::text(&report, Format::Dot, false, false),
+    );
+}
+
+#[test]
+fn exit_codes_of_reports() {
+    let with = |change: &dyn Fn(&mut Report)| {
+        let mut report = report(2);
+        change(&mut report);
+        report
+    };
+    let severity = |severity| with(&|report| report.findings[0].severity = severity);
+    let clean = with(&|report| {
+        report.findings.clear();
+        report.verdict = RunVerdict::Healthy;
+    });
+    let unjudged = with(&|report| {
+        report.findings.clear();
+        report
+            .unjudged
+            .push("c2: its API server does not answer".to_owned());
+        report.verdict = RunVerdict::Unknown;
+    });
+    for (report, bar, code) in [
+        (severity(Severity::Error), FailOn::Error, 1),
+        (severity(Severity::Warning), FailOn::Error, 0),
+        (severity(Severity::Warning), FailOn::Warning, 1),
+        (severity(Severity::Info), FailOn::Warning, 0),
+        (severity(Severity::Info), FailOn::Info, 1),
+        (clean, FailOn::Info, 0),
+        (unjudged, FailOn::Info, 2),
+    ] {
+        assert_eq!(render::exit_code(&report, bar), code);
+    }
+}
+
+#[test]
+fn reports_go_where_they_were_asked_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let judge = Judge {
+        output: ["json=a.json", "junit=b.xml", "table=c.txt", "dot=d.dot"]
+            .iter()
+            .map(|text| {
+                let mut output: tui::output::Output = text.parse().unwrap();
+                output.file = output.file.map(|file| directory.path().join(file));
+                output
+            })
+            .collect(),
+        ..Judge::default()
+    };
+    let report = report(3);
+    render::write(&report, &judge, true).unwrap();
+    let json = fs::read_to_string(at("a.json")).unwrap();
+    assert_eq!(
+        orchestrator::report::parse(&json, "a.json").unwrap(),
+        report
+    );
+    assert!(
+        fs::read_to_string(at("b.xml"))
+            .unwrap()
+            .contains("<testsuites>")
+    );
+    let table = fs::read_to_string(at("c.txt")).unwrap();
+    assert!(
+        table.contains("ROUTE-MISSING") && !table.contains('\u{1b}'),
+        "a file has no colour"
+    );
+    assert!(
+        fs::read_to_string(at("d.dot"))
+            .unwrap()
+            .starts_with("digraph")
+    );
+}
