@@ -10,7 +10,13 @@
 //! Units: bytes, host byte order, [`std::time::Duration`].
 
 pub mod api;
+pub mod diff;
+pub mod error;
 pub mod mac;
+pub mod memory;
+pub mod nodeconfig;
 pub mod plan;
+pub mod reconcile;
 pub mod state;
 pub mod table;
+pub mod walk;

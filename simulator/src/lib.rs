@@ -1,1 +1,15 @@
-//! simulator
+//! A fleet of clusters on one machine.
+//!
+//! Duty: a topology file ([`topology`]) becomes network namespaces that a real kernel forwards between, virtual clusters that
+//! serve a Kubernetes API, and kubelets that run floaters in them.
+//!
+//! May know: `netns-harness` (namespaces), `datapath` (what a node's network should be), `floater` (what a pod runs).
+//! Nothing of the orchestrator, which meets a lab over the Kubernetes API as it meets any cluster.
+
+#![forbid(unsafe_code)]
+
+pub mod codes;
+mod error;
+pub mod topology;
+
+pub use error::Error;

@@ -1,1 +1,10 @@
-//! e2e
+//! The programs from outside: every test runs `floaterctl` as an operator would and judges what it prints and leaves.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod demo;
+mod faults;
+mod inputs;
+mod kubectl;
+mod lab;
+mod lifecycle;
+mod program;

@@ -1,0 +1,113 @@
+//! What can go wrong between a desired and a real state.
+
+use std::io;
+
+use crate::plan::Problem;
+
+// `errno(3)` on Linux; spelt out so that the pure build needs no libc.
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EINTR: i32 = 4;
+const EAGAIN: i32 = 11;
+const EBUSY: i32 = 16;
+const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
+const EADDRNOTAVAIL: i32 = 99;
+const ENOBUFS: i32 = 105;
+
+/// A failure, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The input breaks a rule: its author must change it.
+    #[error("{file}{}: {rule}", line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Input {
+        /// The file's name, or the object's.
+        file: String,
+        /// The line, from 1, where it is known.
+        line: Option<u64>,
+        /// The rule that it breaks.
+        rule: String,
+    },
+    /// The kernel refused one operation.
+    #[error("cannot {operation} {object}{}", if detail.is_empty() { String::new() } else { format!(" ({detail})") })]
+    Kernel {
+        /// The verb, for example `add route`.
+        operation: &'static str,
+        /// The object, as [`crate::diff::name_of`] names it.
+        object: String,
+        /// What the kernel said beyond the number (`NLMSGERR_ATTR_MSG`); often empty.
+        detail: String,
+        /// The number.
+        #[source]
+        errno: io::Error,
+    },
+    /// This place lacks something that the work needs.
+    #[error("{what} is missing: {why}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// How that showed.
+        why: String,
+    },
+}
+
+impl Error {
+    /// A refusal by the kernel.
+    pub fn kernel(operation: &'static str, object: impl Into<String>, errno: i32) -> Self {
+        Self::Kernel {
+            operation,
+            object: object.into(),
+            detail: String::new(),
+            errno: io::Error::from_raw_os_error(errno),
+        }
+    }
+
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Kernel { errno, .. } => errno.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same operation may succeed later, or at once.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.errno(), Some(EAGAIN | EBUSY | EINTR | ENOBUFS))
+    }
+
+    /// Whether what was to be added exists.
+    #[must_use]
+    pub fn is_already_there(&self) -> bool {
+        self.errno() == Some(EEXIST)
+    }
+
+    /// Whether what was to be removed, or what it was on, does not exist.
+    #[must_use]
+    pub fn is_already_gone(&self) -> bool {
+        matches!(self.errno(), Some(EADDRNOTAVAIL | ENODEV | ENOENT | ESRCH))
+    }
+
+    /// The failure as a problem of the object that it struck.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let source = std::error::Error::source(self)
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
+        let object = match self {
+            Self::Input { file, .. } => file.clone(),
+            Self::Kernel { object, .. } => object.clone(),
+            Self::Missing { what, .. } => what.clone(),
+        };
+        Problem::new(object, format!("{self}{source}"))
+    }
+
+    /// The exit code of a program that ends by it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input { .. } => 65,
+            Self::Missing { .. } => 69,
+            Self::Kernel { .. } => 1,
+        }
+    }
+}

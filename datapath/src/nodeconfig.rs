@@ -1,0 +1,355 @@
+//! From a NodeConfig to the rows of one node.
+//!
+//! A NodeConfig says what is on the tunnels but not how long a packet may be or which address is the outer source; both are facts
+//! of the underlay link, so an observation of the node lends them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::api::{Device, NodeConfigSpec};
+use crate::mac::Mac;
+use crate::plan::Problem;
+use crate::state::{
+    Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
+    RouteKind, Rule, RuleAction, Sysctl, Vxlan,
+};
+
+mod translation;
+
+/// The routing table of everything that the datapath routes.
+pub const TABLE: u32 = 200;
+/// The priority of the policy rule that asks [`TABLE`], before the main table.
+pub const PRIORITY: u32 = 200;
+/// The names of the tunnels; a link of one of these names is the datapath's.
+pub const TUNNELS: [&str; 4] = ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"];
+/// `RTPROT_BOOT`, which the other implementation's library writes.
+pub const PROTOCOL: u8 = 3;
+/// The metric that the kernel gives an IPv6 route that names none (`IP6_RT_PRIO_USER`).
+pub const METRIC_IPV6: u32 = 1024;
+
+/// What VXLAN adds to a packet, bytes: outer IP, UDP (8), VXLAN (8) and inner Ethernet (14) headers.
+const OVERHEAD_IPV4: u32 = 50;
+const OVERHEAD_IPV6: u32 = 70;
+
+/// The rows of a NodeConfig, and the parts of it that make none.
+///
+/// `observed` lends the MTU of each underlay link and the tunnel's source: the address of that link whose host bits the overlay address
+/// carries, or else its lowest global one. Rows on a tunnel that cannot be are left out with it.
+#[must_use]
+pub fn desired(config: &NodeConfigSpec, observed: &NodeState) -> (NodeState, Vec<Problem>) {
+    let mut rows = Rows {
+        state: NodeState::default(),
+        problems: Vec::new(),
+        unicast: BTreeMap::new(),
+        absent: BTreeSet::new(),
+    };
+    for device in &config.devices {
+        rows.try_part("device", &device.name, |rows| rows.device(device, observed));
+    }
+    for arp in &config.arps {
+        rows.try_part("arp", &arp.ip, |rows| {
+            rows.neighbour(&arp.dev, &arp.ip, &arp.mac)
+        });
+    }
+    for fdb in &config.fdbs {
+        rows.try_part("fdb", &fdb.mac, |rows| {
+            rows.fdb(&fdb.dev, &fdb.mac, &fdb.ip)
+        });
+    }
+    for route in &config.routes {
+        rows.try_part("route", &route.cidr, |rows| {
+            rows.route(&route.cidr, &route.gw, &route.dev)
+        });
+    }
+    for translation in &config.iptables {
+        rows.try_part("iptables", &translation.rule, |rows| {
+            rows.state
+                .nat
+                .insert(translation::parse(translation).map_err(Some)?);
+            Ok(())
+        });
+    }
+    (rows.state, rows.problems)
+}
+
+struct Rows {
+    state: NodeState,
+    problems: Vec<Problem>,
+    /// Where each unicast MAC leads, by (link, MAC): the kernel has one destination for it.
+    unicast: BTreeMap<(String, Mac), IpAddr>,
+    /// Tunnels that were left out, already reported.
+    absent: BTreeSet<String>,
+}
+
+/// Why a part makes no row; none where another problem says it already.
+type Refusal = Option<String>;
+
+impl Rows {
+    fn try_part(
+        &mut self,
+        kind: &str,
+        name: &str,
+        part: impl FnOnce(&mut Self) -> Result<(), Refusal>,
+    ) {
+        if let Err(Some(rule)) = part(self) {
+            self.problems
+                .push(Problem::new(format!("{kind} {name}"), rule));
+        }
+    }
+
+    fn device(&mut self, device: &Device, observed: &NodeState) -> Result<(), Refusal> {
+        let (link, net) = tunnel(device, observed).inspect_err(|_| {
+            self.absent.insert(device.name.clone());
+        })?;
+        if self.state.links.get(&link.name).is_some() {
+            return Err(Some("there are two devices of this name".to_owned()));
+        }
+        let family = Family::of(net.addr());
+        self.state.addresses.insert(Address {
+            link: link.name.clone(),
+            net,
+        });
+        self.state.links.insert(link);
+        self.state.rules.insert(Rule {
+            family,
+            priority: PRIORITY,
+            src: None,
+            dst: None,
+            iif: None,
+            oif: None,
+            mark: None,
+            invert: false,
+            action: RuleAction::Lookup(TABLE),
+        });
+        for place in ["all", &device.bind_dev, &device.name] {
+            // A link's own dots stand as `/` in a dotted name.
+            let place_name = place.replace('.', "/");
+            let mut set = |leaf: &str, value| {
+                self.state.sysctls.insert(Sysctl {
+                    name: format!("net.{}.conf.{place_name}.{leaf}", directory(family)),
+                    value,
+                });
+            };
+            set("forwarding", 1);
+            if place == "all" {
+                continue;
+            }
+            match family {
+                // Replies may come by another way than their route says.
+                Family::Ipv4 => set("rp_filter", 2),
+                Family::Ipv6 => set("disable_ipv6", 0),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a row on a link that is not a tunnel of this config.
+    fn require(&self, link: &str) -> Result<(), Refusal> {
+        if self.state.links.get(link).is_some() {
+            Ok(())
+        } else if self.absent.contains(link) {
+            Err(None)
+        } else {
+            Err(Some(format!("`{link}` is not one of the config's devices")))
+        }
+    }
+
+    fn neighbour(&mut self, link: &str, ip: &str, mac: &str) -> Result<(), Refusal> {
+        self.require(link)?;
+        let row = Neighbour {
+            link: link.to_owned(),
+            ip: address(ip)?,
+            mac: Some(ethernet(mac)?),
+            state: NeighbourState::Permanent,
+        };
+        match self.state.neighbours.insert(row.clone()) {
+            Some(first) if first != row => {
+                let rule = format!("{ip} on {link} has two MACs; the first is kept");
+                self.state.neighbours.insert(first);
+                Err(Some(rule))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn fdb(&mut self, link: &str, mac: &str, dst: &str) -> Result<(), Refusal> {
+        self.require(link)?;
+        let (mac, dst) = (ethernet(mac)?, address(dst)?);
+        if !mac.is_zero() {
+            let first = *self.unicast.entry((link.to_owned(), mac)).or_insert(dst);
+            if first != dst {
+                return Err(Some(format!(
+                    "{mac} on {link} leads to {first} and to {dst}; the first is kept"
+                )));
+            }
+        }
+        self.state.fdb.insert(Fdb {
+            link: link.to_owned(),
+            mac,
+            dst: Some(dst),
+            permanent: true,
+        });
+        Ok(())
+    }
+
+    fn route(&mut self, cidr: &str, via: &str, link: &str) -> Result<(), Refusal> {
+        self.require(link)?;
+        let dst = cidr
+            .parse::<IpNet>()
+            .map_err(|_| Some(format!("`{cidr}` is not a prefix")))?
+            .trunc();
+        let via = address(via)?;
+        if Family::of(via) != Family::of(dst.addr()) {
+            return Err(Some(format!("{via} is not of the family of {dst}")));
+        }
+        let row = Route {
+            table: TABLE,
+            dst,
+            metric: default_metric(dst),
+            kind: RouteKind::Unicast,
+            hops: vec![NextHop {
+                via: Some(via),
+                link: link.to_owned(),
+                onlink: true,
+                weight: 1,
+                dead: false,
+            }],
+            src: None,
+            protocol: PROTOCOL,
+            mtu: None,
+        };
+        match self.state.routes.insert(row.clone()) {
+            Some(first) if first != row => {
+                self.state.routes.insert(first);
+                Err(Some("it has two next hops; the first is kept".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The metric that a route has in the kernel when its author gave none.
+pub(crate) fn default_metric(dst: IpNet) -> u32 {
+    match dst {
+        IpNet::V4(_) => 0,
+        IpNet::V6(_) => METRIC_IPV6,
+    }
+}
+
+fn directory(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, Refusal> {
+    text.parse()
+        .map_err(|_| Some(format!("`{text}` is not an address")))
+}
+
+fn ethernet(text: &str) -> Result<Mac, Refusal> {
+    text.parse().map_err(|error| Some(format!("{error}")))
+}
+
+/// A device as a link and the address on it.
+fn tunnel(device: &Device, observed: &NodeState) -> Result<(Link, IpNet), Refusal> {
+    if device.kind != "vxlan" {
+        return Err(Some(format!("`{}` is not a kind of tunnel", device.kind)));
+    }
+    if !TUNNELS.contains(&device.name.as_str()) {
+        return Err(Some(format!(
+            "a tunnel has one of the names {}",
+            TUNNELS.join(", ")
+        )));
+    }
+    let net = device
+        .addr
+        .parse::<IpNet>()
+        .map_err(|_| Some(format!("`{}` is not an address with a length", device.addr)))?;
+    let mac = ethernet(&device.mac)?;
+    if mac.is_zero() || mac.0[0] & 1 == 1 {
+        return Err(Some(format!("{mac} is not the address of one station")));
+    }
+    let vni = u32::try_from(device.id)
+        .ok()
+        .filter(|vni| *vni < 1 << 24)
+        .ok_or_else(|| Some(format!("{} is not a VNI of 24 bits", device.id)))?;
+    let port = u16::try_from(device.port)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| Some(format!("{} is not a UDP port", device.port)))?;
+    let lower = observed
+        .links
+        .get(&device.bind_dev)
+        .ok_or_else(|| Some(format!("there is no link `{}`", device.bind_dev)))?;
+    let family = Family::of(net.addr());
+    let local = outer_source(net, &lower.name, observed).ok_or_else(|| {
+        Some(format!(
+            "`{}` has no global {family} address",
+            device.bind_dev
+        ))
+    })?;
+    let overhead = match family {
+        Family::Ipv4 => OVERHEAD_IPV4,
+        Family::Ipv6 => OVERHEAD_IPV6,
+    };
+    let link = Link {
+        name: device.name.clone(),
+        index: 0,
+        mac: Some(mac),
+        mtu: lower.mtu.saturating_sub(overhead),
+        up: true,
+        carrier: true,
+        kind: LinkKind::Vxlan(Vxlan {
+            vni,
+            port,
+            local: Some(local),
+            lower: Some(lower.name.clone()),
+            learning: false,
+        }),
+        master: None,
+        tx_dropped: 0,
+        rx_dropped: 0,
+    };
+    Ok((link, net))
+}
+
+/// The address of the underlay link that peers know this node by.
+///
+/// The overlay address ends in the host bits of the ClusterNode's address, which tells that one from others on the link.
+fn outer_source(overlay: IpNet, link: &str, observed: &NodeState) -> Option<IpAddr> {
+    let global = || {
+        observed
+            .addresses
+            .iter()
+            .filter(|address| address.link == link && is_global(address.net.addr()))
+            .map(|address| address.net.addr())
+            .filter(|ip| ip.is_ipv4() == overlay.addr().is_ipv4())
+    };
+    global()
+        .find(|ip| host_bits(overlay, *ip) == host_bits(overlay, overlay.addr()))
+        .or_else(|| global().next())
+}
+
+fn host_bits(net: IpNet, ip: IpAddr) -> Option<u128> {
+    match (net, ip) {
+        (IpNet::V4(net), IpAddr::V4(ip)) => {
+            Some(u128::from(u32::from(ip) & u32::from(net.hostmask())))
+        }
+        (IpNet::V6(net), IpAddr::V6(ip)) => Some(u128::from(ip) & u128::from(net.hostmask())),
+        _ => None,
+    }
+}
+
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unspecified(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Observe, compare, apply, and look again.
+
+use crate::api::NodeConfigSpec;
+use crate::diff::{ChangeSet, diff};
+use crate::error::Error;
+use crate::nodeconfig::desired;
+use crate::plan::Problem;
+use crate::state::NodeState;
+
+/// How often a change is followed by another look.
+///
+/// One round is enough for everything that [`diff`] foresees. The others are for what an administrator or the kernel does meanwhile, and
+/// for consequences of foreign rows, such as IPv4's removal of secondary addresses with their primary one.
+const ROUNDS: usize = 3;
+
+/// A network namespace's tables.
+pub trait Kernel {
+    /// Reads all tables.
+    ///
+    /// # Errors
+    /// When a table cannot be read; a row that cannot be understood is skipped.
+    fn observe(&mut self) -> Result<NodeState, Error>;
+
+    /// Makes changes in their order. A row that is to be removed and is not there is a success; one that fails does not keep the
+    /// others from being applied.
+    ///
+    /// # Errors
+    /// Every change that failed.
+    fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>>;
+}
+
+/// What a reconciliation did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// What was asked of the kernel.
+    pub applied: ChangeSet,
+    /// What still differs afterwards; empty when the state is verified.
+    pub left: ChangeSet,
+    /// Parts of the config that make no row, and changes that the kernel refused.
+    pub problems: Vec<Problem>,
+}
+
+/// Makes a node's tables what its NodeConfig says, and verifies it by a second observation.
+///
+/// # Errors
+/// When the tables cannot be read. Changes that fail are in [`Reconciled::problems`] and show in [`Reconciled::left`].
+pub fn reconcile(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Reconciled, Error> {
+    let mut done = Reconciled::default();
+    let mut refused = Vec::new();
+    for _ in 0..ROUNDS {
+        let observed = kernel.observe()?;
+        let (wanted, problems) = desired(config, &observed);
+        done.problems = problems;
+        done.left = diff(&wanted, &observed);
+        if done.left.is_empty() {
+            return Ok(done);
+        }
+        refused = kernel.apply(&done.left).err().unwrap_or_default();
+        done.applied.changes.append(&mut done.left.changes);
+    }
+    let observed = kernel.observe()?;
+    let (wanted, problems) = desired(config, &observed);
+    done.problems = problems;
+    done.problems.extend(refused.iter().map(Error::problem));
+    done.left = diff(&wanted, &observed);
+    Ok(done)
+}

@@ -1,0 +1,172 @@
+//! Policy rules, longest prefixes and the check of sources.
+
+use std::net::IpAddr;
+
+use super::node::{LinkId, Node, Route, Rule, Way};
+use super::outcome::Stop;
+use crate::state::{Family, RouteKind, RuleAction};
+
+/// What is looked up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Query {
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    /// None for what the node itself makes, which the kernel takes to come in by the loopback link.
+    pub(super) iif: Option<LinkId>,
+    /// The link that the sender insists on.
+    pub(super) oif: Option<LinkId>,
+}
+
+/// What rules and tables answer.
+#[derive(Debug)]
+pub(super) enum Lookup<'n> {
+    /// A route that delivers or forwards.
+    Found { table: u32, route: &'n Route },
+    /// Nothing matches.
+    Missing,
+    /// A row says no.
+    Refused(Stop),
+}
+
+impl Node {
+    /// Asks the rules in order, as `fib_rules_lookup` does.
+    pub(super) fn lookup(&self, query: &Query) -> Lookup<'_> {
+        let family = Family::of(query.dst);
+        let routing = self.routing(family);
+        for rule in &routing.rules {
+            if !self.selects(rule, query) {
+                continue;
+            }
+            let row = || format!("rule {} {family}", rule.priority);
+            let number = match rule.action {
+                RuleAction::Blackhole => return Lookup::Refused(Stop::Blackhole { row: row() }),
+                RuleAction::Prohibit => return Lookup::Refused(Stop::Prohibited { row: row() }),
+                RuleAction::Unreachable => {
+                    return Lookup::Refused(Stop::Unreachable { row: row() });
+                }
+                // `goto` and `nop` are no more than their own absence here.
+                RuleAction::Other(_) => continue,
+                RuleAction::Lookup(number) => number,
+            };
+            let Some(table) = routing.table(number) else {
+                continue;
+            };
+            for route in table.matching(query.dst) {
+                let row = || route_name(route, number, family);
+                match route.kind {
+                    RouteKind::Blackhole => {
+                        return Lookup::Refused(Stop::Blackhole { row: row() });
+                    }
+                    RouteKind::Prohibit => return Lookup::Refused(Stop::Prohibited { row: row() }),
+                    RouteKind::Unreachable => {
+                        return Lookup::Refused(Stop::Unreachable { row: row() });
+                    }
+                    RouteKind::Throw => break,
+                    RouteKind::Local => {
+                        return Lookup::Found {
+                            table: number,
+                            route,
+                        };
+                    }
+                    RouteKind::Unicast => {
+                        // A dead route does not hide a shorter prefix or a larger metric.
+                        if self.ways(route, query).next().is_some() {
+                            return Lookup::Found {
+                                table: number,
+                                route,
+                            };
+                        }
+                    }
+                }
+            }
+        }
+        Lookup::Missing
+    }
+
+    /// The ways of a route that the kernel would use.
+    pub(super) fn ways<'n>(
+        &'n self,
+        route: &'n Route,
+        query: &Query,
+    ) -> impl Iterator<Item = &'n Way> {
+        // IPv6 only prefers the wanted link (`RT6_LOOKUP_F_IFACE` is not set where the source is given).
+        let oif = query.oif.filter(|_| query.dst.is_ipv4());
+        route.ways.iter().filter(move |way| {
+            let link = self.link(way.link);
+            let no_carrier_only = link.up && !link.carrier;
+            (!way.dead || no_carrier_only) && oif.is_none_or(|oif| oif == way.link)
+        })
+    }
+
+    fn selects(&self, rule: &Rule, query: &Query) -> bool {
+        let iif = |wanted: LinkId| match query.iif {
+            Some(link) => link == wanted,
+            None => &*self.link(wanted).name == "lo",
+        };
+        let selected = rule.src.is_none_or(|net| net.contains(&query.src))
+            && rule.dst.is_none_or(|net| net.contains(&query.dst))
+            && rule.iif.is_none_or(iif)
+            && rule.oif.is_none_or(|wanted| query.oif == Some(wanted))
+            // No packet here carries a mark.
+            && rule.mark.is_none_or(|(mark, mask)| mark & mask == 0);
+        selected != rule.invert
+    }
+
+    /// `fib_validate_source`: whether a source may come in by a link, given where its packet would go.
+    pub(super) fn refuse_source(
+        &self,
+        link: LinkId,
+        src: IpAddr,
+        dst: IpAddr,
+        oif: Option<LinkId>,
+    ) -> Option<Stop> {
+        if !src.is_ipv4() {
+            return None;
+        }
+        let at = self.link(link);
+        let filtered = || {
+            (at.rp_filter > 0).then(|| Stop::RpFilter {
+                link: at.name.to_string(),
+                src,
+            })
+        };
+        let martian = || {
+            Some(Stop::MartianSource {
+                link: at.name.to_string(),
+                src,
+            })
+        };
+        if at.rp_filter == 0 && !self.ipv4.custom {
+            return if at.accept_local || self.holder(src).is_none() {
+                None
+            } else {
+                martian()
+            };
+        }
+        let back = Query {
+            src: dst,
+            dst: src,
+            iif: oif,
+            oif: None,
+        };
+        let Lookup::Found { route, .. } = self.lookup(&back) else {
+            return if self.partial { None } else { filtered() };
+        };
+        if route.kind == RouteKind::Local && !at.accept_local {
+            return martian();
+        }
+        if route.ways.iter().any(|way| way.link == link) {
+            return None;
+        }
+        // A link without an address has no say; a loose filter is content with any way back.
+        if at.rp_filter == 1 || !at.addresses.iter().any(|net| net.addr().is_ipv4()) {
+            return filtered();
+        }
+        None
+    }
+}
+
+/// The name of a route.
+pub(super) fn route_name(route: &Route, table: u32, family: Family) -> String {
+    format!("{} table {table}", route.dst(family))
+}

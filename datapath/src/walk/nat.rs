@@ -1,0 +1,130 @@
+//! The address translations that the datapath owns, and the memory of them by which answers find back.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Packet;
+use super::node::{LinkId, Node, NodeId, address, bits, masked};
+use crate::state::{Family, Nat};
+
+/// What connection tracking of one node knows of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tracked {
+    node: NodeId,
+    before: Packet,
+    after: Packet,
+}
+
+impl Tracked {
+    pub(super) fn new(node: NodeId, before: Packet, after: Packet) -> Self {
+        Self {
+            node,
+            before,
+            after,
+        }
+    }
+
+    /// Whether a packet answers the one that was tracked; as it reaches the node.
+    fn is_answered_by(&self, node: NodeId, packet: &Packet) -> bool {
+        self.node == node
+            && self.after.protocol == packet.protocol
+            && self.after.src == packet.dst
+            && self.after.dst == packet.src
+            && self.after.src_port == packet.dst_port
+            && self.after.dst_port == packet.src_port
+    }
+}
+
+/// What a node's NAT does with one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Translation {
+    /// A connection's first packet: the rules are asked.
+    Fresh,
+    /// Of a connection that began elsewhere or in the middle: nothing is done.
+    Ignored,
+    /// An answer: the destination was put back; the source becomes this one on the way out.
+    Undone(IpAddr),
+}
+
+/// The first thing that happens to a packet in a node with NAT: an answer's destination is put back, or the destination
+/// is exchanged.
+pub(super) fn enter(
+    node: &Node,
+    id: NodeId,
+    ingress: Option<LinkId>,
+    tracked: &[Tracked],
+    answering: bool,
+    packet: &mut Packet,
+) -> Translation {
+    if answering {
+        if let Some(known) = tracked
+            .iter()
+            .find(|known| known.is_answered_by(id, packet))
+        {
+            packet.dst = known.before.src;
+            return Translation::Undone(known.before.dst);
+        }
+        // Only UDP may begin with an answer; for TCP and ICMP that is an invalid state, which NAT leaves alone.
+        if packet.protocol != Packet::UDP {
+            return Translation::Ignored;
+        }
+    }
+    if let Some(link) = ingress {
+        let name = &*node.link(link).name;
+        for row in &node.nat {
+            if let Nat::Netmap { dst, input, to } = row
+                && input == name
+                && dst.contains(&packet.dst)
+            {
+                packet.dst = netmapped(packet.dst, *to);
+                break;
+            }
+        }
+    }
+    Translation::Fresh
+}
+
+/// The last thing: an answer's source is put back, or the source is exchanged.
+pub(super) fn leave(
+    node: &Node,
+    egress: LinkId,
+    next_hop: IpAddr,
+    translation: Translation,
+    packet: &mut Packet,
+) {
+    match translation {
+        Translation::Ignored => return,
+        Translation::Undone(src) => {
+            packet.src = src;
+            return;
+        }
+        Translation::Fresh => {}
+    }
+    let link = node.link(egress);
+    for row in &node.nat {
+        let src = match row {
+            Nat::Masquerade { src, out }
+                if src.contains(&packet.src)
+                    && out.as_deref().is_none_or(|out| out == &*link.name) =>
+            {
+                link.source(next_hop)
+            }
+            Nat::Snat { src, out, to } if src.contains(&packet.src) && out == &*link.name => {
+                Some(*to)
+            }
+            Nat::Masquerade { .. } | Nat::Netmap { .. } | Nat::Snat { .. } => continue,
+        };
+        if let Some(src) = src {
+            packet.src = src;
+        }
+        return;
+    }
+}
+
+/// The address with the network bits of another network.
+fn netmapped(ip: IpAddr, to: IpNet) -> IpAddr {
+    let length = to.prefix_len();
+    let host = bits(ip) & !masked(u128::MAX, length);
+    address(masked(bits(to.addr()), length) | host, Family::of(ip))
+}

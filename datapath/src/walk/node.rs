@@ -1,0 +1,699 @@
+//! One node's tables, indexed for the questions that a packet asks.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::mac::Mac;
+use crate::state::{
+    Family, LinkKind, Nat, NeighbourState, NodeState, RouteKind, RuleAction, TABLE_LOCAL,
+    TABLE_MAIN,
+};
+
+/// The position of a node in a world.
+pub(super) type NodeId = u32;
+/// The position of a link in a node.
+pub(super) type LinkId = u32;
+
+/// `RT_TABLE_DEFAULT`.
+const TABLE_DEFAULT: u32 = 253;
+
+/// An address, left-aligned in 128 bits so that one search serves both families.
+pub(super) fn bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+/// The inverse of [`bits`].
+pub(super) fn address(bits: u128, family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => {
+            let [a, b, c, d, ..] = bits.to_be_bytes();
+            IpAddr::from([a, b, c, d])
+        }
+        Family::Ipv6 => IpAddr::from(bits.to_be_bytes()),
+    }
+}
+
+/// The bits of a prefix of that length.
+pub(super) fn masked(bits: u128, length: u8) -> u128 {
+    // A shift by the whole width is the one that `>>` does not define.
+    bits & !u128::MAX.checked_shr(u32::from(length)).unwrap_or(0)
+}
+
+/// Rows in the order of their keys: as quick as a hash map at these sizes and half its memory, which counts where every
+/// gateway of a fleet has a row for every other.
+#[derive(Debug)]
+struct Sorted<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Sorted<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Ord + Copy, V> Sorted<K, V> {
+    fn new(mut rows: Vec<(K, V)>) -> Self {
+        rows.sort_by_key(|row| row.0);
+        rows.shrink_to_fit();
+        Self(rows)
+    }
+
+    /// All rows under a key.
+    fn get(&self, key: K) -> &[(K, V)] {
+        let start = self.0.partition_point(|row| row.0 < key);
+        let rows = self.0.get(start..).unwrap_or_default();
+        let end = rows
+            .iter()
+            .position(|row| row.0 != key)
+            .unwrap_or(rows.len());
+        rows.get(..end).unwrap_or_default()
+    }
+}
+
+/// What a link does with a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bridge,
+    Loopback,
+    Plain,
+    Vxlan(Tunnel),
+}
+
+/// A VXLAN link's parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tunnel {
+    pub(super) vni: u32,
+    pub(super) port: u16,
+    pub(super) local: Option<IpAddr>,
+    pub(super) lower: Option<LinkId>,
+    pub(super) learning: bool,
+}
+
+/// A link with the settings that belong to it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) name: Box<str>,
+    /// False for a name that only other rows mention.
+    pub(super) exists: bool,
+    pub(super) mac: Option<Mac>,
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    pub(super) carrier: bool,
+    pub(super) kind: Kind,
+    pub(super) master: Option<LinkId>,
+    /// The ports of a bridge.
+    pub(super) ports: Vec<LinkId>,
+    pub(super) forward4: bool,
+    pub(super) ipv6_off: bool,
+    pub(super) force_forward6: bool,
+    /// The larger of the link's and the node's, as the kernel takes it.
+    pub(super) rp_filter: i64,
+    pub(super) accept_local: bool,
+    pub(super) proxy_arp: bool,
+    pub(super) addresses: Vec<IpNet>,
+    /// Whether the link leads to the network that the tunnels run over.
+    pub(super) underlay: bool,
+    /// The other end, if the world was told.
+    pub(super) wire: Option<(NodeId, Box<str>)>,
+}
+
+impl Link {
+    fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            exists: false,
+            mac: None,
+            mtu: 0,
+            up: false,
+            carrier: false,
+            kind: Kind::Plain,
+            master: None,
+            ports: Vec::new(),
+            forward4: true,
+            ipv6_off: false,
+            force_forward6: false,
+            rp_filter: 0,
+            accept_local: false,
+            proxy_arp: false,
+            addresses: Vec::new(),
+            underlay: false,
+            wire: None,
+        }
+    }
+
+    pub(super) fn tunnel(&self) -> Option<&Tunnel> {
+        match &self.kind {
+            Kind::Vxlan(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+
+    /// The first address of a family, preferring one whose prefix holds `near` (`inet_select_addr`).
+    pub(super) fn source(&self, near: IpAddr) -> Option<IpAddr> {
+        let family = Family::of(near);
+        let usable = || {
+            self.addresses
+                .iter()
+                .filter(move |net| Family::of(net.addr()) == family && !is_link_local(net.addr()))
+        };
+        usable()
+            .find(|net| net.contains(&near))
+            .or_else(|| usable().next())
+            .map(IpNet::addr)
+    }
+
+    pub(super) fn has_link_local(&self) -> bool {
+        self.addresses.iter().any(|net| is_link_local(net.addr()))
+    }
+}
+
+/// Whether an IPv6 address is of one link only.
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// One way out of the node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub(super) via: Option<IpAddr>,
+    pub(super) link: LinkId,
+    pub(super) dead: bool,
+}
+
+/// A route without its table.
+#[derive(Debug)]
+pub(super) struct Route {
+    bits: u128,
+    pub(super) length: u8,
+    pub(super) metric: u32,
+    pub(super) kind: RouteKind,
+    pub(super) mtu: Option<u32>,
+    pub(super) src: Option<IpAddr>,
+    pub(super) ways: Box<[Way]>,
+}
+
+impl Route {
+    /// Its destination.
+    pub(super) fn dst(&self, family: Family) -> IpNet {
+        let ip = address(self.bits, family);
+        IpNet::new(ip, self.length).unwrap_or_else(|_| IpNet::from(ip))
+    }
+
+    fn order(&self) -> (u128, u8, u32) {
+        (self.bits, self.length, self.metric)
+    }
+}
+
+/// One table of one family.
+#[derive(Debug, Default)]
+pub(super) struct RouteTable {
+    /// The lengths that occur, longest first.
+    lengths: Vec<u8>,
+    rows: Vec<Route>,
+}
+
+impl RouteTable {
+    fn add(&mut self, route: Route) {
+        self.rows.push(route);
+    }
+
+    fn seal(&mut self) {
+        self.rows.sort_by_key(Route::order);
+        self.rows.shrink_to_fit();
+        self.lengths = self.rows.iter().map(|row| row.length).collect();
+        self.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        self.lengths.dedup();
+    }
+
+    /// The routes to an address: longest prefix first, then smallest metric.
+    pub(super) fn matching(&self, ip: IpAddr) -> impl Iterator<Item = &Route> {
+        let wanted = bits(ip);
+        self.lengths.iter().flat_map(move |&length| {
+            let key = (masked(wanted, length), length);
+            let start = self
+                .rows
+                .partition_point(|row| (row.bits, row.length) < key);
+            self.rows
+                .iter()
+                .skip(start)
+                .take_while(move |row| (row.bits, row.length) == key)
+        })
+    }
+}
+
+/// A policy rule of one family.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) priority: u32,
+    pub(super) src: Option<IpNet>,
+    pub(super) dst: Option<IpNet>,
+    pub(super) iif: Option<LinkId>,
+    pub(super) oif: Option<LinkId>,
+    pub(super) mark: Option<(u32, u32)>,
+    pub(super) invert: bool,
+    pub(super) action: RuleAction,
+}
+
+/// The rules and tables of one family.
+#[derive(Debug, Default)]
+pub(super) struct Routing {
+    /// In the order in which they are asked.
+    pub(super) rules: Vec<Rule>,
+    /// Whether there is a rule that the kernel does not make itself (`fib4_has_custom_rules`).
+    pub(super) custom: bool,
+    /// Whether the tables lack what a kernel adds by itself: local routes, link-local addresses.
+    pub(super) derived: bool,
+    /// By number.
+    tables: Vec<(u32, RouteTable)>,
+}
+
+impl Routing {
+    pub(super) fn table(&self, number: u32) -> Option<&RouteTable> {
+        let at = self
+            .tables
+            .binary_search_by_key(&number, |table| table.0)
+            .ok()?;
+        self.tables.get(at).map(|table| &table.1)
+    }
+
+    fn table_mut(&mut self, number: u32) -> &mut RouteTable {
+        let at = match self.tables.binary_search_by_key(&number, |table| table.0) {
+            Ok(at) => at,
+            Err(at) => {
+                self.tables.insert(at, (number, RouteTable::default()));
+                at
+            }
+        };
+        &mut self.tables[at].1
+    }
+}
+
+/// A neighbour row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Neighbour {
+    pub(super) mac: Option<Mac>,
+    pub(super) state: NeighbourState,
+}
+
+/// A node's tables.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    /// False until tables were put in.
+    pub(super) known: bool,
+    /// Whether the tables hold the tunnels only, as a plan does, and the rest of the node is a matter of trust.
+    pub(super) partial: bool,
+    pub(super) links: Vec<Link>,
+    by_name: HashMap<Box<str>, LinkId>,
+    pub(super) ipv4: Routing,
+    pub(super) ipv6: Routing,
+    /// Who holds which address.
+    addresses: Sorted<IpAddr, LinkId>,
+    neighbours: Sorted<(LinkId, IpAddr), Neighbour>,
+    /// The remote ends behind a VXLAN link.
+    remotes: Sorted<(LinkId, Mac), IpAddr>,
+    /// The port of a bridge behind which a MAC is.
+    ports: Sorted<(LinkId, Mac), LinkId>,
+    pub(super) nat: Vec<Nat>,
+    pub(super) forward6: bool,
+    /// Whether a VXLAN link is a port of a bridge, so that a MAC may be behind this node rather than on it.
+    pub(super) bridges_tunnels: bool,
+}
+
+impl Node {
+    /// A node of which nothing is known.
+    pub(super) fn unknown(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            known: false,
+            partial: false,
+            links: Vec::new(),
+            by_name: HashMap::new(),
+            ipv4: Routing::default(),
+            ipv6: Routing::default(),
+            addresses: Sorted::default(),
+            neighbours: Sorted::default(),
+            remotes: Sorted::default(),
+            ports: Sorted::default(),
+            nat: Vec::new(),
+            forward6: true,
+            bridges_tunnels: false,
+        }
+    }
+
+    /// Indexes a node's tables.
+    pub(super) fn new(name: &str, state: &NodeState) -> Self {
+        let mut node = Self::unknown(name);
+        node.known = true;
+        node.add_links(state);
+        node.add_addresses(state);
+        node.add_sysctls(state);
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let routing = node.routing_of(state, family);
+            match family {
+                Family::Ipv4 => node.ipv4 = routing,
+                Family::Ipv6 => node.ipv6 = routing,
+            }
+        }
+        let neighbours = state
+            .neighbours
+            .iter()
+            .map(|row| {
+                let value = Neighbour {
+                    mac: row.mac,
+                    state: row.state,
+                };
+                ((node.intern(&row.link), row.ip), value)
+            })
+            .collect();
+        node.neighbours = Sorted::new(neighbours);
+        node.add_forwarding(state);
+        node.nat = state.nat.iter().cloned().collect();
+        node.mark_underlay(state);
+        node
+    }
+
+    fn add_links(&mut self, state: &NodeState) {
+        for link in &state.links {
+            let at = self.intern(&link.name);
+            let kind = match &link.kind {
+                LinkKind::Bridge => Kind::Bridge,
+                LinkKind::Loopback => Kind::Loopback,
+                LinkKind::Other { .. } | LinkKind::Veth { .. } => Kind::Plain,
+                LinkKind::Vxlan(vxlan) => Kind::Vxlan(Tunnel {
+                    vni: vxlan.vni,
+                    port: vxlan.port,
+                    local: vxlan.local,
+                    lower: vxlan.lower.as_deref().map(|lower| self.intern(lower)),
+                    learning: vxlan.learning,
+                }),
+            };
+            let master = link.master.as_deref().map(|master| self.intern(master));
+            let row = &mut self.links[at as usize];
+            row.exists = true;
+            row.mac = link.mac;
+            row.mtu = link.mtu;
+            row.up = link.up;
+            // A plan has no index and knows of no carrier.
+            row.carrier = link.carrier || link.index == 0;
+            row.kind = kind;
+            row.master = master;
+            if let Some(master) = master {
+                self.links[master as usize].ports.push(at);
+            }
+        }
+        self.bridges_tunnels = self
+            .links
+            .iter()
+            .any(|link| link.master.is_some() && link.tunnel().is_some());
+        self.partial = !self
+            .links
+            .iter()
+            .any(|link| link.exists && link.tunnel().is_none());
+    }
+
+    fn add_addresses(&mut self, state: &NodeState) {
+        let mut owned = Vec::with_capacity(state.addresses.len());
+        for row in &state.addresses {
+            let at = self.intern(&row.link);
+            self.links[at as usize].addresses.push(row.net);
+            owned.push((row.net.addr(), at));
+        }
+        self.addresses = Sorted::new(owned);
+    }
+
+    fn add_sysctls(&mut self, state: &NodeState) {
+        let value = |name: &str| state.sysctls.get(name).map(|row| row.value);
+        let all4 = value("net.ipv4.conf.all.forwarding").or_else(|| value("net.ipv4.ip_forward"));
+        let rp_all = value("net.ipv4.conf.all.rp_filter").unwrap_or(0);
+        let accept_all = value("net.ipv4.conf.all.accept_local").unwrap_or(0);
+        let proxy_all = value("net.ipv4.conf.all.proxy_arp").unwrap_or(0);
+        let off_all = value("net.ipv6.conf.all.disable_ipv6").unwrap_or(0);
+        self.forward6 = value("net.ipv6.conf.all.forwarding").unwrap_or(1) != 0;
+        for link in &mut self.links {
+            let dotted = link.name.replace('.', "/");
+            let of =
+                |family: &str, what: &str| value(&format!("net.{family}.conf.{dotted}.{what}"));
+            // What was not read is taken to be as a node of a cluster needs it.
+            link.forward4 = of("ipv4", "forwarding").or(all4).unwrap_or(1) != 0;
+            link.rp_filter = rp_all.max(of("ipv4", "rp_filter").unwrap_or(0));
+            link.accept_local = accept_all != 0 || of("ipv4", "accept_local").unwrap_or(0) != 0;
+            link.proxy_arp = proxy_all != 0 || of("ipv4", "proxy_arp").unwrap_or(0) != 0;
+            link.ipv6_off = of("ipv6", "disable_ipv6").unwrap_or(off_all) != 0;
+            link.force_forward6 = of("ipv6", "force_forwarding").unwrap_or(0) != 0;
+        }
+    }
+
+    fn routing_of(&mut self, state: &NodeState, family: Family) -> Routing {
+        let mut routing = Routing::default();
+        for rule in state.rules.iter().filter(|rule| rule.family == family) {
+            routing.rules.push(Rule {
+                priority: rule.priority,
+                src: rule.src,
+                dst: rule.dst,
+                iif: rule.iif.as_deref().map(|link| self.intern(link)),
+                oif: rule.oif.as_deref().map(|link| self.intern(link)),
+                mark: rule.mark,
+                invert: rule.invert,
+                action: rule.action,
+            });
+        }
+        let defaults = [
+            (0, TABLE_LOCAL),
+            (32766, TABLE_MAIN),
+            (32767, TABLE_DEFAULT),
+        ];
+        routing.custom = routing.rules.iter().any(|rule| {
+            !defaults
+                .iter()
+                .any(|&(priority, table)| is_plain(rule, priority, table))
+        });
+        // A kernel whose rules never ask the local table receives nothing, so these rules are a plan's.
+        if !routing
+            .rules
+            .iter()
+            .any(|rule| rule.action == RuleAction::Lookup(TABLE_LOCAL))
+        {
+            for (priority, table) in defaults {
+                if !routing
+                    .rules
+                    .iter()
+                    .any(|rule| rule.action == RuleAction::Lookup(table))
+                {
+                    routing.rules.push(plain(priority, table));
+                }
+            }
+        }
+        routing.rules.sort_by_key(|rule| rule.priority);
+        for route in state
+            .routes
+            .iter()
+            .filter(|route| family_of(route.dst) == family)
+        {
+            let ways = route
+                .hops
+                .iter()
+                .map(|hop| Way {
+                    via: hop.via,
+                    link: self.intern(&hop.link),
+                    dead: hop.dead,
+                })
+                .collect();
+            routing.table_mut(route.table).add(Route {
+                bits: masked(bits(route.dst.addr()), route.dst.prefix_len()),
+                length: route.dst.prefix_len(),
+                metric: route.metric,
+                kind: route.kind,
+                mtu: route.mtu,
+                src: route.src,
+                ways,
+            });
+        }
+        if routing.table(TABLE_LOCAL).is_none() {
+            routing.derived = true;
+            self.derive_connected(&mut routing, family);
+        }
+        for (_, table) in &mut routing.tables {
+            table.seal();
+        }
+        routing
+    }
+
+    /// The routes that a kernel makes of addresses by itself, for tables that hold none of them.
+    fn derive_connected(&self, routing: &mut Routing, family: Family) {
+        for (at, link) in (0..).zip(&self.links) {
+            for net in &link.addresses {
+                if family_of(*net) != family || (family == Family::Ipv6 && !link.up) {
+                    continue;
+                }
+                let route = |length: u8, kind: RouteKind| Route {
+                    bits: masked(bits(net.addr()), length),
+                    length,
+                    metric: 0,
+                    kind,
+                    mtu: None,
+                    src: Some(net.addr()),
+                    ways: Box::new([Way {
+                        via: None,
+                        link: at,
+                        dead: false,
+                    }]),
+                };
+                routing
+                    .table_mut(TABLE_LOCAL)
+                    .add(route(net.max_prefix_len(), RouteKind::Local));
+                if link.up && net.prefix_len() < net.max_prefix_len() {
+                    let connected = route(net.prefix_len(), RouteKind::Unicast);
+                    let main = routing.table_mut(TABLE_MAIN);
+                    if !main.rows.iter().any(|row| row.order() == connected.order()) {
+                        main.add(connected);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_forwarding(&mut self, state: &NodeState) {
+        let mut remotes = Vec::new();
+        let mut ports = Vec::new();
+        for row in &state.fdb {
+            let link = self.intern(&row.link);
+            match row.dst {
+                Some(dst) => remotes.push(((link, row.mac), dst)),
+                None => {
+                    if let Some(bridge) = self.links[link as usize].master {
+                        ports.push(((bridge, row.mac), link));
+                    }
+                }
+            }
+        }
+        self.remotes = Sorted::new(remotes);
+        self.ports = Sorted::new(ports);
+    }
+
+    /// The underlay is what tunnels are bound to and what default routes use; in a node with neither, any real link.
+    fn mark_underlay(&mut self, state: &NodeState) {
+        let mut marked = Vec::new();
+        for link in &self.links {
+            if let Some(tunnel) = link.tunnel() {
+                marked.extend(tunnel.lower);
+                marked.extend(tunnel.local.and_then(|local| self.holder(local)));
+            }
+        }
+        for route in state
+            .routes
+            .iter()
+            .filter(|route| route.dst.prefix_len() == 0)
+        {
+            marked.extend(
+                route
+                    .hops
+                    .iter()
+                    .filter_map(|hop| self.link_named(&hop.link)),
+            );
+        }
+        if marked.is_empty() {
+            marked.extend(0..self.links.len() as LinkId);
+        }
+        for at in marked {
+            let link = &mut self.links[at as usize];
+            link.underlay = link.exists && matches!(link.kind, Kind::Bridge | Kind::Plain);
+            if link.underlay {
+                for port in link.ports.clone() {
+                    self.links[port as usize].underlay =
+                        self.links[port as usize].kind == Kind::Plain;
+                }
+            }
+        }
+    }
+
+    fn intern(&mut self, name: &str) -> LinkId {
+        if let Some(&at) = self.by_name.get(name) {
+            return at;
+        }
+        let at = self.links.len() as LinkId;
+        self.links.push(Link::named(name));
+        self.by_name.insert(name.into(), at);
+        at
+    }
+
+    /// Says what a link is joined to; the link need not be there.
+    pub(super) fn set_wire(&mut self, link: &str, far: (NodeId, Box<str>)) {
+        let at = self.intern(link);
+        self.links[at as usize].wire = Some(far);
+    }
+
+    pub(super) fn link_named(&self, name: &str) -> Option<LinkId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The link under an index that this node gave out.
+    pub(super) fn link(&self, at: LinkId) -> &Link {
+        &self.links[at as usize]
+    }
+
+    pub(super) fn routing(&self, family: Family) -> &Routing {
+        match family {
+            Family::Ipv4 => &self.ipv4,
+            Family::Ipv6 => &self.ipv6,
+        }
+    }
+
+    /// The first link that holds an address.
+    pub(super) fn holder(&self, ip: IpAddr) -> Option<LinkId> {
+        self.addresses.get(ip).first().map(|row| row.1)
+    }
+
+    pub(super) fn holds_on(&self, link: LinkId, ip: IpAddr) -> bool {
+        self.addresses.get(ip).iter().any(|row| row.1 == link)
+    }
+
+    /// Every address with its link.
+    pub(super) fn held(&self) -> impl Iterator<Item = (IpAddr, LinkId)> {
+        self.addresses.0.iter().copied()
+    }
+
+    pub(super) fn neighbour(&self, link: LinkId, ip: IpAddr) -> Option<Neighbour> {
+        self.neighbours.get((link, ip)).first().map(|row| row.1)
+    }
+
+    pub(super) fn remotes(&self, link: LinkId, mac: Mac) -> impl ExactSizeIterator<Item = IpAddr> {
+        self.remotes.get((link, mac)).iter().map(|row| row.1)
+    }
+
+    pub(super) fn port(&self, bridge: LinkId, mac: Mac) -> Option<LinkId> {
+        self.ports.get((bridge, mac)).first().map(|row| row.1)
+    }
+}
+
+fn family_of(net: IpNet) -> Family {
+    Family::of(net.addr())
+}
+
+fn plain(priority: u32, table: u32) -> Rule {
+    Rule {
+        priority,
+        src: None,
+        dst: None,
+        iif: None,
+        oif: None,
+        mark: None,
+        invert: false,
+        action: RuleAction::Lookup(table),
+    }
+}
+
+fn is_plain(rule: &Rule, priority: u32, table: u32) -> bool {
+    rule.priority == priority
+        && rule.action == RuleAction::Lookup(table)
+        && !rule.invert
+        && rule.src.is_none()
+        && rule.dst.is_none()
+        && rule.iif.is_none()
+        && rule.oif.is_none()
+        && rule.mark.is_none()
+}

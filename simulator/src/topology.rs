@@ -1,0 +1,282 @@
+//! A topology file, read, checked, and completed with names, prefixes and addresses.
+//!
+//! ```text
+//! text ──document──► keys and types ──rules──► names, ranges, prefixes ──addresses──► Topology ──rules──► overlaps
+//! ```
+//!
+//! Reading is pure: what this kernel cannot do is for whoever builds the lab to say. Every refusal is an
+//! [`Error::Input`] with the line and the rule.
+
+mod addresses;
+mod document;
+mod rules;
+mod schema;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use datapath::state::Family;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use addresses::{UNDERLAY_V4, UNDERLAY_V6};
+pub use rules::is_dns_label;
+pub use schema::schema;
+
+use crate::Error;
+
+/// The most clusters that a topology may have.
+pub const MAX_CLUSTERS: usize = 10_000;
+/// The most nodes that a cluster may have.
+pub const MAX_NODES: u32 = 500;
+
+/// A fleet to be built, with nothing left open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The lab's name, where the file gives one.
+    pub name: Option<String>,
+    /// The clusters, in the file's order; the first is the control plane.
+    pub clusters: Vec<Cluster>,
+    /// Whether every node runs floaters from the start.
+    pub floater: bool,
+    /// How floaters are run.
+    pub floaters: Floaters,
+    /// What is broken once the lab is up.
+    pub faults: Vec<Fault>,
+    /// What a diagnosis has to find.
+    pub expect: Vec<Expect>,
+}
+
+/// A cluster to be built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name, a DNS label, unique in the topology.
+    pub name: String,
+    /// How its nodes reach other clusters.
+    pub mode: Mode,
+    /// The families it has.
+    pub family: Families,
+    /// Its nodes, `n1` first.
+    pub nodes: Vec<Node>,
+    /// Its pod prefixes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Its service prefixes.
+    pub service_cidrs: Vec<IpNet>,
+    /// Prefixes of the cluster and what they are called outside of it, as in the Cluster object.
+    pub global_cidrs_map: BTreeMap<String, String>,
+    /// The segment its nodes stand on.
+    pub segment: Segment,
+    /// How that segment behaves.
+    pub underlay: Underlay,
+}
+
+/// A node to be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// `n1`, `n2`, ….
+    pub name: String,
+    /// Its underlay address, where the cluster has IPv4.
+    pub ip: Option<Ipv4Addr>,
+    /// Its underlay address, where the cluster has IPv6.
+    pub ip6: Option<Ipv6Addr>,
+    /// Its share of the cluster's pod prefixes, at most one per family, IPv4 first.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+impl Node {
+    /// Its underlay addresses, IPv4 first.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        let (ip, ip6) = (self.ip.map(IpAddr::V4), self.ip6.map(IpAddr::V6));
+        ip.into_iter().chain(ip6)
+    }
+}
+
+/// The part of the underlay that a cluster's nodes share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The underlay router's addresses on it, with the length of the segment's prefix; one per family of the cluster.
+    pub routers: Vec<IpNet>,
+}
+
+/// How a segment behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// The largest packet, bytes.
+    pub mtu: u32,
+    /// How long a packet takes more than it must.
+    pub delay: Duration,
+    /// The share of packets that is lost, 0 to 1.
+    pub loss: f64,
+}
+
+/// How a cluster's nodes reach other clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Through the cluster's gateway node.
+    Gateway,
+    /// Each node for itself.
+    P2p,
+}
+
+/// The modes of a generated fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModeChoice {
+    /// All clusters in gateway mode.
+    Gateway,
+    /// Gateway and p2p in turn.
+    Mixed,
+    /// All clusters in p2p mode.
+    P2p,
+}
+
+/// The families of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// Both.
+    All,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
+/// The families of a generated fleet.
+pub type FamilyChoice = Families;
+
+impl Families {
+    /// Whether it has a family.
+    #[must_use]
+    pub fn has(self, family: Family) -> bool {
+        matches!(
+            (self, family),
+            (Self::All, _) | (Self::Ipv4, Family::Ipv4) | (Self::Ipv6, Family::Ipv6)
+        )
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        })
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gateway => "gateway",
+            Self::P2p => "p2p",
+        })
+    }
+}
+
+/// How floaters are run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Floaters {
+    /// Processes up to [`Floaters::PROCESS_CLUSTERS`] clusters, shared above.
+    #[default]
+    Auto,
+    /// One process each.
+    Process,
+    /// Many in the lab's own process, on sockets opened in their namespaces.
+    Shared,
+}
+
+impl Floaters {
+    /// Up to how many clusters `auto` means a process each.
+    pub const PROCESS_CLUSTERS: usize = 200;
+}
+
+/// A fault to be injected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Its cause code.
+    pub code: String,
+    /// `CLUSTER` or `CLUSTER/NODE`.
+    pub at: String,
+    /// The other side, `CLUSTER` or `CLUSTER/NODE`, where the fault concerns one.
+    pub peer: Option<String>,
+}
+
+/// What a diagnosis has to find.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    /// A finding.
+    Finding {
+        /// Its cause code.
+        code: String,
+        /// Where: `CLUSTER` or `CLUSTER/NODE`; none for anywhere.
+        at: Option<String>,
+    },
+    /// The whole verdict.
+    Verdict(String),
+}
+
+/// Reads a topology file; `file` names it in refusals.
+///
+/// # Errors
+/// [`Error::Input`] with the first line that breaks a rule.
+pub fn parse(text: &str, file: &str) -> Result<Topology, Error> {
+    let document = document::read(text, file)?;
+    rules::complete(document, file)
+}
+
+/// The topology that `--clusters`, `--nodes`, `--mode` and `--family` ask for; clusters are `c1`, `c2`, ….
+///
+/// # Errors
+/// [`Error::Input`] that names the argument which is out of range.
+pub fn generated(
+    clusters: usize,
+    nodes: usize,
+    mode: ModeChoice,
+    family: FamilyChoice,
+) -> Result<Topology, Error> {
+    if !(1..=MAX_CLUSTERS).contains(&clusters) {
+        return Err(Error::argument(
+            "--clusters",
+            format!("must be from 1 to {MAX_CLUSTERS}, not {clusters}"),
+        ));
+    }
+    let nodes = u32::try_from(nodes)
+        .ok()
+        .filter(|nodes| (1..=MAX_NODES).contains(nodes))
+        .ok_or_else(|| {
+            Error::argument(
+                "--nodes",
+                format!("must be from 1 to {MAX_NODES}, not {nodes}"),
+            )
+        })?;
+    let clusters = (0..clusters)
+        .map(|index| {
+            let mode = match mode {
+                ModeChoice::Gateway => Mode::Gateway,
+                ModeChoice::P2p => Mode::P2p,
+                ModeChoice::Mixed if index % 2 == 0 => Mode::Gateway,
+                ModeChoice::Mixed => Mode::P2p,
+            };
+            rules::Draft::generated(rules::default_name(index, clusters), mode, family, nodes)
+        })
+        .collect();
+    let clusters = addresses::assign(clusters)
+        .map_err(|refusal| Error::argument("--clusters", refusal.rule))?;
+    Ok(Topology {
+        name: None,
+        clusters,
+        floater: true,
+        floaters: Floaters::Auto,
+        faults: Vec::new(),
+        expect: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! A simulated fleet that is gone when the test is.
+
+use serde_json::Value;
+
+use crate::program::{Place, Ran};
+
+pub(crate) struct Lab {
+    pub(crate) place: Place,
+    /// Names of the clusters, sorted.
+    pub(crate) clusters: Vec<String>,
+}
+
+impl Lab {
+    /// `sim up` with these arguments.
+    #[track_caller]
+    pub(crate) fn up(arguments: &[&str]) -> Self {
+        Self::up_in(Place::new(), arguments)
+    }
+
+    #[track_caller]
+    pub(crate) fn up_in(place: Place, arguments: &[&str]) -> Self {
+        let ran = place.run(["sim", "up"].iter().chain(arguments)).expect(0);
+        let kubeconfig = ran.stdout.trim();
+        assert!(
+            std::path::Path::new(kubeconfig).is_file(),
+            "`{kubeconfig}` is no kubeconfig"
+        );
+        let mut lab = Self {
+            place,
+            clusters: Vec::new(),
+        };
+        let report = lab.analyse();
+        lab.clusters = names(&report, "/clusters", "name");
+        lab
+    }
+
+    #[track_caller]
+    pub(crate) fn analyse(&self) -> Value {
+        let name = self.name();
+        self.place
+            .run(["analyse", "--sim", &name, "-o", "json"])
+            .json()
+    }
+
+    /// The only lab's name.
+    #[track_caller]
+    pub(crate) fn name(&self) -> String {
+        let mut entries: Vec<_> = std::fs::read_dir(self.place.state())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().is_dir())
+            .collect();
+        assert_eq!(entries.len(), 1);
+        entries.remove(0).file_name().into_string().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn kubeconfig(&self) -> String {
+        self.place
+            .run(["sim", "kubeconfig"])
+            .expect(0)
+            .stdout
+            .trim()
+            .to_owned()
+    }
+
+    /// `dr --sim` with these further arguments, as JSON; the exit code goes with it.
+    #[track_caller]
+    pub(crate) fn dr(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let name = self.name();
+        let ran = self
+            .place
+            .run(["dr", "--sim", &name, "-o", "json"].iter().chain(arguments));
+        let report = ran.json();
+        (ran.code, report)
+    }
+
+    /// Runs a program in the network namespace of a place of the lab.
+    #[track_caller]
+    pub(crate) fn exec(&self, at: &str, command: &[&str]) -> Ran {
+        self.place
+            .run(["sim", "exec", at, "--"].iter().chain(command))
+    }
+
+    #[track_caller]
+    pub(crate) fn exec_ok(&self, at: &str, command: &[&str]) -> String {
+        self.exec(at, command).expect(0).stdout
+    }
+
+    #[track_caller]
+    pub(crate) fn exec_json(&self, at: &str, command: &[&str]) -> Value {
+        self.exec(at, command).expect(0).json()
+    }
+
+    /// Takes the lab down and asserts that nothing is left.
+    #[track_caller]
+    pub(crate) fn down(self) {
+        self.place.run(["sim", "down"]).expect(0);
+        self.place.assert_empty();
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Also after a failed assertion; a lab that is down already has nothing to say.
+        let _ = self.place.command(["sim", "down", "--all"]).output();
+    }
+}
+
+/// A field of each object of an array.
+#[track_caller]
+pub(crate) fn names(report: &Value, array: &str, field: &str) -> Vec<String> {
+    let entries = report.pointer(array).and_then(Value::as_array);
+    let entries = entries.unwrap_or_else(|| panic!("no array {array} in {report:#}"));
+    entries
+        .iter()
+        .map(|entry| entry[field].as_str().unwrap_or_default().to_owned())
+        .collect()
+}

@@ -1,0 +1,130 @@
+//! Every check of the project, in the order in which it is cheapest to fail.
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+use std::time::Instant;
+
+mod cargo;
+mod enter;
+mod licences;
+mod measures;
+mod purity;
+mod suites;
+mod tally;
+
+use cargo::Cargo;
+use tally::Tally;
+
+/// What the gate is asked to do.
+#[derive(Debug, clap::Parser)]
+#[command(name = "gate", about = "Run every check of the project")]
+pub struct Options {
+    /// Only what the everyday loop needs: format, lints, direction of dependencies, tests without privilege
+    #[arg(long, conflicts_with = "bench")]
+    quick: bool,
+    /// Print the project's measures instead of judging it
+    #[arg(long)]
+    bench: bool,
+    /// Only test suites whose package or name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// Runs one of the gate's own verbs, by which it starts itself; none where the word is no such verb.
+#[must_use]
+pub fn hidden(verb: &OsStr, rest: &[OsString]) -> Option<ExitCode> {
+    if verb == enter::VERB {
+        Some(enter::run(rest))
+    } else if verb == enter::CAPABILITIES {
+        Some(enter::print_capabilities())
+    } else if verb == measures::PEAK {
+        Some(measures::run_and_weigh(rest))
+    } else {
+        None
+    }
+}
+
+/// Runs the gate; success only if nothing failed. The last line is `N passed, N failed, N skipped`.
+#[must_use]
+pub fn run(options: &Options) -> ExitCode {
+    let started = Instant::now();
+    let cargo = Cargo::here();
+    if options.bench {
+        return measures::run(&cargo);
+    }
+    let mut tally = Tally::from_environment();
+    if let Some(only) = &options.only {
+        suites::run(&cargo, &mut tally, suites::Reach::All, Some(only));
+    } else {
+        checks(&cargo, &mut tally, options.quick);
+    }
+    tally.print(started.elapsed());
+    if tally.failed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn checks(cargo: &Cargo, tally: &mut Tally, quick: bool) {
+    tally.step("format", || cargo.run(&["fmt", "--all", "--", "--check"]));
+    tally.step("direction of dependencies", || purity::check(cargo));
+    if !quick {
+        tally.step("licences and duplicates", || licences::check(cargo));
+    }
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    tally.step("lints", || cargo.run(&lints));
+    if quick {
+        suites::run(cargo, tally, suites::Reach::Unprivileged, None);
+        return;
+    }
+    for (package, features) in purity::ALONE {
+        let name = format!(
+            "{package} alone, features [{}]",
+            features.unwrap_or("default")
+        );
+        tally.step(&name, || {
+            let mut arguments = vec!["check", "--quiet", "--package", package];
+            if let Some(features) = features {
+                arguments.extend(["--no-default-features", "--features", features]);
+            }
+            cargo.run(&arguments)
+        });
+    }
+    tally.step("documentation", || {
+        cargo.run_with(
+            &[
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+                "--quiet",
+            ],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        )
+    });
+    suites::run(cargo, tally, suites::Reach::All, None);
+    tally.step("examples in documentation", || {
+        cargo.run(&["test", "--workspace", "--doc", "--quiet"])
+    });
+    tally.step("benches, once", || {
+        cargo.run(&[
+            "bench",
+            "--workspace",
+            "--benches",
+            "--quiet",
+            "--profile",
+            "dev",
+            "--",
+            "--test",
+        ])
+    });
+}
