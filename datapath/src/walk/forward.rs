@@ -256,6 +256,10 @@ impl<'w> Walker<'w> {
             oif: at.oif,
         };
         let found = node.lookup(&query);
+        let row = match &found {
+            Lookup::Found { table, route } => Some((*route, *table)),
+            Lookup::Missing | Lookup::Refused(_) => None,
+        };
         if let Lookup::Found { table, route } = &found {
             self.edit(hop, |hop| {
                 hop.route = Some(route_name(route, *table, family));
@@ -340,9 +344,8 @@ impl<'w> Walker<'w> {
         }
         let place = (id, at.ingress, at.packet.src, at.packet.dst);
         if at.seen.contains(&place) {
-            let row = route.map_or_else(String::new, |route| {
-                self.route_row(hop)
-                    .unwrap_or_else(|| route.dst(family).to_string())
+            let row = row.map_or_else(String::new, |(route, table)| {
+                route_name(route, table, family)
             });
             return Err(stopped(Stop::Loop { row }));
         }
@@ -451,10 +454,6 @@ impl<'w> Walker<'w> {
         {
             change(hop);
         }
-    }
-
-    fn route_row(&self, at: usize) -> Option<String> {
-        self.hops.get(at).and_then(|hop| hop.route.clone())
     }
 
     /// Notes the tunnel that the last hop's packet goes into.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::node::{LinkId, Node, Route, Rule, Way};
 use super::outcome::Stop;
+use crate::nodeconfig::METRIC_IPV6;
 use crate::state::{Family, RouteKind, RuleAction};
 
 /// What is looked up.
@@ -37,7 +38,7 @@ impl Node {
             if !self.selects(rule, query) {
                 continue;
             }
-            let row = || format!("rule {} {family}", rule.priority);
+            let row = || rule.name.to_string();
             let number = match rule.action {
                 RuleAction::Blackhole => return Lookup::Refused(Stop::Blackhole { row: row() }),
                 RuleAction::Prohibit => return Lookup::Refused(Stop::Prohibited { row: row() }),
@@ -166,7 +167,16 @@ impl Node {
     }
 }
 
-/// The name of a route.
+/// The name of a route, as [`crate::diff::name_of`] writes it.
 pub(super) fn route_name(route: &Route, table: u32, family: Family) -> String {
-    format!("{} table {table}", route.dst(family))
+    let usual = match family {
+        Family::Ipv4 => 0,
+        Family::Ipv6 => METRIC_IPV6,
+    };
+    let dst = route.dst(family);
+    if route.metric == usual {
+        format!("{dst} table {table}")
+    } else {
+        format!("{dst} table {table} metric {}", route.metric)
+    }
 }

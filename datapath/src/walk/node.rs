@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::diff::name_of;
 use crate::mac::Mac;
 use crate::state::{
-    Family, LinkKind, Nat, NeighbourState, NodeState, RouteKind, RuleAction, TABLE_LOCAL,
+    Family, LinkKind, Nat, NeighbourState, NodeState, RouteKind, Row, RuleAction, TABLE_LOCAL,
     TABLE_MAIN,
 };
 
@@ -248,6 +249,8 @@ impl RouteTable {
 /// A policy rule of one family.
 #[derive(Debug)]
 pub(super) struct Rule {
+    /// As it is written everywhere.
+    pub(super) name: Box<str>,
     pub(super) priority: u32,
     pub(super) src: Option<IpNet>,
     pub(super) dst: Option<IpNet>,
@@ -452,6 +455,7 @@ impl Node {
         let mut routing = Routing::default();
         for rule in state.rules.iter().filter(|rule| rule.family == family) {
             routing.rules.push(Rule {
+                name: name_of(&Row::Rule(rule.clone())).into(),
                 priority: rule.priority,
                 src: rule.src,
                 dst: rule.dst,
@@ -676,6 +680,7 @@ fn family_of(net: IpNet) -> Family {
 
 fn plain(priority: u32, table: u32) -> Rule {
     Rule {
+        name: Box::default(),
         priority,
         src: None,
         dst: None,

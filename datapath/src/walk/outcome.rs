@@ -18,10 +18,10 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Whether nothing stopped the packet.
+    /// Whether the packet was stopped. One that left is not thereby where it should be: compare the node that it left.
     #[must_use]
-    pub fn arrived(&self) -> bool {
-        !matches!(self.end, End::Stopped { .. })
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.end, End::Stopped { .. })
     }
 
     /// The rows that decided, as (node, name), in the order in which they did; the row that stopped the packet is last.

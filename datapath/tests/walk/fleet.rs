@@ -151,7 +151,7 @@ pub(crate) fn route(table: u32, dst: IpNet, via: Option<IpAddr>, link: &str) -> 
     Route {
         table,
         dst,
-        metric: 0,
+        metric: if dst.addr().is_ipv4() { 0 } else { 1024 },
         kind: RouteKind::Unicast,
         hops: vec![NextHop {
             via,
