@@ -9,4 +9,12 @@
 //!
 //! Units: microseconds in fields that end in `_us`, milliseconds in `_ms`, packets per second in `_pps`.
 
+#[cfg(feature = "agent")]
+pub mod agent;
+#[cfg(feature = "agent")]
+mod error;
+#[cfg(feature = "agent")]
+pub mod probe;
+pub mod session;
+pub mod stats;
 pub mod wire;

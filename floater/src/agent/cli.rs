@@ -1,0 +1,139 @@
+//! The program `floater`: `serve`, `ping`, `tables`.
+
+mod ping;
+mod settings;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{At, Floater, Here, Silence, Sockets};
+use crate::error::Error;
+
+/// Wrong usage.
+const USAGE: u8 = 64;
+/// Nothing to work with.
+const MISSING: u8 = 69;
+
+/// One end of a probe: say, listen, measure, inspect.
+#[derive(Debug, Parser)]
+#[command(name = "floater", version, disable_help_subcommand = true)]
+enum Verb {
+    /// Live until SIGTERM or the end of FLOATER_TTL_SECONDS, as the environment says.
+    Serve,
+    /// Echo requests to some addresses, once; exit code 1 if one of them does not answer.
+    Ping(ping::Options),
+    /// The tables of this network namespace as JSON.
+    Tables,
+}
+
+/// Runs the program on its arguments, without the program's name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    // Hundreds of floaters start at once in a lab: the usual way does not build a command line parser first.
+    let verb = if args == ["serve"] {
+        Verb::Serve
+    } else {
+        match Verb::try_parse_from(std::iter::once(OsString::from("floater")).chain(args)) {
+            Ok(verb) => verb,
+            Err(error) => {
+                let _ = error.print();
+                return if error.use_stderr() {
+                    ExitCode::from(USAGE)
+                } else {
+                    ExitCode::SUCCESS
+                };
+            }
+        }
+    };
+    match verb {
+        Verb::Serve => done(serve()),
+        Verb::Ping(options) => done(ping::ping(&options)),
+        Verb::Tables => tables(),
+    }
+}
+
+fn done(result: Result<ExitCode, Error>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        eprintln!("floater: {error}{}", cause.unwrap_or_default());
+        ExitCode::from(error.exit_code())
+    })
+}
+
+fn serve() -> Result<ExitCode, Error> {
+    let settings = settings::from_environment(std::env::var_os)?;
+    let sockets: Arc<dyn Sockets> = match settings.bind {
+        Some(address) => Arc::new(At(address)),
+        None => Arc::new(Here),
+    };
+    runtime()?.block_on(async {
+        let mut terminate = handler(SignalKind::terminate())?;
+        let mut interrupt = handler(SignalKind::interrupt())?;
+        let floater = Floater::start(settings.config, sockets).await?;
+        let stopper = floater.stopper();
+        let mut stopped = std::pin::pin!(floater.stopped());
+        let silence = tokio::select! {
+            biased;
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            silence = &mut stopped => Some(silence),
+        };
+        let silence = match silence {
+            Some(silence) => silence,
+            None => {
+                stopper.stop();
+                stopped.await
+            }
+        };
+        eprintln!(
+            "floater: {}",
+            match silence {
+                Silence::Expired => "its time is over",
+                Silence::Stopped => "stopped",
+            }
+        );
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn handler(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Error> {
+    signal(kind).map_err(|source| Error::Socket {
+        doing: "handle signals".to_owned(),
+        source,
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Socket {
+            doing: "start the runtime".to_owned(),
+            source,
+        })
+}
+
+fn tables() -> ExitCode {
+    match Here.tables() {
+        Ok(state) => {
+            let mut out = std::io::stdout().lock();
+            let written = serde_json::to_writer(&mut out, &state)
+                .map_err(std::io::Error::from)
+                .and_then(|()| writeln!(out));
+            match written {
+                Ok(()) => ExitCode::SUCCESS,
+                // Whoever reads has seen enough.
+                Err(_) => ExitCode::FAILURE,
+            }
+        }
+        Err(why) => {
+            eprintln!("floater: {why}");
+            ExitCode::from(MISSING)
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Where a floater's sockets come from.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use datapath::state::{Family, NodeState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 512;
+
+/// Opens what a floater needs in the network that it stands in.
+///
+/// A socket belongs for good to the namespace that it was opened in, whichever thread uses it.
+pub trait Sockets: Send + Sync + 'static {
+    /// A listening socket of both families, or of the one that the network has.
+    ///
+    /// # Errors
+    /// The system's.
+    fn tcp_listener(&self, port: u16) -> io::Result<TcpListener>;
+
+    /// A socket to connect with.
+    ///
+    /// # Errors
+    /// The system's.
+    fn tcp_socket(&self, family: Family) -> io::Result<Socket>;
+
+    /// A socket for echoes: a datagram one where the system lets everybody have it, else a raw one.
+    ///
+    /// # Errors
+    /// The system's.
+    fn icmp_socket(&self, family: Family) -> io::Result<Socket>;
+
+    /// The tables of the network. Blocks.
+    ///
+    /// # Errors
+    /// What could not be read, in words.
+    fn tables(&self) -> Result<NodeState, String>;
+}
+
+/// The network namespace of the calling thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Here;
+
+/// The network namespace of the calling thread, listening on one address only.
+#[derive(Debug, Clone, Copy)]
+pub struct At(pub IpAddr);
+
+impl Sockets for Here {
+    fn tcp_listener(&self, port: u16) -> io::Result<TcpListener> {
+        // An IPv6 socket takes IPv4 as well; where there is no IPv6 at all there is still IPv4.
+        listener(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).or_else(|error| {
+            if error.kind() == io::ErrorKind::AddrInUse {
+                Err(error)
+            } else {
+                listener(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+            }
+        })
+    }
+
+    fn tcp_socket(&self, family: Family) -> io::Result<Socket> {
+        Socket::new(domain(family), Type::STREAM, Some(Protocol::TCP))
+    }
+
+    fn icmp_socket(&self, family: Family) -> io::Result<Socket> {
+        let protocol = match family {
+            Family::Ipv4 => Protocol::ICMPV4,
+            Family::Ipv6 => Protocol::ICMPV6,
+        };
+        Socket::new(domain(family), Type::DGRAM, Some(protocol))
+            .or_else(|_| Socket::new(domain(family), Type::RAW, Some(protocol)))
+    }
+
+    fn tables(&self) -> Result<NodeState, String> {
+        super::inspect::tables()
+    }
+}
+
+impl Sockets for At {
+    fn tcp_listener(&self, port: u16) -> io::Result<TcpListener> {
+        listener(SocketAddr::from((self.0, port)))
+    }
+
+    fn tcp_socket(&self, family: Family) -> io::Result<Socket> {
+        Here.tcp_socket(family)
+    }
+
+    fn icmp_socket(&self, family: Family) -> io::Result<Socket> {
+        Here.icmp_socket(family)
+    }
+
+    fn tables(&self) -> Result<NodeState, String> {
+        Here.tables()
+    }
+}
+
+fn domain(family: Family) -> Domain {
+    match family {
+        Family::Ipv4 => Domain::IPV4,
+        Family::Ipv6 => Domain::IPV6,
+    }
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,630 @@
+//! The probe machine: what to send, when, and what became of it. No sockets, no clock.
+//!
+//! A driver tells it what happened ([`Session::handle`]), asks what to do ([`Session::poll`]) and until when it may
+//! sleep ([`Session::deadline`]). Time is a [`Duration`] since a moment of the driver's choosing.
+//!
+//! ```text
+//!               ┌────────────── bucket, room in the lane, gap since the probe's last packet
+//!               ▼
+//!   queued ─► in flight ─► answered ─────────────┐
+//!                 │  ├───► refused, ICMP error,  ├─► judged ─► the probe's Outcome once all are
+//!                 │  │     wrong identity, local │
+//!                 │  └───► timed out ────────────┘
+//!                 └ late and duplicate answers are counted, once each, and change no verdict
+//! ```
+//!
+//! Law, at any moment: sent = sum of verdicts + in flight ([`Counts`]).
+//!
+//! A lane (ICMP, ICMPv6, TCP) never has more in flight than its socket can hold answers for, so that a floater that was
+//! not scheduled for a while finds every answer waiting and no stall can pass for a loss. For that the driver reads its
+//! sockets empty before it polls, with the time from before it read.
+
+mod bucket;
+mod lane;
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use bucket::Bucket;
+use lane::{Heard, Slot, Window};
+
+use crate::stats::Recorder;
+use crate::wire::{Event, Failure, Outcome, Plan, Protocol};
+
+/// The least time between two packets of one probe.
+pub const GAP: Duration = Duration::from_millis(20);
+
+/// What one small answer and one transmit time stamp take of a socket's receive buffer, bytes.
+pub const ANSWER_BYTES: usize = 1664;
+
+/// Sockets that do not share a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Echoes over IPv4.
+    Icmp4,
+    /// Echoes over IPv6.
+    Icmp6,
+    /// Connections.
+    Tcp,
+}
+
+const LANES: [Lane; 3] = [Lane::Icmp4, Lane::Icmp6, Lane::Tcp];
+
+/// One packet or connection of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    /// Its lane.
+    pub lane: Lane,
+    /// Counted from 0 within the lane.
+    pub number: u64,
+}
+
+impl Token {
+    /// The low 16 bits: the sequence number of an echo, unique among those in flight.
+    #[must_use]
+    pub fn sequence(self) -> u16 {
+        (self.number & 0xffff) as u16
+    }
+}
+
+/// What the driver's sockets can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The receive buffer of the ICMP socket, bytes, as the kernel granted it.
+    pub icmp4_bytes: usize,
+    /// The receive buffer of the ICMPv6 socket, bytes, as the kernel granted it.
+    pub icmp6_bytes: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Random: what nobody else knows about our payloads.
+    pub secret: u64,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Give up on a connection; it is judged already.
+    Abandon {
+        /// Which.
+        token: Token,
+    },
+    /// Connect to a probe's destination and, if it says so, ask who is there.
+    Connect {
+        /// Comes back in [`Input::Connected`].
+        token: Token,
+        /// The place of the probe in the plan.
+        probe: usize,
+    },
+    /// Send an echo request.
+    Echo {
+        /// Comes back in the reply's payload.
+        token: Token,
+        /// Comes back in the reply's payload.
+        cookie: u64,
+        /// Where to.
+        dst: IpAddr,
+        /// Bytes behind the ICMP header.
+        payload_bytes: u16,
+    },
+}
+
+/// What happened to the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A connection came to something: the time it took, or why not.
+    Connected {
+        /// From [`Command::Connect`].
+        token: Token,
+        /// The round-trip time of the handshake, or the failure.
+        result: Result<Duration, Failure>,
+    },
+    /// An ICMP error that quotes one of our echoes.
+    IcmpError {
+        /// The lane of the socket that it came to.
+        lane: Lane,
+        /// The quoted sequence number.
+        sequence: u16,
+        /// The quoted destination.
+        dst: IpAddr,
+        /// Who complains.
+        from: IpAddr,
+        /// The ICMP type.
+        kind: u8,
+        /// The ICMP code.
+        code: u8,
+    },
+    /// The lane's receive buffer ran over: what was in flight may have been answered.
+    Overflowed {
+        /// The lane.
+        lane: Lane,
+    },
+    /// An echo reply.
+    Reply {
+        /// From the payload.
+        token: Token,
+        /// From the payload.
+        cookie: u64,
+        /// Whose address it came from.
+        from: IpAddr,
+        /// When the kernel received it, by its wall clock; none where it did not say.
+        received: Option<Duration>,
+    },
+    /// An echo could not be sent.
+    SendFailed {
+        /// From [`Command::Echo`].
+        token: Token,
+        /// The system's words.
+        error: String,
+        /// Whether the system is short of something, so that sending more makes it worse.
+        short: bool,
+    },
+    /// An echo is about to be sent, by the wall clock of the kernel's time stamps.
+    Sending {
+        /// From [`Command::Echo`].
+        token: Token,
+        /// The time.
+        at: Duration,
+    },
+    /// The kernel gave an echo to the device. To be told before the reply, if both are known.
+    Transmitted {
+        /// From the payload.
+        token: Token,
+        /// From the payload.
+        cookie: u64,
+        /// When, by the kernel's wall clock.
+        at: Duration,
+    },
+}
+
+/// What has been counted. The first six are verdicts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Answered by the right one in time.
+    pub replies: u64,
+    /// Refused connections.
+    pub refused: u64,
+    /// ICMP errors.
+    pub icmp_errors: u64,
+    /// Answered by somebody else.
+    pub wrong: u64,
+    /// Not even sent.
+    pub local: u64,
+    /// Never answered, or too late.
+    pub timeouts: u64,
+    /// Everything tried.
+    pub sent: u64,
+    /// Answers that came after the time was over.
+    pub late: u64,
+    /// Answers to what was answered already.
+    pub duplicates: u64,
+    /// Answers to nothing of ours: wrong cookie, wrong sender, never sent.
+    pub strays: u64,
+    /// Round-trip times by the session's clock, for want of a plausible pair of the kernel's.
+    pub unstamped: u64,
+}
+
+impl Counts {
+    /// The sum of verdicts.
+    #[must_use]
+    pub fn judged(&self) -> u64 {
+        self.replies + self.refused + self.icmp_errors + self.wrong + self.local + self.timeouts
+    }
+}
+
+/// One plan on its way.
+pub struct Session {
+    probes: Vec<Track>,
+    lanes: [Window; 3],
+    turn: usize,
+    bucket: Bucket,
+    timeout: Duration,
+    cookies: Cookies,
+    counts: Counts,
+    unsent: u64,
+    events: VecDeque<Event>,
+    abandon: VecDeque<Token>,
+    started: Option<Duration>,
+    finished: bool,
+}
+
+/// What is known of one probe.
+struct Track {
+    id: u32,
+    dst: IpAddr,
+    payload_bytes: u16,
+    count: u32,
+    sent: u32,
+    judged: u32,
+    received: u32,
+    failure: Option<Failure>,
+    times: Recorder,
+}
+
+impl Session {
+    /// A session of a plan. Probes that ask for no packet are judged at once.
+    #[must_use]
+    pub fn new(plan: &Plan, limits: Limits) -> Self {
+        let mut lanes = [
+            Window::new(limits.icmp4_bytes),
+            Window::new(limits.icmp6_bytes),
+            Window::new(limits.connections),
+        ];
+        let probes: Vec<Track> = plan
+            .probes
+            .iter()
+            .map(|probe| Track {
+                id: probe.id,
+                dst: probe.dst.to_canonical(),
+                payload_bytes: probe.payload_bytes,
+                count: u32::from(probe.count),
+                sent: 0,
+                judged: 0,
+                received: 0,
+                failure: None,
+                times: Recorder::default(),
+            })
+            .collect();
+        let mut events = VecDeque::new();
+        for (index, probe) in plan.probes.iter().enumerate() {
+            if probe.count == 0 {
+                events.push_back(Event::Outcome(probes[index].outcome()));
+                continue;
+            }
+            let (lane, cost) = match probe.protocol {
+                Protocol::Icmp if probes[index].dst.is_ipv4() => {
+                    (Lane::Icmp4, answer_bytes(probe.payload_bytes))
+                }
+                Protocol::Icmp => (Lane::Icmp6, answer_bytes(probe.payload_bytes)),
+                Protocol::Tcp => (Lane::Tcp, 1),
+            };
+            lanes[lane as usize].enqueue(index, cost);
+        }
+        Self {
+            unsent: probes.iter().map(|probe| u64::from(probe.count)).sum(),
+            probes,
+            lanes,
+            turn: 0,
+            bucket: Bucket::new(plan.budget_pps),
+            timeout: Duration::from_millis(u64::from(plan.timeout_ms)),
+            cookies: Cookies {
+                secret: limits.secret,
+            },
+            counts: Counts::default(),
+            events,
+            abandon: VecDeque::new(),
+            started: None,
+            finished: false,
+        }
+    }
+
+    /// The next thing to do; to be asked until there is none.
+    pub fn poll(&mut self, now: Duration) -> Option<Command> {
+        self.started.get_or_insert(now);
+        self.expire(now);
+        if let Some(token) = self.abandon.pop_front() {
+            return Some(Command::Abandon { token });
+        }
+        // Lanes take turns, so that a full one holds up nobody else.
+        let lane = (0..LANES.len())
+            .map(|step| LANES[(self.turn + step) % LANES.len()])
+            .find(|lane| self.lanes[*lane as usize].ready(now))?;
+        if !self.bucket.take(now) {
+            return None;
+        }
+        self.turn = (lane as usize + 1) % LANES.len();
+        let (number, probe) = self.lanes[lane as usize].launch(now, self.timeout);
+        let token = Token { lane, number };
+        let track = &mut self.probes[probe];
+        track.sent += 1;
+        self.counts.sent += 1;
+        self.unsent -= 1;
+        let (dst, payload_bytes) = (track.dst, track.payload_bytes);
+        if track.sent < track.count {
+            self.lanes[lane as usize].again(now + GAP);
+        } else {
+            self.lanes[lane as usize].done();
+        }
+        Some(match lane {
+            Lane::Icmp4 | Lane::Icmp6 => Command::Echo {
+                token,
+                cookie: self.cookies.of(token),
+                dst,
+                payload_bytes,
+            },
+            Lane::Tcp => Command::Connect { token, probe },
+        })
+    }
+
+    /// When there will be something to do without anything happening; none once all is judged.
+    ///
+    /// Sending waits for a worthwhile burst rather than for the next token.
+    pub fn deadline(&mut self, now: Duration) -> Option<Duration> {
+        if !self.abandon.is_empty() {
+            return Some(now);
+        }
+        let expiry = self.lanes.iter_mut().filter_map(Window::expiry).min();
+        let eligible = self.lanes.iter().filter_map(Window::eligible).min();
+        let unsent = usize::try_from(self.unsent).unwrap_or(usize::MAX);
+        let send = eligible.map(|at| at.max(self.bucket.ready_at(now, unsent)));
+        expiry.into_iter().chain(send).min()
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, now: Duration, input: Input) {
+        match input {
+            Input::Connected { token, result } => {
+                let Some(slot) = self.lanes[token.lane as usize].judge(token.number, Heard::Answer)
+                else {
+                    // Abandoned while its answer was on the way.
+                    self.unexpected(token);
+                    return;
+                };
+                self.judge(slot.probe, result);
+            }
+            Input::IcmpError {
+                lane,
+                sequence,
+                dst,
+                from,
+                kind,
+                code,
+            } => self.icmp_error(lane, sequence, dst, Failure::IcmpError { from, kind, code }),
+            Input::Overflowed { lane } => self.lanes[lane as usize].suspect(),
+            Input::Reply {
+                token,
+                cookie,
+                from,
+                received,
+            } => self.reply(now, token, cookie, from, received),
+            Input::SendFailed {
+                token,
+                error,
+                short,
+            } => {
+                if short {
+                    self.bucket.brake(now);
+                }
+                if let Some(slot) =
+                    self.lanes[token.lane as usize].judge(token.number, Heard::Answer)
+                {
+                    self.judge(slot.probe, Err(Failure::Local { error }));
+                }
+            }
+            Input::Sending { token, at } => {
+                if let Some(slot) = self.lanes[token.lane as usize].slot(token.number) {
+                    slot.user = Some(at);
+                }
+            }
+            Input::Transmitted { token, cookie, at } => {
+                if cookie != self.cookies.of(token) {
+                    return;
+                }
+                if let Some(slot) = self.lanes[token.lane as usize].slot(token.number) {
+                    // A tunnel and the device below it may both stamp: the first is nearest to us.
+                    slot.kernel.get_or_insert(at);
+                }
+            }
+        }
+    }
+
+    /// The next line of the answer. The last is [`Event::Done`].
+    pub fn event(&mut self, now: Duration) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        if self.finished || self.unsent > 0 || self.in_flight() > 0 {
+            return None;
+        }
+        self.finished = true;
+        let elapsed = now.saturating_sub(self.started.unwrap_or(now));
+        Some(Event::Done {
+            sent: self.counts.sent,
+            elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Whether everything was sent and judged and told.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether anything is still to be sent.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.unsent > 0
+    }
+
+    /// What has been counted so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Sent and not judged.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.lanes.iter().map(Window::in_flight).sum()
+    }
+
+    fn expire(&mut self, now: Duration) {
+        for lane in LANES {
+            while let Some((number, slot)) = self.lanes[lane as usize].expire(now) {
+                if lane == Lane::Tcp {
+                    self.abandon.push_back(Token { lane, number });
+                }
+                let failure = if slot.suspect {
+                    Failure::Local {
+                        error: "the receive buffer ran over: perhaps it was answered".to_owned(),
+                    }
+                } else {
+                    Failure::Timeout
+                };
+                self.judge(slot.probe, Err(failure));
+            }
+        }
+    }
+
+    fn reply(
+        &mut self,
+        now: Duration,
+        token: Token,
+        cookie: u64,
+        from: IpAddr,
+        received: Option<Duration>,
+    ) {
+        if cookie != self.cookies.of(token) {
+            self.counts.strays += 1;
+            return;
+        }
+        let Some(slot) = self.lanes[token.lane as usize].slot(token.number).copied() else {
+            self.unexpected(token);
+            return;
+        };
+        if self.probes[slot.probe].dst != from.to_canonical() {
+            self.counts.strays += 1;
+            return;
+        }
+        let (rtt, stamped) = slot.rtt(now, received);
+        let late = rtt > self.timeout;
+        let heard = if late { Heard::TooLate } else { Heard::Answer };
+        self.lanes[token.lane as usize].judge(token.number, heard);
+        if late {
+            self.counts.late += 1;
+            self.judge(slot.probe, Err(Failure::Timeout));
+        } else {
+            self.counts.unstamped += u64::from(!stamped);
+            self.judge(slot.probe, Ok(rtt));
+        }
+    }
+
+    fn icmp_error(&mut self, lane: Lane, sequence: u16, dst: IpAddr, failure: Failure) {
+        let window = &mut self.lanes[lane as usize];
+        let Some(number) = window.number(sequence) else {
+            self.counts.strays += 1;
+            return;
+        };
+        let token = Token { lane, number };
+        let Some(slot) = window.slot(number).copied() else {
+            self.unexpected(token);
+            return;
+        };
+        if self.probes[slot.probe].dst != dst.to_canonical() {
+            self.counts.strays += 1;
+            return;
+        }
+        window.judge(number, Heard::Answer);
+        self.judge(slot.probe, Err(failure));
+    }
+
+    /// An answer to something that is not in flight.
+    fn unexpected(&mut self, token: Token) {
+        match self.lanes[token.lane as usize].hear_again(token.number) {
+            Some(Heard::Nothing) => self.counts.late += 1,
+            Some(Heard::Answer | Heard::TooLate) => self.counts.duplicates += 1,
+            None => self.counts.strays += 1,
+        }
+    }
+
+    fn judge(&mut self, probe: usize, verdict: Result<Duration, Failure>) {
+        let track = &mut self.probes[probe];
+        track.judged += 1;
+        match verdict {
+            Ok(rtt) => {
+                self.counts.replies += 1;
+                track.received += 1;
+                track
+                    .times
+                    .record(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+            }
+            Err(failure) => {
+                *match failure {
+                    Failure::IcmpError { .. } => &mut self.counts.icmp_errors,
+                    Failure::Local { .. } => &mut self.counts.local,
+                    Failure::Refused => &mut self.counts.refused,
+                    Failure::Timeout => &mut self.counts.timeouts,
+                    Failure::WrongIdentity { .. } => &mut self.counts.wrong,
+                } += 1;
+                if track
+                    .failure
+                    .as_ref()
+                    .is_none_or(|known| telling(&failure) > telling(known))
+                {
+                    track.failure = Some(failure);
+                }
+            }
+        }
+        if track.judged == track.count {
+            let outcome = track.outcome();
+            track.times = Recorder::default();
+            self.events.push_back(Event::Outcome(outcome));
+        }
+    }
+}
+
+impl Track {
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            id: self.id,
+            sent: self.sent,
+            received: self.received,
+            failure: self.failure.clone(),
+            rtt: self.times.rtt(),
+        }
+    }
+}
+
+/// Of several failures of one probe the most telling is reported.
+fn telling(failure: &Failure) -> u8 {
+    match failure {
+        Failure::Timeout => 0,
+        Failure::Local { .. } => 1,
+        Failure::Refused => 2,
+        Failure::IcmpError { .. } => 3,
+        Failure::WrongIdentity { .. } => 4,
+    }
+}
+
+/// What an answer and its time stamp take of a receive buffer: the kernel charges whole allocations, powers of two.
+fn answer_bytes(payload_bytes: u16) -> usize {
+    if payload_bytes <= 128 {
+        ANSWER_BYTES
+    } else {
+        2 * ((usize::from(payload_bytes) + 512).next_power_of_two() + 512)
+    }
+}
+
+/// Makes and knows the cookies of a session: a keyed hash (SipHash) of the token.
+struct Cookies {
+    secret: u64,
+}
+
+impl Cookies {
+    fn of(&self, token: Token) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.secret);
+        hasher.write_u8(token.lane as u8);
+        hasher.write_u64(token.number);
+        hasher.finish()
+    }
+}
+
+impl Slot {
+    /// The round-trip time, and whether it is the kernel's.
+    ///
+    /// The kernel's clock may be set while a packet is on its way: a time that is negative or longer than the session's
+    /// own, which brackets it, is not believed.
+    fn rtt(&self, now: Duration, received: Option<Duration>) -> (Duration, bool) {
+        let own = now.saturating_sub(self.sent);
+        received
+            .zip(self.kernel.or(self.user))
+            .and_then(|(received, sent)| received.checked_sub(sent))
+            .filter(|rtt| *rtt <= own)
+            .map_or((own, false), |rtt| (rtt, true))
+    }
+}
+
+#[cfg(test)]
+mod tests;
