@@ -10,9 +10,14 @@
 
 pub mod causes;
 pub mod diagnose;
+pub mod error;
 pub mod evidence;
 pub mod explain;
 pub mod glob;
+pub mod inventory;
+pub mod kubeconfig;
 pub mod matrix;
 pub mod probe_plan;
 pub mod report;
+
+pub use error::Error;
