@@ -16,6 +16,7 @@ pub mod explain;
 pub mod glob;
 pub mod inventory;
 pub mod kubeconfig;
+pub mod manifest;
 pub mod matrix;
 pub mod probe_plan;
 pub mod report;

@@ -1,0 +1,346 @@
+//! The Kubernetes objects of a run's floaters, as pure values with the least privilege that works.
+//!
+//! | object | name | why |
+//! |---|---|---|
+//! | Namespace | as asked | only where it is absent |
+//! | ServiceAccount | `floater-<run>` | no token, no role: a floater never talks to the API |
+//! | Secret | `floater-<run>` | the run key, which otherwise would stand in the DaemonSet |
+//! | DaemonSet | `floater-host-<run>` | host layer and tables |
+//! | DaemonSet | `floater-<run>` | pod layer |
+//!
+//! A floater has root's uid because Kubernetes gives capabilities to nobody else, and of root's powers `NET_RAW` alone,
+//! for echo requests. Dumps of links, addresses, neighbours, routes and rules need no capability; a dump of nftables does
+//! (`nfnetlink_rcv` refuses everybody without `NET_ADMIN`, readers too), so host floaters get that one only in a cluster
+//! that translates addresses.
+//!
+//! Whoever removes objects selects by [`MANAGED_BY`] and [`RUN_LABEL`], never by name.
+
+use std::time::Duration;
+
+use floater::wire::{Layer, hex};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+/// The label that says what an object is part of.
+pub const NAME_LABEL: &str = "app.kubernetes.io/name";
+/// The value of [`NAME_LABEL`].
+pub const NAME: &str = "floater";
+/// The label that marks everything that a run makes.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY_LABEL`].
+pub const MANAGED_BY: &str = "floaterctl";
+/// The label that holds the run's id.
+pub const RUN_LABEL: &str = "floater.kosmos.io/run";
+/// The label of DaemonSets and pods that holds their layer.
+pub const LAYER_LABEL: &str = "floater.kosmos.io/layer";
+/// The annotation that says when an object may be swept, RFC 3339; absent: never.
+pub const EXPIRES: &str = "floater.kosmos.io/expires";
+/// The annotation of floaters that expire and still are there for other runs to use (`--keep`).
+pub const SHARED: &str = "floater.kosmos.io/shared";
+/// The label by which Kosmos marks its virtual nodes, which have no network of their own.
+pub const VIRTUAL_NODE_LABEL: &str = "kosmos.io/node";
+/// The key of the Secret that holds the run key, hexadecimal.
+pub const SECRET_KEY: &str = "key";
+/// The image's base name.
+pub const IMAGE: &str = "clusterlink-floater";
+
+/// What the objects of one run in one cluster depend on.
+#[derive(Clone)]
+pub struct Spec {
+    /// The run's id, a DNS label.
+    pub run: String,
+    /// The cluster's id, which floaters prove with their answers.
+    pub cluster_id: String,
+    /// The namespace of everything.
+    pub namespace: String,
+    /// The layers that need floaters.
+    pub layers: Vec<Layer>,
+    /// What the image's name begins with, without a trailing slash.
+    pub image_repository: String,
+    /// The image's tag.
+    pub version: String,
+    /// The run key of this cluster.
+    pub run_key: Vec<u8>,
+    /// The responder's port in the host network and the pods'.
+    pub port: u16,
+    /// The API's port.
+    pub api_port: u16,
+    /// When the objects may be swept.
+    pub expires: Timestamp,
+    /// After how long a floater falls silent by itself.
+    pub ttl: Duration,
+    /// Whether other runs may use the floaters while they live.
+    pub shared: bool,
+    /// Whether the tables of address translation have to be read.
+    pub reads_nat: bool,
+}
+
+/// An object and where it is created.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    /// Its kind, for messages.
+    pub kind: &'static str,
+    /// The collection's path in the API.
+    pub collection: String,
+    /// The object.
+    pub value: Value,
+}
+
+impl Spec {
+    /// The objects besides the namespace, in the order of creation.
+    #[must_use]
+    pub fn objects(&self) -> Vec<Object> {
+        let core = |plural: &str| format!("/api/v1/namespaces/{}/{plural}", self.namespace);
+        let mut objects = vec![
+            Object {
+                kind: "ServiceAccount",
+                collection: core("serviceaccounts"),
+                value: self.service_account(),
+            },
+            Object {
+                kind: "Secret",
+                collection: core("secrets"),
+                value: self.secret(),
+            },
+        ];
+        objects.extend(self.layers.iter().map(|&layer| Object {
+            kind: "DaemonSet",
+            collection: format!("/apis/apps/v1/namespaces/{}/daemonsets", self.namespace),
+            value: self.daemon_set(layer),
+        }));
+        objects
+    }
+
+    /// The namespace, marked as made by this run so that the run may remove it again.
+    #[must_use]
+    pub fn namespace(&self) -> Object {
+        let mut metadata = self.metadata(&self.namespace, None);
+        // Host network and NET_RAW are beyond what clusters that enforce pod security allow by default.
+        metadata["labels"]["pod-security.kubernetes.io/enforce"] = json!("privileged");
+        Object {
+            kind: "Namespace",
+            collection: "/api/v1/namespaces".to_owned(),
+            value: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}),
+        }
+    }
+
+    /// The name of ServiceAccount and Secret, and of the pod layer's DaemonSet.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("floater-{}", self.run)
+    }
+
+    fn metadata(&self, name: &str, layer: Option<Layer>) -> Value {
+        let mut annotations = Map::new();
+        annotations.insert(EXPIRES.to_owned(), json!(self.expires.to_string()));
+        if self.shared {
+            annotations.insert(SHARED.to_owned(), json!("true"));
+        }
+        json!({
+            "name": name,
+            "labels": self.labels(layer),
+            "annotations": annotations,
+        })
+    }
+
+    fn labels(&self, layer: Option<Layer>) -> Value {
+        let mut labels = json!({
+            NAME_LABEL: NAME,
+            MANAGED_BY_LABEL: MANAGED_BY,
+            RUN_LABEL: self.run,
+        });
+        if let Some(layer) = layer {
+            labels[LAYER_LABEL] = json!(word(layer));
+        }
+        labels
+    }
+
+    fn service_account(&self) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": self.metadata(&self.name(), None),
+            "automountServiceAccountToken": false,
+        })
+    }
+
+    fn secret(&self) -> Value {
+        use base64::Engine as _;
+        let key = base64::engine::general_purpose::STANDARD.encode(hex(&self.run_key));
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": self.metadata(&self.name(), None),
+            "type": "Opaque",
+            "immutable": true,
+            "data": {SECRET_KEY: key},
+        })
+    }
+
+    fn daemon_set(&self, layer: Layer) -> Value {
+        let name = match layer {
+            Layer::Host => format!("floater-host-{}", self.run),
+            Layer::Pod => self.name(),
+        };
+        let mut selector = self.labels(Some(layer));
+        if let Some(labels) = selector.as_object_mut() {
+            labels.remove(MANAGED_BY_LABEL);
+        }
+        let mut template = self.metadata("", Some(layer));
+        if let Some(metadata) = template.as_object_mut() {
+            metadata.remove("name");
+        }
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": self.metadata(&name, Some(layer)),
+            "spec": {
+                "selector": {"matchLabels": selector},
+                "template": {"metadata": template, "spec": self.pod(layer)},
+            },
+        })
+    }
+
+    fn pod(&self, layer: Layer) -> Value {
+        let mut pod = json!({
+            "serviceAccountName": self.name(),
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": 1,
+            // A node that is cordoned, tainted or sick is one that somebody wants to know about.
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{
+                "matchExpressions": [
+                    {"key": "kubernetes.io/os", "operator": "NotIn", "values": ["windows"]},
+                    {"key": VIRTUAL_NODE_LABEL, "operator": "DoesNotExist"},
+                ],
+            }]}}},
+            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [self.container(layer)],
+        });
+        if layer == Layer::Host {
+            pod["hostNetwork"] = json!(true);
+            pod["dnsPolicy"] = json!("ClusterFirstWithHostNet");
+        }
+        pod
+    }
+
+    fn container(&self, layer: Layer) -> Value {
+        let capabilities = match layer {
+            Layer::Host if self.reads_nat => json!(["NET_ADMIN", "NET_RAW"]),
+            Layer::Host | Layer::Pod => json!(["NET_RAW"]),
+        };
+        json!({
+            "name": NAME,
+            "image": format!("{}/{IMAGE}:{}", self.image_repository, self.version),
+            "imagePullPolicy": "IfNotPresent",
+            "env": [
+                {"name": "FLOATER_CLUSTER_ID", "value": self.cluster_id},
+                {"name": "FLOATER_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                {"name": "FLOATER_LAYER", "value": word(layer)},
+                {"name": "FLOATER_RUN", "value": self.run},
+                {"name": "FLOATER_RUN_KEY", "valueFrom": {"secretKeyRef": {"name": self.name(), "key": SECRET_KEY}}},
+                {"name": "FLOATER_TTL_SECONDS", "value": self.ttl.as_secs().to_string()},
+                {"name": "PORT", "value": self.port.to_string()},
+                {"name": "FLOATER_API_PORT", "value": self.api_port.to_string()},
+            ],
+            "ports": [
+                {"name": "probe", "containerPort": self.port, "protocol": "TCP"},
+                {"name": "api", "containerPort": self.api_port, "protocol": "TCP"},
+            ],
+            "readinessProbe": {
+                "httpGet": {"path": "/", "port": self.port},
+                "periodSeconds": 1,
+                "timeoutSeconds": 1,
+            },
+            // No limit on the processor: a throttled observer reports latencies of its own.
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "16Mi"},
+                "limits": {"memory": "128Mi"},
+            },
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "capabilities": {"add": capabilities, "drop": ["ALL"]},
+                "privileged": false,
+                "readOnlyRootFilesystem": true,
+                "runAsUser": 0,
+            },
+        })
+    }
+}
+
+/// The label's word for a layer.
+#[must_use]
+pub fn word(layer: Layer) -> &'static str {
+    match layer {
+        Layer::Host => "host",
+        Layer::Pod => "pod",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            run: "r1".into(),
+            cluster_id: "0b5c".into(),
+            namespace: "kosmos-system".into(),
+            layers: vec![Layer::Host, Layer::Pod],
+            image_repository: "ghcr.io/kosmos-io".into(),
+            version: "0.1.0".into(),
+            run_key: vec![0xab; 32],
+            port: 8889,
+            api_port: 8890,
+            expires: "2026-11-24T12:00:00Z".parse().expect("RFC 3339"),
+            ttl: Duration::from_secs(600),
+            shared: false,
+            reads_nat: false,
+        }
+    }
+
+    /// The whole text of what a run asks of a cluster: a change of any privilege is a change of this file.
+    #[test]
+    fn the_objects_are_these() {
+        let mut objects = vec![spec().namespace().value];
+        objects.extend(spec().objects().into_iter().map(|object| object.value));
+        let text = serde_json::to_string_pretty(&objects).expect("values are JSON") + "\n";
+        assert_eq!(text, include_str!("manifest/objects.json"), "{text}");
+    }
+
+    #[test]
+    fn the_run_key_stands_in_the_secret_alone() {
+        let key = hex(&spec().run_key);
+        for object in spec().objects() {
+            let text = object.value.to_string();
+            assert!(!text.contains(&key), "{}", object.kind);
+        }
+        let debugged = format!("{:?}", spec().namespace());
+        assert!(!debugged.contains(&key));
+    }
+
+    #[test]
+    fn only_a_cluster_that_translates_addresses_gives_net_admin_to_host_floaters() {
+        let mut spec = spec();
+        spec.reads_nat = true;
+        let add = |object: &Object| {
+            object.value["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]
+                ["add"]
+                .clone()
+        };
+        let objects = spec.objects();
+        assert_eq!(add(&objects[2]), json!(["NET_ADMIN", "NET_RAW"]));
+        assert_eq!(add(&objects[3]), json!(["NET_RAW"]));
+    }
+
+    #[test]
+    fn kept_floaters_say_that_others_may_use_them() {
+        let mut spec = spec();
+        spec.shared = true;
+        for object in spec.objects() {
+            let annotations = &object.value["metadata"]["annotations"];
+            assert_eq!(annotations[SHARED], json!("true"), "{}", object.kind);
+        }
+    }
+}
