@@ -13,6 +13,7 @@ pub mod diagnose;
 pub mod error;
 pub mod evidence;
 pub mod explain;
+mod fleet;
 pub mod glob;
 pub mod inventory;
 pub mod kubeconfig;
@@ -20,5 +21,6 @@ pub mod manifest;
 pub mod matrix;
 pub mod probe_plan;
 pub mod report;
+pub mod run;
 
 pub use error::Error;

@@ -1,0 +1,393 @@
+//! The parts of Kubernetes' objects that a run reads, and nothing else of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use floater::wire::{API_PORT, Layer, PORT};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::manifest;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+    pub(crate) deletion_timestamp: Option<String>,
+}
+
+impl Metadata {
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// When it may be swept; none where it never may, or does not say so in a way that can be read.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.annotation(manifest::EXPIRES)?.parse().ok()
+    }
+}
+
+/// Any object, as far as its metadata.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Object {
+    pub(crate) metadata: Metadata,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub(crate) metadata: Metadata,
+    spec: NodeSpec,
+    status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: String,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Option<Vec<NodeAddress>>,
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeAddress {
+    r#type: String,
+    address: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+    message: String,
+}
+
+fn is_ready(conditions: Option<&Vec<Condition>>) -> bool {
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.r#type == "Ready" && condition.status == "True")
+}
+
+impl Node {
+    pub(crate) fn is_ready(&self) -> bool {
+        is_ready(self.status.conditions.as_ref())
+    }
+
+    /// Whether it is a node of Kosmos' that has no network of its own.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.metadata.label(manifest::VIRTUAL_NODE_LABEL).is_some()
+    }
+
+    /// Whether a floater's image can run on it.
+    pub(crate) fn runs_linux(&self) -> bool {
+        self.metadata.label("kubernetes.io/os") != Some("windows")
+    }
+
+    /// Its InternalIPs, in their order.
+    pub(crate) fn ips(&self) -> Vec<IpAddr> {
+        self.status
+            .addresses
+            .iter()
+            .flatten()
+            .filter(|address| address.r#type == "InternalIP")
+            .filter_map(|address| address.address.parse().ok())
+            .collect()
+    }
+
+    pub(crate) fn pod_prefixes(&self) -> Vec<IpNet> {
+        let listed = self.spec.pod_cidrs.as_deref().unwrap_or_default();
+        let listed: Vec<IpNet> = listed.iter().filter_map(|text| text.parse().ok()).collect();
+        if listed.is_empty() {
+            return self.spec.pod_cidr.parse().into_iter().collect();
+        }
+        listed
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod {
+    pub(crate) metadata: Metadata,
+    spec: PodSpec,
+    status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodSpec {
+    node_name: String,
+    host_network: bool,
+    containers: Vec<Container>,
+    affinity: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    env: Option<Vec<Variable>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Variable {
+    name: String,
+    value: String,
+    value_from: Option<VariableSource>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct VariableSource {
+    secret_key_ref: Option<SecretKey>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(default)]
+pub(crate) struct SecretKey {
+    pub(crate) name: String,
+    pub(crate) key: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PodStatus {
+    phase: String,
+    reason: String,
+    #[serde(rename = "podIP")]
+    pod_ip: String,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp>>,
+    conditions: Option<Vec<Condition>>,
+    container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    state: ContainerState,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    waiting: Option<Stopped>,
+    terminated: Option<Stopped>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Stopped {
+    reason: String,
+    message: String,
+}
+
+impl Pod {
+    pub(crate) fn run(&self) -> Option<&str> {
+        self.metadata.label(manifest::RUN_LABEL)
+    }
+
+    pub(crate) fn layer(&self) -> Option<Layer> {
+        match self.metadata.label(manifest::LAYER_LABEL)? {
+            "host" => Some(Layer::Host),
+            "pod" => Some(Layer::Pod),
+            _ => None,
+        }
+    }
+
+    /// The node it runs on, or is meant for while a DaemonSet's pod waits to be scheduled.
+    pub(crate) fn node(&self) -> Option<&str> {
+        if !self.spec.node_name.is_empty() {
+            return Some(&self.spec.node_name);
+        }
+        self.spec
+            .affinity
+            .as_ref()?
+            .pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0")?
+            .as_str()
+    }
+
+    pub(crate) fn is_host_network(&self) -> bool {
+        self.spec.host_network
+    }
+
+    pub(crate) fn is_going(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.is_going() && is_ready(self.status.conditions.as_ref())
+    }
+
+    pub(crate) fn ips(&self) -> Vec<IpAddr> {
+        let listed: Vec<IpAddr> = self
+            .status
+            .pod_ips
+            .iter()
+            .flatten()
+            .filter_map(|ip| ip.ip.parse().ok())
+            .collect();
+        if listed.is_empty() {
+            return self.status.pod_ip.parse().into_iter().collect();
+        }
+        listed
+    }
+
+    fn variable(&self, name: &str) -> Option<&Variable> {
+        let container = self.spec.containers.first()?;
+        let mut variables = container.env.iter().flatten();
+        variables.find(|variable| variable.name == name)
+    }
+
+    fn port_of(&self, variable: &str, default: u16) -> u16 {
+        self.variable(variable)
+            .and_then(|variable| variable.value.parse().ok())
+            .unwrap_or(default)
+    }
+
+    /// Where its responder listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port_of("PORT", PORT)
+    }
+
+    /// Where its API listens.
+    pub(crate) fn api_port(&self) -> u16 {
+        self.port_of("FLOATER_API_PORT", API_PORT)
+    }
+
+    /// The Secret that its run key comes from.
+    pub(crate) fn run_key(&self) -> Option<&SecretKey> {
+        self.variable("FLOATER_RUN_KEY")?
+            .value_from
+            .as_ref()?
+            .secret_key_ref
+            .as_ref()
+    }
+
+    /// Why it is not ready, as far as it says.
+    pub(crate) fn trouble(&self) -> String {
+        let name = &self.metadata.name;
+        if self.is_going() {
+            return format!("pod {name} is being removed");
+        }
+        let statuses = self.status.container_statuses.iter().flatten();
+        for status in statuses {
+            if let Some(stopped) = status
+                .state
+                .waiting
+                .as_ref()
+                .or(status.state.terminated.as_ref())
+            {
+                let why = if stopped.message.is_empty() {
+                    stopped.reason.clone()
+                } else {
+                    format!(
+                        "{}: {}",
+                        stopped.reason,
+                        super::api::words(&stopped.message)
+                    )
+                };
+                return format!("pod {name} does not run: {why}");
+            }
+        }
+        let unscheduled =
+            self.status.conditions.iter().flatten().find(|condition| {
+                condition.r#type == "PodScheduled" && condition.status == "False"
+            });
+        if let Some(condition) = unscheduled {
+            let why = super::api::words(&condition.message);
+            return format!("pod {name} is not scheduled: {why}");
+        }
+        match (self.status.phase.as_str(), self.status.reason.as_str()) {
+            ("", _) => format!("pod {name} has not been started"),
+            (phase, "") => format!("pod {name} is {phase} and not ready"),
+            (phase, reason) => format!("pod {name} is {phase}: {reason}"),
+        }
+    }
+}
+
+/// A Secret's bytes, base64.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Secret {
+    pub(crate) data: Option<BTreeMap<String, String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(value: serde_json::Value) -> Pod {
+        serde_json::from_value(value).expect("it is a pod")
+    }
+
+    #[test]
+    fn a_pod_says_where_it_listens_and_where_its_key_is() {
+        let pod = pod(json!({
+            "metadata": {"name": "p", "labels": {"floater.kosmos.io/layer": "host"}},
+            "spec": {"nodeName": "n1", "hostNetwork": true, "containers": [{"env": [
+                {"name": "PORT", "value": "9000"},
+                {"name": "FLOATER_RUN_KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "key"}}},
+            ]}]},
+            "status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+                "conditions": [{"type": "Ready", "status": "True"}]},
+        }));
+        assert_eq!((pod.port(), pod.api_port()), (9000, API_PORT));
+        assert_eq!(pod.layer(), Some(Layer::Host));
+        assert_eq!(pod.ips().len(), 2);
+        assert_eq!(pod.run_key().map(|key| key.name.as_str()), Some("s"));
+        assert!(pod.is_ready());
+    }
+
+    #[test]
+    fn a_pod_that_waits_belongs_to_its_node_and_says_why() {
+        let waiting = pod(json!({
+            "metadata": {"name": "p"},
+            "spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]}]}}}},
+            "status": {"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "False", "message": "no free ports"}]},
+        }));
+        assert_eq!(waiting.node(), Some("n2"));
+        assert_eq!(waiting.trouble(), "pod p is not scheduled: no free ports");
+        let broken = pod(json!({
+            "metadata": {"name": "p"},
+            "status": {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]},
+        }));
+        assert_eq!(
+            broken.trouble(),
+            "pod p does not run: ErrImagePull: no such image"
+        );
+        // An evicted pod has no container status at all.
+        let evicted = pod(
+            json!({"metadata": {"name": "p"}, "status": {"phase": "Failed", "reason": "Evicted"}}),
+        );
+        assert_eq!(evicted.trouble(), "pod p is Failed: Evicted");
+    }
+}

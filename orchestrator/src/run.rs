@@ -1,0 +1,390 @@
+//! One run from the inventory to the report, and the promise that nothing of it stays behind.
+//!
+//! ```text
+//! inventory ─► look ─► reuse or deploy ─► tables ─► plan ─► probe ─► diagnose ─► report
+//!                └────────────── whatever ends it: removal ──────────────┘
+//! ```
+//! Everything that a cluster, node or floater refuses is evidence with a reason. Only four things end a run without a
+//! report: bad files, contradicting options, no cluster at all, an interruption.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datapath::state::Family;
+use floater::wire::{Layer, hex};
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::evidence::Gathered;
+use crate::fleet::remove::Ledger;
+use crate::inventory::{self, InventoryOptions, Target};
+use crate::probe_plan::{self, What};
+use crate::report::{CellVerdict, Finding, Observation, Report, Run, RunVerdict, Severity};
+
+mod assemble;
+mod clusters;
+mod probe;
+
+/// What a run is to do. [`RunOptions::default`] asks for everything, of nothing.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Which clusters.
+    pub inventory: InventoryOptions,
+    /// Clusters that are reached otherwise than by [`RunOptions::inventory`], which then is not looked at.
+    pub targets: Vec<Target>,
+    /// What to judge of them.
+    pub what: What,
+    /// The floaters' namespace.
+    pub namespace: String,
+    /// Where the floaters' image comes from.
+    pub image_repository: String,
+    /// The same for the destination of a pair.
+    pub dst_image_repository: Option<String>,
+    /// The image's tag.
+    pub version: String,
+    /// The floaters' port; their API has the next one.
+    pub port: u16,
+    /// How long a cluster's floaters may take to become ready.
+    pub pod_wait: Duration,
+    /// The most packets that a floater sends in a second.
+    pub budget_pps: u32,
+    /// How many times to probe.
+    pub rounds: u32,
+    /// How long the whole run may take; what it has by then is judged.
+    pub timeout: Option<Duration>,
+    /// Leave the floaters in place; they expire after a day.
+    pub keep: bool,
+    /// What the choices of the run are drawn from.
+    pub seed: u64,
+    /// Whether to send probes; without, intent is compared with the tables alone.
+    pub probe: bool,
+    /// Told what happens while it does.
+    pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            inventory: InventoryOptions::default(),
+            targets: Vec::new(),
+            what: What::default(),
+            namespace: "kosmos-system".to_owned(),
+            image_repository: "ghcr.io/kosmos-io".to_owned(),
+            dst_image_repository: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            port: floater::wire::PORT,
+            pod_wait: Duration::from_secs(30),
+            budget_pps: 1000,
+            rounds: 1,
+            timeout: None,
+            keep: false,
+            seed: 0,
+            probe: true,
+            progress: Arc::new(|_| {}),
+        }
+    }
+}
+
+/// Something that happened in a run.
+#[derive(Debug, Clone)]
+pub enum Progress {
+    /// All probes of a cell are judged; its verdict may still be refined by the diagnosis.
+    Cell {
+        /// The source cluster.
+        src: String,
+        /// The destination cluster.
+        dst: String,
+        /// The layer.
+        layer: Layer,
+        /// The family.
+        family: Family,
+        /// Packets and connections tried.
+        sent: u64,
+        /// Those that were answered by the right one.
+        received: u64,
+        /// What the packets alone say.
+        verdict: CellVerdict,
+    },
+    /// A cluster's floaters are ready and its tables are read, as far as that will go.
+    Cluster {
+        /// Its name.
+        name: String,
+        /// The number of its nodes.
+        nodes: usize,
+        /// How much of it can be asked.
+        state: Observation,
+        /// Why not all, where not.
+        reason: Option<String>,
+    },
+    /// Floaters are being deployed in a cluster.
+    Deploying {
+        /// Its name.
+        name: String,
+    },
+    /// The diagnosis has begun.
+    Diagnosing,
+    /// A cause was found.
+    Finding(Box<Finding>),
+    /// Probes are being sent.
+    Probing {
+        /// How many floaters send.
+        floaters: usize,
+        /// How many probes they send in each round.
+        probes: usize,
+    },
+    /// What the run has made is being removed.
+    Removing,
+    /// The run has begun.
+    Started {
+        /// Its id.
+        run: String,
+        /// The number of clusters in the inventory.
+        clusters: usize,
+    },
+    /// Something that expired runs had left was removed.
+    Swept {
+        /// The cluster's name.
+        cluster: String,
+        /// The object.
+        object: String,
+    },
+    /// Something that somebody should know and that changes no verdict.
+    Warning(String),
+}
+
+/// What a run is made of besides its options.
+#[derive(Clone)]
+struct Context {
+    options: Arc<RunOptions>,
+    run: String,
+    started: Timestamp,
+    deadline: Instant,
+    ledger: Arc<Ledger>,
+    /// Bounds the floaters that are asked at a time.
+    gate: Arc<tokio::sync::Semaphore>,
+}
+
+impl Context {
+    fn tell(&self, progress: Progress) {
+        (self.options.progress)(progress);
+    }
+
+    fn warn(&self, text: impl Into<String>) {
+        self.tell(Progress::Warning(text.into()));
+    }
+
+    /// The layers that need floaters: the host's always, for the tables.
+    fn layers(&self) -> Vec<Layer> {
+        let wanted = self.options.what.layers();
+        [Layer::Host, Layer::Pod]
+            .into_iter()
+            .filter(|layer| *layer == Layer::Host || (self.options.probe && wanted.contains(layer)))
+            .collect()
+    }
+}
+
+/// Does a run. Whatever ends it - success, an error, a panic, `interrupt` becoming ready - everything that it has made in
+/// any cluster is removed before this returns; only [`RunOptions::keep`] leaves the floaters of a run that succeeded.
+///
+/// Needs a tokio runtime with time and IO. Dropping the future removes as well, as long as the runtime lives.
+///
+/// # Errors
+/// [`Error::Input`] and [`Error::Usage`] before any cluster is asked, [`Error::Missing`] where none answers,
+/// [`Error::Interrupted`] after an interruption.
+pub async fn run(
+    options: RunOptions,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Report, Error> {
+    let keep = options.keep;
+    let context = begin(options)?;
+    let ledger = Arc::clone(&context.ledger);
+    let work = AssertUnwindSafe(drive(context.clone())).catch_unwind();
+    let result = tokio::select! {
+        // An interruption that came with the result still is one: it was asked for.
+        biased;
+        () = interrupt => None,
+        result = work => Some(result),
+    };
+    let succeeded = matches!(result, Some(Ok(Ok(_))));
+    let left = if keep && succeeded {
+        ledger.keep();
+        Vec::new()
+    } else {
+        if !ledger.is_empty() {
+            context.tell(Progress::Removing);
+        }
+        ledger.remove().await
+    };
+    match result {
+        None => Err(Error::Interrupted { left }),
+        Some(finished) => {
+            for why in left {
+                context.warn(format!("not removed, expires by itself: {why}"));
+            }
+            match finished {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    }
+}
+
+/// Removes what expired runs have left in the clusters of the inventory; what was removed, one sentence each.
+///
+/// # Errors
+/// As [`run`].
+pub async fn sweep(
+    options: RunOptions,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Vec<String>, Error> {
+    let context = begin(options)?;
+    tokio::select! {
+        biased;
+        () = interrupt => Err(Error::Interrupted { left: Vec::new() }),
+        swept = clusters::sweep(&context) => swept,
+    }
+}
+
+/// The exit code of a report, where findings of `fail_on` or worse fail the run.
+#[must_use]
+pub fn exit_code(report: &Report, fail_on: Severity) -> u8 {
+    let found = report
+        .findings
+        .iter()
+        .any(|finding| finding.severity <= fail_on);
+    if found || report.verdict == RunVerdict::Fault {
+        1
+    } else if report.verdict == RunVerdict::Unknown || !report.unjudged.is_empty() {
+        2
+    } else {
+        0
+    }
+}
+
+fn begin(mut options: RunOptions) -> Result<Context, Error> {
+    options.what.tables_only = !options.probe;
+    check(&options)?;
+    let limit = options
+        .timeout
+        // Far enough to be never, near enough for every clock.
+        .unwrap_or(Duration::from_secs(30 * 24 * 3600));
+    let mut id = [0; 4];
+    random(&mut id)?;
+    Ok(Context {
+        options: Arc::new(options),
+        run: hex(&id),
+        started: Timestamp::now(),
+        deadline: Instant::now() + limit,
+        ledger: Arc::new(Ledger::default()),
+        gate: Arc::new(tokio::sync::Semaphore::new(crate::fleet::FLOATERS_AT_ONCE)),
+    })
+}
+
+fn check(options: &RunOptions) -> Result<(), Error> {
+    let usage = |why: &str| Err(Error::Usage(why.to_owned()));
+    if !is_label(&options.namespace) {
+        return usage("--namespace is not a DNS label");
+    }
+    if options.port == 0 || options.port == u16::MAX {
+        return usage("--port has to leave room for the next one");
+    }
+    if options.budget_pps == 0 || options.rounds == 0 {
+        return usage("--budget and --rounds have to be at least 1");
+    }
+    let tag = &options.version;
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if tag.is_empty() || tag.len() > 128 || !tag.chars().all(good) {
+        return usage("--version is not an image tag");
+    }
+    Ok(())
+}
+
+/// RFC 1123.
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|byte| inner(byte) || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn random(bytes: &mut [u8]) -> Result<(), Error> {
+    SystemRandom::new().fill(bytes).map_err(|_| Error::Missing {
+        what: "random numbers".to_owned(),
+        why: "the system gives none".to_owned(),
+    })
+}
+
+async fn drive(context: Context) -> Result<Report, Error> {
+    let began = Instant::now();
+    let targets = targets(&context).await?;
+    context.tell(Progress::Started {
+        run: context.run.clone(),
+        clusters: targets.len(),
+    });
+    let found = clusters::prepare(&context, targets).await?;
+    let (mut gathered, agents) = assemble::gather(&context, found);
+    if context.options.probe {
+        let planned = probe_plan::plan(
+            &gathered.clusters,
+            &context.options.what,
+            context.options.seed,
+        );
+        gathered.probes = probe::probe(&context, &gathered, &agents, planned).await?;
+    }
+    context.tell(Progress::Diagnosing);
+    let judged = judge(&context, gathered).await;
+    for finding in &judged.findings {
+        context.tell(Progress::Finding(Box::new(finding.clone())));
+    }
+    Ok(judged.into_report(Run {
+        id: context.run.clone(),
+        started: whole_seconds(context.started),
+        seconds: (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        seed: context.options.seed,
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}
+
+/// The diagnosis computes for as long as a fleet is large, on threads of its own.
+async fn judge(context: &Context, gathered: Gathered) -> crate::diagnose::Judged {
+    let options = Arc::clone(&context.options);
+    let task =
+        tokio::task::spawn_blocking(move || crate::diagnose::diagnose(&gathered, &options.what));
+    match task.await {
+        Ok(judged) => judged,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // A blocking task is cancelled only by a runtime that is being shut down, which drops this future, too.
+            Err(_) => futures::future::pending().await,
+        },
+    }
+}
+
+async fn targets(context: &Context) -> Result<Vec<Target>, Error> {
+    if !context.options.targets.is_empty() {
+        return Ok(context.options.targets.clone());
+    }
+    let options = Arc::clone(&context.options);
+    // Thousands of files are a second of reading and checking.
+    let task = tokio::task::spawn_blocking(move || inventory::load(&options.inventory));
+    match task.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => futures::future::pending().await,
+        },
+    }
+}
+
+fn whole_seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second())
+        .unwrap_or(time)
+        .to_string()
+}
