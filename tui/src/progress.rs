@@ -31,6 +31,17 @@ impl Progress {
     }
 }
 
+/// Lets the crates below say on stderr what they do. Only ours: other people's may log what a kubeconfig holds.
+pub fn log() {
+    let ours = "datapath=debug,floater=debug,netns_harness=debug,orchestrator=debug,simulator=debug,tui=debug";
+    // Somebody else's subscriber is as good.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::new(ours))
+        .without_time()
+        .try_init();
+}
+
 /// Says something that a person has to know, wanted or not.
 pub fn warn(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "warning: {what}");

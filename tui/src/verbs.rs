@@ -11,7 +11,7 @@ use std::future::Future;
 use crate::cli::{Cli, Link, Verb};
 use crate::exit::{Failure, OK, Outcome};
 use crate::output;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 
 /// Does what was asked.
 ///
@@ -19,6 +19,9 @@ use crate::progress::Progress;
 /// Why it could not be done; see [`Failure::code`].
 pub fn run(cli: &Cli) -> Outcome {
     let progress = Progress::new(cli.global.verbose);
+    if cli.global.verbose > 1 {
+        progress::log();
+    }
     let color = cli.global.color.unwrap_or_default().for_stdout();
     match &cli.verb {
         Verb::Analyse(arguments) => on_runtime(dr::analyse(arguments, color, progress)),
