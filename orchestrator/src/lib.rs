@@ -18,6 +18,7 @@ pub mod glob;
 pub mod inventory;
 pub mod kubeconfig;
 pub mod manifest;
+pub mod graph;
 pub mod matrix;
 pub mod probe_plan;
 pub mod report;
