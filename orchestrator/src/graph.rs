@@ -69,11 +69,14 @@ pub struct Way {
     pub arrives: bool,
 }
 
+/// By network: the next hop and the tunnel.
+type NextHops = HashMap<IpNet, (IpAddr, &'static str)>;
+
 /// What one node is meant to do, indexed for one question: where next.
 #[derive(Debug, Default)]
 struct Intent {
     /// By prefix length, longest first, and network.
-    routes: Vec<(u8, HashMap<IpNet, (IpAddr, &'static str)>)>,
+    routes: Vec<(u8, NextHops)>,
     neighbours: HashMap<(&'static str, IpAddr), Mac>,
     unicast: HashMap<(&'static str, Mac), IpAddr>,
 }
@@ -300,7 +303,7 @@ impl Connectivity {
 
 impl Intent {
     fn of(desired: &NodeState) -> Self {
-        let mut by_length: std::collections::BTreeMap<u8, HashMap<IpNet, (IpAddr, &'static str)>> =
+        let mut by_length: std::collections::BTreeMap<u8, NextHops> =
             std::collections::BTreeMap::new();
         for route in desired.routes.iter().filter(|route| route.table == TABLE) {
             let [hop] = route.hops.as_slice() else {
