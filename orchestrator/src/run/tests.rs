@@ -558,6 +558,67 @@ async fn intent_comes_from_the_cluster_that_says_it_is_the_control_plane() {
 }
 
 #[tokio::test]
+async fn a_control_plane_s_objects_are_the_inventory() {
+    use base64::Engine as _;
+    let root = Mock::new(1, 1, Behaviour::default());
+    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let refused = "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\n";
+    let crd = "/apis/kosmos.io/v1alpha1";
+    for (name, spec) in [
+        ("hub", json!({})),
+        ("refused", json!({"kubeconfig": encoded(refused)})),
+        (
+            "garbled",
+            json!({"kubeconfig": encoded("users: [{name: u, user: {token: s3cret}}")}),
+        ),
+        ("without", json!({})),
+    ] {
+        let mut object = json!({"metadata": {"name": name, "labels": {}}, "spec": spec});
+        if name == "hub" {
+            object["metadata"]["annotations"] = json!({"kosmos.io/cluster-role": "root"});
+        }
+        root.put(&format!("{crd}/clusters/{name}"), object);
+    }
+    let mut setup = setup(&[("context-of-the-hub", &root)]);
+    setup.options.targets[0].role = inventory::Role::Fleet;
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("the hub answers");
+    let clusters: Vec<_> = report
+        .clusters
+        .iter()
+        .map(|cluster| {
+            (
+                cluster.name.as_str(),
+                cluster.state,
+                cluster.reason.clone().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let [garbled, hub, refused, without] = &clusters[..] else {
+        panic!("{clusters:?}");
+    };
+    assert_eq!(hub.0, "hub");
+    assert_eq!(hub.1, Observation::Observed);
+    assert!(
+        garbled.2.starts_with("clusters.kosmos.io/garbled:1: "),
+        "{}",
+        garbled.2
+    );
+    assert!(!garbled.2.contains("s3cret"));
+    assert_eq!(refused.2, "its API server refuses connections");
+    assert_eq!(without.2, "its clusters.kosmos.io object has no kubeconfig");
+
+    let empty = Mock::new(2, 1, Behaviour::default());
+    let mut lonely = super::tests::setup(&[("hub", &empty)]);
+    lonely.options.targets[0].role = inventory::Role::Fleet;
+    let error = run(lonely.options, never())
+        .await
+        .expect_err("it has no inventory");
+    assert_eq!(error.exit_code(), 69);
+}
+
+#[tokio::test]
 async fn without_probes_only_tables_are_asked_for() {
     let (east, west) = two(Behaviour::default());
     let mut setup = setup(&[("east", &east), ("west", &west)]);
