@@ -12,8 +12,6 @@
 pub mod api;
 pub mod diff;
 pub mod error;
-#[cfg(feature = "kernel")]
-pub mod kernel;
 pub mod mac;
 pub mod memory;
 pub mod nodeconfig;

@@ -55,9 +55,6 @@ where
 }
 
 #[cfg(test)]
-pub(crate) mod mock;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

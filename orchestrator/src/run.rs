@@ -388,6 +388,3 @@ fn whole_seconds(time: Timestamp) -> String {
         .unwrap_or(time)
         .to_string()
 }
-
-#[cfg(test)]
-mod tests;

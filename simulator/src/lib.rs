@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apiserver;
 pub mod codes;
 mod error;
 pub mod topology;

@@ -46,10 +46,7 @@ pub enum Failure {
         rule: String,
     },
     /// A signal ended the run after everything was removed.
-    Interrupted {
-        /// What could not be removed, and why; empty when all was.
-        left: Vec<String>,
-    },
+    Interrupted,
     /// There is nothing to work with: no cluster answers, the kernel lacks something.
     Missing(String),
     /// The command line is wrong in this program's words.
@@ -74,7 +71,7 @@ impl Failure {
             Self::Clap(_) => OK,
             Self::Failed(_) => FOUND,
             Self::Input { .. } => INPUT,
-            Self::Interrupted { .. } => INTERRUPTED,
+            Self::Interrupted => INTERRUPTED,
             Self::Missing(_) => MISSING,
             Self::Usage(_) => USAGE,
         }
@@ -104,16 +101,7 @@ impl fmt::Display for Failure {
                 }
                 write!(f, ": {}", unbroken(rule))
             }
-            Self::Interrupted { left } if left.is_empty() => {
-                f.write_str("interrupted; everything that the run had made is removed")
-            }
-            Self::Interrupted { left } => {
-                write!(
-                    f,
-                    "interrupted; not removed: {}",
-                    unbroken(&left.join("; "))
-                )
-            }
+            Self::Interrupted => f.write_str("interrupted; everything was removed"),
         }
     }
 }
@@ -130,29 +118,6 @@ impl From<clap::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Failed(format!("writing the result: {error}"))
-    }
-}
-
-impl From<simulator::Error> for Failure {
-    fn from(error: simulator::Error) -> Self {
-        use simulator::Error;
-        match error {
-            Error::Failed { .. } => Self::Failed(error.to_string()),
-            Error::Input { file, line, rule } => Self::Input { file, line, rule },
-            Error::Missing { .. } => Self::Missing(error.to_string()),
-        }
-    }
-}
-
-impl From<orchestrator::Error> for Failure {
-    fn from(error: orchestrator::Error) -> Self {
-        use orchestrator::Error;
-        match error {
-            Error::Input { file, line, rule } => Self::Input { file, line, rule },
-            Error::Interrupted { left } => Self::Interrupted { left },
-            Error::Missing { .. } => Self::Missing(error.to_string()),
-            Error::Usage(text) => Self::Usage(text),
-        }
     }
 }
 
@@ -219,7 +184,7 @@ mod tests {
             (Failure::Usage(String::new()), 64),
             (Failure::Missing(String::new()), 69),
             (Failure::Failed(String::new()), 1),
-            (Failure::Interrupted { left: Vec::new() }, 130),
+            (Failure::Interrupted, 130),
         ] {
             assert_eq!(failure.code(), code);
         }

@@ -479,8 +479,7 @@ impl Walker<'_> {
             src_port: 0,
             dst_port: tunnel.port,
             len: frame.len() + ENCAPSULATION + header,
-            // The kernel cuts a tunnel's own packet for IPv4 only (`ip6_fragment` without `ignore_df`).
-            dont_fragment: remote.is_ipv6(),
+            dont_fragment: false,
             ttl: 64,
         };
         let end = if world.node(node).partial && world.trusts_underlay {

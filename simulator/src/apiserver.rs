@@ -1,0 +1,245 @@
+//! The Kubernetes API of a simulated cluster, in memory.
+//!
+//! One [`ApiCluster`] is one cluster. Its objects are in a [`Store`]; [`ApiCluster::service`] answers requests in the
+//! process (what `kube::Client::new` takes), [`ApiCluster::serve`] answers them over TLS (for kubectl and everybody
+//! else), and [`ApiCluster::run_controllers`] does what goes on in a cluster by itself.
+//!
+//! Kinds are rows of tables: their shape is in `builtin.schema`, their names, columns and subresources in `kinds.rs`;
+//! kinds that clients define with a CustomResourceDefinition go through the same code. Documents that do not depend on
+//! a cluster's objects are shared by all clusters of the process.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+
+mod answer;
+mod auth;
+mod bootstrap;
+mod columns;
+mod controllers;
+mod crd;
+mod crd_schema;
+mod daemonset;
+mod decode;
+mod defaults;
+mod discovery;
+mod fields;
+mod handler;
+mod ids;
+mod kinds;
+mod managed;
+mod openapi;
+mod patch;
+mod proxy;
+mod rbac;
+mod read;
+mod request;
+mod resource;
+mod review;
+mod selector;
+mod serve;
+mod shape;
+mod status;
+mod store;
+mod table;
+mod validate;
+mod watch;
+mod write;
+
+pub use answer::{Body, BodyError};
+pub use resource::Resource;
+pub use status::{Cause, Status};
+pub use store::{Event, EventKind, Store};
+pub use watch::Watch;
+
+/// How the API reaches pods.
+pub trait PodDialer: Send + Sync {
+    /// Opens a connection to a port of a pod.
+    fn dial<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>>;
+
+    /// What a pod has written so far.
+    ///
+    /// # Errors
+    /// There is no such pod, or its log cannot be read.
+    fn log(&self, namespace: &str, pod: &str) -> io::Result<Vec<u8>>;
+}
+
+/// A cluster in which no pod runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPods;
+
+impl PodDialer for NoPods {
+    fn dial<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: u16,
+    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+
+    fn log(&self, _: &str, _: &str) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+}
+
+/// What a cluster is made with.
+pub struct Options {
+    /// The cluster's name, for logs.
+    pub name: String,
+    /// The uid of its kube-system namespace, which is the cluster's identity; empty for a random one.
+    pub uid: String,
+    /// The administrator's bearer token.
+    pub admin_token: String,
+    /// How its pods are reached.
+    pub dialer: Arc<dyn PodDialer>,
+}
+
+/// The API of one cluster.
+pub struct ApiCluster {
+    name: String,
+    store: Arc<Store>,
+    tokens: auth::Tokens,
+    dialer: Arc<dyn PodDialer>,
+}
+
+impl std::fmt::Debug for ApiCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiCluster")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ApiCluster {
+    /// A cluster with its built-in namespaces, roles and definitions and nothing else.
+    #[must_use]
+    pub fn new(options: Options) -> Arc<Self> {
+        let store = Arc::new(Store::default());
+        store.write(|inner| bootstrap::fill(inner, &options.uid));
+        Arc::new(Self {
+            name: options.name,
+            store,
+            tokens: auth::Tokens::new(options.admin_token),
+            dialer: options.dialer,
+        })
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster's objects.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// A token of a service account, as its pods would hold one; none if there is no such account.
+    #[must_use]
+    pub fn service_account_token(&self, namespace: &str, name: &str) -> Option<String> {
+        let account = self
+            .store
+            .get(Resource::SERVICE_ACCOUNTS, Some(namespace), name)?;
+        let audiences = serde_json::json!([auth::ISSUER]);
+        Some(
+            self.tokens
+                .issue(namespace, &account, 365 * 24 * 3600, &audiences)
+                .0,
+        )
+    }
+
+    /// Answers one request.
+    pub fn handle<B>(self: &Arc<Self>, request: Request<B>) -> BoxFuture<'static, Response<Body>>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let cluster = self.clone();
+        let request = request.map(|body| {
+            body.map_err(|error| -> BodyError { error.into() })
+                .boxed_unsync()
+        });
+        Box::pin(async move { handler::handle(cluster, request).await })
+    }
+
+    /// The API as a service within the process, authenticated as whoever a request's headers say.
+    #[must_use]
+    pub fn service(self: &Arc<Self>) -> ApiService {
+        ApiService {
+            cluster: self.clone(),
+            authorization: None,
+        }
+    }
+
+    /// The API as a service within the process, for one user by its token.
+    #[must_use]
+    pub fn service_as(self: &Arc<Self>, token: &str) -> ApiService {
+        ApiService {
+            cluster: self.clone(),
+            authorization: http::HeaderValue::from_str(&format!("Bearer {token}")).ok(),
+        }
+    }
+
+    /// Answers HTTP/1.1 over TLS until told to stop.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: tokio::net::TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        stop: impl Future,
+    ) {
+        serve::serve(self, listener, tls, stop).await;
+    }
+
+    /// Runs the controllers until told to stop: DaemonSets, scheduling, the end of namespaces and of what nobody owns.
+    pub async fn run_controllers(self: Arc<Self>, stop: impl Future) {
+        controllers::run(self.store.clone(), stop).await;
+    }
+}
+
+/// The API as a tower service.
+#[derive(Debug, Clone)]
+pub struct ApiService {
+    cluster: Arc<ApiCluster>,
+    authorization: Option<http::HeaderValue>,
+}
+
+impl<B> tower::Service<Request<B>> for ApiService
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let cluster = self.cluster.clone();
+        if let Some(authorization) = &self.authorization {
+            request
+                .headers_mut()
+                .insert(http::header::AUTHORIZATION, authorization.clone());
+        }
+        let answer = cluster.handle(request);
+        Box::pin(async move { Ok(answer.await) })
+    }
+}

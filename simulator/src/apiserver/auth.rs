@@ -1,0 +1,141 @@
+//! Who asks: bearer tokens of the administrator and of service accounts.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use jiff::Timestamp;
+use ring::hmac;
+use serde_json::{Value, json};
+
+use super::ids;
+use super::resource::Resource;
+use super::status::Status;
+use super::store::Store;
+
+/// Who a request is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
+    /// The uid of a service account.
+    pub(crate) uid: String,
+}
+
+impl User {
+    /// Whether everything is allowed.
+    pub(crate) fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == "system:masters")
+    }
+
+    pub(crate) fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        Self {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: vec![
+                "system:serviceaccounts".to_owned(),
+                format!("system:serviceaccounts:{namespace}"),
+                "system:authenticated".to_owned(),
+            ],
+            uid: uid.to_owned(),
+        }
+    }
+}
+
+/// The cluster's tokens.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    admin: String,
+    key: hmac::Key,
+}
+
+impl Tokens {
+    pub(crate) fn new(admin: String) -> Self {
+        Self {
+            admin,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &ids::bytes::<32>()),
+        }
+    }
+
+    /// A token of a service account, as a JWT, which it is for whoever looks.
+    pub(crate) fn issue(
+        &self,
+        namespace: &str,
+        account: &Value,
+        seconds: i64,
+        audiences: &Value,
+    ) -> (String, Timestamp) {
+        let now = Timestamp::now();
+        let expires = now
+            .checked_add(jiff::SignedDuration::from_secs(seconds))
+            .unwrap_or(Timestamp::MAX);
+        let name = account["metadata"]["name"].as_str().unwrap_or_default();
+        let claims = json!({
+            "aud": audiences, "iss": ISSUER, "iat": now.as_second(), "exp": expires.as_second(),
+            "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": account["metadata"]["uid"]}},
+            "sub": format!("system:serviceaccount:{namespace}:{name}"),
+        });
+        let head = URL_SAFE_NO_PAD.encode(json!({"alg": "HS256", "typ": "JWT"}).to_string());
+        let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let tag = hmac::sign(&self.key, signed.as_bytes());
+        (
+            format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref())),
+            expires,
+        )
+    }
+
+    /// The user behind a request's credentials; without any, the anonymous one.
+    pub(crate) fn user(&self, headers: &HeaderMap, store: &Store) -> Result<User, Status> {
+        let Some(value) = headers.get(http::header::AUTHORIZATION) else {
+            return Ok(User {
+                name: "system:anonymous".to_owned(),
+                groups: vec!["system:unauthenticated".to_owned()],
+                uid: String::new(),
+            });
+        };
+        let token = value
+            .to_str()
+            .ok()
+            .and_then(|text| {
+                let (scheme, token) = text.split_once(' ')?;
+                scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+            })
+            .ok_or_else(Status::unauthorized)?;
+        if same(token.as_bytes(), self.admin.as_bytes()) {
+            return Ok(User {
+                name: "kubernetes-admin".to_owned(),
+                groups: vec![
+                    "system:masters".to_owned(),
+                    "system:authenticated".to_owned(),
+                ],
+                uid: String::new(),
+            });
+        }
+        self.account(token, store).ok_or_else(Status::unauthorized)
+    }
+
+    fn account(&self, token: &str, store: &Store) -> Option<User> {
+        let (signed, tag) = token.rsplit_once('.')?;
+        let tag = URL_SAFE_NO_PAD.decode(tag).ok()?;
+        hmac::verify(&self.key, signed.as_bytes(), &tag).ok()?;
+        let claims = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
+        let claims: Value = serde_json::from_slice(&claims).ok()?;
+        if claims["exp"].as_i64()? < Timestamp::now().as_second() {
+            return None;
+        }
+        let bound = &claims["kubernetes.io"];
+        let (namespace, account) = (bound["namespace"].as_str()?, &bound["serviceaccount"]);
+        let name = account["name"].as_str()?;
+        // The account may be gone, or another one of that name may have taken its place.
+        let held = store.get(Resource::SERVICE_ACCOUNTS, Some(namespace), name)?;
+        (held["metadata"]["uid"] == account["uid"]).then(|| {
+            User::service_account(namespace, name, account["uid"].as_str().unwrap_or_default())
+        })
+    }
+}
+
+/// The issuer and default audience of tokens.
+pub(crate) const ISSUER: &str = "https://floater.test";
+
+/// Compares without telling by its time where two texts differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
+}

@@ -1,0 +1,165 @@
+//! Questions that clients ask about themselves, and tokens of service accounts.
+
+use serde_json::{Value, json};
+
+use super::auth::{ISSUER, Tokens, User};
+use super::managed::{self, Writer};
+use super::rbac::{self, Attributes};
+use super::resource::Resource;
+use super::shape::ANY;
+use super::status::Status;
+use super::store::{Store, stamp};
+
+/// Answers a review by its plural.
+pub(crate) fn answer(
+    store: &Store,
+    user: &User,
+    plural: &str,
+    mut review: Value,
+) -> Result<Value, Status> {
+    let status = match plural {
+        "selfsubjectreviews" => json!({"userInfo": {
+            "username": user.name, "uid": user.uid, "groups": user.groups,
+        }}),
+        "selfsubjectaccessreviews" => access(store, user, &review["spec"]),
+        "subjectaccessreviews" => {
+            let spec = &review["spec"];
+            let asked = User {
+                name: spec["user"].as_str().unwrap_or_default().to_owned(),
+                groups: spec["groups"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|group| group.as_str().map(str::to_owned))
+                    .collect(),
+                uid: String::new(),
+            };
+            access(store, &asked, spec)
+        }
+        "selfsubjectrulesreviews" => {
+            let namespace = review["spec"]["namespace"].as_str().map(str::to_owned);
+            let Some(namespace) = namespace else {
+                return Err(Status::bad_request("no namespace on request"));
+            };
+            let master = user.is_master().then(|| {
+                vec![
+                    json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+                    json!({"verbs": ["*"], "nonResourceURLs": ["*"]}),
+                ]
+            });
+            let rules = master.unwrap_or_else(|| rbac::rules(store, user, Some(&namespace)));
+            let (urls, resources): (Vec<Value>, Vec<Value>) = rules
+                .into_iter()
+                .partition(|rule| rule["nonResourceURLs"].is_array());
+            review["spec"] = json!({});
+            json!({"resourceRules": resources, "nonResourceRules": urls, "incomplete": false})
+        }
+        _ => return Err(Status::no_such_resource()),
+    };
+    let mut answer = json!({
+        "kind": review["kind"], "apiVersion": review["apiVersion"], "metadata": {},
+        "spec": review["spec"],
+    });
+    if plural == "selfsubjectreviews"
+        && let Some(answer) = answer.as_object_mut()
+    {
+        answer.shift_remove("spec");
+    }
+    if plural.ends_with("accessreviews") {
+        let version = answer["apiVersion"].as_str().unwrap_or_default().to_owned();
+        let writer = Writer {
+            manager: "unknown",
+            api_version: &version,
+            subresource: "",
+        };
+        managed::update(
+            &ANY,
+            true,
+            &json!({"spec": {}, "metadata": {}}),
+            &mut answer,
+            &writer,
+        );
+    }
+    answer["status"] = status;
+    Ok(answer)
+}
+
+fn access(store: &Store, user: &User, spec: &Value) -> Value {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let some = |value: &Value| {
+        value
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
+    let attributes = &spec["resourceAttributes"];
+    let asked = if attributes.is_object() {
+        let resource = word(&attributes["resource"]);
+        Attributes {
+            verb: word(&attributes["verb"]),
+            group: word(&attributes["group"]),
+            resource: match some(&attributes["subresource"]) {
+                Some(sub) => format!("{resource}/{sub}"),
+                None => resource,
+            },
+            namespace: some(&attributes["namespace"]),
+            name: some(&attributes["name"]),
+            path: None,
+        }
+    } else {
+        let attributes = &spec["nonResourceAttributes"];
+        Attributes {
+            verb: word(&attributes["verb"]),
+            path: Some(word(&attributes["path"])),
+            ..Attributes::default()
+        }
+    };
+    match rbac::allowed(store, user, &asked) {
+        Some(why) if why.is_empty() => json!({"allowed": true}),
+        Some(why) => json!({"allowed": true, "reason": why}),
+        None => json!({"allowed": false}),
+    }
+}
+
+/// POST of `serviceaccounts/NAME/token`.
+pub(crate) fn token(
+    store: &Store,
+    tokens: &Tokens,
+    namespace: &str,
+    name: &str,
+    request: &Value,
+) -> Result<Value, Status> {
+    let account = store
+        .get(Resource::SERVICE_ACCOUNTS, Some(namespace), name)
+        .ok_or_else(|| Status::not_found(Resource::SERVICE_ACCOUNTS, name))?;
+    let seconds = request["spec"]["expirationSeconds"]
+        .as_i64()
+        .unwrap_or(3600);
+    if seconds < 600 {
+        let cause = super::status::Cause::invalid(
+            "spec.expirationSeconds",
+            &seconds.into(),
+            "may not specify a duration less than 10 minutes",
+        );
+        let kind = Resource {
+            group: "authentication.k8s.io",
+            kind: "TokenRequest",
+            ..Resource::SERVICE_ACCOUNTS
+        };
+        return Err(Status::invalid(kind, "", &[cause]));
+    }
+    let audiences = match request["spec"]["audiences"].as_array() {
+        Some(list) if !list.is_empty() => request["spec"]["audiences"].clone(),
+        _ => json!([ISSUER]),
+    };
+    let (token, expires) = tokens.issue(namespace, &account, seconds, &audiences);
+    Ok(json!({
+        "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": account["metadata"]["uid"],
+            "creationTimestamp": stamp(jiff::Timestamp::now()),
+        },
+        "spec": {"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": null},
+        "status": {"token": token, "expirationTimestamp": stamp(expires)},
+    }))
+}

@@ -1,0 +1,62 @@
+//! HTTP/1.1 over TLS, one task per connection.
+
+use std::sync::Arc;
+
+use http::Request;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::ApiCluster;
+
+/// Serves until told to stop; connections end with it.
+pub(crate) async fn serve(
+    cluster: Arc<ApiCluster>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    stop: impl Future,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = JoinSet::new();
+    futures::pin_mut!(stop);
+    loop {
+        let stream = tokio::select! {
+            _ = &mut stop => return,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, mostly: others close, and the next try may do.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let (cluster, acceptor) = (cluster.clone(), acceptor.clone());
+        connections.spawn(async move {
+            // Watches are streams of small pieces; failing to turn the delay off costs only time.
+            let _ = stream.set_nodelay(true);
+            let stream = match acceptor.accept(stream).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "no TLS");
+                    return;
+                }
+            };
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                let answer = cluster.handle(request);
+                async move { Ok::<_, std::convert::Infallible>(answer.await) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection broke off");
+            }
+        });
+    }
+}

@@ -1,0 +1,714 @@
+//! Writes: create, update, patch, apply, delete.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::auth::User;
+use super::decode::{self, Strictness};
+use super::kinds::Served;
+use super::managed::{self, Writer};
+use super::patch::{self, Patch};
+use super::request::Query;
+use super::resource::Resource;
+use super::selector::Selector;
+use super::status::{Cause, Status};
+use super::store::{Inner, Store, key, mark_deleted};
+use super::{defaults, ids, rbac, validate};
+
+/// A write as it was asked for.
+pub(crate) struct Write<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) served: &'a Arc<Served>,
+    pub(crate) user: &'a User,
+    pub(crate) namespace: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) subresource: &'a str,
+    pub(crate) query: &'a Query,
+    pub(crate) media: &'a str,
+    pub(crate) agent: &'a str,
+    pub(crate) body: &'a Bytes,
+}
+
+/// What a write is answered with.
+pub(crate) struct Written {
+    pub(crate) code: u16,
+    pub(crate) object: Arc<Value>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Write<'_> {
+    fn resource(&self) -> Resource {
+        self.served.resource
+    }
+
+    fn manager(&self) -> &str {
+        self.query.get("fieldManager").unwrap_or_else(|| {
+            let agent = self.agent.split('/').next().unwrap_or_default();
+            if agent.is_empty() { "unknown" } else { agent }
+        })
+    }
+
+    fn book(&self, old: &Value, new: &mut Value) {
+        let version = self.resource().api_version();
+        let writer = Writer {
+            manager: self.manager(),
+            api_version: &version,
+            subresource: self.subresource,
+        };
+        managed::update(&self.served.shape, self.served.status, old, new, &writer);
+    }
+
+    /// POST of a collection.
+    pub(crate) fn create(&self) -> Result<Written, Status> {
+        let r = self.resource();
+        let dry = self.query.dry_run()?;
+        let strictness = Strictness::of(self.query)?;
+        let mut object = decode::object(r.kind, self.media, self.body)?;
+        decode::check_kind(self.served, &mut object)?;
+        let warnings = decode::conform(self.served, &mut object, strictness)?;
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        self.place(&mut object)?;
+        let fields = &mut object["metadata"];
+        for given in [
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "generation",
+            "resourceVersion",
+            "deletionGracePeriodSeconds",
+        ] {
+            if let Some(fields) = fields.as_object_mut() {
+                fields.shift_remove(given);
+            }
+        }
+        let generated = !fields["name"].is_string() && fields["generateName"].is_string();
+        if generated {
+            let prefix = fields["generateName"].as_str().unwrap_or_default();
+            fields["name"] = format!("{prefix}{}", ids::suffix()).into();
+        }
+        if r.table() == Resource::NAMESPACES.table()
+            && let Some(name) = object["metadata"]["name"].as_str().map(str::to_owned)
+        {
+            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+        }
+        defaults::fill(self.served, &mut object);
+        self.book(&json!({}), &mut object);
+        defaults::prepare_create(self.served, &mut object);
+        rbac::check_escalation(self.store, self.user, r, &object)?;
+        let object = self.store.write(|inner| -> Result<Arc<Value>, Status> {
+            self.admit(inner, &object)?;
+            defaults::allocate(inner, self.served, &mut object);
+            validate::object(self.served, &object, None)?;
+            if dry {
+                return self.rehearse(inner, object);
+            }
+            inner.create(r, self.namespace, object)
+        })?;
+        Ok(Written {
+            code: 201,
+            object,
+            warnings,
+        })
+    }
+
+    /// Puts the namespace of the path into the object and refuses another one.
+    fn place(&self, object: &mut Value) -> Result<(), Status> {
+        let metadata = &mut object["metadata"];
+        match (self.namespace, metadata["namespace"].as_str()) {
+            (Some(namespace), None | Some("")) => metadata["namespace"] = namespace.into(),
+            (Some(namespace), Some(own)) if own != namespace => {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+            (None, Some(_)) => {
+                if let Some(metadata) = metadata.as_object_mut() {
+                    metadata.shift_remove("namespace");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the namespace takes new objects.
+    fn admit(&self, inner: &Inner, object: &Value) -> Result<(), Status> {
+        let Some(namespace) = self.namespace else {
+            return Ok(());
+        };
+        let Some(found) = inner.get(Resource::NAMESPACES, &key(None, namespace)) else {
+            return Err(Status::not_found(Resource::NAMESPACES, namespace));
+        };
+        if found["metadata"]["deletionTimestamp"].is_string() {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::forbidden(
+                self.resource(),
+                name,
+                format_args!(
+                    "unable to create new content in namespace {namespace} because it is being terminated"
+                ),
+            )
+            .with_cause(
+                "NamespaceTerminating",
+                &format!("namespace {namespace} is being terminated"),
+                "metadata.namespace",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What creating would have answered.
+    fn rehearse(&self, inner: &Inner, mut object: Value) -> Result<Arc<Value>, Status> {
+        let name = object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        if let Some(old) = inner.get(self.resource(), &key(self.namespace, &name)) {
+            let deleting = old["metadata"]["deletionTimestamp"].is_string();
+            return Err(Status::already_exists(self.resource(), &name, deleting));
+        }
+        super::store::complete(
+            self.resource(),
+            Some(self.served),
+            self.namespace,
+            &mut object,
+        );
+        Ok(Arc::new(object))
+    }
+
+    /// PUT of an object.
+    pub(crate) fn update(&self) -> Result<Written, Status> {
+        let r = self.resource();
+        let name = self.name.unwrap_or_default();
+        let strictness = Strictness::of(self.query)?;
+        let mut object = decode::object(r.kind, self.media, self.body)?;
+        decode::check_kind(self.served, &mut object)?;
+        let warnings = decode::conform(self.served, &mut object, strictness)?;
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        self.place(&mut object)?;
+        match object["metadata"]["name"].as_str() {
+            Some(own) if own != name => {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({own}) does not match the name on the URL ({name})"
+                )));
+            }
+            Some(_) => {}
+            None => return Err(Status::bad_request("name must be provided")),
+        }
+        let object = self.change(|_| Ok(object))?;
+        Ok(Written {
+            code: 200,
+            object,
+            warnings,
+        })
+    }
+
+    /// PATCH of an object.
+    pub(crate) fn patch(&self) -> Result<Written, Status> {
+        if self.media == patch::APPLY {
+            return self.apply();
+        }
+        let strictness = Strictness::of(self.query)?;
+        let patch = Patch::parse(self.media, self.body, self.served.custom.is_some())?;
+        let mut warnings = Vec::new();
+        let object = self.change(|old| {
+            let mut new = patch.apply(&self.served.shape, old)?;
+            decode::check_kind(self.served, &mut new)?;
+            warnings = decode::conform(self.served, &mut new, strictness)?;
+            Ok(new)
+        })?;
+        Ok(Written {
+            code: 200,
+            object,
+            warnings,
+        })
+    }
+
+    /// Replaces an object by what is made of it.
+    fn change(
+        &self,
+        make: impl FnOnce(&Value) -> Result<Value, Status>,
+    ) -> Result<Arc<Value>, Status> {
+        let r = self.resource();
+        let name = self.name.unwrap_or_default();
+        let dry = self.query.dry_run()?;
+        let old = self
+            .store
+            .get(r, self.namespace, name)
+            .ok_or_else(|| Status::not_found(r, name))?;
+        let made = make(&old)?;
+        rbac::check_escalation(self.store, self.user, r, &made)?;
+        self.store.write(|inner| {
+            let held = inner
+                .get(r, &key(self.namespace, name))
+                .cloned()
+                .ok_or_else(|| Status::not_found(r, name))?;
+            if let Some(version) = made["metadata"]["resourceVersion"].as_str()
+                && held["metadata"]["resourceVersion"] != version
+                && !version.is_empty()
+                && version != "0"
+            {
+                return Err(Status::stale(r, name));
+            }
+            let new = self.finish(&held, made, true)?;
+            validate::object(self.served, &new, Some(&held))?;
+            if dry {
+                return Ok(Arc::new(new));
+            }
+            Ok(inner.replace(r, &held, new))
+        })
+    }
+
+    /// Makes a client's object one that may be stored: what it may not change is as before, and owners are booked.
+    fn finish(&self, old: &Value, made: Value, book: bool) -> Result<Value, Status> {
+        let r = self.resource();
+        let mut new = made;
+        let wrong = ["uid", "name"].iter().find_map(|field| {
+            let (before, after) = (&old["metadata"][*field], &new["metadata"][*field]);
+            (!after.is_null() && after != "" && before != after)
+                .then(|| Cause::invalid(format!("metadata.{field}"), after, "field is immutable"))
+        });
+        if let Some(cause) = wrong {
+            let name = self.name.unwrap_or_default();
+            return Err(Status::invalid(r, name, &[cause]));
+        }
+        if self.subresource == "status" || self.subresource == "finalize" {
+            let part = if self.subresource == "status" {
+                "status"
+            } else {
+                "spec"
+            };
+            let mut kept = old.clone();
+            let owners = new["metadata"]["managedFields"].take();
+            match new.as_object_mut().and_then(|new| new.shift_remove(part)) {
+                Some(value) => kept[part] = value,
+                None => {
+                    if let Some(kept) = kept.as_object_mut() {
+                        kept.shift_remove(part);
+                    }
+                }
+            }
+            if owners.is_array() {
+                kept["metadata"]["managedFields"] = owners;
+            }
+            new = kept;
+        } else {
+            let metadata = old["metadata"].as_object();
+            for field in [
+                "uid",
+                "creationTimestamp",
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "generation",
+                "generateName",
+                "namespace",
+            ] {
+                match metadata.and_then(|metadata| metadata.get(field)) {
+                    Some(value) => new["metadata"][field] = value.clone(),
+                    None => {
+                        if let Some(metadata) = new["metadata"].as_object_mut() {
+                            metadata.shift_remove(field);
+                        }
+                    }
+                }
+            }
+            if self.served.status {
+                restore(&mut new, old, "status");
+            }
+            if r.table() == Resource::NAMESPACES.table() {
+                restore(&mut new, old, "spec");
+            }
+        }
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        defaults::fill(self.served, &mut new);
+        defaults::prepare_update(self.served, old, &mut new);
+        if book {
+            self.book(old, &mut new);
+            quiet(old, &mut new);
+        }
+        Ok(new)
+    }
+
+    /// Server-side apply.
+    fn apply(&self) -> Result<Written, Status> {
+        let r = self.resource();
+        let name = self.name.unwrap_or_default();
+        let dry = self.query.dry_run()?;
+        let strictness = Strictness::of(self.query)?;
+        let Some(manager) = self.query.get("fieldManager") else {
+            return Err(Status::invalid_options(
+                "PatchOptions",
+                Cause::required("fieldManager", "is required for apply patch"),
+            ));
+        };
+        let mut configuration = decode::yaml(self.body)
+            .map_err(|error| Status::bad_request(format!("error encoding patch: {error}")))?;
+        if !configuration.is_object() {
+            return Err(Status::bad_request("error decoding YAML: not an object"));
+        }
+        if configuration["metadata"]["managedFields"].is_array() {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        decode::check_kind(self.served, &mut configuration)?;
+        let warnings = decode::conform(self.served, &mut configuration, strictness)?;
+        if !configuration["metadata"].is_object() {
+            configuration["metadata"] = json!({});
+        }
+        let force = self.query.is_true("force");
+        let version = r.api_version();
+        let writer = Writer {
+            manager,
+            api_version: &version,
+            subresource: self.subresource,
+        };
+        let given = configuration["metadata"]["name"]
+            .as_str()
+            .map(str::to_owned);
+        let mut intent = configuration;
+        // Names and versions are no fields to own; a version is a precondition.
+        let precondition = intent["metadata"]["resourceVersion"].take();
+        if let Some(metadata) = intent["metadata"].as_object_mut() {
+            metadata.shift_remove("resourceVersion");
+            for field in ["uid", "creationTimestamp", "generation"] {
+                metadata.shift_remove(field);
+            }
+        }
+        if self.subresource == "status"
+            && let Some(fields) = intent.as_object_mut()
+        {
+            fields.retain(|field, _| {
+                matches!(
+                    field.as_str(),
+                    "apiVersion" | "kind" | "metadata" | "status"
+                )
+            });
+        } else if self.served.status
+            && let Some(fields) = intent.as_object_mut()
+        {
+            fields.shift_remove("status");
+        }
+        let (code, object) = self.store.write(|inner| {
+            let Some(old) = inner.get(r, &key(self.namespace, name)).cloned() else {
+                if self.subresource == "status" || precondition.is_string() {
+                    return Err(Status::not_found(r, name));
+                }
+                let mut live =
+                    json!({"kind": r.kind, "apiVersion": version, "metadata": {"name": name}});
+                self.place(&mut live)?;
+                self.place(&mut intent)?;
+                if r.table() == Resource::NAMESPACES.table() {
+                    live["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+                }
+                let mut object = managed::apply(
+                    &self.served.shape,
+                    self.served.status,
+                    &live,
+                    &intent,
+                    &writer,
+                    force,
+                    |object| defaults::fill(self.served, object),
+                )?;
+                defaults::prepare_create(self.served, &mut object);
+                self.admit(inner, &object)?;
+                defaults::allocate(inner, self.served, &mut object);
+                validate::object(self.served, &object, None)?;
+                if dry {
+                    return Ok((201, self.rehearse(inner, object)?));
+                }
+                return Ok((201, inner.create(r, self.namespace, object)?));
+            };
+            if precondition.is_string() && precondition != old["metadata"]["resourceVersion"] {
+                return Err(Status::stale(r, name));
+            }
+            let merged = managed::apply(
+                &self.served.shape,
+                self.served.status,
+                &old,
+                &intent,
+                &writer,
+                force,
+                |object| defaults::fill(self.served, object),
+            )?;
+            if let Some(given) = given.filter(|given| given != name) {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({given}) does not match the name on the URL ({name})"
+                )));
+            }
+            let new = self.finish(&old, merged, false)?;
+            validate::object(self.served, &new, Some(&old))?;
+            if dry {
+                return Ok((200, Arc::new(new)));
+            }
+            Ok((200, inner.replace(r, &old, new)))
+        })?;
+        // The rules of a role are judged where they end up; a refused one is taken back.
+        Ok(Written {
+            code,
+            object,
+            warnings,
+        })
+    }
+
+    /// DELETE of an object.
+    pub(crate) fn delete(&self) -> Result<Value, Status> {
+        let r = self.resource();
+        let name = self.name.unwrap_or_default();
+        let options = Deletion::parse(self.query, self.media, self.body)?;
+        self.store.write(|inner| {
+            let old = inner
+                .get(r, &key(self.namespace, name))
+                .cloned()
+                .ok_or_else(|| Status::not_found(r, name))?;
+            options.check(r, name, &old)?;
+            if options.dry {
+                return Ok(Status::deleted(r, name, &old["metadata"]["uid"]));
+            }
+            let (last, gone) = delete_one(inner, self.served, &old, &options);
+            let answers_object = !gone || r.table() == Resource::PODS.table();
+            if answers_object {
+                Ok((*last).clone())
+            } else {
+                Ok(Status::deleted(r, name, &old["metadata"]["uid"]))
+            }
+        })
+    }
+
+    /// DELETE of a collection.
+    pub(crate) fn delete_collection(&self) -> Result<(Vec<Arc<Value>>, u64), Status> {
+        let selector = Selector::of(self.query, self.served)?;
+        let options = Deletion::parse(self.query, self.media, self.body)?;
+        Ok(self.store.write(|inner| {
+            let chosen: Vec<Arc<Value>> = inner
+                .list(self.resource(), self.namespace)
+                .filter(|object| selector.matches(object))
+                .cloned()
+                .collect();
+            if !options.dry {
+                for old in &chosen {
+                    delete_one(inner, self.served, old, &options);
+                }
+            }
+            (chosen, inner.version())
+        }))
+    }
+}
+
+fn restore(new: &mut Value, old: &Value, part: &str) {
+    match old.get(part) {
+        Some(value) => new[part] = value.clone(),
+        None => {
+            if let Some(new) = new.as_object_mut() {
+                new.shift_remove(part);
+            }
+        }
+    }
+}
+
+/// A write that changes nothing but the times of owners changes nothing.
+fn quiet(old: &Value, new: &mut Value) {
+    let timeless = |value: &Value| -> Value {
+        let mut owners = value["metadata"]["managedFields"].clone();
+        for owner in owners.as_array_mut().into_iter().flatten() {
+            if let Some(owner) = owner.as_object_mut() {
+                owner.shift_remove("time");
+            }
+        }
+        owners
+    };
+    if timeless(old) == timeless(new) {
+        let mut probe = new.clone();
+        probe["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
+        if probe == *old {
+            *new = probe;
+        }
+    }
+}
+
+/// How to delete.
+#[derive(Debug)]
+pub(crate) struct Deletion {
+    grace: Option<i64>,
+    policy: Option<String>,
+    uid: Option<String>,
+    version: Option<String>,
+    dry: bool,
+}
+
+impl Deletion {
+    fn parse(query: &Query, media: &str, body: &[u8]) -> Result<Self, Status> {
+        let options = if body.is_empty() {
+            Value::Object(Map::new())
+        } else {
+            decode::object("DeleteOptions", media, body)?
+        };
+        let word = |value: &Value| value.as_str().map(str::to_owned);
+        let mut policy = word(&options["propagationPolicy"])
+            .or_else(|| query.get("propagationPolicy").map(str::to_owned));
+        if let Some(policy) = &policy
+            && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
+        {
+            return Err(Status::invalid_options(
+                "DeleteOptions",
+                Cause::unsupported(
+                    "propagationPolicy",
+                    &policy.as_str().into(),
+                    &["Foreground", "Background", "Orphan", "nil"],
+                ),
+            ));
+        }
+        if options["orphanDependents"] == json!(true) || query.is_true("orphanDependents") {
+            policy = Some("Orphan".to_owned());
+        }
+        let dry = options["dryRun"]
+            .as_array()
+            .is_some_and(|runs| runs.iter().any(|run| run == "All"));
+        Ok(Self {
+            grace: options["gracePeriodSeconds"].as_i64().or_else(|| {
+                query
+                    .number("gracePeriodSeconds")
+                    .and_then(|n| i64::try_from(n).ok())
+            }),
+            policy,
+            uid: word(&options["preconditions"]["uid"]),
+            version: word(&options["preconditions"]["resourceVersion"]),
+            dry: dry || query.dry_run()?,
+        })
+    }
+
+    fn check(&self, resource: Resource, name: &str, object: &Value) -> Result<(), Status> {
+        let metadata = &object["metadata"];
+        for (what, wanted, field) in [
+            ("UID", &self.uid, "uid"),
+            ("ResourceVersion", &self.version, "resourceVersion"),
+        ] {
+            if let Some(wanted) = wanted
+                && metadata[field] != *wanted
+            {
+                let held = metadata[field].as_str().unwrap_or_default();
+                let mut status = Status::conflict(
+                    resource,
+                    name,
+                    &format!(
+                        "the {what} in the precondition ({wanted}) does not match the {what} in record ({held}). The object might have been deleted and then recreated"
+                    ),
+                );
+                status.details["kind"] = resource.kind.into();
+                return Err(status);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes an object, or marks it where something holds it: the last state, and whether it is gone.
+fn delete_one(
+    inner: &mut Inner,
+    served: &Served,
+    old: &Arc<Value>,
+    options: &Deletion,
+) -> (Arc<Value>, bool) {
+    let r = served.resource;
+    let mut new = (**old).clone();
+    let mut grace = 0;
+    if r.table() == Resource::PODS.table() {
+        let own = old["spec"]["terminationGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(30);
+        grace = options.grace.unwrap_or(own).max(0);
+        let running = old["spec"]["nodeName"]
+            .as_str()
+            .is_some_and(|n| !n.is_empty())
+            && !matches!(
+                old["status"]["phase"].as_str(),
+                Some("Succeeded" | "Failed")
+            );
+        if !running {
+            grace = 0;
+        }
+        if old["metadata"]["deletionTimestamp"].is_string() && grace > 0 {
+            // Being deleted already: only a shorter grace changes anything.
+            let left = old["metadata"]["deletionGracePeriodSeconds"]
+                .as_i64()
+                .unwrap_or(0);
+            if grace >= left {
+                return (old.clone(), false);
+            }
+        }
+    }
+    let first = !old["metadata"]["deletionTimestamp"].is_string();
+    if first {
+        let holder = match options.policy.as_deref() {
+            Some("Orphan") => Some("orphan"),
+            Some("Foreground") => Some("foregroundDeletion"),
+            _ => None,
+        };
+        if let Some(holder) = holder {
+            let finalizers = &mut new["metadata"]["finalizers"];
+            match finalizers.as_array_mut() {
+                Some(list) => list.push(holder.into()),
+                None => *finalizers = json!([holder]),
+            }
+        }
+    } else if grace == 0 && old["metadata"]["deletionGracePeriodSeconds"] == json!(0) {
+        return (old.clone(), false);
+    }
+    mark_deleted(&mut new, grace);
+    if r.table() == Resource::NAMESPACES.table() {
+        new["status"]["phase"] = "Terminating".into();
+        if let Some(metadata) = new["metadata"].as_object_mut() {
+            metadata.shift_remove("deletionGracePeriodSeconds");
+        }
+    }
+    let key = super::store::key_of(old);
+    let last = inner.replace(r, old, new);
+    let gone = inner.get(r, &key).is_none();
+    if r.table() == Resource::CUSTOM_RESOURCE_DEFINITIONS.table() && gone {
+        forget_instances(inner, &last);
+    }
+    (last, gone)
+}
+
+/// Deletes an object from within the cluster.
+pub(crate) fn delete_object(
+    inner: &mut Inner,
+    resource: Resource,
+    object: &Arc<Value>,
+    grace: Option<i64>,
+) {
+    let (Some(served), Some(held)) = (
+        inner.of_table(resource.table()).cloned(),
+        inner.get(resource, &super::store::key_of(object)).cloned(),
+    ) else {
+        return;
+    };
+    let options = Deletion {
+        grace,
+        policy: None,
+        uid: None,
+        version: None,
+        dry: false,
+    };
+    delete_one(inner, &served, &held, &options);
+}
+
+/// A kind that is no longer defined has no objects.
+fn forget_instances(inner: &mut Inner, definition: &Value) {
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let plural = definition["spec"]["names"]["plural"]
+        .as_str()
+        .unwrap_or_default();
+    let resource = Resource::custom(group, "", plural, "", false);
+    let keys: Vec<String> = inner
+        .list(resource, None)
+        .map(|object| super::store::key_of(object))
+        .collect();
+    for key in keys {
+        inner.take(resource, &key, None);
+    }
+}
