@@ -166,7 +166,7 @@ mod tests {
         json!({
             "version": 1, "run": "r", "budget_pps": 100, "timeout_ms": 1000, "later": true,
             "probes": [
-                {"id": 1, "dst": "10.0.0.1", "protocol": "icmp", "count": 3},
+                {"id": 1, "dst": "10.0.0.1", "protocol": "icmp", "count": 3, "payload_bytes": 9},
                 {"id": 2, "dst": "fd00::1", "protocol": "tcp", "port": 8889, "count": 1,
                  "expect": {"nonce": "00", "proof": "ff"}, "later": []},
             ],
