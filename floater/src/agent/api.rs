@@ -65,6 +65,7 @@ pub(super) async fn serve(listener: TcpListener, config: Arc<Config>, sockets: A
         bodies: Semaphore::new(BODIES),
         tls: OnceCell::new(),
     });
+    let _stamping = super::echo::keep_stamping();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -71,10 +71,16 @@ fn serve() -> Result<ExitCode, Error> {
         Some(address) => Arc::new(At(address)),
         None => Arc::new(Here),
     };
+    log();
     runtime()?.block_on(async {
         let mut terminate = handler(SignalKind::terminate())?;
         let mut interrupt = handler(SignalKind::interrupt())?;
         let floater = Floater::start(settings.config, sockets).await?;
+        eprintln!(
+            "floater: listening on {} and {}",
+            floater.port(),
+            floater.api_port()
+        );
         let stopper = floater.stopper();
         let mut stopped = std::pin::pin!(floater.stopped());
         let silence = tokio::select! {
@@ -99,6 +105,17 @@ fn serve() -> Result<ExitCode, Error> {
         );
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Logs to standard error what `FLOATER_LOG` asks for, as in `floater=debug`.
+fn log() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("FLOATER_LOG") {
+        // Fails where somebody logs already.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .try_init();
+    }
 }
 
 fn handler(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Error> {

@@ -259,6 +259,16 @@ impl AsFd for Echo {
     }
 }
 
+/// Makes the kernel stamp what it receives for as long as this is held.
+///
+/// It begins to do so some time after it is first asked, by anybody; a floater that asks at its start has stamps when
+/// its first plan comes.
+pub(super) fn keep_stamping() -> Option<Socket> {
+    let socket = Socket::new(socket2::Domain::IPV4, Type::DGRAM, None).ok()?;
+    mmsg::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).ok()?;
+    Some(socket)
+}
+
 /// The wall clock that kernel stamps are made by.
 fn wall_clock() -> Duration {
     SystemTime::now()

@@ -54,6 +54,7 @@ pub(super) async fn run(
         }
         let now = engine.now();
         let Some(deadline) = engine.session.deadline(now) else {
+            tracing::debug!(counts = ?engine.session.counts(), "probed");
             return;
         };
         tokio::select! {

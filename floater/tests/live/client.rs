@@ -87,7 +87,15 @@ pub(crate) fn request(method: &str, path: &str, body: &[u8]) -> Request<Full<Byt
 /// One request over one connection.
 pub(crate) async fn ask(address: SocketAddr, request: Request<Full<Bytes>>) -> Response<Incoming> {
     let stream = TcpStream::connect(address).await.expect("the API listens");
-    let name = ServerName::from(address.ip());
+    ask_over(stream, request).await
+}
+
+/// One request over a connection that is there.
+pub(crate) async fn ask_over(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+) -> Response<Incoming> {
+    let name = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
     let stream = TlsConnector::from(Arc::new(trusting()))
         .connect(name, stream)
         .await
@@ -111,11 +119,14 @@ pub(crate) async fn body(response: Response<Incoming>) -> Vec<u8> {
 
 /// Sends a plan and collects what came of it.
 pub(crate) async fn run(address: SocketAddr, plan: &Plan) -> (Vec<Outcome>, u64) {
-    let response = ask(
-        address,
-        request("POST", "/v1/probe", &serde_json::to_vec(plan).unwrap()),
-    )
-    .await;
+    let stream = TcpStream::connect(address).await.expect("the API listens");
+    run_over(stream, plan).await
+}
+
+/// Sends a plan over a connection and collects what came of it.
+pub(crate) async fn run_over(stream: TcpStream, plan: &Plan) -> (Vec<Outcome>, u64) {
+    let body_bytes = serde_json::to_vec(plan).unwrap();
+    let response = ask_over(stream, request("POST", "/v1/probe", &body_bytes)).await;
     assert_eq!(response.status(), 200);
     let body = tokio::time::timeout(Duration::from_secs(30), body(response))
         .await

@@ -1,0 +1,396 @@
+//! Probes over a real kernel: a node, a router and another node, each a network namespace.
+//!
+//! ```text
+//!   near 10.0.1.1/24, fd01::1/64 ── router ── far 10.0.2.1/24, fd02::1/64, MTU 1300
+//! ```
+//! The router forwards, has no route to 10.9.0.0/16 and fd09::/64, and nobody owns 10.0.2.9 and fd02::9.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use floater::agent::{Family, Floater, Here, Sockets};
+use floater::wire::{Expect, Failure, Outcome, Plan, Probe, Protocol, proof};
+use netns_harness::namespace::Netns;
+use netns_harness::netlink::Netlink;
+use netns_harness::sysctl;
+use netns_harness::wire::{End, Route, Wire as _};
+use tokio::net::TcpStream;
+
+use crate::client::{KEY, ask_over, config, plan, probe, request, run_over, start};
+
+/// Sockets of a namespace, opened by threads that go there.
+struct In(Netns);
+
+impl In {
+    fn within<T: Send>(&self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        self.0
+            .run(open)
+            .map_err(|error| io::Error::other(error.to_string()))?
+    }
+}
+
+impl Sockets for In {
+    fn tcp_listener(&self, port: u16) -> io::Result<TcpListener> {
+        self.within(|| Here.tcp_listener(port))
+    }
+    fn tcp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.within(|| Here.tcp_socket(family))
+    }
+    fn icmp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.within(|| Here.icmp_socket(family))
+    }
+    fn tables(&self) -> Result<datapath::state::NodeState, String> {
+        self.0
+            .run(|| Here.tables())
+            .map_err(|error| error.to_string())?
+    }
+}
+
+struct Net {
+    near: Netns,
+    far: Netns,
+    _router: Netns,
+}
+
+fn net() -> Net {
+    let [near, router, far] = [(); 3].map(|()| Netns::create().expect("a namespace"));
+    for netns in [&near, &router, &far] {
+        // A router solicits from its link-local address, which would be tentative for its first second.
+        netns
+            .run(|| sysctl::set("net.ipv6.conf.default.accept_dad", "0"))
+            .expect("a thread")
+            .expect("a setting");
+    }
+    let inside = |netns: &Netns, work: &(dyn Fn(&mut Netlink) + Sync)| {
+        netns
+            .run(|| {
+                let mut netlink = Netlink::open()?;
+                netlink.up(1);
+                work(&mut netlink);
+                netlink.flush()
+            })
+            .expect("a thread")
+            .expect("links, addresses and routes");
+    };
+    let end = |index: u32, side: u8, mtu: u32| End {
+        name: if index == 2 { "eth0" } else { "eth1" },
+        index,
+        mac: [2, 0, 0, 0, index as u8, side],
+        mtu,
+        namespace: None,
+        master: None,
+    };
+    inside(&router, &|netlink| {
+        for (index, there, mtu) in [(2, &near, 1500), (3, &far, 1300)] {
+            let peer = End {
+                name: "eth0",
+                index: 2,
+                namespace: Some(there),
+                ..end(2, index as u8 + 8, mtu)
+            };
+            netlink.veth(&end(index, 1, mtu), &peer);
+            netlink.flush().expect("a pair of links");
+            netlink.address(index, format!("10.0.{}.254/24", index - 1).parse().unwrap());
+            netlink.address(index, format!("fd0{}::fe/64", index - 1).parse().unwrap());
+        }
+    });
+    for (netns, number) in [(&near, 1), (&far, 2)] {
+        inside(netns, &|netlink| {
+            netlink.up(2);
+            netlink.settle(2);
+            netlink.address(2, format!("10.0.{number}.1/24").parse().unwrap());
+            netlink.address(2, format!("fd0{number}::1/64").parse().unwrap());
+            for (dst, via) in [
+                ("0.0.0.0/0", format!("10.0.{number}.254")),
+                ("::/0", format!("fd0{number}::fe")),
+            ] {
+                netlink.route(&Route {
+                    dst: dst.parse().unwrap(),
+                    via: Some(via.parse().unwrap()),
+                    index: 2,
+                    table: 254,
+                });
+            }
+        });
+    }
+    router
+        .run(|| {
+            sysctl::set("net.ipv4.ip_forward", "1")?;
+            sysctl::set("net.ipv6.conf.all.forwarding", "1")?;
+            // As many errors as there are probes.
+            sysctl::set("net.ipv4.icmp_ratelimit", "0")?;
+            sysctl::set("net.ipv6.icmp.ratelimit", "0")
+        })
+        .expect("a thread")
+        .expect("a router");
+    Net {
+        near,
+        far,
+        _router: router,
+    }
+}
+
+/// Lets everybody have ICMP sockets without privilege.
+fn open_to_all(netns: &Netns) {
+    netns
+        .run(|| sysctl::set("net.ipv4.ping_group_range", "0 2147483647"))
+        .expect("a thread")
+        .expect("a setting");
+}
+
+async fn floater_in(netns: &Netns, node: &str) -> Floater {
+    start(config(node), Arc::new(In(netns.clone()))).await
+}
+
+async fn api(netns: &Netns, floater: &Floater) -> TcpStream {
+    let address = SocketAddr::from(([127, 0, 0, 1], floater.api_port()));
+    let stream = netns
+        .run(|| std::net::TcpStream::connect(address))
+        .expect("a thread")
+        .expect("the API");
+    stream.set_nonblocking(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
+}
+
+async fn outcomes(netns: &Netns, floater: &Floater, plan: &Plan) -> Vec<Outcome> {
+    run_over(api(netns, floater).await, plan).await.0
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn expecting(node: &str, mut probe: Probe) -> Probe {
+    probe.expect = Some(Expect {
+        nonce: "c0ffee".to_owned(),
+        proof: proof(KEY, "c0ffee", "uid", node),
+    });
+    probe
+}
+
+fn error(from: &str, kind: u8, code: u8) -> Option<Failure> {
+    Some(Failure::IcmpError {
+        from: ip(from),
+        kind,
+        code,
+    })
+}
+
+async fn echoes_are_judged(net: &Net) {
+    let floater = floater_in(&net.near, "n1").await;
+    let echo = |id, dst: &str, payload_bytes| {
+        let mut probe = probe(id, ip(dst), Protocol::Icmp, 0);
+        probe.payload_bytes = payload_bytes;
+        probe
+    };
+    let mut plan = plan(vec![
+        echo(1, "10.0.2.1", 56),
+        echo(2, "fd02::1", 56),
+        echo(3, "10.0.1.1", 0),
+        echo(4, "10.9.0.1", 56),
+        echo(5, "fd09::1", 56),
+        echo(6, "10.0.2.1", 1400),
+        echo(7, "fd02::1", 1400),
+        echo(8, "10.0.2.9", 56),
+        echo(9, "10.0.1.1", 60_000),
+        echo(10, "10.0.2.1", 1200),
+    ]);
+    plan.timeout_ms = 600;
+    let outcomes = outcomes(&net.near, &floater, &plan).await;
+    let too_long = Failure::Local {
+        error: io::Error::from_raw_os_error(libc::EMSGSIZE).to_string(),
+    };
+    for (outcome, failure) in outcomes.iter().zip([
+        None,
+        None,
+        None,
+        error("10.0.1.254", 3, 0),
+        error("fd01::fe", 1, 0),
+        error("10.0.1.254", 3, 4),
+        error("fd01::fe", 2, 0),
+        Some(Failure::Timeout),
+        // Over loopback it would fit, and does.
+        None,
+        None,
+    ]) {
+        assert_eq!(outcome.failure, failure, "{outcome:?}");
+        assert_eq!(
+            (outcome.sent, outcome.received),
+            (3, if failure.is_none() { 3 } else { 0 })
+        );
+        if let Some(rtt) = &outcome.rtt {
+            assert!(rtt.min_us >= 1 && rtt.max_us < 500_000, "{rtt:?}");
+        }
+    }
+    let mut long = echo(1, "10.0.2.1", 2000);
+    long.count = 1;
+    let outcome = self::outcomes(&net.near, &floater, &crate::client::plan(vec![long])).await;
+    assert_eq!(outcome[0].failure, Some(too_long));
+}
+
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn raw_echoes_are_judged_by_what_comes_back() {
+    echoes_are_judged(&net()).await;
+}
+
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn datagram_echoes_are_judged_by_what_comes_back() {
+    let net = net();
+    open_to_all(&net.near);
+    echoes_are_judged(&net).await;
+}
+
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn connections_are_judged_by_what_comes_back() {
+    let net = net();
+    let near = floater_in(&net.near, "n1").await;
+    let far = floater_in(&net.far, "n2").await;
+    let impostor = floater_in(&net.far, "n3").await;
+    let tcp = |id, dst: &str, port| expecting("n2", probe(id, ip(dst), Protocol::Tcp, port));
+    let mut plan = plan(vec![
+        tcp(1, "10.0.2.1", far.port()),
+        tcp(2, "fd02::1", far.port()),
+        tcp(3, "10.0.2.1", impostor.port()),
+        tcp(4, "fd02::1", impostor.port()),
+        tcp(5, "10.0.2.1", 1),
+        tcp(6, "fd02::1", 1),
+        tcp(7, "10.9.0.1", 1),
+        tcp(8, "fd09::1", 1),
+        tcp(9, "10.0.2.9", 1),
+    ]);
+    plan.timeout_ms = 600;
+    let wrong = Some(Failure::WrongIdentity {
+        answered: "uid/n3".to_owned(),
+    });
+    let failures = [
+        None,
+        None,
+        wrong.clone(),
+        wrong,
+        Some(Failure::Refused),
+        Some(Failure::Refused),
+        error("10.0.1.254", 3, 0),
+        error("fd01::fe", 1, 0),
+        Some(Failure::Timeout),
+    ];
+    for (outcome, failure) in outcomes(&net.near, &near, &plan).await.iter().zip(failures) {
+        assert_eq!(outcome.failure, failure, "{outcome:?}");
+        assert_eq!(
+            (outcome.sent, outcome.received),
+            (3, if failure.is_none() { 3 } else { 0 })
+        );
+        assert_eq!(outcome.rtt.is_some(), failure.is_none());
+    }
+}
+
+/// A buffer of the default size holds far fewer answers than this sends.
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn thousands_of_answers_and_none_is_lost() {
+    let net = net();
+    let floater = floater_in(&net.near, "n1").await;
+    let mut plan = plan(
+        (0..4000)
+            .map(|id| probe(id, ip("10.0.2.1"), Protocol::Icmp, 0))
+            .collect(),
+    );
+    plan.budget_pps = u32::MAX;
+    let stream = api(&net.near, &floater).await;
+    let started = Instant::now();
+    let (outcomes, sent) = run_over(stream, &plan).await;
+    assert_eq!((outcomes.len(), sent), (4000, 12_000));
+    for outcome in &outcomes {
+        assert_eq!(
+            (outcome.received, &outcome.failure),
+            (3, &None),
+            "{outcome:?}"
+        );
+    }
+    // At the ceiling and not above it.
+    let least = Duration::from_millis(u64::from(12_000 * 1000 / floater::wire::CEILING_PPS));
+    assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+    let merged = floater::stats::merge(outcomes.iter().filter_map(|outcome| outcome.rtt.as_ref()));
+    let merged = merged.expect("histograms").expect("answers");
+    assert!(merged.p50_us < 50_000, "{merged:?}");
+}
+
+/// The kernel stamps both ends, so a floater that is kept from running loses neither answers nor the truth about them.
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn a_stall_changes_no_time() {
+    let net = net();
+    for privileged in [true, false] {
+        if !privileged {
+            open_to_all(&net.near);
+        }
+        let floater = floater_in(&net.near, "n1").await;
+        let mut plan = plan(vec![
+            probe(1, ip("10.0.2.1"), Protocol::Icmp, 0),
+            probe(2, ip("fd02::1"), Protocol::Icmp, 0),
+        ]);
+        // The first ones pay for resolving neighbours.
+        outcomes(&net.near, &floater, &plan).await;
+        plan.probes.iter_mut().for_each(|probe| probe.count = 20);
+        let stalling = tokio::spawn(async {
+            loop {
+                std::thread::sleep(Duration::from_millis(80));
+                tokio::time::sleep(Duration::from_millis(7)).await;
+            }
+        });
+        for outcome in outcomes(&net.near, &floater, &plan).await {
+            assert_eq!(
+                (outcome.received, &outcome.failure),
+                (20, &None),
+                "{outcome:?}"
+            );
+            let rtt = outcome.rtt.expect("answers");
+            assert!(
+                rtt.p50_us < 5000,
+                "an answer waited up to 80 ms to be read: {rtt:?}"
+            );
+        }
+        stalling.abort();
+    }
+}
+
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn a_network_without_ipv6_is_served() {
+    let netns = Netns::create().expect("a namespace");
+    netns
+        .run(|| {
+            let mut netlink = Netlink::open()?;
+            sysctl::set("net.ipv6.conf.all.disable_ipv6", "1")?;
+            netlink.up(1);
+            netlink.flush()
+        })
+        .expect("a thread")
+        .expect("loopback");
+    let floater = floater_in(&netns, "n1").await;
+    let plan = plan(vec![
+        expecting(
+            "n1",
+            probe(1, ip("127.0.0.1"), Protocol::Tcp, floater.port()),
+        ),
+        probe(2, ip("127.0.0.1"), Protocol::Icmp, 0),
+        probe(3, ip("fd00::1"), Protocol::Icmp, 0),
+    ]);
+    let outcomes = outcomes(&netns, &floater, &plan).await;
+    assert_eq!((&outcomes[0].failure, &outcomes[1].failure), (&None, &None));
+    assert!(
+        matches!(outcomes[2].failure, Some(Failure::Local { .. })),
+        "{:?}",
+        outcomes[2]
+    );
+    let response = ask_over(
+        api(&netns, &floater).await,
+        request("GET", "/v1/tables", b""),
+    )
+    .await;
+    assert_eq!(response.status(), 200);
+}
