@@ -147,7 +147,7 @@ impl Api {
         }
         match path.as_str() {
             "/v1/info" => json(StatusCode::OK, &self.info()),
-            "/v1/tables" => json(StatusCode::OK, &self.tables().await),
+            "/v1/tables" => self.tables().await,
             _ => self.probe(&body),
         }
     }
@@ -212,20 +212,23 @@ impl Api {
         }
     }
 
-    async fn tables(&self) -> Tables {
+    async fn tables(&self) -> Response<Body> {
         let sockets = Arc::clone(&self.sockets);
-        let read = tokio::task::spawn_blocking(move || sockets.tables())
+        let read = tokio::task::spawn_blocking(move || sockets.inspect())
             .await
             .unwrap_or_else(|error| Err(format!("the reader ended: {error}")));
-        let (state, missing) = match read {
-            Ok(state) => (state, Vec::new()),
-            Err(why) => (Default::default(), vec![why]),
-        };
-        Tables {
-            version: 1,
-            node: self.config.node.clone(),
-            state,
-            missing,
+        match read {
+            Ok((state, missing)) => json(
+                StatusCode::OK,
+                &Tables {
+                    version: 1,
+                    node: self.config.node.clone(),
+                    state,
+                    missing,
+                },
+            ),
+            // Empty tables would be taken for the truth.
+            Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
         }
     }
 

@@ -136,8 +136,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
 }
 
 fn tables() -> ExitCode {
-    match Here.tables() {
-        Ok(state) => {
+    match Here.inspect() {
+        Ok((state, missing)) => {
+            for what in missing {
+                eprintln!("floater: not read: {what}");
+            }
             let mut out = std::io::stdout().lock();
             let written = serde_json::to_writer(&mut out, &state)
                 .map_err(std::io::Error::from)

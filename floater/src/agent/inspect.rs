@@ -1,8 +1,29 @@
 //! Reads the tables of the network that the calling thread stands in.
 
+use datapath::kernel::LinuxKernel;
+use datapath::reconcile::Kernel as _;
 use datapath::state::NodeState;
 
-/// The tables.
-pub(super) fn tables() -> Result<NodeState, String> {
-    Err("the reader of the kernel's tables is not built in".to_owned())
+/// The tables, and what of them could not be read.
+pub(super) fn inspect() -> Result<(NodeState, Vec<String>), String> {
+    let mut kernel = LinuxKernel::open().map_err(|error| told(&error))?;
+    let state = kernel.observe().map_err(|error| told(&error))?;
+    let missing = if kernel.is_nat_readable() {
+        Vec::new()
+    } else {
+        vec!["nat: reading address translation takes CAP_NET_ADMIN and nf_tables".to_owned()]
+    };
+    Ok((state, missing))
+}
+
+/// An error with its causes.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        words.push_str(": ");
+        words.push_str(&next.to_string());
+        cause = next.source();
+    }
+    words
 }

@@ -36,6 +36,14 @@ pub trait Sockets: Send + Sync + 'static {
     /// # Errors
     /// What could not be read, in words.
     fn tables(&self) -> Result<NodeState, String>;
+
+    /// The tables of the network, and in words what of them could not be read. Blocks.
+    ///
+    /// # Errors
+    /// Why nothing could be read.
+    fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
+        self.tables().map(|state| (state, Vec::new()))
+    }
 }
 
 /// The network namespace of the calling thread.
@@ -72,7 +80,11 @@ impl Sockets for Here {
     }
 
     fn tables(&self) -> Result<NodeState, String> {
-        super::inspect::tables()
+        self.inspect().map(|(state, _)| state)
+    }
+
+    fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
+        super::inspect::inspect()
     }
 }
 
@@ -91,6 +103,10 @@ impl Sockets for At {
 
     fn tables(&self) -> Result<NodeState, String> {
         Here.tables()
+    }
+
+    fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
+        Here.inspect()
     }
 }
 

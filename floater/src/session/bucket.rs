@@ -27,7 +27,7 @@ impl Bucket {
     pub fn new(allowance_pps: u32) -> Self {
         let allowance = allowance_pps.clamp(1, CEILING_PPS);
         let in_a_tick = u64::from(allowance) * TICK_MIN.as_millis() as u64 / 1000;
-        let burst = (in_a_tick as u32).max(BURST.min(allowance / 10)).max(1);
+        let burst = (in_a_tick as u32).max(BURST.min(allowance / 20)).max(1);
         let refill = allowance - burst + 1;
         Self {
             // Rounded up: a nanosecond too slow rather than one too fast.
@@ -142,7 +142,7 @@ mod tests {
                 }
             }
             assert!(
-                taken * 10 >= allowance * 10 * 9,
+                taken * 100 >= allowance * 10 * 95,
                 "{taken} at {allowance} pps in 10 s"
             );
         }

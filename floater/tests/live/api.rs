@@ -259,3 +259,34 @@ async fn it_stops_when_told_and_when_dropped() {
     .await
     .expect("it lets go of its port");
 }
+
+#[tokio::test]
+async fn tables_that_cannot_be_read_are_not_empty_tables() {
+    use floater::agent::{Family, Here, Sockets};
+    use std::io;
+
+    struct Blind;
+    impl Sockets for Blind {
+        fn tcp_listener(&self, port: u16) -> io::Result<std::net::TcpListener> {
+            Here.tcp_listener(port)
+        }
+        fn tcp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+            Here.tcp_socket(family)
+        }
+        fn icmp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+            Here.icmp_socket(family)
+        }
+        fn tables(&self) -> Result<datapath::state::NodeState, String> {
+            Err("no netlink here".to_owned())
+        }
+    }
+    let floater = start(config("n1"), std::sync::Arc::new(Blind)).await;
+    let response = ask(
+        loopback(floater.api_port()),
+        request("GET", "/v1/tables", b""),
+    )
+    .await;
+    assert_eq!(response.status(), 503);
+    let said: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+    assert_eq!(said["error"], "no netlink here");
+}

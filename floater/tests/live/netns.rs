@@ -10,15 +10,16 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datapath::state::NodeState;
 use floater::agent::{Family, Floater, Here, Sockets};
-use floater::wire::{Expect, Failure, Outcome, Plan, Probe, Protocol, proof};
+use floater::wire::{Expect, Failure, Outcome, Plan, Probe, Protocol, Tables, proof};
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::sysctl;
 use netns_harness::wire::{End, Route, Wire as _};
 use tokio::net::TcpStream;
 
-use crate::client::{KEY, ask_over, config, plan, probe, request, run_over, start};
+use crate::client::{KEY, ask_over, body, config, plan, probe, request, run_over, start};
 
 /// Sockets of a namespace, opened by threads that go there.
 struct In(Netns);
@@ -41,9 +42,12 @@ impl Sockets for In {
     fn icmp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
         self.within(|| Here.icmp_socket(family))
     }
-    fn tables(&self) -> Result<datapath::state::NodeState, String> {
+    fn tables(&self) -> Result<NodeState, String> {
+        self.inspect().map(|(state, _)| state)
+    }
+    fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
         self.0
-            .run(|| Here.tables())
+            .run(|| Here.inspect())
             .map_err(|error| error.to_string())?
     }
 }
@@ -387,10 +391,38 @@ async fn a_network_without_ipv6_is_served() {
         "{:?}",
         outcomes[2]
     );
+}
+
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn the_tables_are_those_of_the_floaters_network() {
+    let net = net();
+    let floater = floater_in(&net.near, "n1").await;
     let response = ask_over(
-        api(&netns, &floater).await,
+        api(&net.near, &floater).await,
         request("GET", "/v1/tables", b""),
     )
     .await;
     assert_eq!(response.status(), 200);
+    let tables: Tables = serde_json::from_slice(&body(response).await).expect("tables");
+    assert_eq!((tables.version, tables.node.as_str()), (1, "n1"));
+    assert_eq!(tables.missing, [""; 0]);
+    let link = tables.state.links.get("eth0").expect("the link");
+    assert_eq!((link.mtu, link.up, link.carrier), (1500, true, true));
+    assert!(tables.state.links.get("eth1").is_none(), "the router's");
+    let has = |address: &str| {
+        let key = ("eth0".to_owned(), address.parse().unwrap());
+        tables.state.addresses.get(&key).is_some()
+    };
+    assert!(has("10.0.1.1/24") && has("fd01::1/64"));
+    let default: ipnet::IpNet = "0.0.0.0/0".parse().unwrap();
+    assert!(tables.state.routes.iter().any(|route| {
+        route.dst == default
+            && route
+                .hops
+                .iter()
+                .any(|hop| hop.via == Some(ip("10.0.1.254")))
+    }));
+    let forwarding = tables.state.sysctls.get("net.ipv4.conf.eth0.forwarding");
+    assert_eq!(forwarding.map(|setting| setting.value), Some(0));
 }
