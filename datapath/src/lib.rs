@@ -12,6 +12,8 @@
 pub mod api;
 pub mod diff;
 pub mod error;
+#[cfg(feature = "kernel")]
+pub mod kernel;
 pub mod mac;
 pub mod memory;
 pub mod nodeconfig;

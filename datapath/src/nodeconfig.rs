@@ -16,7 +16,7 @@ use crate::state::{
     RouteKind, Rule, RuleAction, Sysctl, Vxlan,
 };
 
-mod translation;
+pub(crate) mod translation;
 
 /// The routing table of everything that the datapath routes.
 pub const TABLE: u32 = 200;

@@ -186,6 +186,13 @@ pub const CATALOGUE: &[Cause] = &[
         fix: "ip route replace PREFIX via GATEWAY dev LINK table 200 onlink",
     },
     Cause {
+        code: "ROUTING-LOOP",
+        title: "two nodes send packets to each other",
+        meaning: "Packets go round until their hops are used up; the senders get time exceeded.",
+        proof: "The walk comes back to a node with the same packet.",
+        fix: "Put the next hop of the route that sends it round right.",
+    },
+    Cause {
         code: "RPFILTER",
         title: "strict reverse-path check on a path that is not symmetric",
         meaning: "The kernel drops arriving packets whose source it would answer over another link \
@@ -200,6 +207,13 @@ pub const CATALOGUE: &[Cause] = &[
                   its forwarding rows stay.",
         proof: "The link exists without the flag UP.",
         fix: "ip link set LINK up, then let the datapath's agent put routes and neighbours back.",
+    },
+    Cause {
+        code: "TUNNEL-MAC-LOOP",
+        title: "both ends of a tunnel have the same MAC",
+        meaning: "The receiving end takes its own MAC as a source for an echo of itself and drops the packet.",
+        proof: "The walk delivers a packet whose source MAC is the receiver's own.",
+        fix: "Give one of the two ends the MAC of its NodeConfig.",
     },
     Cause {
         code: "TUNNEL-PORT-MISMATCH",
@@ -250,6 +264,13 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The node drops what peers send and they drop what it sends, without a counter.",
         proof: "The link's VNI differs from the plan.",
         fix: "Delete the link and let the datapath's agent make it anew.",
+    },
+    Cause {
+        code: "VTEP-IP-DUPLICATE",
+        title: "two nodes own one address",
+        meaning: "Packets reach whichever of the two answered last; the other drops what has its own address as a source.",
+        proof: "The same address on two nodes; or a packet reaches a node that owns its source.",
+        fix: "Take the address from the node that is not planned to have it.",
     },
     Cause {
         code: "VTEP-LOCAL-STALE",

@@ -8,8 +8,15 @@
 //! Pure and deterministic: the same evidence gives the same bytes, whatever the number of threads.
 
 mod cells;
+mod certificate;
+mod findings;
+mod intent;
+mod join;
 mod pairs;
+mod residual;
 mod scope;
+mod tables;
+mod walks;
 
 use crate::evidence::Gathered;
 use crate::probe_plan::What;
@@ -61,13 +68,25 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     let scope = scope::Scope::new(gathered, what);
     let mut unjudged = scope.unasked();
     let pairs = pairs::judge(&scope, &mut unjudged);
-    let findings: Vec<Finding> = Vec::new();
-    let (cells, coverage) = cells::assemble(&scope, &pairs);
+    let intended = intent::Intended::new(&scope);
+    let mut graph = join::graph(&scope, &intended);
+    join::cover(&scope, &mut graph, &pairs);
+    let suspicions = tables::suspicions(&scope, &intended);
+    let walks = walks::Walks::new(&scope, &intended);
+    let joined = join::join(&scope, &graph, &walks, &pairs, &suspicions);
+    let mut findings = findings::of_suspicions(&scope, suspicions, &joined);
+    findings.extend(residual::findings(&scope, &intended, &graph, &joined));
+    let (mut cells, mut coverage) = cells::assemble(&scope, &graph, &joined);
+    findings.extend(findings::of_losses(&cells, &findings));
+    findings::order(&mut findings);
+    findings::name_in_cells(&findings, &mut cells);
+    coverage.certificate = certificate::certificate(&scope, &intended, &graph, &findings);
     let verdict = verdict(&cells, &findings, &unjudged);
     Judged {
         clusters: scope.cluster_reports(),
         coverage,
         cells,
+        findings,
         verdict,
         unjudged,
         node_rows: if what.node_rows {
@@ -75,7 +94,6 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
         } else {
             Vec::new()
         },
-        findings,
     }
 }
 

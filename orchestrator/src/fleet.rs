@@ -55,6 +55,9 @@ where
 }
 
 #[cfg(test)]
+pub(crate) mod mock;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -19,14 +19,13 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use futures::FutureExt as _;
 use serde_saphyr::Spanned;
 
 use crate::Error;
 
 mod check;
+mod connect;
 mod document;
 
 use document::{Document, Named};
@@ -316,67 +315,6 @@ fn index<T>(
         }
     }
     Ok(new)
-}
-
-/// How long a TCP connection may take.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-impl Selected {
-    /// Whether a client of it starts a program for its credentials.
-    pub(crate) fn runs_a_program(&self) -> bool {
-        self.config
-            .auth_infos
-            .iter()
-            .filter_map(|user| user.auth_info.as_ref())
-            .any(|user| user.exec.is_some())
-    }
-
-    /// A client for it. Blocks while a credential plugin runs; needs the runtime's context.
-    ///
-    /// # Errors
-    /// Why there is none, in words without credentials.
-    pub(crate) fn client(&self) -> Result<kube::Client, String> {
-        // Nothing in it waits: the file is read and every path is checked.
-        let mut config = kube::Config::from_custom_kubeconfig(
-            (*self.config).clone(),
-            &kube::config::KubeConfigOptions::default(),
-        )
-        .now_or_never()
-        .ok_or("its configuration needs more than its kubeconfig")?
-        .map_err(|error| told(&error))?;
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        // A request's class has its own time limit, and a plan's results may be far between.
-        config.read_timeout = None;
-        // A floater that does not answer is a value at once, not after fifteen tries.
-        config.default_retry = false;
-        kube::Client::try_from(config).map_err(|error| match error {
-            kube::Error::ProxyProtocolDisabled { .. }
-            | kube::Error::ProxyProtocolUnsupported { .. } => {
-                "its API server is behind a proxy of a kind that is not supported".to_owned()
-            }
-            kube::Error::Auth(_) => "its credential plugin gives no credentials".to_owned(),
-            kube::Error::RustlsTls(_) => {
-                "its certificates or its client key cannot be used for TLS".to_owned()
-            }
-            kube::Error::InferKubeconfig(error) => told(&error),
-            _ => "no client can be made of its kubeconfig".to_owned(),
-        })
-    }
-}
-
-/// What `kube` refuses although it passed the rules, without its quotes.
-fn told(error: &kube::config::KubeconfigError) -> String {
-    use kube::config::KubeconfigError as Kube;
-    match error {
-        Kube::ParseCertificates(_) | Kube::LoadCertificateAuthority(_) => {
-            "its certificate authority is not PEM"
-        }
-        Kube::LoadClientCertificate(_) => "its client certificate cannot be read",
-        Kube::LoadClientKey(_) => "its client key cannot be read",
-        Kube::ParseProxyUrl(_) => "its proxy is not a URL",
-        _ => "its kubeconfig cannot be used",
-    }
-    .to_owned()
 }
 
 fn single(

@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod explain;
 mod fleet;
 pub mod glob;
+pub mod graph;
 pub mod inventory;
 pub mod kubeconfig;
 pub mod manifest;

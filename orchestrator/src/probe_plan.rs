@@ -17,6 +17,9 @@ use crate::glob;
 pub const WHOLE_UP_TO: usize = 40;
 /// Echo requests of one probe: three, so that a loss rate of one in a hundred almost never looks like a failure.
 pub const ICMP_COUNT: u16 = 3;
+/// Connections of one probe in a fleet that is probed whole: a single one that is lost would not tell a filter from chance. In a
+/// larger fleet one has to do; there several sources tell the same about a destination.
+pub const TCP_COUNT: u16 = 2;
 
 /// What is asked of a run. An empty list leaves its question open: all that exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,12 +114,28 @@ pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> Vec<PlannedPro
         return Vec::new();
     }
     let layers = what.layers();
+    let tcp_count = if is_whole(clusters, what) {
+        TCP_COUNT
+    } else {
+        1
+    };
     let mut probes = Vec::new();
     for (src, dst) in pairs(clusters, what, seed) {
         let families = common_families(&clusters[src.cluster], &clusters[dst.cluster]);
         for &layer in &layers {
             for &family in families.iter().filter(|&&family| what.wants_family(family)) {
-                probes.extend(probes_of(clusters, what, src, dst, layer, family));
+                probes.extend(
+                    probes_of(clusters, what, src, dst, layer, family)
+                        .into_iter()
+                        .map(|probe| PlannedProbe {
+                            count: if probe.protocol == Protocol::Tcp {
+                                tcp_count
+                            } else {
+                                probe.count
+                            },
+                            ..probe
+                        }),
+                );
             }
         }
     }
@@ -176,6 +195,18 @@ fn probes_of(
         .collect()
 }
 
+/// Whether every ordered pair of nodes is probed.
+fn is_whole(clusters: &[ClusterFacts], what: &What) -> bool {
+    let nodes = |cluster: &ClusterFacts| {
+        cluster
+            .nodes
+            .iter()
+            .filter(|node| what.wants_node(&cluster.name, &node.name))
+            .count()
+    };
+    what.full || clusters.iter().map(nodes).sum::<usize>() <= WHOLE_UP_TO
+}
+
 /// The ordered pairs of nodes to probe, sorted.
 fn pairs(clusters: &[ClusterFacts], what: &What, seed: u64) -> BTreeSet<(NodeRef, NodeRef)> {
     let members: Vec<Vec<NodeRef>> = clusters
@@ -193,7 +224,7 @@ fn pairs(clusters: &[ClusterFacts], what: &What, seed: u64) -> BTreeSet<(NodeRef
     };
     let mut random = Random(seed);
     let mut pairs = BTreeSet::new();
-    let whole = what.full || members.iter().map(Vec::len).sum::<usize>() <= WHOLE_UP_TO;
+    let whole = is_whole(clusters, what);
     for (cluster, nodes) in members.iter().enumerate() {
         if wanted(cluster, cluster) {
             inside(nodes, whole, &mut random, &mut pairs);

@@ -416,6 +416,29 @@ impl Element {
     }
 }
 
+impl Finding {
+    /// The id of a finding: a hash (FNV-1a, 40 bits in hexadecimal) of its code and element, so that the same cause has the same id
+    /// in every run.
+    #[must_use]
+    pub fn id_of(code: &str, element: &Element) -> String {
+        let none = "\u{1}";
+        let words = [
+            code,
+            element.cluster.as_deref().unwrap_or(none),
+            element.node.as_deref().unwrap_or(none),
+            &element.kind,
+            &element.name,
+        ];
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for word in words {
+            for byte in word.bytes().chain([0]) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+        format!("{:010x}", (hash ^ (hash >> 24)) & 0xff_ffff_ffff)
+    }
+}
+
 impl Cell {
     /// The cell's name.
     #[must_use]

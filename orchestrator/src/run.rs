@@ -388,3 +388,6 @@ fn whole_seconds(time: Timestamp) -> String {
         .unwrap_or(time)
         .to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,10 @@ pub enum Failure {
         rule: String,
     },
     /// A signal ended the run after everything was removed.
-    Interrupted,
+    Interrupted {
+        /// What could not be removed, and why; empty when all was.
+        left: Vec<String>,
+    },
     /// There is nothing to work with: no cluster answers, the kernel lacks something.
     Missing(String),
     /// The command line is wrong in this program's words.
@@ -71,7 +74,7 @@ impl Failure {
             Self::Clap(_) => OK,
             Self::Failed(_) => FOUND,
             Self::Input { .. } => INPUT,
-            Self::Interrupted => INTERRUPTED,
+            Self::Interrupted { .. } => INTERRUPTED,
             Self::Missing(_) => MISSING,
             Self::Usage(_) => USAGE,
         }
@@ -101,7 +104,16 @@ impl fmt::Display for Failure {
                 }
                 write!(f, ": {}", unbroken(rule))
             }
-            Self::Interrupted => f.write_str("interrupted; everything was removed"),
+            Self::Interrupted { left } if left.is_empty() => {
+                f.write_str("interrupted; everything that the run had made is removed")
+            }
+            Self::Interrupted { left } => {
+                write!(
+                    f,
+                    "interrupted; not removed: {}",
+                    unbroken(&left.join("; "))
+                )
+            }
         }
     }
 }
@@ -118,6 +130,29 @@ impl From<clap::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Failed(format!("writing the result: {error}"))
+    }
+}
+
+impl From<simulator::Error> for Failure {
+    fn from(error: simulator::Error) -> Self {
+        use simulator::Error;
+        match error {
+            Error::Failed { .. } => Self::Failed(error.to_string()),
+            Error::Input { file, line, rule } => Self::Input { file, line, rule },
+            Error::Missing { .. } => Self::Missing(error.to_string()),
+        }
+    }
+}
+
+impl From<orchestrator::Error> for Failure {
+    fn from(error: orchestrator::Error) -> Self {
+        use orchestrator::Error;
+        match error {
+            Error::Input { file, line, rule } => Self::Input { file, line, rule },
+            Error::Interrupted { left } => Self::Interrupted { left },
+            Error::Missing { .. } => Self::Missing(error.to_string()),
+            Error::Usage(text) => Self::Usage(text),
+        }
     }
 }
 
@@ -184,7 +219,7 @@ mod tests {
             (Failure::Usage(String::new()), 64),
             (Failure::Missing(String::new()), 69),
             (Failure::Failed(String::new()), 1),
-            (Failure::Interrupted, 130),
+            (Failure::Interrupted { left: Vec::new() }, 130),
         ] {
             assert_eq!(failure.code(), code);
         }

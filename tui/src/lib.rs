@@ -15,17 +15,26 @@ pub mod exit;
 pub mod input;
 pub mod output;
 pub mod plan_diff;
+pub mod progress;
 pub mod render;
+pub mod signals;
 pub mod terminal;
 pub mod verbs;
 pub mod view;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The program: the command line without hidden verbs.
 #[must_use]
-pub fn main(argv: Vec<OsString>) -> ExitCode {
+pub fn main(mut argv: Vec<OsString>) -> ExitCode {
+    if let Some(name) = argv.first_mut()
+        && Path::new(name).file_name() == Some("kubectl-floater".as_ref())
+    {
+        // As kubectl's plugin it is called with a space, and that is what help should say.
+        *name = "kubectl floater".into();
+    }
     let env = |name: &str| std::env::var_os(name);
     // The command line comes first, so that `--help` works beside a broken file.
     let outcome = config::parse(argv.clone(), &|_| None, None)

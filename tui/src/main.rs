@@ -1,10 +1,17 @@
-//! `floaterctl`, also as `kubectl-floater`: hands hidden verbs to the crates that own them, everything else to
-//! [`tui::main`].
+//! `floaterctl`, also as `kubectl-floater`. Hidden first words make it a node's program instead; they are looked at before
+//! the command line is parsed and before any thread starts, because such a process may have to enter a namespace first and
+//! has to start fast.
 
 #![forbid(unsafe_code)]
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tui::main(std::env::args_os().collect())
+    let mut words = std::env::args_os();
+    let _program = words.next();
+    match words.next().as_deref().and_then(OsStr::to_str) {
+        Some("__floater") => floater::agent::cli::main(words),
+        _ => tui::main(std::env::args_os().collect::<Vec<OsString>>()),
+    }
 }

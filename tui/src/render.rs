@@ -3,10 +3,10 @@
 pub mod dot;
 pub mod junit;
 
-use orchestrator::report::{Report, RunVerdict, Severity, json, kosmos_table, table};
+use orchestrator::report::{Report, Severity, json, kosmos_table, table};
 
 use crate::cli::diagnosis::{FailOn, Judge};
-use crate::exit::{self, Failure};
+use crate::exit::Failure;
 use crate::output::{self, Format, Output};
 
 /// The report in one form. `kosmos` and `color` only touch tables.
@@ -63,18 +63,5 @@ pub fn exit_code(report: &Report, bar: FailOn) -> u8 {
         FailOn::Warning => Severity::Warning,
         FailOn::Info => Severity::Info,
     };
-    if report
-        .findings
-        .iter()
-        .any(|finding| finding.severity <= bar)
-    {
-        exit::FOUND
-    } else if report.verdict == RunVerdict::Unknown
-        || report.coverage.unobserved > 0
-        || !report.unjudged.is_empty()
-    {
-        exit::UNJUDGED
-    } else {
-        exit::OK
-    }
+    orchestrator::run::exit_code(report, bar)
 }

@@ -6,28 +6,54 @@ mod link;
 mod matrix;
 mod pages;
 
+use std::future::Future;
+
 use crate::cli::{Cli, Link, Verb};
 use crate::exit::{Failure, OK, Outcome};
 use crate::output;
+use crate::progress::{self, Progress};
 
 /// Does what was asked.
 ///
 /// # Errors
 /// Why it could not be done; see [`Failure::code`].
 pub fn run(cli: &Cli) -> Outcome {
+    let progress = Progress::new(cli.global.verbose);
+    if cli.global.verbose > 1 {
+        progress::log();
+    }
+    let color = cli.global.color.unwrap_or_default().for_stdout();
     match &cli.verb {
+        Verb::Analyse(arguments) => on_runtime(dr::analyse(arguments, color, progress)),
         Verb::Completions(arguments) => pages::completions(arguments.shell),
-        Verb::Dr(arguments) => dr::run(arguments),
+        Verb::Dr(arguments) if arguments.schema => dr::schema(),
+        Verb::Dr(arguments) => on_runtime(dr::run(arguments, color, progress)),
         Verb::Explain(arguments) => explain::run(arguments),
         Verb::Link(Link::Plan(arguments)) => link::plan(arguments),
-        Verb::Matrix(arguments) => matrix::run(arguments),
         Verb::Man(arguments) => pages::man(arguments),
+        Verb::Matrix(arguments) => match &arguments.replay {
+            Some(file) => matrix::replay(file),
+            None => on_runtime(matrix::live(arguments, progress)),
+        },
+        Verb::Demo(_) | Verb::Sim(_) => {
+            Err(Failure::Usage("not available in this version".to_owned()))
+        }
         Verb::Version => {
             output::print(&format!("floaterctl {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(OK)
         }
-        Verb::Analyse(_) | Verb::Demo(_) | Verb::Sim(_) => {
-            Err(Failure::Usage("not available in this version".to_owned()))
-        }
     }
+}
+
+/// Two threads: one for what waits for the network, one beside it for what computes.
+fn on_runtime(verb: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Missing(format!("threads: {error}")))?;
+    let outcome = runtime.block_on(verb);
+    // What still waits for a cluster that does not answer is not waited for.
+    runtime.shutdown_background();
+    outcome
 }

@@ -270,7 +270,16 @@ fn exit_codes_of_reports() {
         change(&mut report);
         report
     };
-    let severity = |severity| with(&|report| report.findings[0].severity = severity);
+    let severity = |severity| {
+        with(&|report| {
+            report.findings[0].severity = severity;
+            report.verdict = match severity {
+                Severity::Error => RunVerdict::Fault,
+                Severity::Warning => RunVerdict::Degraded,
+                Severity::Info => RunVerdict::Healthy,
+            };
+        })
+    };
     let clean = with(&|report| {
         report.findings.clear();
         report.verdict = RunVerdict::Healthy;

@@ -12,7 +12,7 @@ use crate::state::Nat;
 /// # Errors
 /// Any table but `nat`, any chain or word beyond the shapes `-s P [-o L] -j MASQUERADE`, `-d P -i L -j NETMAP --to P` and
 /// `-s P -o L -j SNAT --to-source A`, in any order of their options.
-pub(super) fn parse(row: &Iptables) -> Result<Nat, String> {
+pub(crate) fn parse(row: &Iptables) -> Result<Nat, String> {
     if row.table != "nat" {
         return Err(format!("`{}` is not the table nat", row.table));
     }

@@ -249,6 +249,9 @@ impl<'w> Walker<'w> {
             let link = link.name.to_string();
             return Err(stopped(Stop::Ipv6Off { link }));
         }
+        if at.ingress.is_none() && at.depth == 0 && !node.may_send_from(at.packet.src) {
+            return Err(stopped(Stop::SourceNotOwn { src: at.packet.src }));
+        }
         let query = Query {
             src: at.packet.src,
             dst: at.packet.dst,

@@ -99,6 +99,20 @@ impl Node {
         })
     }
 
+    /// Whether a socket of the node can have that source (`inet_addr_type`).
+    pub(super) fn may_send_from(&self, src: IpAddr) -> bool {
+        if self.partial || src.is_unspecified() || self.holder(src).is_some() {
+            return true;
+        }
+        let query = Query {
+            src,
+            dst: src,
+            iif: None,
+            oif: None,
+        };
+        matches!(self.lookup(&query), Lookup::Found { route, .. } if route.kind == RouteKind::Local)
+    }
+
     fn selects(&self, rule: &Rule, query: &Query) -> bool {
         let iif = |wanted: LinkId| match query.iif {
             Some(link) => link == wanted,

@@ -221,6 +221,11 @@ pub enum Stop {
         /// The source.
         src: IpAddr,
     },
+    /// The node that makes it does not have its source.
+    SourceNotOwn {
+        /// The source.
+        src: IpAddr,
+    },
     /// It is larger than the link takes and may not be cut.
     TooBig {
         /// The link.
@@ -285,6 +290,7 @@ impl Stop {
             Self::NoRoute { dst } => format!("route to {dst}"),
             Self::NobodyListens { port } => format!("udp port {port}"),
             Self::RpFilter { link, .. } => format!("net.ipv4.conf.{}.rp_filter", dotted(link)),
+            Self::SourceNotOwn { src } => format!("address {src}"),
             Self::TtlExpired => "ttl".to_owned(),
             Self::UnknownNode => "node".to_owned(),
             Self::VniUnknown { vni, .. } => format!("vni {vni}"),
@@ -332,6 +338,7 @@ impl fmt::Display for Stop {
                     "reverse path filter of {link}: the way to {src} is another"
                 )
             }
+            Self::SourceNotOwn { src } => write!(f, "this node has no address {src}"),
             Self::TooBig { link, mtu } => write!(f, "larger than the {mtu} bytes of {link}"),
             Self::TtlExpired => f.write_str("its hops are used up"),
             Self::UnknownNode => f.write_str("nothing is known of this node"),

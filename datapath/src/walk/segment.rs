@@ -479,7 +479,8 @@ impl Walker<'_> {
             src_port: 0,
             dst_port: tunnel.port,
             len: frame.len() + ENCAPSULATION + header,
-            dont_fragment: false,
+            // The kernel cuts a tunnel's own packet for IPv4 only (`ip6_fragment` without `ignore_df`).
+            dont_fragment: remote.is_ipv6(),
             ttl: 64,
         };
         let end = if world.node(node).partial && world.trusts_underlay {

@@ -88,6 +88,14 @@ impl Spec {
         })
     }
 
+    /// The address of the node towards its pods.
+    pub(crate) fn pod_gateway(&self, family: Family) -> IpAddr {
+        match family {
+            Family::Ipv4 => self.pod(1),
+            Family::Ipv6 => self.pod6(1),
+        }
+    }
+
     /// The address of its pod with that number.
     pub(crate) fn pod(&self, number: u8) -> IpAddr {
         ip(&format!(
@@ -240,6 +248,11 @@ fn tunnel(state: &mut NodeState, own: &Spec, name: &str, vni: u32, port: u16, fa
 
 /// The tables of a node.
 pub(crate) fn state(own: &Spec) -> NodeState {
+    state_among(own, &NODES)
+}
+
+/// The tables of a node of another fleet.
+pub(crate) fn state_among(own: &Spec, nodes: &[Spec]) -> NodeState {
     let mut state = NodeState::default();
     state.links.insert(plain(own.name, "eth0"));
     state.links.insert(plain(own.name, "pod"));
@@ -253,7 +266,7 @@ pub(crate) fn state(own: &Spec) -> NodeState {
         .sysctls
         .insert(sysctl("net.ipv4.conf.eth0.rp_filter", 2));
     for family in [Family::Ipv4, Family::Ipv6] {
-        family_state(&mut state, own, family);
+        family_state(&mut state, own, nodes, family);
     }
     if own.bridges() && own.gateway != 0 {
         state.nat.insert(Nat::Masquerade {
@@ -268,7 +281,7 @@ pub(crate) fn state(own: &Spec) -> NodeState {
     state
 }
 
-fn family_state(state: &mut NodeState, own: &Spec, family: Family) {
+fn family_state(state: &mut NodeState, own: &Spec, nodes: &[Spec], family: Family) {
     let (length, default) = match family {
         Family::Ipv4 => (24, net("0.0.0.0/0")),
         Family::Ipv6 => (64, net("::/0")),
@@ -293,11 +306,16 @@ fn family_state(state: &mut NodeState, own: &Spec, family: Family) {
     if own.gateway != 0 {
         tunnel(state, own, &local, 55, 4877, family);
     }
-    // Its own pod and the pods of its cluster's other nodes, by host routes.
+    let pods = own.pod_prefix(family);
+    state.addresses.insert(Address {
+        link: "pod".to_owned(),
+        net: IpNet::new(own.pod_gateway(family), pods.prefix_len()).expect("a length"),
+    });
+    // Its own pods and the pods of its cluster's other nodes, by host routes.
     state
         .routes
         .insert(route(TABLE_MAIN, own.pod_prefix(family), None, "pod"));
-    for peer in NODES {
+    for &peer in nodes {
         if peer.cluster == own.cluster && peer.host != own.host {
             let via = Some(peer.underlay(family));
             state
@@ -319,8 +337,8 @@ fn family_state(state: &mut NodeState, own: &Spec, family: Family) {
                 let via = Some(peer.overlay(&bridge));
                 state.routes.insert(route(TABLE, prefix, via, &bridge));
             } else if !own.bridges() {
-                let gateway = NODES
-                    .into_iter()
+                let gateway = nodes
+                    .iter()
                     .find(|node| node.cluster == own.cluster && node.host == own.gateway)
                     .expect("a gateway");
                 let via = Some(gateway.overlay(&local));
@@ -330,7 +348,7 @@ fn family_state(state: &mut NodeState, own: &Spec, family: Family) {
     }
 }
 
-fn router(own: &Spec, family: Family) -> IpAddr {
+pub(crate) fn router(own: &Spec, family: Family) -> IpAddr {
     let cluster = own.cluster;
     ip(&match family {
         Family::Ipv4 => format!("192.168.{cluster}.1"),

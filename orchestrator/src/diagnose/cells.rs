@@ -6,16 +6,27 @@ use base64::Engine as _;
 use floater::wire::Rtt;
 use hdrhistogram::Histogram;
 
+use super::join::{Joined, ways};
 use super::pairs::{Fate, Pair};
 use super::scope::{CellKey, Scope};
+use super::walks::Walked;
+use crate::graph::Connectivity;
 use crate::report::{Cell, CellState, CellVerdict, Coverage, NodeRow, RttSummary};
 
+/// A cell is lossy from so many lost packets on.
+const LOSSY_PACKETS: u64 = 3;
+
 /// The cells that were asked about, in order, and the sums.
-pub(super) fn assemble(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> (Vec<Cell>, Coverage) {
-    let mut by_cell: BTreeMap<CellKey, Vec<&Pair<'_>>> = BTreeMap::new();
-    for pair in pairs {
-        by_cell.entry(pair.key.cell()).or_default().push(pair);
+pub(super) fn assemble(
+    scope: &Scope<'_>,
+    graph: &Connectivity,
+    joined: &[Joined<'_, '_>],
+) -> (Vec<Cell>, Coverage) {
+    let mut by_cell: BTreeMap<CellKey, Vec<&Joined<'_, '_>>> = BTreeMap::new();
+    for joined in joined {
+        by_cell.entry(joined.key.cell()).or_default().push(joined);
     }
+    let background = background(joined);
     let mut coverage = Coverage::default();
     let mut cells = Vec::new();
     let mut ordered = std::collections::BTreeSet::new();
@@ -23,8 +34,8 @@ pub(super) fn assemble(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> (Vec<Cell>, Cov
         if key.src != key.dst {
             ordered.insert((key.src, key.dst));
         }
-        let members: &[&Pair<'_>] = by_cell.get(&key).map_or(&[], Vec::as_slice);
-        let cell = cell(scope, key, members);
+        let members: &[&Joined<'_, '_>] = by_cell.get(&key).map_or(&[], Vec::as_slice);
+        let cell = cell(scope, graph, key, members, background);
         match cell.state {
             CellState::Inferred => coverage.inferred += 1,
             CellState::Probed => coverage.probed += 1,
@@ -40,9 +51,34 @@ pub(super) fn assemble(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> (Vec<Cell>, Cov
     (cells, coverage)
 }
 
-fn cell(scope: &Scope<'_>, key: CellKey, pairs: &[&Pair<'_>]) -> Cell {
-    let fates: Vec<&Fate> = pairs.iter().map(|pair| &pair.fate).collect();
-    let verdict = verdict(&fates);
+fn cell(
+    scope: &Scope<'_>,
+    graph: &Connectivity,
+    key: CellKey,
+    members: &[&Joined<'_, '_>],
+    background: (u64, u64),
+) -> Cell {
+    let pairs: Vec<&Pair<'_>> = members.iter().filter_map(|joined| joined.pair).collect();
+    let packets = pairs
+        .iter()
+        .any(|pair| !matches!(pair.fate, Fate::Unknown(_)));
+    let fates: Vec<Fate> = members.iter().map(|joined| joined.fate()).collect();
+    let mut verdict = verdict(&fates.iter().collect::<Vec<_>>());
+    let state = match verdict {
+        CellVerdict::Unknown => CellState::Unobserved,
+        _ if packets => CellState::Probed,
+        // By tables alone: a walk that stops proves itself, one that passes needs the shared parts to have carried packets.
+        CellVerdict::Fail | CellVerdict::Degraded => CellState::Proved,
+        CellVerdict::Pass if is_proved(scope, graph, members) => CellState::Proved,
+        CellVerdict::Pass if scope.what.tables_only => CellState::Inferred,
+        CellVerdict::Pass => {
+            verdict = CellVerdict::Unknown;
+            CellState::Unobserved
+        }
+    };
+    if verdict == CellVerdict::Pass && is_lossy(members, background) {
+        verdict = CellVerdict::Degraded;
+    }
     let mut all = Merged::default();
     for rtt in pairs.iter().flat_map(|pair| pair.rtts()) {
         all.add(rtt);
@@ -52,17 +88,47 @@ fn cell(scope: &Scope<'_>, key: CellKey, pairs: &[&Pair<'_>]) -> Cell {
         dst: scope.cluster(key.dst).name.clone(),
         layer: key.layer,
         family: key.family,
-        state: if verdict == CellVerdict::Unknown {
-            CellState::Unobserved
-        } else {
-            CellState::Probed
-        },
+        state,
         verdict,
         sent: pairs.iter().map(|pair| pair.sent()).sum(),
         received: pairs.iter().map(|pair| pair.received()).sum(),
         rtt_us: all.summary(),
         findings: Vec::new(),
     }
+}
+
+fn is_proved(scope: &Scope<'_>, graph: &Connectivity, members: &[&Joined<'_, '_>]) -> bool {
+    members.iter().all(|joined| {
+        joined.walked == Some(Walked::Passes)
+            && ways(scope, graph, joined.key)
+                .is_some_and(|(there, back)| graph.is_covered(&there) && graph.is_covered(&back))
+    })
+}
+
+/// Packets sent and lost where something was answered in the same protocol, so that neither a cut nor a filter counts as loss.
+fn losses<'j>(joined: impl Iterator<Item = &'j Joined<'j, 'j>>) -> (u64, u64) {
+    joined
+        .filter_map(|joined| joined.pair)
+        .flat_map(|pair| [&pair.icmp, &pair.tcp])
+        .filter(|tally| tally.received > 0)
+        .fold((0, 0), |(sent, lost), tally| {
+            (
+                sent + tally.sent,
+                lost + tally.sent.saturating_sub(tally.received),
+            )
+        })
+}
+
+/// What the whole fleet loses: a loss that all share is no fault of one.
+fn background(joined: &[Joined<'_, '_>]) -> (u64, u64) {
+    losses(joined.iter())
+}
+
+fn is_lossy(members: &[&Joined<'_, '_>], (all_sent, all_lost): (u64, u64)) -> bool {
+    let (sent, lost) = losses(members.iter().copied());
+    // More than three in ten, and five times what the rest of the fleet loses.
+    let (rest_sent, rest_lost) = (all_sent - sent, all_lost - lost);
+    lost >= LOSSY_PACKETS && lost * 10 >= sent * 3 && lost * rest_sent >= 5 * rest_lost * sent
 }
 
 /// What pairs say together: what nobody knows does not count while somebody knows something.

@@ -246,6 +246,7 @@ pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pa
         pair.judge(reason);
     }
     let mut pairs: Vec<Pair<'a>> = pairs.into_values().collect();
+    forgive_chance(&mut pairs);
     excuse_the_sick(scope, &mut pairs, unjudged);
     for ((node, layer), reason) in unwell {
         if scope.silent(node, layer).is_none() {
@@ -280,6 +281,38 @@ fn unwell(
         }
     }
     unwell
+}
+
+/// One lost connection is chance unless others say the same: where somebody else connects to the same floater, and the same asker to
+/// somebody else, it is counted as a lost packet and no more.
+fn forgive_chance(pairs: &mut [Pair<'_>]) {
+    let mut tried: BTreeMap<(bool, NodeRef, Layer, Family), (usize, usize)> = BTreeMap::new();
+    let ends = |key: PairKey| {
+        [
+            (false, key.src, key.layer, key.family),
+            (true, key.dst, key.layer, key.family),
+        ]
+    };
+    for pair in pairs.iter().filter(|pair| pair.tcp.sent > 0) {
+        for end in ends(pair.key) {
+            let (half, all) = tried.entry(end).or_default();
+            *all += 1;
+            *half += usize::from(pair.fate == Fate::Half);
+        }
+    }
+    for pair in pairs
+        .iter_mut()
+        .filter(|pair| pair.fate == Fate::Half && pair.tcp.sent == 1)
+    {
+        let confirmed = ends(pair.key).iter().any(|end| {
+            tried
+                .get(end)
+                .is_some_and(|&(half, all)| half == all && all > 1)
+        });
+        if !confirmed {
+            pair.fate = Fate::Passes;
+        }
+    }
 }
 
 /// A floater whose own probes are all lost while others reach it both ways is a bad witness, not a bad network: an answer to

@@ -77,6 +77,11 @@ impl<'a> Scope<'a> {
             .collect()
     }
 
+    /// All nodes of a cluster.
+    pub(super) fn members_all(&self, cluster: usize) -> impl Iterator<Item = NodeRef> + use<'a> {
+        (0..self.cluster(cluster).nodes.len()).map(move |node| NodeRef { cluster, node })
+    }
+
     /// Every node of the evidence, in order.
     pub(super) fn all_nodes(&self) -> Vec<NodeRef> {
         self.gathered

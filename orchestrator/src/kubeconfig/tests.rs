@@ -462,3 +462,33 @@ fn a_list_is_merged_first_wins_and_absent_files_are_passed_over() {
     assert_eq!(server, Some("https://127.0.0.1:6443"));
     assert!(read_list(&[folder.path().join("absent")]).is_err());
 }
+/// More contexts than the parser's default limits allow, each selected in time that does not depend on the others.
+#[test]
+fn a_merged_file_of_a_large_fleet_is_read() {
+    use std::fmt::Write as _;
+    let mut text = String::from("clusters:\n");
+    for n in 0..9000 {
+        let _ = writeln!(
+            text,
+            "- name: c{n}\n  cluster:\n    server: https://127.0.0.1:6443\n    tls-server-name: api\n    insecure-skip-tls-verify: true"
+        );
+    }
+    text += "users:\n";
+    for n in 0..9000 {
+        let _ = writeln!(text, "- name: u{n}\n  user:\n    token: t{n}");
+    }
+    text += "contexts:\n";
+    for n in 0..9000 {
+        let _ = writeln!(
+            text,
+            "- name: x{n}\n  context:\n    cluster: c{n}\n    user: u{n}"
+        );
+    }
+    let file = parse(&text, "f.yaml", None).expect("it is large and good");
+    let names: Vec<String> = file.contexts().map(str::to_owned).collect();
+    assert_eq!(names.len(), 9000);
+    for name in &names {
+        let selected = file.select(name).expect("it is good");
+        assert_eq!(selected.config.clusters.len(), 1);
+    }
+}

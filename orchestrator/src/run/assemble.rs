@@ -83,6 +83,8 @@ fn observed(
         .map(|node| node.spec.node_name.as_str())
         .collect();
     let mut prefixes: Vec<IpNet> = Vec::new();
+    // What the tables lack, and on how many nodes.
+    let mut lacking: BTreeMap<String, usize> = BTreeMap::new();
     for (position, node) in nodes.into_iter().enumerate() {
         let place = NodeRef {
             cluster: at,
@@ -112,9 +114,8 @@ fn observed(
             .remove(&name)
             .unwrap_or_else(|| Err("they were not asked for".to_owned()));
         let read = read.map(|tables| {
-            // What could not be read is only worth a word where something depends on it.
             for missing in tables.missing {
-                context.warn(format!("{}/{name}: {missing}", this.name));
+                *lacking.entry(missing).or_default() += 1;
             }
             tables.state
         });
@@ -128,6 +129,12 @@ fn observed(
             pod_floater,
             name,
         });
+    }
+    for (missing, nodes) in lacking {
+        context.warn(format!(
+            "{}: not readable on {nodes} nodes: {missing}",
+            this.name
+        ));
     }
     if this.pod_prefixes.is_empty() {
         prefixes.sort();

@@ -57,13 +57,13 @@ pub struct What {
     /// Only the host layer
     #[arg(long, conflicts_with = "layers")]
     pub host_network: bool,
-    /// Only these layers
+    /// Only these layers: host, pod; all without
     #[arg(long, value_name = "LAYER", value_delimiter = ',', value_parser = layer)]
     pub layers: Vec<LayerChoice>,
-    /// Only these families
+    /// Only these families; all that both clusters have without
     #[arg(long, value_name = "FAMILY", value_delimiter = ',', value_enum)]
     pub families: Vec<IpFamily>,
-    /// Only these protocols
+    /// Only these protocols: icmp, tcp; all without
     #[arg(long, alias = "protocol", value_name = "PROTOCOL", value_delimiter = ',', value_parser = protocol)]
     pub protocols: Vec<ProtocolChoice>,
     /// Only nodes whose names match one of these globs; adds a row per node pair to the report
@@ -81,28 +81,28 @@ pub struct What {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "How")]
 pub struct How {
-    /// Where the floaters' image comes from
+    /// What the floaters' image begins with, before /clusterlink-floater
     #[arg(short = 'r', long, value_name = "REPOSITORY")]
     pub image_repository: Option<String>,
     /// The same for the destination cluster
     #[arg(long, value_name = "REPOSITORY")]
     pub dst_image_repository: Option<String>,
-    /// The tag of the floaters' image
+    /// The tag of the floaters' image; this program's version without
     #[arg(long, value_name = "TAG")]
     pub version: Option<String>,
-    /// The namespace of the floaters
+    /// The namespace of the floaters; kosmos-system without
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// The floaters' port
+    /// The floaters' port; their API has the next one; 8889 without
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// How long to wait for a cluster's floaters, seconds or with a unit
+    /// How long to wait for a cluster's floaters, seconds or with a unit; 30 without
     #[arg(short = 'w', long, value_name = "SECONDS", value_parser = duration)]
     pub pod_wait_time: Option<Duration>,
-    /// The most packets that a floater may send in a second
+    /// The most packets that a floater may send in a second; 1000 without
     #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u32).range(1..))]
     pub budget: Option<u32>,
-    /// How many times to probe
+    /// How many times to probe; once without
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
     /// Probe every ordered pair
@@ -114,7 +114,7 @@ pub struct How {
     /// Leave the floaters in place
     #[arg(long)]
     pub keep: bool,
-    /// What the run's choices are drawn from
+    /// What the run's choices are drawn from; 0 without
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
@@ -123,13 +123,13 @@ pub struct How {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Result")]
 pub struct Judge {
-    /// table, wide, json, junit or dot, each with =FILE; may be given several times
+    /// table (without), wide, json, junit or dot, each with =FILE; may be given several times
     #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = super::output)]
     pub output: Vec<Output>,
     /// Print the table in the five columns of Kosmos
     #[arg(long)]
     pub kosmos: bool,
-    /// The least severity of a finding that makes the exit code 1
+    /// The least severity of a finding that makes the exit code 1; error without
     #[arg(long, value_enum, value_name = "SEVERITY")]
     pub fail_on: Option<FailOn>,
 }

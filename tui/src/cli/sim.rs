@@ -36,16 +36,16 @@ pub enum Sim {
 /// The shape of a generated fleet.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Shape {
-    /// How many clusters
+    /// How many clusters; the demo has 3
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub clusters: Option<u32>,
-    /// How many nodes each
+    /// How many nodes each; 2 without
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
     pub nodes: Option<u32>,
-    /// How clusters reach each other
+    /// How clusters reach each other; gateway without
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
-    /// Which families of addresses they have
+    /// Which families of addresses they have; ipv4 without
     #[arg(long, value_enum)]
     pub family: Option<Families>,
 }

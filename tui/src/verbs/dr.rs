@@ -1,14 +1,243 @@
 //! `dr`, alias `check`, and `analyse`.
 
-use crate::cli::Dr;
-use crate::exit::{Failure, OK, Outcome};
-use crate::output;
+use std::path::Path;
+use std::sync::Arc;
 
-pub(super) fn run(arguments: &Dr) -> Outcome {
-    if arguments.schema {
-        let schema = orchestrator::report::schema();
-        output::print(&format!("{schema:#}\n"))?;
+use datapath::state::Family;
+use floater::wire::{Layer, Protocol};
+use orchestrator::inventory::InventoryOptions;
+use orchestrator::matrix::badness;
+use orchestrator::probe_plan;
+use orchestrator::report::{self, Report, layer_word};
+use orchestrator::run::{self, RunOptions};
+
+use crate::cli::diagnosis::{How, Inventory, IpFamily, Judge, LayerChoice, ProtocolChoice, What};
+use crate::cli::{Analyse, Dr};
+use crate::exit::{Failure, OK, Outcome};
+use crate::progress::{self, Progress};
+use crate::signals::Interrupt;
+use crate::{output, render};
+
+/// `dr --schema`: needs no cluster.
+pub(super) fn schema() -> Outcome {
+    output::print(&format!("{:#}\n", report::schema()))?;
+    Ok(OK)
+}
+
+pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let Dr {
+        inventory,
+        what,
+        how,
+        judge,
+        ..
+    } = arguments;
+    output::check(&judge.output)?;
+    let options = options(of(inventory)?, what, how, judge, progress);
+    if arguments.sweep {
+        let swept = run::sweep(options, interrupt.come()).await?;
+        for sentence in swept {
+            output::print(&format!("{sentence}\n"))?;
+        }
         return Ok(OK);
     }
-    Err(Failure::Usage("not available in this version".to_owned()))
+    printed(options, judge, color, &interrupt).await
+}
+
+pub(super) async fn analyse(arguments: &Analyse, color: bool, progress: Progress) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let Analyse {
+        inventory,
+        what,
+        how,
+        judge,
+    } = arguments;
+    output::check(&judge.output)?;
+    let mut options = options(of(inventory)?, what, how, judge, progress);
+    options.probe = false;
+    printed(options, judge, color, &interrupt).await
+}
+
+async fn printed(
+    options: RunOptions,
+    judge: &Judge,
+    color: bool,
+    interrupt: &Interrupt,
+) -> Outcome {
+    let report = diagnose(options, interrupt).await?;
+    render::write(&report, judge, color)?;
+    Ok(render::exit_code(
+        &report,
+        judge.fail_on.unwrap_or_default(),
+    ))
+}
+
+/// A run; everything that it has made is gone when this returns.
+pub(super) async fn diagnose(
+    options: RunOptions,
+    interrupt: &Interrupt,
+) -> Result<Report, Failure> {
+    Ok(run::run(options, interrupt.clone().come()).await?)
+}
+
+/// The inventory that the command line names.
+pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
+    if inventory.sim.is_some() {
+        return Err(Failure::Usage(
+            "--sim is not available in this version".to_owned(),
+        ));
+    }
+    Ok(InventoryOptions {
+        src_kubeconfig: inventory.src_kubeconfig.clone(),
+        src_context: inventory.src_context.clone(),
+        dst_kubeconfig: inventory.dst_kubeconfig.clone(),
+        dst_context: inventory.dst_context.clone(),
+        kubeconfigs: inventory.kubeconfig.clone(),
+        contexts: inventory.contexts.clone(),
+        kubeconfig_dir: inventory.kubeconfig_dir.clone(),
+        fleet: inventory.fleet.clone(),
+    })
+}
+
+/// Every context of one file.
+#[expect(dead_code, reason = "for simulated fleets")]
+pub(super) fn of_kubeconfig(path: &Path) -> InventoryOptions {
+    InventoryOptions {
+        kubeconfigs: vec![path.to_owned()],
+        ..InventoryOptions::default()
+    }
+}
+
+/// A run as the command line describes it.
+pub(super) fn options(
+    inventory: InventoryOptions,
+    what: &What,
+    how: &How,
+    judge: &Judge,
+    progress: Progress,
+) -> RunOptions {
+    let standard = RunOptions::default();
+    RunOptions {
+        inventory,
+        what: probe_plan::What {
+            layers: layers(what),
+            families: what
+                .families
+                .iter()
+                .map(|family| family_of(*family))
+                .collect(),
+            protocols: what
+                .protocols
+                .iter()
+                .map(|protocol| protocol_of(*protocol))
+                .collect(),
+            nodes: what.nodes.clone(),
+            sources: what.sources.clone(),
+            destinations: what.destinations.clone(),
+            full: how.full,
+            tables_only: false,
+            node_rows: render::wants_node_rows(judge) || !what.nodes.is_empty(),
+        },
+        namespace: how.namespace.clone().unwrap_or(standard.namespace),
+        image_repository: how
+            .image_repository
+            .clone()
+            .unwrap_or(standard.image_repository),
+        dst_image_repository: how.dst_image_repository.clone(),
+        version: how.version.clone().unwrap_or(standard.version),
+        port: how.port.unwrap_or(standard.port),
+        pod_wait: how.pod_wait_time.unwrap_or(standard.pod_wait),
+        budget_pps: how.budget.unwrap_or(standard.budget_pps),
+        rounds: how.rounds.unwrap_or(standard.rounds),
+        timeout: how.timeout.or(standard.timeout),
+        keep: how.keep,
+        seed: how.seed.unwrap_or(standard.seed),
+        progress: Arc::new(move |event| told(progress, event)),
+        ..standard
+    }
+}
+
+fn layers(what: &What) -> Vec<Layer> {
+    if what.host_network {
+        return vec![Layer::Host];
+    }
+    let layer = |choice: &LayerChoice| match choice {
+        LayerChoice::Host => Layer::Host,
+        LayerChoice::Pod => Layer::Pod,
+    };
+    what.layers.iter().map(layer).collect()
+}
+
+fn family_of(family: IpFamily) -> Family {
+    match family {
+        IpFamily::Ipv4 => Family::Ipv4,
+        IpFamily::Ipv6 => Family::Ipv6,
+    }
+}
+
+fn protocol_of(protocol: ProtocolChoice) -> Protocol {
+    match protocol {
+        ProtocolChoice::Icmp => Protocol::Icmp,
+        ProtocolChoice::Tcp => Protocol::Tcp,
+    }
+}
+
+/// A row as it appears.
+fn told(progress: Progress, event: run::Progress) {
+    use run::Progress as Event;
+    match event {
+        Event::Cell {
+            src,
+            dst,
+            layer,
+            family,
+            sent,
+            received,
+            verdict,
+        } => {
+            // Thousands of cells that pass are no news.
+            if badness(verdict) > 0 || sent <= 64 {
+                progress.say(format_args!(
+                    "{src} -> {dst} {} {family}: {}, {received} of {sent} answered",
+                    layer_word(layer),
+                    verdict.word()
+                ));
+            }
+        }
+        Event::Cluster {
+            name,
+            nodes,
+            state,
+            reason,
+        } => {
+            let reason = reason
+                .map(|reason| format!(": {reason}"))
+                .unwrap_or_default();
+            progress.say(format_args!(
+                "{name}: {nodes} nodes, {}{reason}",
+                state.word()
+            ));
+        }
+        Event::Deploying { name } => progress.say(format_args!("{name}: deploying floaters")),
+        Event::Diagnosing => progress.say("diagnosing"),
+        Event::Finding(finding) => progress.say(format_args!(
+            "found {} at {}",
+            finding.code,
+            finding.element.place()
+        )),
+        Event::Probing { floaters, probes } => {
+            progress.say(format_args!("{floaters} floaters send {probes} probes"));
+        }
+        Event::Removing => progress.say("removing the floaters"),
+        Event::Started { run, clusters } => {
+            progress.say(format_args!("run {run} over {clusters} clusters"));
+        }
+        Event::Swept { cluster, object } => {
+            progress.say(format_args!(
+                "{cluster}: removed {object} of an expired run"
+            ));
+        }
+        Event::Warning(text) => progress::warn(text),
+    }
 }

@@ -1,0 +1,431 @@
+//! The tables of a real network namespace, over netlink (feature `kernel`).
+//!
+//! Two sockets a namespace, opened in the thread that is in it and usable from any other afterwards. Everything is by messages: no
+//! program is started, and nothing but settings is written to a file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use nix::errno::Errno;
+
+use crate::diff::{Change, ChangeSet, kind_of, name_of, needs_remaking};
+use crate::error::Error;
+use crate::reconcile::Kernel;
+use crate::state::{Link, LinkKind, Nat, NodeState, Row, Sysctl};
+use crate::table::Table;
+
+mod address;
+mod link;
+mod message;
+mod monitor;
+mod neigh;
+mod nft;
+mod observe;
+mod route;
+mod rule;
+mod socket;
+mod sysctl;
+
+pub use monitor::Monitor;
+
+use message::Batch;
+use socket::{Netlink, Refused};
+
+/// The kernel of one network namespace.
+pub struct LinuxKernel {
+    route: Netlink,
+    /// None on a kernel without nfnetlink.
+    netfilter: Option<Netlink>,
+    is_nat_readable: bool,
+}
+
+impl LinuxKernel {
+    /// Opens the namespace of the calling thread. Two descriptors; reading, changing and settings work from any thread afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when the kernel gives no rtnetlink socket.
+    pub fn open() -> Result<Self, Error> {
+        let route = Netlink::open(NETLINK_ROUTE, "rtnetlink")?;
+        route.be_strict();
+        Ok(Self {
+            route,
+            netfilter: Netlink::open(NETLINK_NETFILTER, "nfnetlink").ok(),
+            is_nat_readable: true,
+        })
+    }
+
+    /// Whether the last observation could read address translation. That takes `CAP_NET_ADMIN`; without it the table `nat` is empty
+    /// and says nothing.
+    #[must_use]
+    pub fn is_nat_readable(&self) -> bool {
+        self.is_nat_readable
+    }
+
+    fn observe_nat(&mut self) -> Result<Table<Nat>, Error> {
+        let Some(socket) = &mut self.netfilter else {
+            return Ok(Table::default());
+        };
+        match nft::observe(socket) {
+            Ok(rows) => {
+                self.is_nat_readable = true;
+                Ok(rows)
+            }
+            Err(error) if is_unsupported(&error) || is_forbidden(&error) => {
+                self.is_nat_readable = false;
+                Ok(Table::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The index of a link by its name.
+    fn index_of(&mut self, name: &str) -> Result<Option<u32>, Error> {
+        let mut by_name = Vec::new();
+        message::Attributes::new(&mut by_name).text(link::IFLA_IFNAME, name);
+        let header = link::header(0, 0, 0);
+        let answer = self
+            .route
+            .get("link", link::RTM_GETLINK, &header, &by_name)?;
+        Ok(answer.and_then(|answer| {
+            let (_, payload) = answer.messages().next()?;
+            Some(link::read(payload)?.link.index)
+        }))
+    }
+
+    fn indices<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, u32>, Error> {
+        let names: BTreeSet<&str> = names.collect();
+        let mut found = BTreeMap::new();
+        for name in names {
+            if let Some(index) = self.index_of(name)? {
+                found.insert(name.to_owned(), index);
+            }
+        }
+        Ok(found)
+    }
+
+    fn make(&mut self, mut batch: Batch, failures: &mut Failures<'_>) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        for refused in self.route.make(&mut batch)? {
+            failures.add(refused);
+        }
+        Ok(())
+    }
+
+    fn apply_links(&mut self, set: &ChangeSet, failures: &mut Failures<'_>) -> Result<(), Error> {
+        let mut wanted = Vec::new();
+        for (place, change) in set.changes.iter().enumerate() {
+            match change {
+                Change::Add(Row::Link(to)) => wanted.push((place, None, to)),
+                Change::Replace {
+                    from: Row::Link(from),
+                    to: Row::Link(to),
+                } => wanted.push((place, Some(from), to)),
+                _ => {}
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let names = wanted.iter().flat_map(|(_, _, link)| {
+            let lower = match &link.kind {
+                LinkKind::Vxlan(vxlan) => vxlan.lower.as_deref(),
+                _ => None,
+            };
+            [Some(link.name.as_str()), lower, link.master.as_deref()]
+        });
+        let indices = self.indices(names.flatten())?;
+        // All that are made anew go before the first is made: they may exchange VNIs and ports.
+        let (mut removal, mut making) = (Batch::default(), Batch::default());
+        for (place, from, to) in wanted {
+            let master = to.master.as_ref().and_then(|name| indices.get(name));
+            let there = indices.get(&to.name).copied();
+            if let (Some(from), Some(index)) = (from, there)
+                && !needs_remaking(from, to)
+            {
+                link::change(&mut making, place, index, (from, to), master.copied());
+                continue;
+            }
+            if let (Some(_), Some(index)) = (from, there) {
+                link::delete(&mut removal, place, index);
+            }
+            match lower_of(to, &indices) {
+                Ok(lower) => link::create(&mut making, place, to, lower, master.copied()),
+                Err(errno) => failures.add_errno(place, errno),
+            }
+        }
+        self.make(removal, failures)?;
+        self.make(making, failures)
+    }
+
+    fn apply_sysctls(&mut self, set: &ChangeSet, failures: &mut Failures<'_>) {
+        let rows: Vec<(usize, &Sysctl)> = set
+            .changes
+            .iter()
+            .enumerate()
+            .filter_map(|(place, change)| match change {
+                Change::Add(Row::Sysctl(row))
+                | Change::Replace {
+                    to: Row::Sysctl(row),
+                    ..
+                } => Some((place, row)),
+                // A setting cannot be taken out.
+                _ => None,
+            })
+            .collect();
+        if rows.is_empty() {
+            return;
+        }
+        match sysctl::write(&self.route, &rows) {
+            Ok(failed) => {
+                for (place, error) in failed {
+                    failures.add_io(place, &error);
+                }
+            }
+            Err(error) => {
+                for (place, _) in rows {
+                    failures.add_io(place, &error);
+                }
+            }
+        }
+    }
+
+    fn apply_nat(&mut self, set: &ChangeSet, failures: &mut Failures<'_>) -> Result<(), Error> {
+        let is_nat = |change: &Change| matches!(change.row(), Row::Nat(_));
+        let Some(first) = set.changes.iter().position(is_nat) else {
+            return Ok(());
+        };
+        let mut rows = self.observe_nat()?;
+        for change in &set.changes {
+            match change {
+                Change::Add(Row::Nat(row)) => drop(rows.insert(row.clone())),
+                Change::Remove(Row::Nat(row)) => drop(rows.remove(row)),
+                Change::Replace {
+                    from: Row::Nat(from),
+                    to: Row::Nat(to),
+                } => {
+                    rows.remove(from);
+                    rows.insert(to.clone());
+                }
+                _ => {}
+            }
+        }
+        let Some(socket) = &mut self.netfilter else {
+            failures.add_errno(first, Errno::EOPNOTSUPP);
+            return Ok(());
+        };
+        if let Err((errno, detail)) = nft::replace(socket, &rows) {
+            failures.add(Refused {
+                change: first,
+                errno,
+                detail,
+            });
+        }
+        Ok(())
+    }
+
+    /// Everything between links and NAT that is added or replaced, or all that is removed.
+    fn apply_rows(
+        &mut self,
+        set: &ChangeSet,
+        is_removal: bool,
+        failures: &mut Failures<'_>,
+    ) -> Result<(), Error> {
+        let changes = || {
+            set.changes
+                .iter()
+                .enumerate()
+                .filter(|(_, change)| matches!(change, Change::Remove(_)) == is_removal)
+        };
+        let indices = self.indices(changes().flat_map(|(_, change)| links_of(change.row())))?;
+        let mut batch = Batch::default();
+        for (place, change) in changes() {
+            if let Err(errno) = write_change(&mut batch, place, change, &indices) {
+                failures.add_errno(place, errno);
+            }
+        }
+        self.make(batch, failures)
+    }
+}
+
+impl Kernel for LinuxKernel {
+    fn observe(&mut self) -> Result<NodeState, Error> {
+        let mut state = observe::observe(&mut self.route)?;
+        state.nat = self.observe_nat()?;
+        Ok(state)
+    }
+
+    fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>> {
+        let mut failures = Failures {
+            set,
+            errors: Vec::new(),
+        };
+        let mut steps = || {
+            self.apply_links(set, &mut failures)?;
+            self.apply_sysctls(set, &mut failures);
+            self.apply_rows(set, false, &mut failures)?;
+            self.apply_nat(set, &mut failures)?;
+            self.apply_rows(set, true, &mut failures)
+        };
+        if let Err(error) = steps() {
+            failures.errors.push(error);
+        }
+        if failures.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(failures.errors)
+        }
+    }
+}
+
+/// What the kernel refused, in the words of the changes.
+struct Failures<'a> {
+    set: &'a ChangeSet,
+    errors: Vec<Error>,
+}
+
+impl Failures<'_> {
+    fn add(&mut self, refused: Refused) {
+        let Some(change) = self.set.changes.get(refused.change) else {
+            return;
+        };
+        let row = change.row();
+        self.errors.push(Error::Kernel {
+            operation: match change {
+                Change::Add(_) => "add",
+                Change::Remove(_) => "remove",
+                Change::Replace { .. } => "replace",
+            },
+            object: format!("{} {}", kind_of(row), name_of(row)),
+            detail: refused.detail,
+            errno: io::Error::from_raw_os_error(refused.errno),
+        });
+    }
+
+    fn add_errno(&mut self, change: usize, errno: Errno) {
+        self.add(Refused {
+            change,
+            errno: errno as i32,
+            detail: String::new(),
+        });
+    }
+
+    fn add_io(&mut self, change: usize, error: &io::Error) {
+        self.add(Refused {
+            change,
+            errno: error.raw_os_error().unwrap_or(Errno::EIO as i32),
+            detail: String::new(),
+        });
+    }
+}
+
+/// The links that a row stands on, its own included where it is one.
+fn links_of(row: &Row) -> Vec<&str> {
+    match row {
+        Row::Address(row) => vec![&row.link],
+        Row::Fdb(row) => vec![&row.link],
+        Row::Link(row) => vec![&row.name],
+        Row::Neighbour(row) => vec![&row.link],
+        Row::Route(row) => row.hops.iter().map(|hop| hop.link.as_str()).collect(),
+        Row::Nat(_) | Row::Rule(_) | Row::Sysctl(_) => Vec::new(),
+    }
+}
+
+fn lower_of(link: &Link, indices: &BTreeMap<String, u32>) -> Result<Option<u32>, Errno> {
+    match &link.kind {
+        LinkKind::Vxlan(vxlan) => match &vxlan.lower {
+            Some(lower) => indices.get(lower).copied().map(Some).ok_or(Errno::ENODEV),
+            None => Ok(None),
+        },
+        // The datapath makes tunnels and no other links.
+        _ => Err(Errno::EOPNOTSUPP),
+    }
+}
+
+fn write_change(
+    batch: &mut Batch,
+    place: usize,
+    change: &Change,
+    indices: &BTreeMap<String, u32>,
+) -> Result<(), Errno> {
+    let index = |link: &str| indices.get(link).copied().ok_or(Errno::ENODEV);
+    match change {
+        Change::Add(row) | Change::Replace { to: row, .. } => match row {
+            Row::Address(row) => {
+                let index = index(&row.link)?;
+                let former = match change {
+                    Change::Replace {
+                        from: Row::Address(from),
+                        ..
+                    } if from != row => Some(from.net),
+                    _ => None,
+                };
+                // IPv4 has room for both lengths at once; IPv6 does not.
+                let (before, after) = match former {
+                    Some(net) if net.addr().is_ipv6() => (Some(net), None),
+                    other => (None, other),
+                };
+                if let Some(net) = before {
+                    address::delete(batch, place, net, index);
+                }
+                address::add(batch, place, row.net, index);
+                if let Some(net) = after {
+                    address::delete(batch, place, net, index);
+                }
+            }
+            Row::Fdb(row) => neigh::add_fdb(batch, place, row, index(&row.link)?),
+            Row::Neighbour(row) => neigh::add(batch, place, row, index(&row.link)?),
+            Row::Route(row) => route::add(batch, place, row, &|link| index(link).ok())
+                .map_err(|_| Errno::ENODEV)?,
+            Row::Rule(row) => rule::add(batch, place, row),
+            Row::Link(_) | Row::Nat(_) | Row::Sysctl(_) => {}
+        },
+        Change::Remove(row) => match row {
+            // A row on a link that is gone is gone.
+            Row::Address(row) => {
+                if let Ok(index) = index(&row.link) {
+                    address::delete(batch, place, row.net, index);
+                }
+            }
+            Row::Fdb(row) => {
+                if let Ok(index) = index(&row.link) {
+                    neigh::delete_fdb(batch, place, row, index);
+                }
+            }
+            Row::Link(row) => {
+                if let Ok(index) = index(&row.name) {
+                    link::delete(batch, place, index);
+                }
+            }
+            Row::Neighbour(row) => {
+                if let Ok(index) = index(&row.link) {
+                    neigh::delete(batch, place, row, index);
+                }
+            }
+            Row::Route(row) => route::delete(batch, place, row),
+            Row::Rule(row) => rule::delete(batch, place, row),
+            Row::Nat(_) | Row::Sysctl(_) => {}
+        },
+    }
+    Ok(())
+}
+
+/// Whether a kernel says that it lacks a feature.
+fn is_unsupported(error: &Error) -> bool {
+    let Error::Kernel { errno, .. } = error else {
+        return false;
+    };
+    matches!(
+        errno.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT)
+    )
+}
+
+fn is_forbidden(error: &Error) -> bool {
+    matches!(error, Error::Kernel { errno, .. } if errno.kind() == io::ErrorKind::PermissionDenied)
+}

@@ -1,0 +1,104 @@
+//! Notice of changes that others make.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::message::read_u16;
+use super::neigh::{NUD_NOARP, NUD_PERMANENT, RTM_NEWNEIGH};
+use super::socket::{Message, Messages};
+use crate::error::Error;
+
+/// The multicast groups of rtnetlink that tell of what an observation reads.
+const GROUPS: [(&str, u32); 10] = [
+    ("RTNLGRP_LINK", 1),
+    ("RTNLGRP_NEIGH", 3),
+    ("RTNLGRP_IPV4_IFADDR", 5),
+    ("RTNLGRP_IPV4_ROUTE", 7),
+    ("RTNLGRP_IPV4_RULE", 8),
+    ("RTNLGRP_IPV6_IFADDR", 9),
+    ("RTNLGRP_IPV6_ROUTE", 11),
+    ("RTNLGRP_IPV6_RULE", 19),
+    ("RTNLGRP_IPV4_NETCONF", 24),
+    ("RTNLGRP_IPV6_NETCONF", 25),
+];
+
+/// A socket that is readable when links, addresses, permanent neighbours, FDB rows, rules, routes or forwarding settings changed.
+///
+/// It does not tell of nftables, which another socket would have to: look there from time to time.
+pub struct Monitor {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Monitor {
+    /// Listens in the namespace of the calling thread. One descriptor, usable from any thread.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when the kernel gives no such socket.
+    pub fn open() -> Result<Self, Error> {
+        let missing = |what: &str, error: io::Error| Error::Missing {
+            what: what.to_owned(),
+            why: error.to_string(),
+        };
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error| missing("netlink socket for notices", error))?;
+        for (name, group) in GROUPS {
+            match socket.add_membership(group) {
+                Ok(()) => {}
+                // A kernel without IPv6 has fewer groups.
+                Err(_) if name.contains("IPV6") => {}
+                Err(error) => return Err(missing(name, error)),
+            }
+        }
+        Ok(Self {
+            socket,
+            buffer: vec![0; 32 * 1024],
+        })
+    }
+
+    /// Reads all notices that wait; whether one of them is worth an observation. Never blocks.
+    ///
+    /// True also when notices were lost, because anything may have changed then.
+    pub fn drain(&mut self) -> bool {
+        let mut changed = false;
+        loop {
+            match recv(
+                self.socket.as_raw_fd(),
+                &mut self.buffer,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(length) => {
+                    changed |= Messages(&self.buffer[..length]).any(|message| matters(&message));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => changed = true,
+                Err(_) => return changed,
+            }
+        }
+    }
+}
+
+/// Neighbours that the kernel learns, and their ageing, are nobody's drift.
+fn matters(message: &Message<'_>) -> bool {
+    if message.kind != RTM_NEWNEIGH {
+        return true;
+    }
+    let state = message.payload.get(8..10).and_then(read_u16);
+    state.is_none_or(|state| state & (NUD_NOARP | NUD_PERMANENT) != 0)
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

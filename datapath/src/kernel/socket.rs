@@ -1,0 +1,413 @@
+//! One netlink socket: dumps, and batches of requests with their errors.
+//!
+//! The kernel works a request off inside the system call that sends it, so that when that call returns every answer to it waits in the
+//! receive queue. Batches rely on it: one acknowledgement, that of the last request, ends the reading.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_sys::Socket;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use super::message::{Batch, HEADER, NLM_F_ACK, NLM_F_DUMP, Pardon, Part, attributes, message};
+use crate::error::Error;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// How much is sent at once, bytes; well below the default send buffer.
+const CHUNK: usize = 32 * 1024;
+/// How many requests are sent at once, so that the answers to as many failures fit the default receive buffer.
+const CHUNK_PARTS: usize = 200;
+/// How often a dump that was interrupted by a change is begun again before it is taken as it is.
+const DUMP_ATTEMPTS: usize = 5;
+
+/// A request that the kernel refused.
+pub(super) struct Refused {
+    pub(super) change: usize,
+    pub(super) errno: i32,
+    pub(super) detail: String,
+}
+
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// The messages of a dump, one after another.
+#[derive(Default)]
+pub(super) struct Dump(Vec<u8>);
+
+impl Dump {
+    /// Kind and payload of each message.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        Messages(&self.0).map(|message| (message.kind, message.payload))
+    }
+}
+
+impl Netlink {
+    /// A socket in the namespace of the calling thread.
+    pub(super) fn open(protocol: isize, name: &'static str) -> Result<Self, Error> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind_auto()?;
+            // The kernel's own words for a refusal, without an echo of the request.
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error| Error::Missing {
+            what: format!("netlink socket for {name}"),
+            why: error.to_string(),
+        })?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Has the kernel check requests strictly and filter dumps (since Linux 4.20).
+    pub(super) fn be_strict(&self) {
+        // An older kernel ignores what it does not know, which suits as well.
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+    }
+
+    /// Everything of one kind.
+    pub(super) fn dump(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        header: &[u8],
+        attributes: &[u8],
+    ) -> Result<Dump, Error> {
+        let failed = |errno: Errno| Error::kernel("read", what, errno as i32);
+        for attempt in 1.. {
+            let sequence = self
+                .request(kind, NLM_F_DUMP, header, attributes)
+                .map_err(failed)?;
+            let mut found = Vec::new();
+            let mut interrupted = false;
+            let mut done = false;
+            while !done {
+                let length = self.receive(MsgFlags::empty()).map_err(failed)?;
+                for message in Messages(&self.buffer[..length]) {
+                    if message.sequence != sequence {
+                        continue;
+                    }
+                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                    match message.kind {
+                        NLMSG_DONE => done = true,
+                        NLMSG_ERROR => match message.errno() {
+                            0 => {}
+                            errno => return Err(failed(Errno::from_raw(errno))),
+                        },
+                        _ => found.extend_from_slice(message.whole),
+                    }
+                }
+            }
+            if !interrupted || attempt == DUMP_ATTEMPTS {
+                return Ok(Dump(found));
+            }
+        }
+        unreachable!("the loop ends at its last attempt")
+    }
+
+    /// One object; none where the kernel has none.
+    pub(super) fn get(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        header: &[u8],
+        attributes: &[u8],
+    ) -> Result<Option<Dump>, Error> {
+        let failed = |errno: Errno| Error::kernel("read", what, errno as i32);
+        let sequence = self
+            .request(kind, NLM_F_ACK, header, attributes)
+            .map_err(failed)?;
+        let mut found = None;
+        loop {
+            let length = self.receive(MsgFlags::empty()).map_err(failed)?;
+            for message in Messages(&self.buffer[..length]) {
+                if message.sequence != sequence {
+                    continue;
+                }
+                match message.kind {
+                    NLMSG_ERROR => {
+                        return match Errno::from_raw(message.errno()) {
+                            // Zero is the acknowledgement.
+                            Errno::UnknownErrno => Ok(found),
+                            Errno::ENODEV | Errno::ENOENT | Errno::ESRCH => Ok(None),
+                            errno => Err(failed(errno)),
+                        };
+                    }
+                    _ => found = Some(Dump(message.whole.to_vec())),
+                }
+            }
+        }
+    }
+
+    /// Makes every request of a batch. A refusal does not keep those after it from being made.
+    pub(super) fn make(&mut self, batch: &mut Batch) -> Result<Vec<Refused>, Error> {
+        let mut refused = Vec::new();
+        let mut first = 0;
+        while first < batch.parts.len() {
+            let start = batch.parts[first].range.start;
+            let chunk = batch.parts[first..]
+                .iter()
+                .take(CHUNK_PARTS)
+                .take_while(|part| part.range.end - start <= CHUNK)
+                .count()
+                .max(1);
+            self.make_chunk(batch, first..first + chunk, &mut refused)?;
+            first += chunk;
+        }
+        Ok(refused)
+    }
+
+    fn make_chunk(
+        &mut self,
+        batch: &mut Batch,
+        parts: std::ops::Range<usize>,
+        refused: &mut Vec<Refused>,
+    ) -> Result<(), Error> {
+        let before = refused.len();
+        match self.try_chunk(batch, parts.clone(), refused) {
+            Ok(()) => Ok(()),
+            // The answers did not fit. Every request here can be made twice, so make fewer at once.
+            Err(Errno::ENOBUFS) if parts.len() > 1 => {
+                refused.truncate(before);
+                self.discard_answers();
+                let middle = parts.start + parts.len() / 2;
+                self.make_chunk(batch, parts.start..middle, refused)?;
+                self.make_chunk(batch, middle..parts.end, refused)
+            }
+            Err(errno) => Err(Error::kernel("send", "a batch of changes", errno as i32)),
+        }
+    }
+
+    fn try_chunk(
+        &mut self,
+        batch: &mut Batch,
+        range: std::ops::Range<usize>,
+        refused: &mut Vec<Refused>,
+    ) -> Result<(), Errno> {
+        let Batch { bytes, parts } = batch;
+        let parts = &parts[range];
+        let (Some(head), Some(tail)) = (parts.first(), parts.last()) else {
+            return Ok(());
+        };
+        let first = self.sequence.wrapping_add(1);
+        for part in parts {
+            self.sequence = self.sequence.wrapping_add(1);
+            let at = part.range.start;
+            bytes[at + 8..at + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+        }
+        let flags = tail.range.start + 6;
+        bytes[flags] |= NLM_F_ACK.to_ne_bytes()[0];
+        bytes[flags + 1] |= NLM_F_ACK.to_ne_bytes()[1];
+        let last = self.sequence;
+        self.send(&bytes[head.range.start..tail.range.end])?;
+        loop {
+            let length = self.receive(MsgFlags::empty())?;
+            for message in Messages(&self.buffer[..length]) {
+                if message.kind != NLMSG_ERROR {
+                    continue;
+                }
+                let place = message.sequence.wrapping_sub(first);
+                let Some(part) = usize::try_from(place).ok().and_then(|at| parts.get(at)) else {
+                    continue;
+                };
+                refused.extend(refusal(part, &message));
+                if message.sequence == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Makes a transaction of nfnetlink: all of its requests, or none.
+    pub(super) fn transact(&mut self, batch: &mut Batch) -> Result<(), (i32, String)> {
+        let plain = |errno: Errno| (errno as i32, String::new());
+        let first = self.sequence.wrapping_add(1);
+        for part in &batch.parts {
+            self.sequence = self.sequence.wrapping_add(1);
+            let at = part.range.start;
+            batch.bytes[at + 8..at + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+        }
+        self.discard_answers();
+        self.send(&batch.bytes).map_err(plain)?;
+        let mut failure = None;
+        loop {
+            let length = match self.receive(MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(plain(errno)),
+            };
+            for message in Messages(&self.buffer[..length]) {
+                let ours = message.sequence.wrapping_sub(first) < 1 << 30;
+                if message.kind == NLMSG_ERROR && ours && message.errno() != 0 && failure.is_none()
+                {
+                    failure = Some((message.errno(), message.detail()));
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: &[u8],
+    ) -> Result<u32, Errno> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::with_capacity(64);
+        let sequence = self.sequence;
+        message(&mut bytes, kind, flags, header, |_| {});
+        bytes.extend_from_slice(attributes);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.send(&bytes)?;
+        Ok(sequence)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
+        loop {
+            match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Reads once into the buffer.
+    fn receive(&mut self, flags: MsgFlags) -> Result<usize, Errno> {
+        // The kernel fills as much of a dump at once as it saw the reader's buffer hold, up to 32 KiB.
+        self.buffer.resize(64 * 1024, 0);
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
+                Err(Errno::EINTR) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn discard_answers(&mut self) {
+        while matches!(
+            self.receive(MsgFlags::MSG_DONTWAIT),
+            Ok(_) | Err(Errno::ENOBUFS)
+        ) {}
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn refusal(part: &Part, message: &Message<'_>) -> Option<Refused> {
+    let errno = message.errno();
+    let gone = matches!(
+        Errno::from_raw(errno),
+        Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENOENT | Errno::ESRCH
+    );
+    let pardoned = match part.pardon {
+        Pardon::Gone => gone,
+        Pardon::Nothing => false,
+        Pardon::There => errno == Errno::EEXIST as i32,
+    };
+    (errno != 0 && !pardoned).then(|| Refused {
+        change: part.change,
+        errno,
+        detail: message.detail(),
+    })
+}
+
+/// Messages in a buffer; it ends at the first that is malformed.
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    flags: u16,
+    sequence: u32,
+    pub(super) payload: &'a [u8],
+    whole: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let header: &[u8; HEADER] = self.0.first_chunk()?;
+        let [a, b, c, d, kind_0, kind_1, flags_0, flags_1, e, g, h, i, ..] = *header;
+        let length = usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?;
+        if length < HEADER {
+            return None;
+        }
+        let padded = length.next_multiple_of(4).min(self.0.len());
+        let payload = self.0.get(HEADER..length)?;
+        let (whole, rest) = self.0.split_at(padded);
+        self.0 = rest;
+        Some(Message {
+            kind: u16::from_ne_bytes([kind_0, kind_1]),
+            flags: u16::from_ne_bytes([flags_0, flags_1]),
+            sequence: u32::from_ne_bytes([e, g, h, i]),
+            payload,
+            whole,
+        })
+    }
+}
+
+impl Message<'_> {
+    /// The number in an error message, positive; 0 is an acknowledgement.
+    fn errno(&self) -> i32 {
+        let bytes = self.payload.first_chunk::<4>().copied();
+        bytes.map_or(0, i32::from_ne_bytes).saturating_neg()
+    }
+
+    /// The kernel's words in an error message.
+    fn detail(&self) -> String {
+        if self.flags & NLM_F_ACK_TLVS == 0 {
+            return String::new();
+        }
+        // The number, the header of the request, and unless it was capped the request's payload.
+        let echoed = if self.flags & NLM_F_CAPPED != 0 {
+            HEADER
+        } else {
+            let length = self.payload.get(4..8).and_then(super::message::read_u32);
+            usize::try_from(length.unwrap_or(0))
+                .unwrap_or(0)
+                .max(HEADER)
+        };
+        let rest = self.payload.get(4 + echoed.next_multiple_of(4)..);
+        attributes(rest.unwrap_or_default())
+            .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
+            .and_then(|(_, value)| super::message::read_text(value))
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..96)) {
+            for message in Messages(&bytes) {
+                let _ = (message.errno(), message.detail());
+            }
+        }
+    }
+}

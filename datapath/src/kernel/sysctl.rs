@@ -1,0 +1,150 @@
+//! Settings below `net.`: read over netlink, written to the files of the kernel's namespace.
+//!
+//! A link's own settings come with the link. Those of all links are asked for. Netlink cannot write them with their side effects, and
+//! the files below /proc/sys/net are those of the namespace of the thread that opens them, so a thread that is elsewhere sends
+//! another one there, which ends with its work. The namespace is asked from the socket; no descriptor is held for it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+
+use super::message::{Attributes, attributes, read_u32};
+use super::socket::Netlink;
+use crate::error::Error;
+use crate::state::Sysctl;
+
+const RTM_GETNETCONF: u16 = 82;
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_RP_FILTER: u16 = 3;
+const NETCONFA_IFINDEX_ALL: i32 = -1;
+
+/// The settings of all links together.
+pub(super) fn observe_all(socket: &mut Netlink) -> Result<Vec<Sysctl>, Error> {
+    let mut found = Vec::new();
+    for (family, directory) in [
+        (super::address::AF_INET, "ipv4"),
+        (super::address::AF_INET6, "ipv6"),
+    ] {
+        let mut place = Vec::new();
+        Attributes::new(&mut place).u32(NETCONFA_IFINDEX, NETCONFA_IFINDEX_ALL.cast_unsigned());
+        let header = [family, 0, 0, 0];
+        let answer = match socket.get("settings of all links", RTM_GETNETCONF, &header, &place) {
+            Ok(answer) => answer,
+            // A kernel without IPv6 has no such settings.
+            Err(error) if super::is_unsupported(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let Some(answer) = answer else { continue };
+        for (_, payload) in answer.messages() {
+            for (kind, value) in attributes(payload.get(4..).unwrap_or_default()) {
+                let leaf = match kind {
+                    NETCONFA_FORWARDING => "forwarding",
+                    NETCONFA_RP_FILTER if directory == "ipv4" => "rp_filter",
+                    _ => continue,
+                };
+                if let Some(value) = read_u32(value) {
+                    found.push(Sysctl {
+                        name: format!("net.{directory}.conf.all.{leaf}"),
+                        value: i64::from(value.cast_signed()),
+                    });
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Writes settings in the namespace of a socket; each with its place in the caller's list. The answer holds those that failed.
+pub(super) fn write(
+    socket: &Netlink,
+    rows: &[(usize, &Sysctl)],
+) -> io::Result<Vec<(usize, io::Error)>> {
+    in_namespace_of(socket.as_fd(), || {
+        rows.iter()
+            .filter_map(|(place, row)| {
+                let path = path(&row.name)?;
+                let error = fs::write(path, row.value.to_string()).err()?;
+                Some((*place, error))
+            })
+            .collect()
+    })
+}
+
+/// The file of a setting: dots part directories, and a slash stands for the dot in a link's name.
+fn path(name: &str) -> Option<String> {
+    let mut path = String::from("/proc/sys");
+    for part in name.split('.') {
+        let part = part.replace('/', ".");
+        if matches!(part.as_str(), "" | "." | "..") {
+            return None;
+        }
+        path.push('/');
+        path.push_str(&part);
+    }
+    path.starts_with("/proc/sys/net/").then_some(path)
+}
+
+/// Does something in the network namespace that a socket was opened in.
+fn in_namespace_of<T: Send>(
+    socket: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    let there = namespace_of(socket)?;
+    let there_id = fs::File::from(there.try_clone()?).metadata()?;
+    let here_id = fs::metadata("/proc/thread-self/ns/net")?;
+    if (there_id.dev(), there_id.ino()) == (here_id.dev(), here_id.ino()) {
+        return Ok(work());
+    }
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || -> io::Result<T> {
+            setns(there.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        });
+        match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// The network namespace of a socket (`SIOCGSKNS`, since Linux 4.9).
+#[expect(
+    unsafe_code,
+    reason = "no safe wrapper exists for this request of ioctl(2)"
+)]
+fn namespace_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the request takes no argument and touches no memory of this process; the descriptor is open for the call's duration.
+    let descriptor = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGSKNS) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call just made this descriptor and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_paths_below_net_only() {
+        assert_eq!(
+            path("net.ipv4.conf.bond0/1820.forwarding").as_deref(),
+            Some("/proc/sys/net/ipv4/conf/bond0.1820/forwarding")
+        );
+        for name in [
+            "kernel.hostname",
+            "net",
+            "net.ipv4.conf.//.forwarding",
+            "net..x",
+            "",
+        ] {
+            assert_eq!(path(name), None, "{name}");
+        }
+    }
+}

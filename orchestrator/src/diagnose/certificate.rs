@@ -1,0 +1,85 @@
+//! What a clean report excludes, and what it cannot.
+
+use floater::wire::Layer;
+
+use super::intent::Intended;
+use super::scope::Scope;
+use crate::graph::{Connectivity, Place, family_of_tunnel, tunnel_named};
+use crate::report::{Certificate, Finding};
+
+/// The elements that packets or tables covered, those that nothing covered, and the sets that cannot be told apart.
+pub(super) fn certificate(
+    scope: &Scope<'_>,
+    intended: &Intended,
+    graph: &Connectivity,
+    findings: &[Finding],
+) -> Certificate {
+    let mut all = Certificate::default();
+    let layers = scope.what.layers();
+    for cluster in 0..scope.gathered.clusters.len() {
+        let name = &scope.cluster(cluster).name;
+        if !scope.what.wants_source(name) && !scope.what.wants_destination(name) {
+            continue;
+        }
+        if scope.cluster(cluster).nodes.is_empty() {
+            all.not_covered.push(format!("{name}: all of it"));
+        }
+        for at in scope.members(cluster) {
+            let place = scope.place(at);
+            for &layer in &layers {
+                let (word, vertex) = match layer {
+                    Layer::Host => ("host", Place::Host(at)),
+                    Layer::Pod => ("pods", Place::Pods(at)),
+                };
+                file(&mut all, graph.carries(vertex), format!("{place} {word}"));
+            }
+            if layers.contains(&Layer::Pod) {
+                for link in intended
+                    .desired
+                    .get(&at)
+                    .into_iter()
+                    .flat_map(|rows| rows.links.iter())
+                {
+                    if let Some(link) = tunnel_named(&link.name)
+                        && scope.what.wants_family(family_of_tunnel(link))
+                    {
+                        file(
+                            &mut all,
+                            graph.carries(Place::Tunnel(at, link)),
+                            format!("{place} {link}"),
+                        );
+                    }
+                }
+            }
+            match (&scope.node(at).tables, intended.desired.contains_key(&at)) {
+                (Ok(_), true) => all.covered.push(format!("{place} tables")),
+                (Ok(_), false) => all
+                    .not_covered
+                    .push(format!("{place} tables: nothing is planned for it")),
+                (Err(_), _) => all.not_covered.push(format!("{place} tables")),
+            }
+        }
+    }
+    if intended.guessed {
+        all.not_covered
+            .push("intent: no control plane, guessed from what most nodes hold".to_owned());
+    }
+    for finding in findings
+        .iter()
+        .filter(|finding| !finding.ambiguous_with.is_empty())
+    {
+        let mut set = vec![format!("{} at {}", finding.code, finding.element.place())];
+        set.extend(finding.ambiguous_with.iter().cloned());
+        all.indistinguishable.push(set);
+    }
+    all
+}
+
+fn file(all: &mut Certificate, carries: (bool, bool), name: String) {
+    match carries {
+        (true, true) => all.covered.push(name),
+        (true, false) => all.not_covered.push(format!("{name}, as a source")),
+        (false, true) => all.not_covered.push(format!("{name}, as a destination")),
+        (false, false) => all.not_covered.push(name),
+    }
+}

@@ -1,0 +1,212 @@
+//! From suspicions and the pairs that suffer to findings, the likeliest cause first.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::join::{Joined, towards};
+use super::pairs::Fate;
+use super::scope::{CellKey, Scope};
+use super::tables::Suspicion;
+use super::walks::Walked;
+use crate::causes;
+use crate::report::{
+    Cell, CellName, CellVerdict, Element, Evidence, EvidenceKind, Finding, Severity,
+};
+
+/// So many pairs are named as evidence of one finding.
+const NAMED: usize = 3;
+
+/// The findings of the tables.
+pub(super) fn of_suspicions(
+    scope: &Scope<'_>,
+    suspicions: Vec<Suspicion>,
+    joined: &[Joined<'_, '_>],
+) -> Vec<Finding> {
+    suspicions
+        .into_iter()
+        .enumerate()
+        .map(|(at, suspicion)| {
+            let suffering: Vec<&Joined<'_, '_>> = joined
+                .iter()
+                .filter(|joined| joined.blamed.contains(&at))
+                .collect();
+            let element = Element {
+                cluster: Some(scope.cluster(suspicion.at.cluster).name.clone()),
+                node: Some(scope.node(suspicion.at).name.clone()),
+                kind: suspicion.kind.to_owned(),
+                name: suspicion.name,
+            };
+            let mut evidence = suspicion.evidence;
+            evidence.extend(packets(scope, &suffering));
+            if suffering.is_empty() {
+                let passing = joined
+                    .iter()
+                    .filter(|joined| joined.crosses.contains(&at))
+                    .filter(|joined| joined.pair.is_some() && joined.fate() == Fate::Passes)
+                    .count();
+                if passing > 0 {
+                    evidence.push(Evidence {
+                        kind: EvidenceKind::Probe,
+                        source: scope.place(suspicion.at),
+                        text: format!(
+                            "packets of all {passing} pairs of nodes that cross it still pass"
+                        ),
+                    });
+                }
+            }
+            finding(
+                suspicion.code,
+                element,
+                suspicion.summary,
+                evidence,
+                Vec::new(),
+                affected(scope, &suffering),
+                suspicion.fix,
+            )
+        })
+        .collect()
+}
+
+/// A finding whose severity follows from whether anything suffers.
+pub(super) fn finding(
+    code: &str,
+    element: Element,
+    summary: String,
+    evidence: Vec<Evidence>,
+    ambiguous_with: Vec<String>,
+    affects: Vec<CellName>,
+    fix: String,
+) -> Finding {
+    Finding {
+        id: Finding::id_of(code, &element),
+        code: code.to_owned(),
+        severity: if affects.is_empty() {
+            Severity::Warning
+        } else {
+            Severity::Error
+        },
+        element,
+        summary,
+        evidence,
+        ambiguous_with,
+        affects,
+        fix,
+    }
+}
+
+/// The cells of pairs, in order.
+pub(super) fn affected(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<CellName> {
+    let cells: BTreeSet<CellKey> = suffering.iter().map(|joined| joined.key.cell()).collect();
+    cells
+        .into_iter()
+        .map(|cell| CellName {
+            src: scope.cluster(cell.src).name.clone(),
+            dst: scope.cluster(cell.dst).name.clone(),
+            layer: cell.layer,
+            family: cell.family,
+        })
+        .collect()
+}
+
+/// The pairs that suffer as evidence: some by name, all by number.
+pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<Evidence> {
+    let mut evidence: Vec<Evidence> = suffering
+        .iter()
+        .take(NAMED)
+        .map(|joined| {
+            let (kind, text) = match (&joined.pair, &joined.walked) {
+                (Some(pair), _) => (
+                    EvidenceKind::Probe,
+                    pair.reason().unwrap_or_else(|| "fails".to_owned()),
+                ),
+                (None, Some(Walked::Stops { text, answer, .. })) => (
+                    EvidenceKind::Table,
+                    format!(
+                        "{} {text}",
+                        if *answer {
+                            "by a walk over the tables the answer is"
+                        } else {
+                            "by a walk over the tables it is"
+                        }
+                    ),
+                ),
+                _ => (EvidenceKind::Table, "fails".to_owned()),
+            };
+            Evidence {
+                kind,
+                source: scope.place(joined.key.src),
+                text: format!("{}: {text}", towards(scope, joined.key)),
+            }
+        })
+        .collect();
+    if suffering.len() > NAMED {
+        evidence.push(Evidence {
+            kind: EvidenceKind::Probe,
+            source: scope.place(suffering[0].key.src),
+            text: format!("and {} more pairs of nodes fail", suffering.len() - NAMED),
+        });
+    }
+    evidence
+}
+
+/// Cells that pass but lose far more than the others, and that nothing else explains.
+pub(super) fn of_losses(cells: &[Cell], findings: &[Finding]) -> Vec<Finding> {
+    cells
+        .iter()
+        .filter(|cell| cell.verdict == CellVerdict::Degraded)
+        .filter(|cell| {
+            let name = cell.name();
+            !findings.iter().any(|finding| finding.affects.contains(&name))
+        })
+        .map(|cell| {
+            let element = Element {
+                cluster: None,
+                node: None,
+                kind: "underlay".to_owned(),
+                name: cell.name().to_string(),
+            };
+            let text = format!("{} of {} answered", cell.received, cell.sent);
+            finding(
+                "LOSS-GRAY",
+                element,
+                format!("{} loses {} of {} packets", cell.name(), cell.sent - cell.received, cell.sent),
+                vec![Evidence {
+                    kind: EvidenceKind::Probe,
+                    source: cell.src.clone(),
+                    text,
+                }],
+                vec!["QUEUE-DROP".to_owned(), "RATE-LIMITED".to_owned()],
+                vec![cell.name()],
+                "run again with --rounds 10, then look at queues, policers and errors along the path".to_owned(),
+            )
+        })
+        .collect()
+}
+
+/// Writes into each cell the findings that affect it.
+pub(super) fn name_in_cells(findings: &[Finding], cells: &mut [Cell]) {
+    let index: HashMap<CellName, usize> = cells
+        .iter()
+        .enumerate()
+        .map(|(at, cell)| (cell.name(), at))
+        .collect();
+    for finding in findings {
+        for name in &finding.affects {
+            if let Some(&at) = index.get(name) {
+                cells[at].findings.push(finding.id.clone());
+            }
+        }
+    }
+}
+
+/// The likeliest first: by severity, by the number of cells explained, by how specific the code is, by place.
+pub(super) fn order(findings: &mut Vec<Finding>) {
+    findings.sort_by(|a, b| {
+        a.severity
+            .cmp(&b.severity)
+            .then(b.affects.len().cmp(&a.affects.len()))
+            .then(causes::rank(&a.code).cmp(&causes::rank(&b.code)))
+            .then(a.element.cmp(&b.element))
+            .then(a.code.cmp(&b.code))
+    });
+    findings.dedup_by(|a, b| a.id == b.id);
+}

@@ -1,0 +1,362 @@
+//! What each node should hold.
+//!
+//! Intent is the plan of the control plane's objects. Where there is no control plane, the objects are guessed from what most nodes hold
+//! and what the tunnels really are, and the plan is made of those: a row that disagrees with the rest is then found all the same.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use datapath::api::{
+    Cluster, ClusterLinkOptions, ClusterNode, Device, Fleet, NetworkType, NodeConfig,
+    NodeConfigSpec,
+};
+use datapath::nodeconfig::TABLE;
+use datapath::state::{Address, Family, Link, LinkKind, NodeState};
+use ipnet::IpNet;
+use rayon::prelude::*;
+
+use super::scope::Scope;
+use crate::evidence::NodeRef;
+
+/// What the nodes should hold.
+pub(super) struct Intended {
+    /// By node that takes part: the plan.
+    pub(super) planned: BTreeMap<NodeRef, NodeConfigSpec>,
+    /// By node: the NodeConfig object.
+    pub(super) written: BTreeMap<NodeRef, NodeConfigSpec>,
+    /// By node that takes part: its rows by the plan.
+    pub(super) desired: BTreeMap<NodeRef, NodeState>,
+    /// By node: the name of its underlay link.
+    pub(super) lower: BTreeMap<NodeRef, String>,
+    /// Nodes with the gateway role.
+    pub(super) gateways: Vec<NodeRef>,
+    /// Whether the objects were guessed.
+    pub(super) guessed: bool,
+}
+
+impl Intended {
+    pub(super) fn new(scope: &Scope<'_>) -> Self {
+        let given = &scope.gathered.intent.fleet;
+        let guessed = given.clusters.is_empty() || given.cluster_nodes.is_empty();
+        let guess;
+        let fleet = if guessed {
+            guess = guess_fleet(scope);
+            &guess
+        } else {
+            given
+        };
+        let places: HashMap<(&str, &str), NodeRef> = scope
+            .all_nodes()
+            .into_iter()
+            .map(|at| {
+                let cluster = scope.cluster(at.cluster).name.as_str();
+                ((cluster, scope.node(at).name.as_str()), at)
+            })
+            .collect();
+        let mut by_object: HashMap<&str, NodeRef> = HashMap::new();
+        let mut lower = BTreeMap::new();
+        let mut gateways = Vec::new();
+        for object in &fleet.cluster_nodes {
+            let spec = &object.spec;
+            let place = places.get(&(spec.cluster_name.as_str(), spec.node_name.as_str()));
+            if let Some(&at) = place {
+                by_object.insert(object.metadata.name.as_str(), at);
+                if !spec.interface_name.is_empty() {
+                    lower.insert(at, spec.interface_name.clone());
+                }
+                if spec.is_gateway() {
+                    gateways.push(at);
+                }
+            }
+        }
+        for at in scope.all_nodes() {
+            if let Some(name) = underlay_link(scope, at) {
+                lower.entry(at).or_insert(name);
+            }
+            if scope.node(at).gateway && !gateways.contains(&at) {
+                gateways.push(at);
+            }
+        }
+        gateways.sort_unstable();
+        let planned: BTreeMap<NodeRef, NodeConfigSpec> = datapath::plan::plan(fleet)
+            .configs
+            .into_iter()
+            .filter_map(|(name, config)| Some((*by_object.get(name.as_str())?, config)))
+            .collect();
+        let written = if guessed {
+            BTreeMap::new()
+        } else {
+            fleet
+                .node_configs
+                .iter()
+                .filter_map(|object| {
+                    let at = *by_object.get(object.metadata.name.as_str())?;
+                    Some((at, object.spec.clone()))
+                })
+                .collect()
+        };
+        let rows: Vec<(NodeRef, NodeState)> = planned
+            .par_iter()
+            .map(|(&at, config)| (at, rows_of(scope, at, config)))
+            .collect();
+        Self {
+            planned,
+            written,
+            desired: rows.into_iter().collect(),
+            lower,
+            gateways,
+            guessed,
+        }
+    }
+
+    /// Whether a node is the way out of its cluster: by its role, or because its kernel still is one.
+    pub(super) fn is_gateway(&self, scope: &Scope<'_>, at: NodeRef) -> bool {
+        if self.gateways.contains(&at) {
+            return true;
+        }
+        // The role may have moved on while the former holder was going down.
+        scope.cluster(at.cluster).mode == Some(NetworkType::Gateway)
+            && scope.node(at).tables.as_ref().is_ok_and(|tables| {
+                ["vx-bridge", "vx-bridge-6"]
+                    .iter()
+                    .any(|&name| tables.links.get(name).is_some())
+            })
+    }
+}
+
+/// The rows that a config makes on a node. A node that could not be read lends nothing, so that an ordinary underlay link with its
+/// addresses is put in its place.
+pub(super) fn rows_of(scope: &Scope<'_>, at: NodeRef, config: &NodeConfigSpec) -> NodeState {
+    match &scope.node(at).tables {
+        Ok(tables) => datapath::nodeconfig::desired(config, tables).0,
+        Err(_) => datapath::nodeconfig::desired(config, &ordinary(scope, at, config)).0,
+    }
+}
+
+fn ordinary(scope: &Scope<'_>, at: NodeRef, config: &NodeConfigSpec) -> NodeState {
+    let mut state = NodeState::default();
+    for device in &config.devices {
+        state.links.insert(Link {
+            name: device.bind_dev.clone(),
+            index: 0,
+            mac: None,
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            kind: LinkKind::Other {
+                name: "physical".to_owned(),
+            },
+            master: None,
+            tx_dropped: 0,
+            rx_dropped: 0,
+        });
+        for &ip in &scope.node(at).ips {
+            let length = if ip.is_ipv4() { 32 } else { 128 };
+            if let Ok(net) = IpNet::new(ip, length) {
+                state.addresses.insert(Address {
+                    link: device.bind_dev.clone(),
+                    net,
+                });
+            }
+        }
+    }
+    state
+}
+
+/// The link that holds the node's own address.
+fn underlay_link(scope: &Scope<'_>, at: NodeRef) -> Option<String> {
+    let node = scope.node(at);
+    let tables = node.tables.as_ref().ok()?;
+    tables
+        .addresses
+        .iter()
+        .find(|row| node.ips.contains(&row.net.addr()))
+        .map(|row| row.link.clone())
+}
+
+/// The objects that would explain what most nodes hold. Tunnels tell the mode, the pools and the MACs; routes that at least half of the
+/// nodes of other clusters have tell the prefixes.
+fn guess_fleet(scope: &Scope<'_>) -> Fleet {
+    let mut fleet = Fleet::default();
+    for (cluster, facts) in scope.gathered.clusters.iter().enumerate() {
+        let readable: Vec<&NodeState> = facts
+            .nodes
+            .iter()
+            .filter_map(|node| node.tables.as_ref().ok())
+            .collect();
+        let has = |names: [&str; 2]| {
+            readable
+                .iter()
+                .any(|tables| names.iter().any(|&name| tables.links.get(name).is_some()))
+        };
+        if !has(["vx-bridge", "vx-bridge-6"]) && !has(["vx-local", "vx-local-6"]) {
+            continue;
+        }
+        let mode = facts.mode.unwrap_or(if has(["vx-local", "vx-local-6"]) {
+            NetworkType::Gateway
+        } else {
+            NetworkType::P2p
+        });
+        let families = &facts.families;
+        let mut options = ClusterLinkOptions {
+            network_type: mode,
+            ip_family: match (
+                families.contains(&Family::Ipv4),
+                families.contains(&Family::Ipv6),
+            ) {
+                (true, true) => "all",
+                (false, true) => "ipv6",
+                _ => "ipv4",
+            }
+            .to_owned(),
+            ..ClusterLinkOptions::default()
+        };
+        for (link, pool) in [
+            ("vx-bridge", &mut options.bridge_cidrs.ip),
+            ("vx-bridge-6", &mut options.bridge_cidrs.ip6),
+            ("vx-local", &mut options.local_cidrs.ip),
+            ("vx-local-6", &mut options.local_cidrs.ip6),
+        ] {
+            if let Some(net) =
+                most_common(readable.iter().filter_map(|tables| pool_of(tables, link)))
+            {
+                *pool = net.to_string();
+            }
+        }
+        let mut object = Cluster::default();
+        object.metadata.name.clone_from(&facts.name);
+        object.spec.cluster_link_options = Some(options);
+        let status = &mut object.status.cluster_link_status;
+        status.pod_cidrs = facts.pod_prefixes.iter().map(ToString::to_string).collect();
+        for prefix in routed_to(scope, cluster) {
+            if !facts.pod_prefixes.iter().any(|pods| pods.contains(&prefix)) {
+                status.service_cidrs.push(prefix.to_string());
+            }
+        }
+        fleet.clusters.push(object);
+        for (node, known) in facts.nodes.iter().enumerate() {
+            let at = NodeRef { cluster, node };
+            let mut object = ClusterNode::default();
+            object.metadata.name = format!("{}-{}", facts.name, known.name);
+            object.spec.cluster_name.clone_from(&facts.name);
+            object.spec.node_name.clone_from(&known.name);
+            object.spec.interface_name =
+                underlay_link(scope, at).unwrap_or_else(|| "eth0".to_owned());
+            for ip in &known.ips {
+                match ip {
+                    IpAddr::V4(_) => object.spec.ip = ip.to_string(),
+                    IpAddr::V6(_) => object.spec.ip6 = ip.to_string(),
+                }
+            }
+            let tables = known.tables.as_ref().ok();
+            let is_bridge = tables.is_some_and(|tables| {
+                tables.links.get("vx-bridge").is_some() || tables.links.get("vx-bridge-6").is_some()
+            });
+            if known.gateway || (mode == NetworkType::Gateway && is_bridge) {
+                object.spec.roles.push("gateway".to_owned());
+            }
+            if mode == NetworkType::P2p {
+                object.spec.pod_cidrs = routed_via(scope, at)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+            }
+            let mut config = NodeConfig::default();
+            config.metadata.name.clone_from(&object.metadata.name);
+            for link in tables.into_iter().flat_map(|tables| tables.links.iter()) {
+                if let (Some(name), Some(mac)) = (crate::graph::tunnel_named(&link.name), link.mac)
+                {
+                    config.spec.devices.push(Device {
+                        name: name.to_owned(),
+                        mac: mac.to_string(),
+                        ..Device::default()
+                    });
+                }
+            }
+            fleet.cluster_nodes.push(object);
+            fleet.node_configs.push(config);
+        }
+    }
+    fleet
+}
+
+fn pool_of(tables: &NodeState, link: &str) -> Option<IpNet> {
+    tables
+        .addresses
+        .iter()
+        .find(|row| row.link == link && !is_link_local(row.net.addr()))
+        .map(|row| row.net.trunc())
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts: BTreeMap<T, usize> = BTreeMap::new();
+    for value in values {
+        *counts.entry(value).or_default() += 1;
+    }
+    // The first of the most frequent, so that a tie is decided alike every time.
+    counts
+        .into_iter()
+        .rev()
+        .max_by_key(|&(_, count)| count)
+        .map(|(value, _)| value)
+}
+
+/// Prefixes that at least half of the vx-bridge holders elsewhere route to an overlay address of the cluster.
+fn routed_to(scope: &Scope<'_>, cluster: usize) -> Vec<IpNet> {
+    let addresses: Vec<IpAddr> = scope
+        .members_all(cluster)
+        .flat_map(|at| bridge_addresses(scope, at))
+        .collect();
+    by_majority(scope, cluster, &addresses)
+}
+
+/// The same for one node.
+fn routed_via(scope: &Scope<'_>, at: NodeRef) -> Vec<IpNet> {
+    by_majority(scope, at.cluster, &bridge_addresses(scope, at))
+}
+
+fn bridge_addresses(scope: &Scope<'_>, at: NodeRef) -> Vec<IpAddr> {
+    scope.node(at).tables.as_ref().map_or_else(
+        |_| Vec::new(),
+        |tables| {
+            tables
+                .addresses
+                .iter()
+                .filter(|row| row.link.starts_with("vx-bridge") && !is_link_local(row.net.addr()))
+                .map(|row| row.net.addr())
+                .collect()
+        },
+    )
+}
+
+fn by_majority(scope: &Scope<'_>, cluster: usize, vias: &[IpAddr]) -> Vec<IpNet> {
+    let mut votes: BTreeMap<IpNet, usize> = BTreeMap::new();
+    let mut voters = 0;
+    for at in scope.all_nodes() {
+        let Ok(tables) = &scope.node(at).tables else {
+            continue;
+        };
+        if at.cluster == cluster || bridge_addresses(scope, at).is_empty() {
+            continue;
+        }
+        voters += 1;
+        for route in tables.routes.iter().filter(|route| route.table == TABLE) {
+            if route
+                .hops
+                .iter()
+                .any(|hop| hop.via.is_some_and(|via| vias.contains(&via)))
+            {
+                *votes.entry(route.dst).or_default() += 1;
+            }
+        }
+    }
+    votes
+        .into_iter()
+        .filter(|&(_, count)| count * 2 >= voters)
+        .map(|(prefix, _)| prefix)
+        .collect()
+}

@@ -1,0 +1,235 @@
+//! Which pairs suffer, and from what.
+//!
+//! A suspicion is blamed for a pair where the pair's way by intent, there or back, crosses what the suspicion concerns, and the pair's
+//! packets are lost (or, where none were sent, a walk over the observed tables stops).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use datapath::state::Family;
+use floater::wire::Layer;
+use rayon::prelude::*;
+
+use super::intent::Intended;
+use super::pairs::{Fate, Pair, PairKey};
+use super::scope::{CellKey, Scope};
+use super::tables::Suspicion;
+use super::walks::{Walked, Walks};
+use crate::evidence::NodeRef;
+use crate::graph::{Connectivity, Part, Way};
+use crate::probe_plan::target_of;
+
+/// Up to so many pairs every one is looked at; above, those that were probed and one for each node of each cell.
+const EVERY_PAIR_UP_TO: usize = 100_000;
+
+/// A pair with all that is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Joined<'p, 'a> {
+    pub(super) key: PairKey,
+    /// What was probed; none where nothing was.
+    pub(super) pair: Option<&'p Pair<'a>>,
+    /// What the tables say; none where nobody had to look.
+    pub(super) walked: Option<Walked>,
+    /// Suspicions on its way.
+    pub(super) crosses: Vec<usize>,
+    /// Suspicions that are to blame.
+    pub(super) blamed: Vec<usize>,
+}
+
+impl Joined<'_, '_> {
+    /// What became of it: by packets if they tell, else by tables.
+    pub(super) fn fate(&self) -> Fate {
+        match (&self.pair, &self.walked) {
+            (Some(pair), _) => pair.fate.clone(),
+            (None, Some(Walked::Passes)) => Fate::Passes,
+            (None, Some(Walked::Stops { .. })) => Fate::Lost,
+            (None, Some(Walked::Unknown) | None) => Fate::Unknown("not probed".to_owned()),
+        }
+    }
+
+    pub(super) fn suffers(&self) -> bool {
+        matches!(self.fate(), Fate::Half | Fate::Lost)
+    }
+}
+
+/// Both ways of a pair by intent; none where an address is not known.
+pub(super) fn ways(scope: &Scope<'_>, graph: &Connectivity, key: PairKey) -> Option<(Way, Way)> {
+    let there = target_of(scope.node(key.dst), key.layer, key.family)?;
+    let back = target_of(scope.node(key.src), key.layer, key.family)?;
+    Some((
+        graph.way(key.src, key.dst, key.layer, there),
+        graph.way(key.dst, key.src, key.layer, back),
+    ))
+}
+
+/// Joins probes, suspicions and walks; sorted by pair.
+pub(super) fn join<'p, 'a>(
+    scope: &Scope<'a>,
+    graph: &Connectivity,
+    walks: &Walks<'_>,
+    pairs: &'p [Pair<'a>],
+    suspicions: &[Suspicion],
+) -> Vec<Joined<'p, 'a>> {
+    let mut concerned: HashMap<(NodeRef, Part), Vec<usize>> = HashMap::new();
+    for (at, suspicion) in suspicions.iter().enumerate() {
+        for &part in &suspicion.parts {
+            concerned.entry(part).or_default().push(at);
+        }
+    }
+    let probed: BTreeMap<PairKey, &'p Pair<'a>> =
+        pairs.iter().map(|pair| (pair.key, pair)).collect();
+    let demanded = demanded(scope, &probed, !suspicions.is_empty());
+    demanded
+        .par_iter()
+        .map(|&(key, needed)| {
+            let pair = probed.get(&key).copied();
+            let mut crosses = BTreeSet::new();
+            if !concerned.is_empty()
+                && let Some((there, back)) = ways(scope, graph, key)
+            {
+                for part in there.parts.iter().chain(&back.parts) {
+                    crosses.extend(concerned.get(part).into_iter().flatten().copied());
+                }
+            }
+            let lost = pair.is_some_and(|pair| pair.fate == Fate::Lost);
+            let walked = if lost || (pair.is_none() && (needed || !crosses.is_empty())) {
+                Some(walks.judge(key))
+            } else {
+                None
+            };
+            let mut joined = Joined {
+                key,
+                pair,
+                walked,
+                crosses: crosses.into_iter().collect(),
+                blamed: Vec::new(),
+            };
+            joined.blamed = blame(&joined, suspicions);
+            joined
+        })
+        .collect()
+}
+
+/// The suspicions that explain a pair: those that are known to harm, or else any. Where only one protocol is lost no row of a table is
+/// to blame, and where somebody else answers none that drops.
+fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
+    if joined.fate() != Fate::Lost {
+        return Vec::new();
+    }
+    let hard: Vec<usize> = joined
+        .crosses
+        .iter()
+        .copied()
+        .filter(|&at| !suspicions[at].soft)
+        .collect();
+    if hard.is_empty() {
+        joined.crosses.clone()
+    } else {
+        hard
+    }
+}
+
+/// The pairs to look at, sorted, each with whether its cell has to be judged by tables.
+fn demanded(
+    scope: &Scope<'_>,
+    probed: &BTreeMap<PairKey, &Pair<'_>>,
+    suspicious: bool,
+) -> Vec<(PairKey, bool)> {
+    let cells = scope.cells();
+    let with_packets: BTreeSet<CellKey> = probed.keys().map(|key| key.cell()).collect();
+    let members: Vec<Vec<NodeRef>> = (0..scope.gathered.clusters.len())
+        .map(|cluster| scope.members(cluster))
+        .collect();
+    let all: usize = cells
+        .iter()
+        .map(|cell| members[cell.src].len() * members[cell.dst].len())
+        .sum();
+    let every = suspicious && all <= EVERY_PAIR_UP_TO;
+    let mut wanted: BTreeMap<PairKey, bool> = probed.keys().map(|&key| (key, false)).collect();
+    for cell in cells {
+        let needed = !with_packets.contains(&cell);
+        let (sources, targets) = (&members[cell.src], &members[cell.dst]);
+        if sources.is_empty() || targets.is_empty() || !(needed || every) {
+            continue;
+        }
+        let mut want = |src: NodeRef, dst: NodeRef| {
+            if src != dst || (sources.len() == 1 && cell.src == cell.dst) {
+                let key = PairKey {
+                    src,
+                    dst,
+                    layer: cell.layer,
+                    family: cell.family,
+                };
+                let entry = wanted.entry(key).or_default();
+                *entry |= needed;
+            }
+        };
+        if every {
+            for &src in sources {
+                targets.iter().for_each(|&dst| want(src, dst));
+            }
+        } else {
+            // Every node of both once; a step aside within one cluster, where a node does not ask itself.
+            let aside = usize::from(cell.src == cell.dst && sources.len() > 1);
+            for turn in 0..sources.len().max(targets.len()) {
+                want(
+                    sources[turn % sources.len()],
+                    targets[(turn + aside) % targets.len()],
+                );
+            }
+        }
+    }
+    wanted.into_iter().collect()
+}
+
+/// Marks in the graph what packets of this run crossed.
+pub(super) fn cover(scope: &Scope<'_>, graph: &mut Connectivity, pairs: &[Pair<'_>]) {
+    for pair in pairs {
+        if pair.fate == Fate::Passes
+            && pair.key.src != pair.key.dst
+            && let Some((there, back)) = ways(scope, graph, pair.key)
+        {
+            graph.cover(&there);
+            graph.cover(&back);
+        }
+    }
+}
+
+/// The graph of what nodes should do.
+pub(super) fn graph(scope: &Scope<'_>, intended: &Intended) -> Connectivity {
+    let empty = datapath::state::NodeState::default();
+    Connectivity::new(scope.all_nodes().into_iter().map(|at| {
+        (
+            at,
+            intended.desired.get(&at).unwrap_or(&empty),
+            scope.node(at).ips.as_slice(),
+        )
+    }))
+}
+
+/// A pair's name for a person, without the source.
+pub(super) fn towards(scope: &Scope<'_>, key: PairKey) -> String {
+    format!(
+        "{} {} to {}",
+        crate::report::layer_word(key.layer),
+        key.family,
+        scope.place(key.dst)
+    )
+}
+
+/// The families in which a pair of nodes passes on a layer.
+pub(super) fn passing_families(
+    joined: &[Joined<'_, '_>],
+) -> BTreeSet<(NodeRef, NodeRef, Layer, Family)> {
+    joined
+        .iter()
+        .filter(|joined| joined.fate() == Fate::Passes)
+        .map(|joined| {
+            (
+                joined.key.src,
+                joined.key.dst,
+                joined.key.layer,
+                joined.key.family,
+            )
+        })
+        .collect()
+}

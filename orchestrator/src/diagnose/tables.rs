@@ -1,0 +1,311 @@
+//! What the tables of each node say, held against intent: one code per row that differs.
+//!
+//! Rows that the kernel took away because of another one (a tunnel that is down loses its routes and neighbours) are evidence of that
+//! other one and no suspicion of their own.
+
+mod links;
+mod rows;
+
+use std::collections::BTreeSet;
+
+use datapath::diff::{Change, diff};
+use datapath::state::{NodeState, Row};
+use rayon::prelude::*;
+
+use super::intent::{Intended, rows_of};
+use super::scope::Scope;
+use crate::evidence::NodeRef;
+use crate::graph::Part;
+use crate::report::{Evidence, EvidenceKind};
+
+/// Something on a node that differs from intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Suspicion {
+    pub(super) code: &'static str,
+    pub(super) at: NodeRef,
+    /// The element's kind and name.
+    pub(super) kind: &'static str,
+    pub(super) name: String,
+    /// What of a packet's way it concerns.
+    pub(super) parts: Vec<(NodeRef, Part)>,
+    /// Whether packets are known to pass in spite of it; blamed only where nothing else can be.
+    pub(super) soft: bool,
+    pub(super) summary: String,
+    pub(super) evidence: Vec<Evidence>,
+    pub(super) fix: String,
+}
+
+/// So many rows that went along are named as evidence; the rest is counted.
+const NAMED: usize = 6;
+
+/// The suspicions of all nodes that could be read, in the order of the nodes.
+pub(super) fn suspicions(scope: &Scope<'_>, intended: &Intended) -> Vec<Suspicion> {
+    let nodes = scope.all_nodes();
+    let found: Vec<Vec<Suspicion>> = nodes
+        .par_iter()
+        .map(|&at| of_node(scope, intended, at))
+        .collect();
+    found.into_iter().flatten().collect()
+}
+
+fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion> {
+    let Ok(observed) = &scope.node(at).tables else {
+        return Vec::new();
+    };
+    let desired = intended.desired.get(&at);
+    let changes = desired.map_or_else(Vec::new, |desired| diff(desired, observed).changes);
+    let changes: Vec<Change> = changes
+        .into_iter()
+        // A row that is stated again only because applying the set would cost it is there, and right.
+        .filter(|change| !matches!(change, Change::Replace { from, to } if from == to))
+        .collect();
+    if let Some(down) = underlay_down(scope, intended, at, observed, &changes) {
+        return vec![down];
+    }
+    let stale = stale_changes(scope, intended, at, observed, &changes);
+    let (followed, own): (Vec<Change>, Vec<Change>) = changes
+        .into_iter()
+        .partition(|change| stale.as_ref().is_some_and(|stale| stale.contains(change)));
+    let mut found = judge(scope, intended, at, observed, &own);
+    if stale.is_some() {
+        let consequences = judge(scope, intended, at, observed, &followed);
+        found.push(intent_stale(scope, at, &followed, consequences));
+    }
+    found
+}
+
+/// Everything that changes say, the consequences of links first so that nothing is told twice.
+fn judge(
+    scope: &Scope<'_>,
+    intended: &Intended,
+    at: NodeRef,
+    observed: &NodeState,
+    changes: &[Change],
+) -> Vec<Suspicion> {
+    let node = Node {
+        scope,
+        intended,
+        at,
+        observed,
+    };
+    let mut found = links::suspicions(&node, changes);
+    let rest = links::absorb(&node, changes, &mut found);
+    rows::suspicions(&node, &rest, &mut found);
+    found
+}
+
+/// A node whose tables are looked at.
+pub(super) struct Node<'a> {
+    scope: &'a Scope<'a>,
+    intended: &'a Intended,
+    at: NodeRef,
+    observed: &'a NodeState,
+}
+
+impl Node<'_> {
+    fn place(&self) -> String {
+        self.scope.place(self.at)
+    }
+
+    /// Evidence from this node's tables.
+    fn table(&self, text: impl Into<String>) -> Evidence {
+        table(self.scope, self.at, text)
+    }
+
+    /// Evidence of what was planned for this node.
+    fn intent(&self, text: impl Into<String>) -> Evidence {
+        let origin = if self.intended.guessed {
+            " (guessed from the other nodes)"
+        } else {
+            ""
+        };
+        Evidence {
+            kind: EvidenceKind::Intent,
+            source: self.place(),
+            text: format!("{}{origin}", text.into()),
+        }
+    }
+
+    /// The node that has this overlay or underlay address, in words; the address where nobody has it.
+    fn peer(&self, ip: std::net::IpAddr) -> String {
+        let owner = self
+            .intended
+            .desired
+            .iter()
+            .find(|(at, rows)| {
+                rows.addresses.iter().any(|row| row.net.addr() == ip)
+                    || self.scope.node(**at).ips.contains(&ip)
+            })
+            .map(|(&at, _)| self.scope.place(at));
+        owner.unwrap_or_else(|| ip.to_string())
+    }
+}
+
+fn table(scope: &Scope<'_>, at: NodeRef, text: impl Into<String>) -> Evidence {
+    Evidence {
+        kind: EvidenceKind::Table,
+        source: scope.place(at),
+        text: text.into(),
+    }
+}
+
+/// The rows that went along, as evidence.
+fn consequences(scope: &Scope<'_>, at: NodeRef, changes: &[&Change]) -> Vec<Evidence> {
+    let mut evidence: Vec<Evidence> = changes
+        .iter()
+        .take(NAMED)
+        .map(|change| {
+            let row = change.row();
+            let word = match change {
+                Change::Add(_) => "is gone",
+                Change::Replace { .. } => "is not what was planned",
+                Change::Remove(_) => "is not planned",
+            };
+            table(
+                scope,
+                at,
+                format!(
+                    "{} {} {word}",
+                    datapath::diff::kind_of(row),
+                    datapath::diff::name_of(row)
+                ),
+            )
+        })
+        .collect();
+    if changes.len() > NAMED {
+        evidence.push(table(
+            scope,
+            at,
+            format!("and {} more rows with it", changes.len() - NAMED),
+        ));
+    }
+    evidence
+}
+
+/// The node is off the underlay: everything else about it follows.
+fn underlay_down(
+    scope: &Scope<'_>,
+    intended: &Intended,
+    at: NodeRef,
+    observed: &NodeState,
+    changes: &[Change],
+) -> Option<Suspicion> {
+    let name = intended.lower.get(&at)?;
+    let state = match observed.links.get(name.as_str()) {
+        None => "does not exist",
+        Some(link) if !link.up => "is down",
+        Some(link) if !link.carrier => "has no carrier",
+        Some(_) => return None,
+    };
+    let is_gateway = intended.is_gateway(scope, at);
+    let place = scope.place(at);
+    let cluster = &scope.cluster(at.cluster).name;
+    let mut evidence = vec![table(scope, at, format!("link {name} {state}"))];
+    let gone: Vec<&Change> = changes
+        .iter()
+        .filter(|change| !matches!(change, Change::Remove(_)))
+        .collect();
+    evidence.extend(consequences(scope, at, &gone));
+    Some(Suspicion {
+        code: if is_gateway {
+            "GATEWAY-DOWN"
+        } else {
+            "NODE-DOWN"
+        },
+        at,
+        kind: "node",
+        name: scope.node(at).name.clone(),
+        parts: vec![(at, Part::Node)],
+        soft: false,
+        summary: if is_gateway {
+            format!(
+                "{place} is the gateway of {cluster}, and its underlay link {name} {state}: {cluster} is cut off from all others"
+            )
+        } else {
+            format!(
+                "the underlay link {name} of {place} {state}: the node and its pods are cut off"
+            )
+        },
+        evidence,
+        fix: format!("on {place}: ip link set {name} up"),
+    })
+}
+
+/// Changes that the kernel's rows owe to a NodeConfig that is not what the plan calls for; none where it is.
+fn stale_changes(
+    scope: &Scope<'_>,
+    intended: &Intended,
+    at: NodeRef,
+    observed: &NodeState,
+    changes: &[Change],
+) -> Option<Vec<Change>> {
+    let (written, planned) = (intended.written.get(&at)?, intended.planned.get(&at)?);
+    if same_rows(written, planned) {
+        return None;
+    }
+    let left = diff(&rows_of(scope, at, written), observed).changes;
+    Some(
+        changes
+            .iter()
+            .filter(|change| !left.contains(change))
+            .cloned()
+            .collect(),
+    )
+}
+
+/// Whether two configs hold the same rows in whatever order.
+fn same_rows(left: &datapath::api::NodeConfigSpec, right: &datapath::api::NodeConfigSpec) -> bool {
+    fn set<T: Ord>(rows: &[T]) -> BTreeSet<&T> {
+        rows.iter().collect()
+    }
+    set(&left.devices) == set(&right.devices)
+        && set(&left.routes) == set(&right.routes)
+        && set(&left.iptables) == set(&right.iptables)
+        && set(&left.fdbs) == set(&right.fdbs)
+        && set(&left.arps) == set(&right.arps)
+}
+
+fn intent_stale(
+    scope: &Scope<'_>,
+    at: NodeRef,
+    followed: &[Change],
+    found: Vec<Suspicion>,
+) -> Suspicion {
+    let place = scope.place(at);
+    let object = format!("{}-{}", scope.cluster(at.cluster).name, scope.node(at).name);
+    let all: Vec<&Change> = followed.iter().collect();
+    let mut evidence = vec![Evidence {
+        kind: EvidenceKind::Intent,
+        source: place.clone(),
+        text: format!(
+            "nodeconfigs.kosmos.io {object} is not what clusters and clusternodes call for"
+        ),
+    }];
+    evidence.extend(consequences(scope, at, &all));
+    Suspicion {
+        code: "INTENT-STALE",
+        at,
+        kind: "nodeconfig",
+        name: object.clone(),
+        soft: found.iter().all(|suspicion| suspicion.soft),
+        parts: found
+            .into_iter()
+            .flat_map(|suspicion| suspicion.parts)
+            .collect(),
+        summary: format!(
+            "the NodeConfig of {place} is old or was changed by hand, and the node's kernel follows it"
+        ),
+        evidence,
+        fix: format!(
+            "kubectl get nodeconfigs.kosmos.io {object} -o yaml, and see why the network manager does not rewrite it"
+        ),
+    }
+}
+
+/// Whether a change is of this kind of row and puts it in.
+fn added(change: &Change) -> Option<&Row> {
+    match change {
+        Change::Add(row) => Some(row),
+        Change::Remove(_) | Change::Replace { .. } => None,
+    }
+}

@@ -1,0 +1,163 @@
+//! What the observed tables do with a packet, there and back.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use datapath::nodeconfig::TABLE;
+use datapath::state::{Family, Nat, NodeState, RouteKind, TABLE_LOCAL};
+use datapath::walk::{End, Packet, Stop, World, round_trip, verdict};
+use floater::wire::Layer;
+
+use super::intent::Intended;
+use super::pairs::PairKey;
+use super::scope::Scope;
+use crate::evidence::NodeRef;
+use crate::graph::tunnel_named;
+use crate::probe_plan::target_of;
+
+/// What a walk says of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Walked {
+    /// The packet arrives, and so does its answer.
+    Passes,
+    /// It or its answer stops.
+    Stops {
+        /// Where; none where the place is no node of the evidence.
+        at: Option<NodeRef>,
+        /// Whether it is the answer that stops.
+        answer: bool,
+        /// Why; none where it ends elsewhere than it should.
+        stop: Option<Stop>,
+        /// In words.
+        text: String,
+    },
+    /// Tables on the way could not be read, or an address is not known.
+    Unknown,
+}
+
+/// The observed tables of all nodes, ready to be walked by any number of threads.
+pub(super) struct Walks<'a> {
+    scope: &'a Scope<'a>,
+    world: World,
+    names: HashMap<String, NodeRef>,
+    /// Prefixes are mapped somewhere, so that an answer finds back only by what was translated before.
+    mapped: bool,
+}
+
+impl<'a> Walks<'a> {
+    pub(super) fn new(scope: &'a Scope<'a>, intended: &Intended) -> Self {
+        let mut world = World::new();
+        world.assume_underlay(true);
+        let mut names = HashMap::new();
+        let mut mapped = false;
+        for at in scope.all_nodes() {
+            let name = scope.place(at);
+            let state = match &scope.node(at).tables {
+                Ok(tables) => Some(tables),
+                Err(_) => intended.desired.get(&at),
+            };
+            if let Some(state) = state {
+                mapped |= state
+                    .nat
+                    .iter()
+                    .any(|row| !matches!(row, Nat::Masquerade { .. }));
+                world.insert(name.clone(), state.clone());
+            }
+            names.insert(name, at);
+        }
+        Self {
+            scope,
+            world,
+            names,
+            mapped,
+        }
+    }
+
+    /// Walks a pair there and back.
+    pub(super) fn judge(&self, key: PairKey) -> Walked {
+        let node = |at| self.scope.node(at);
+        let (Ok(from), Ok(to)) = (&node(key.src).tables, &node(key.dst).tables) else {
+            return Walked::Unknown;
+        };
+        let (Some(src), Some(dst)) = (
+            target_of(node(key.src), key.layer, key.family),
+            target_of(node(key.dst), key.layer, key.family),
+        ) else {
+            return Walked::Unknown;
+        };
+        let (mut out, mut back) = (None, None);
+        if key.layer == Layer::Pod {
+            (out, back) = (pod_link(from, src), pod_link(to, dst));
+            if out.is_none() || back.is_none() {
+                return Walked::Unknown;
+            }
+        }
+        let packet = Packet::udp(src, dst, floater::wire::PORT);
+        let (src_name, dst_name) = (self.scope.place(key.src), self.scope.place(key.dst));
+        if self.mapped {
+            let (asked, answered) = round_trip(&self.world, &src_name, out, packet);
+            let there = self.outcome(&asked.end, key.dst, None, false);
+            return match (there, answered) {
+                (Walked::Passes, Some(answered)) => {
+                    self.outcome(&answered.end, key.src, None, true)
+                }
+                (Walked::Passes, None) => Walked::Unknown,
+                (other, _) => other,
+            };
+        }
+        let there = verdict(&self.world, &src_name, out, packet);
+        let there = self.outcome(&there, key.dst, Some(dst), false);
+        if there != Walked::Passes {
+            return there;
+        }
+        let again = verdict(&self.world, &dst_name, back, packet.answer());
+        self.outcome(&again, key.src, Some(src), true)
+    }
+
+    fn outcome(&self, end: &End, wanted: NodeRef, ip: Option<IpAddr>, answer: bool) -> Walked {
+        match end {
+            End::Delivered { node, .. } if self.names.get(node) == Some(&wanted) => Walked::Passes,
+            End::Left { node, to, link, .. }
+                if self.names.get(node) == Some(&wanted)
+                    && ip.is_none_or(|ip| ip == *to)
+                    && !link.is_empty() =>
+            {
+                Walked::Passes
+            }
+            End::Stopped { node, stop } => {
+                let at = self.names.get(node).copied();
+                match at {
+                    // What an unreadable node would do is a plan, not an observation.
+                    Some(at) if self.scope.node(at).tables.is_err() => Walked::Unknown,
+                    _ => Walked::Stops {
+                        at,
+                        answer,
+                        stop: Some(stop.clone()),
+                        text: end.to_string(),
+                    },
+                }
+            }
+            End::Left { link, .. } if link.is_empty() => Walked::Unknown,
+            End::Delivered { node, .. } | End::Left { node, .. } => Walked::Stops {
+                at: self.names.get(node).copied(),
+                answer,
+                stop: None,
+                text: end.to_string(),
+            },
+        }
+    }
+}
+
+/// The link by which a node reaches one of its pods.
+fn pod_link(tables: &NodeState, ip: IpAddr) -> Option<&str> {
+    tables
+        .routes
+        .iter()
+        .filter(|route| ![TABLE, TABLE_LOCAL].contains(&route.table))
+        .filter(|route| route.kind == RouteKind::Unicast && route.dst.prefix_len() > 0)
+        .filter(|route| Family::of(route.dst.addr()) == Family::of(ip) && route.dst.contains(&ip))
+        .max_by_key(|route| route.dst.prefix_len())
+        .and_then(|route| route.hops.first())
+        .map(|hop| hop.link.as_str())
+        .filter(|link| tunnel_named(link).is_none())
+}

@@ -1,0 +1,341 @@
+//! The connectivity graph: by which parts of the fleet a packet should go.
+//!
+//! ```text
+//!   pods(a) ─► tunnel(a, vx-local) ─► underlay ─► tunnel(g, vx-local) ─► tunnel(g, vx-bridge) ─► underlay ─► ... ─► pods(b)
+//!   host(a) ───────────────────────► underlay ─────────────────────────────────────────────────────────► host(b)
+//! ```
+//! Its edges are the parts that many pairs share: O(nodes) of them, where pairs are O(nodes²). A probe that passes covers the
+//! edges of its way there and back; what only one pair uses (a route, a neighbour, a forwarding row) is a [`Part`] of the way
+//! but no edge, and is the tables' business.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use datapath::mac::Mac;
+use datapath::nodeconfig::{TABLE, TUNNELS};
+use datapath::state::{Family, NodeState};
+use floater::wire::Layer;
+use ipnet::IpNet;
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
+use petgraph::visit::{Bfs, EdgeRef};
+
+use crate::evidence::NodeRef;
+
+/// A vertex: where a packet can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// In a node's own network.
+    Host(NodeRef),
+    /// Among a node's pods.
+    Pods(NodeRef),
+    /// At a node's end of a tunnel.
+    Tunnel(NodeRef, &'static str),
+    /// Between nodes.
+    Underlay(Family),
+}
+
+/// Something on a node that a packet's way depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The forwarding rows of a tunnel for the peer at that underlay address.
+    Fdb(&'static str, IpAddr),
+    /// Forwarding between links.
+    Forward(Family),
+    /// A tunnel.
+    Link(&'static str),
+    /// Forwarding of what comes in by the underlay link itself.
+    Lower(Family),
+    /// The neighbour row of a tunnel for an overlay address.
+    Neighbour(&'static str, IpAddr),
+    /// The node as a whole, its underlay link included.
+    Node,
+    /// The route of the datapath's table to a prefix.
+    Route(IpNet),
+    /// The rule that sends lookups to the datapath's table.
+    Rule(Family),
+}
+
+/// The way of a packet by intent, one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Way {
+    /// What it depends on, in order.
+    pub parts: Vec<(NodeRef, Part)>,
+    /// The shared parts, as edges of the graph.
+    pub edges: Vec<EdgeIndex>,
+    /// The tunnels it crosses: from where, to where, over which link.
+    pub tunnels: Vec<(NodeRef, NodeRef, &'static str)>,
+    /// Whether it reaches its destination.
+    pub arrives: bool,
+}
+
+/// By network: the next hop and the tunnel.
+type NextHops = HashMap<IpNet, (IpAddr, &'static str)>;
+
+/// What one node is meant to do, indexed for one question: where next.
+#[derive(Debug, Default)]
+struct Intent {
+    /// By prefix length, longest first, and network.
+    routes: Vec<(u8, NextHops)>,
+    neighbours: HashMap<(&'static str, IpAddr), Mac>,
+    unicast: HashMap<(&'static str, Mac), IpAddr>,
+}
+
+/// The graph and what has been covered of it.
+#[derive(Debug)]
+pub struct Connectivity {
+    graph: DiGraph<Place, ()>,
+    index: HashMap<Place, NodeIndex>,
+    edges: HashMap<(Place, Place), EdgeIndex>,
+    intents: HashMap<NodeRef, Intent>,
+    owners: HashMap<IpAddr, NodeRef>,
+    covered: Vec<bool>,
+}
+
+/// The one of [`TUNNELS`] with that name.
+#[must_use]
+pub fn tunnel_named(name: &str) -> Option<&'static str> {
+    TUNNELS.into_iter().find(|&tunnel| tunnel == name)
+}
+
+/// The family that a tunnel carries, inside and out.
+#[must_use]
+pub fn family_of_tunnel(name: &str) -> Family {
+    if name.ends_with("-6") {
+        Family::Ipv6
+    } else {
+        Family::Ipv4
+    }
+}
+
+impl Connectivity {
+    /// The graph of nodes with what each should hold and its underlay addresses.
+    #[must_use]
+    pub fn new<'a>(
+        nodes: impl IntoIterator<Item = (NodeRef, &'a NodeState, &'a [IpAddr])>,
+    ) -> Self {
+        let mut all = Self {
+            graph: DiGraph::new(),
+            index: HashMap::new(),
+            edges: HashMap::new(),
+            intents: HashMap::new(),
+            owners: HashMap::new(),
+            covered: Vec::new(),
+        };
+        for (node, desired, ips) in nodes {
+            all.intents.insert(node, Intent::of(desired));
+            for &ip in ips {
+                all.owners.entry(ip).or_insert(node);
+            }
+            let tunnels: Vec<&'static str> = desired
+                .links
+                .iter()
+                .filter_map(|link| tunnel_named(&link.name))
+                .collect();
+            for family in [Family::Ipv4, Family::Ipv6] {
+                let outside = Place::Underlay(family);
+                for inside in [Place::Host(node), Place::Pods(node)] {
+                    all.join(inside, outside);
+                    all.join(outside, inside);
+                }
+                for &tunnel in tunnels
+                    .iter()
+                    .filter(|name| family_of_tunnel(name) == family)
+                {
+                    let here = Place::Tunnel(node, tunnel);
+                    for (from, to) in [
+                        (Place::Pods(node), here),
+                        (here, Place::Pods(node)),
+                        (here, outside),
+                        (outside, here),
+                    ] {
+                        all.join(from, to);
+                    }
+                    for &other in tunnels
+                        .iter()
+                        .filter(|&&name| name != tunnel && family_of_tunnel(name) == family)
+                    {
+                        all.join(here, Place::Tunnel(node, other));
+                    }
+                }
+            }
+        }
+        all.covered = vec![false; all.graph.edge_count()];
+        all
+    }
+
+    fn vertex(&mut self, place: Place) -> NodeIndex {
+        if let Some(&at) = self.index.get(&place) {
+            return at;
+        }
+        let at = self.graph.add_node(place);
+        self.index.insert(place, at);
+        at
+    }
+
+    fn join(&mut self, from: Place, to: Place) {
+        if !self.edges.contains_key(&(from, to)) {
+            let (src, dst) = (self.vertex(from), self.vertex(to));
+            let edge = self.graph.add_edge(src, dst, ());
+            self.edges.insert((from, to), edge);
+        }
+    }
+
+    /// The node that has an underlay address.
+    #[must_use]
+    pub fn owner(&self, ip: IpAddr) -> Option<NodeRef> {
+        self.owners.get(&ip).copied()
+    }
+
+    /// The way that intent gives a packet from `src` to `ip`, which is an address of `dst` or of its pods.
+    #[must_use]
+    pub fn way(&self, src: NodeRef, dst: NodeRef, layer: Layer, ip: IpAddr) -> Way {
+        let family = Family::of(ip);
+        let mut way = Way::default();
+        way.parts.push((src, Part::Node));
+        if layer == Layer::Host {
+            way.parts.push((dst, Part::Node));
+            self.step(&mut way, Place::Host(src), Place::Underlay(family));
+            self.step(&mut way, Place::Underlay(family), Place::Host(dst));
+            way.arrives = true;
+            return way;
+        }
+        way.parts.push((src, Part::Forward(family)));
+        let mut at = Place::Pods(src);
+        let mut here = src;
+        // Longer than any way that a plan makes, so that a plan with a loop ends too.
+        for _ in 0..8 {
+            let Some(intent) = self.intents.get(&here) else {
+                return way;
+            };
+            let Some((prefix, via, link)) = intent.route(ip) else {
+                break;
+            };
+            way.parts.push((here, Part::Rule(family)));
+            way.parts.push((here, Part::Route(prefix)));
+            way.parts.push((here, Part::Link(link)));
+            way.parts.push((here, Part::Neighbour(link, via)));
+            let peer = intent
+                .neighbours
+                .get(&(link, via))
+                .and_then(|&mac| intent.unicast.get(&(link, mac)).copied());
+            let Some(peer) = peer else { return way };
+            way.parts.push((here, Part::Fdb(link, peer)));
+            let Some(next) = self.owner(peer) else {
+                return way;
+            };
+            way.tunnels.push((here, next, link));
+            let out = Place::Tunnel(here, link);
+            let arrived = Place::Tunnel(next, link);
+            self.step(&mut way, at, out);
+            self.step(&mut way, out, Place::Underlay(family));
+            self.step(&mut way, Place::Underlay(family), arrived);
+            way.parts.push((next, Part::Node));
+            way.parts.push((next, Part::Link(link)));
+            way.parts.push((next, Part::Forward(family)));
+            (at, here) = (arrived, next);
+        }
+        if here == dst {
+            self.step(&mut way, at, Place::Pods(dst));
+        } else {
+            // The rest is the cluster's own pod network, which leaves by the underlay.
+            if at != Place::Pods(here) {
+                self.step(&mut way, at, Place::Pods(here));
+            }
+            self.step(&mut way, Place::Pods(here), Place::Underlay(family));
+            self.step(&mut way, Place::Underlay(family), Place::Pods(dst));
+            way.parts.push((dst, Part::Node));
+            way.parts.push((dst, Part::Lower(family)));
+            way.parts.push((dst, Part::Forward(family)));
+        }
+        way.arrives = here.cluster == dst.cluster;
+        way
+    }
+
+    fn step(&self, way: &mut Way, from: Place, to: Place) {
+        way.edges.extend(self.edges.get(&(from, to)));
+    }
+
+    /// Marks the shared parts of a way as carrying packets.
+    pub fn cover(&mut self, way: &Way) {
+        for edge in &way.edges {
+            self.covered[edge.index()] = true;
+        }
+    }
+
+    /// Whether every shared part of a way carries packets.
+    #[must_use]
+    pub fn is_covered(&self, way: &Way) -> bool {
+        way.edges.iter().all(|edge| self.covered[edge.index()])
+    }
+
+    /// Whether packets of this run went in and out of a place.
+    #[must_use]
+    pub fn carries(&self, place: Place) -> (bool, bool) {
+        let Some(&at) = self.index.get(&place) else {
+            return (false, false);
+        };
+        let carried = |direction| {
+            self.graph
+                .edges_directed(at, direction)
+                .any(|edge| self.covered[edge.id().index()])
+        };
+        (carried(Direction::Incoming), carried(Direction::Outgoing))
+    }
+
+    /// The nodes among whose pods a packet from a place can end: what could suffer if the place were lost.
+    #[must_use]
+    pub fn reach(&self, place: Place) -> Vec<NodeRef> {
+        let Some(&start) = self.index.get(&place) else {
+            return Vec::new();
+        };
+        let mut reached = Vec::new();
+        let mut search = Bfs::new(&self.graph, start);
+        while let Some(at) = search.next(&self.graph) {
+            if let Place::Pods(node) = self.graph[at] {
+                reached.push(node);
+            }
+        }
+        reached.sort_unstable();
+        reached
+    }
+}
+
+impl Intent {
+    fn of(desired: &NodeState) -> Self {
+        let mut by_length: std::collections::BTreeMap<u8, NextHops> =
+            std::collections::BTreeMap::new();
+        for route in desired.routes.iter().filter(|route| route.table == TABLE) {
+            let [hop] = route.hops.as_slice() else {
+                continue;
+            };
+            if let (Some(via), Some(link)) = (hop.via, tunnel_named(&hop.link)) {
+                by_length
+                    .entry(route.dst.prefix_len())
+                    .or_default()
+                    .insert(route.dst, (via, link));
+            }
+        }
+        Self {
+            routes: by_length.into_iter().rev().collect(),
+            neighbours: desired
+                .neighbours
+                .iter()
+                .filter_map(|row| Some(((tunnel_named(&row.link)?, row.ip), row.mac?)))
+                .collect(),
+            unicast: desired
+                .fdb
+                .iter()
+                .filter(|row| !row.mac.is_zero())
+                .filter_map(|row| Some(((tunnel_named(&row.link)?, row.mac), row.dst?)))
+                .collect(),
+        }
+    }
+
+    fn route(&self, ip: IpAddr) -> Option<(IpNet, IpAddr, &'static str)> {
+        self.routes.iter().find_map(|(length, routes)| {
+            let prefix = IpNet::new(ip, *length).ok()?.trunc();
+            routes.get(&prefix).map(|&(via, link)| (prefix, via, link))
+        })
+    }
+}

@@ -1,0 +1,670 @@
+//! Whole runs against clusters in memory: what is made, asked and judged, and that nothing stays behind whatever happens.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use http::Method;
+use serde_json::json;
+
+use super::*;
+use crate::fleet::mock::{Behaviour, Mock};
+use crate::manifest::{EXPIRES, SHARED};
+
+/// Options over some clusters, and what they tell.
+struct Setup {
+    options: RunOptions,
+    told: Arc<Mutex<Vec<Progress>>>,
+}
+
+fn setup(clusters: &[(&str, &Arc<Mock>)]) -> Setup {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let options = RunOptions {
+        targets: clusters
+            .iter()
+            .map(|(name, mock)| Target::with_client(*name, mock.client()))
+            .collect(),
+        pod_wait: Duration::from_millis(400),
+        progress: Arc::new(move |progress| {
+            if let Ok(mut told) = sink.lock() {
+                told.push(progress);
+            }
+        }),
+        ..Default::default()
+    };
+    Setup { options, told }
+}
+
+impl Setup {
+    fn warnings(&self) -> Vec<String> {
+        let told = self.told.lock().expect("no panic while it is held");
+        let warnings = told.iter().filter_map(|progress| match progress {
+            Progress::Warning(text) => Some(text.clone()),
+            _ => None,
+        });
+        warnings.collect()
+    }
+}
+
+fn never() -> impl Future<Output = ()> {
+    futures::future::pending()
+}
+
+fn two(behaviour: Behaviour) -> (Arc<Mock>, Arc<Mock>) {
+    (
+        Mock::new(1, 2, Behaviour::default()),
+        Mock::new(2, 2, behaviour),
+    )
+}
+
+#[tokio::test]
+async fn a_run_deploys_asks_judges_and_removes() {
+    let (east, west) = two(Behaviour {
+        ready_on_watch: true,
+        ..Default::default()
+    });
+    let setup = setup(&[("west", &west), ("east", &east)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    let names: Vec<&str> = report.clusters.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["east", "west"]);
+    assert!(
+        report
+            .clusters
+            .iter()
+            .all(|c| c.state == Observation::Observed)
+    );
+    // 4 × 3 ordered pairs of nodes, two layers, three echo requests and one connection.
+    assert_eq!(report.coverage.probes_sent, 12 * 2 * 4);
+    assert!(report.unjudged.is_empty(), "{:?}", report.unjudged);
+    assert!(
+        report
+            .cells
+            .iter()
+            .all(|cell| cell.verdict == CellVerdict::Pass)
+    );
+    for mock in [&east, &west] {
+        assert_eq!(mock.ours(), Vec::<String>::new());
+        let made: Vec<String> = mock
+            .log()
+            .into_iter()
+            .filter(|line| line.starts_with("POST") && !line.contains("/proxy/"))
+            .map(|line| line.rsplit('/').next().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(
+            made,
+            ["serviceaccounts", "secrets", "daemonsets", "daemonsets"]
+        );
+    }
+    let told = setup.told.lock().expect("no panic while it is held");
+    let cells = told.iter().filter(|p| {
+        matches!(
+            p,
+            Progress::Cell {
+                verdict: CellVerdict::Pass,
+                ..
+            }
+        )
+    });
+    assert_eq!(cells.count(), 4 * 2);
+    assert!(told.iter().any(|p| matches!(p, Progress::Removing)));
+}
+
+#[tokio::test]
+async fn a_dead_destination_fails_its_cells_only() {
+    let east = Mock::new(
+        1,
+        1,
+        Behaviour {
+            dead: ["100.64.2.1"].into(),
+            ..Default::default()
+        },
+    );
+    let west = Mock::new(2, 1, Behaviour::default());
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    for cell in &report.cells {
+        let dead = cell.src == "east" && cell.dst == "west" && cell.layer == Layer::Host;
+        let expected = if dead {
+            CellVerdict::Fail
+        } else {
+            CellVerdict::Pass
+        };
+        assert_eq!(cell.verdict, expected, "{cell:?}");
+    }
+    assert_eq!(exit_code(&report, Severity::Error), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_that_refuses_floaters_is_judged_by_the_others_and_left_clean() {
+    let (east, west) = two(Behaviour {
+        refuse: vec![(Method::POST, "daemonsets", 403)],
+        ..Default::default()
+    });
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("east answers");
+    assert_eq!(report.clusters[0].state, Observation::Observed);
+    assert_eq!(report.clusters[1].state, Observation::Unobserved);
+    let reason = report.clusters[1].reason.clone().unwrap_or_default();
+    assert!(reason.contains("DaemonSet cannot be created"), "{reason}");
+    assert!(!report.unjudged.is_empty());
+    assert_eq!(exit_code(&report, Severity::Error), 2);
+    assert_eq!(west.ours(), Vec::<String>::new());
+    assert_eq!(east.ours(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn pods_that_never_come_cost_their_node_only() {
+    let (east, west) = two(Behaviour {
+        never_ready: ["n2"].into(),
+        ..Default::default()
+    });
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert_eq!(report.clusters[1].state, Observation::Partly);
+    let reason = report.clusters[1].reason.clone().unwrap_or_default();
+    assert!(reason.contains("ErrImagePull: no such image"), "{reason}");
+    let inside = report
+        .cells
+        .iter()
+        .find(|c| c.src == "east" && c.dst == "west");
+    assert!(inside.is_some_and(|cell| cell.received > 0));
+    assert_eq!(west.ours(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_floater_that_dies_in_the_middle_is_a_reason_and_no_verdict() {
+    let (east, west) = two(Behaviour {
+        dies_probing: ["n1"].into(),
+        ..Default::default()
+    });
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert!(
+        report
+            .cells
+            .iter()
+            .all(|cell| cell.verdict != CellVerdict::Fail)
+    );
+    assert_ne!(exit_code(&report, Severity::Error), 1);
+}
+
+#[tokio::test]
+async fn some_clusters_that_do_not_answer_are_unobserved_and_none_at_all_is_an_error() {
+    let dead = || {
+        Mock::new(
+            9,
+            1,
+            Behaviour {
+                refuses_connections: true,
+                ..Default::default()
+            },
+        )
+    };
+    let (east, north) = (Mock::new(1, 1, Behaviour::default()), dead());
+    let setup = setup(&[("east", &east), ("north", &north)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("east answers");
+    assert_eq!(report.clusters[1].state, Observation::Unobserved);
+    assert_eq!(
+        report.clusters[1].reason.as_deref(),
+        Some("its API server refuses connections")
+    );
+    assert_eq!(exit_code(&report, Severity::Error), 2);
+
+    let lonely = super::tests::setup(&[("north", &dead()), ("south", &dead())]);
+    let error = run(lonely.options, never())
+        .await
+        .expect_err("nobody answers");
+    assert_eq!(error.exit_code(), 69);
+    assert!(
+        error
+            .to_string()
+            .contains("north: its API server refuses connections"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_run_s_time_limit_bounds_a_cluster_that_hangs() {
+    let (east, west) = two(Behaviour {
+        hang: vec![(Method::GET, "/api/v1/nodes")],
+        ..Default::default()
+    });
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.timeout = Some(Duration::from_millis(600));
+    let began = Instant::now();
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("east answers");
+    assert!(began.elapsed() < Duration::from_secs(3));
+    let reason = report.clusters[1].reason.clone().unwrap_or_default();
+    assert!(reason.contains("time was up"), "{reason}");
+    assert_eq!(east.ours(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_interruption_removes_what_is_there_and_what_is_still_being_made() {
+    for hold in ["serviceaccounts", "secrets", "daemonsets", "/proxy/"] {
+        let (east, west) = two(Behaviour {
+            slow: vec![(Method::POST, hold, Duration::from_millis(300))],
+            ..Default::default()
+        });
+        let setup = setup(&[("east", &east), ("west", &west)]);
+        let interrupt = async {
+            while !west
+                .log()
+                .iter()
+                .any(|line| line.starts_with("POST") && line.contains(hold))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let error = run(setup.options.clone(), interrupt)
+            .await
+            .expect_err("interrupted");
+        assert_eq!(error, Error::Interrupted { left: Vec::new() }, "{hold}");
+        for mock in [&east, &west] {
+            assert_eq!(mock.ours(), Vec::<String>::new(), "{hold}");
+        }
+        // Nothing arrives later, either.
+        tokio::time::sleep(Duration::from_millis(350)).await;
+        assert_eq!(west.ours(), Vec::<String>::new(), "{hold}");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_run_removes_as_well() {
+    let (east, west) = two(Behaviour {
+        never_ready: ["n1"].into(),
+        ..Default::default()
+    });
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.pod_wait = Duration::from_secs(60);
+    let run = run(setup.options.clone(), never());
+    let _ = tokio::time::timeout(Duration::from_millis(300), run).await;
+    for _ in 0..100 {
+        if east.ours().is_empty() && west.ours().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!((east.ours().len(), west.ours().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_panic_removes_before_it_goes_on() {
+    let (east, west) = two(Behaviour::default());
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.progress = Arc::new(|progress| {
+        assert!(!matches!(progress, Progress::Probing { .. }), "on purpose");
+    });
+    let options = setup.options.clone();
+    let result = tokio::spawn(async move { run(options, never()).await.map(drop) }).await;
+    assert!(result.is_err_and(|error| error.is_panic()));
+    assert_eq!((east.ours().len(), west.ours().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_told_and_the_rest_is_removed() {
+    let (east, west) = two(Behaviour {
+        refuse: vec![(Method::DELETE, "/secrets/", 403)],
+        ..Default::default()
+    });
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    let left = west.ours();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].contains("/secrets/"));
+    assert_eq!(east.ours(), Vec::<String>::new());
+    let warnings = setup.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("west: Secret kosmos-system/floater-"),
+        "{warnings:?}"
+    );
+    assert!(warnings[0].contains("403"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn kept_floaters_serve_the_next_run() {
+    let (east, west) = two(Behaviour::default());
+    let mut first = setup(&[("east", &east), ("west", &west)]);
+    first.options.keep = true;
+    run(first.options.clone(), never())
+        .await
+        .expect("both answer");
+    let kept = east.ours();
+    // ServiceAccount, Secret, two DaemonSets and two pods of each.
+    assert_eq!(kept.len(), 8, "{kept:?}");
+    for path in &kept {
+        let object = east.object(path).expect("it was listed");
+        assert_eq!(object["metadata"]["annotations"][SHARED], "true", "{path}");
+        assert!(object["metadata"]["annotations"][EXPIRES].is_string());
+    }
+    let before = east.log().len();
+    let second = setup(&[("east", &east), ("west", &west)]);
+    let report = run(second.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert!(report.unjudged.is_empty());
+    assert_eq!(east.ours(), kept);
+    let made = east.log()[before..]
+        .iter()
+        .filter(|line| line.starts_with("POST") && !line.contains("/proxy/"))
+        .count();
+    assert_eq!(made, 0);
+}
+
+#[tokio::test]
+async fn another_run_s_floaters_are_neither_used_nor_removed_nor_collided_with() {
+    let (east, west) = two(Behaviour::default());
+    // A run that holds its floaters while the other one works.
+    let first = setup(&[("east", &east)]);
+    let held = crate::fleet::remove::Ledger::default();
+    let context = begin(first.options.clone()).expect("the options are good");
+    let found = clusters::prepare(&context, first.options.targets.clone())
+        .await
+        .expect("it answers");
+    drop(found);
+    let theirs = east.ours();
+    assert_eq!(theirs.len(), 8);
+    let second = setup(&[("east", &east), ("west", &west)]);
+    let report = run(second.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert!(report.unjudged.is_empty(), "{:?}", report.unjudged);
+    assert_eq!(east.ours(), theirs);
+    // The second run's floaters in the host network had ports of their own.
+    assert!(
+        east.log()
+            .iter()
+            .any(|line| line.contains(":8892/proxy/v1/tables"))
+    );
+    assert_eq!(held.remove().await, Vec::<String>::new());
+    context.ledger.remove().await;
+    assert_eq!(east.ours(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_namespace_that_a_run_made_goes_with_it_unless_somebody_moved_in() {
+    for moved_in in [false, true] {
+        let east = Mock::new(1, 1, Behaviour::default());
+        east.remove("/api/v1/namespaces/kosmos-system");
+        let mut setup = setup(&[("east", &east)]);
+        let inside = Arc::clone(&east);
+        setup.options.progress = Arc::new(move |progress| {
+            if moved_in && matches!(progress, Progress::Diagnosing) {
+                inside.put(
+                    "/api/v1/namespaces/kosmos-system/configmaps/mine",
+                    json!({"metadata": {"name": "mine"}}),
+                );
+            }
+        });
+        run(setup.options.clone(), never())
+            .await
+            .expect("it answers");
+        let there = east.object("/api/v1/namespaces/kosmos-system").is_some();
+        assert_eq!(there, moved_in);
+        assert_eq!(east.paths("configmaps").len(), usize::from(moved_in));
+    }
+}
+
+#[tokio::test]
+async fn the_same_cluster_twice_is_one_with_a_warning() {
+    let east = Mock::new(1, 1, Behaviour::default());
+    let setup = setup(&[("east", &east), ("also-east", &east)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("it answers");
+    assert_eq!(report.clusters.len(), 1);
+    assert_eq!(report.clusters[0].name, "east");
+    let warnings = setup.warnings();
+    assert!(
+        warnings[0].contains("also-east reach the same cluster"),
+        "{warnings:?}"
+    );
+}
+
+fn marked(name: &str, managed: bool, expires: Option<&str>) -> serde_json::Value {
+    let mut object =
+        json!({"metadata": {"name": name, "uid": name, "labels": {}, "annotations": {}}});
+    if managed {
+        object["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("floaterctl");
+        object["metadata"]["labels"]["floater.kosmos.io/run"] = json!("dead");
+    }
+    if let Some(expires) = expires {
+        object["metadata"]["annotations"][EXPIRES] = json!(expires);
+    }
+    object
+}
+
+#[tokio::test]
+async fn a_sweep_takes_what_is_ours_and_expired_and_nothing_else() {
+    let east = Mock::new(1, 1, Behaviour::default());
+    let collections = [
+        "/apis/apps/v1/namespaces/kosmos-system/daemonsets",
+        "/api/v1/namespaces/kosmos-system/secrets",
+        "/api/v1/namespaces/kosmos-system/serviceaccounts",
+    ];
+    let (past, future) = ("2020-01-01T00:00:00Z", "2120-01-01T00:00:00Z");
+    for collection in collections {
+        for (name, managed, expires) in [
+            ("expired", true, Some(past)),
+            ("alive", true, Some(future)),
+            ("eternal", true, None),
+            ("unreadable", true, Some("soon")),
+            ("somebodys", false, Some(past)),
+        ] {
+            east.put(
+                &format!("{collection}/{name}"),
+                marked(name, managed, expires),
+            );
+        }
+    }
+    let setup = setup(&[("east", &east)]);
+    let removed = sweep(setup.options.clone(), never())
+        .await
+        .expect("it answers");
+    assert_eq!(
+        removed,
+        [
+            "east: DaemonSet kosmos-system/expired",
+            "east: Secret kosmos-system/expired",
+            "east: ServiceAccount kosmos-system/expired",
+        ]
+    );
+    for collection in collections {
+        let left: BTreeSet<String> = east.paths(collection).into_iter().collect();
+        let expected: BTreeSet<String> = ["alive", "eternal", "unreadable", "somebodys"]
+            .iter()
+            .map(|name| format!("{collection}/{name}"))
+            .collect();
+        assert_eq!(left, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_run_sweeps_on_its_way() {
+    let east = Mock::new(1, 1, Behaviour::default());
+    let path = "/api/v1/namespaces/kosmos-system/secrets/expired";
+    east.put(path, marked("expired", true, Some("2020-01-01T00:00:00Z")));
+    let setup = setup(&[("east", &east)]);
+    run(setup.options.clone(), never())
+        .await
+        .expect("it answers");
+    assert!(east.object(path).is_none());
+}
+
+#[tokio::test]
+async fn intent_comes_from_the_cluster_that_says_it_is_the_control_plane() {
+    let (east, west) = two(Behaviour::default());
+    let crd = "/apis/kosmos.io/v1alpha1";
+    for (name, number, root) in [("alpha", 1, false), ("beta", 2, true)] {
+        let mut object = json!({
+            "metadata": {"name": name, "labels": {}},
+            "spec": {"clusterLinkOptions": {"enable": true, "networkType": "gateway", "ipFamily": "ipv4"}},
+        });
+        if root {
+            object["metadata"]["labels"]["kosmos.io/cluster-role"] = json!("root");
+        }
+        west.put(&format!("{crd}/clusters/{name}"), object);
+        west.put(
+            &format!("{crd}/clusternodes/{name}-n1"),
+            json!({
+                "metadata": {"name": format!("{name}-n1")},
+                "spec": {"clusterName": name, "nodeName": "n1", "ip": format!("100.64.{number}.1"), "roles": ["gateway"]},
+            }),
+        );
+    }
+    // One object that cannot be understood harms only itself.
+    west.put(
+        &format!("{crd}/clusters/broken"),
+        json!({"metadata": {"name": "broken"}, "spec": {"clusterLinkOptions": {"networkType": "carrier-pigeon"}}}),
+    );
+    let setup = setup(&[("ctx-1", &east), ("ctx-2", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    // Contexts of other names are recognised by their nodes.
+    let clusters: Vec<_> = report
+        .clusters
+        .iter()
+        .map(|cluster| (cluster.name.as_str(), cluster.mode.as_deref()))
+        .collect();
+    assert_eq!(
+        clusters,
+        [("alpha", Some("gateway")), ("beta", Some("gateway"))]
+    );
+    let warnings = setup.warnings();
+    assert!(
+        warnings
+            .iter()
+            .any(|text| text.contains("broken cannot be understood")),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_control_plane_s_objects_are_the_inventory() {
+    use base64::Engine as _;
+    let root = Mock::new(1, 1, Behaviour::default());
+    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let refused = "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\n";
+    let crd = "/apis/kosmos.io/v1alpha1";
+    for (name, spec) in [
+        ("hub", json!({})),
+        ("refused", json!({"kubeconfig": encoded(refused)})),
+        (
+            "garbled",
+            json!({"kubeconfig": encoded("users: [{name: u, user: {token: s3cret}}")}),
+        ),
+        ("without", json!({})),
+    ] {
+        let mut object = json!({"metadata": {"name": name, "labels": {}}, "spec": spec});
+        if name == "hub" {
+            object["metadata"]["annotations"] = json!({"kosmos.io/cluster-role": "root"});
+        }
+        root.put(&format!("{crd}/clusters/{name}"), object);
+    }
+    let mut setup = setup(&[("context-of-the-hub", &root)]);
+    setup.options.targets[0].role = inventory::Role::Fleet;
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("the hub answers");
+    let clusters: Vec<_> = report
+        .clusters
+        .iter()
+        .map(|cluster| {
+            (
+                cluster.name.as_str(),
+                cluster.state,
+                cluster.reason.clone().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let [garbled, hub, refused, without] = &clusters[..] else {
+        panic!("{clusters:?}");
+    };
+    assert_eq!(hub.0, "hub");
+    assert_eq!(hub.1, Observation::Observed);
+    assert!(
+        garbled.2.starts_with("clusters.kosmos.io/garbled:1: "),
+        "{}",
+        garbled.2
+    );
+    assert!(!garbled.2.contains("s3cret"));
+    assert_eq!(refused.2, "its API server refuses connections");
+    assert_eq!(without.2, "its clusters.kosmos.io object has no kubeconfig");
+
+    let empty = Mock::new(2, 1, Behaviour::default());
+    let mut lonely = super::tests::setup(&[("hub", &empty)]);
+    lonely.options.targets[0].role = inventory::Role::Fleet;
+    let error = run(lonely.options, never())
+        .await
+        .expect_err("it has no inventory");
+    assert_eq!(error.exit_code(), 69);
+}
+
+#[tokio::test]
+async fn without_probes_only_tables_are_asked_for() {
+    let (east, west) = two(Behaviour::default());
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.probe = false;
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert_eq!(report.coverage.probes_sent, 0);
+    let log = east.log();
+    assert!(log.iter().any(|line| line.ends_with("/v1/tables")));
+    assert!(!log.iter().any(|line| line.ends_with("/v1/probe")));
+    let sets = log
+        .iter()
+        .filter(|line| line.starts_with("POST") && line.ends_with("/daemonsets"));
+    assert_eq!(sets.count(), 1);
+    assert_eq!(east.ours(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rounds_add_up() {
+    let (east, west) = two(Behaviour::default());
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.rounds = 3;
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert_eq!(report.coverage.probes_sent, 3 * 12 * 2 * 4);
+}
+
+#[tokio::test]
+async fn contradicting_options_end_before_anybody_is_asked() {
+    let east = Mock::new(1, 1, Behaviour::default());
+    let setup = setup(&[("east", &east)]);
+    type Change = fn(&mut RunOptions);
+    let changes: [Change; 5] = [
+        |o| o.namespace = "Not A Label".into(),
+        |o| o.port = 0,
+        |o| o.rounds = 0,
+        |o| o.budget_pps = 0,
+        |o| o.version = "a b".into(),
+    ];
+    for change in changes {
+        let mut options = setup.options.clone();
+        change(&mut options);
+        let error = run(options, never()).await.expect_err("it is wrong");
+        assert_eq!(error.exit_code(), 64);
+    }
+    assert_eq!(east.log(), Vec::<String>::new());
+}

@@ -1,0 +1,368 @@
+//! What must not be taken for a fault, and what nobody can know.
+
+use datapath::state::{Family, Fdb, RouteKind};
+use floater::wire::{Failure, Layer, Protocol};
+use orchestrator::diagnose::diagnose;
+use orchestrator::evidence::Gathered;
+use orchestrator::probe_plan::What;
+use orchestrator::report::{CellVerdict, Observation, RunVerdict, Severity};
+
+use super::fleet::{
+    BOTH, IPV4, at, consistent, gateway, healthy, ip, judged, many, net, only, p2p, probe, route,
+    tables, titles,
+};
+
+fn three() -> Gathered {
+    healthy(&[
+        gateway("east", IPV4),
+        gateway("north", IPV4),
+        gateway("west", IPV4),
+    ])
+}
+
+fn probed(
+    mut gathered: Gathered,
+    mut change: impl FnMut(&mut orchestrator::evidence::ProbeRecord),
+) -> Gathered {
+    probe(&mut gathered, &What::default());
+    gathered.probes.iter_mut().for_each(&mut change);
+    gathered
+}
+
+fn lose(record: &mut orchestrator::evidence::ProbeRecord) {
+    let outcome = record.outcome.as_mut().expect("an outcome");
+    outcome.received = 0;
+    outcome.failure = Some(Failure::Timeout);
+    outcome.rtt = None;
+}
+
+fn look(gathered: &Gathered) -> orchestrator::diagnose::Judged {
+    let judged = diagnose(gathered, &What::default());
+    consistent(gathered, &judged);
+    judged
+}
+
+#[test]
+fn t1_filtered_echo_requests_are_no_fault() {
+    let gathered = probed(three(), |record| {
+        if record.protocol == Protocol::Icmp {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Healthy);
+}
+
+#[test]
+fn t3_a_node_that_reboots_is_no_fault_of_the_network() {
+    let mut gathered = probed(three(), |_| {});
+    let here = at(&gathered, "west/n2");
+    let node = &mut gathered.clusters[here.cluster].nodes[here.node];
+    node.ready = false;
+    node.tables = Err("node is not ready".to_owned());
+    node.host_floater = Some("node is not ready".to_owned());
+    node.pod_floater = Some("node is not ready".to_owned());
+    for record in &mut gathered.probes {
+        if record.src == here {
+            record.outcome = Err("node is not ready".to_owned());
+        } else if record.dst == here {
+            lose(record);
+        }
+    }
+    let judged = look(&gathered);
+    assert!(
+        judged
+            .findings
+            .iter()
+            .all(|finding| finding.severity == Severity::Info),
+        "{:#?}",
+        titles(&judged)
+    );
+    assert!(!judged.unjudged.is_empty());
+}
+
+#[test]
+fn t5_a_small_loss_everywhere_is_no_fault() {
+    let mut gathered = many(30, gateway("c", IPV4));
+    probe(&mut gathered, &What::default());
+    // One packet in a hundred, spread over all.
+    let mut count = 0_u32;
+    for record in &mut gathered.probes {
+        let outcome = record.outcome.as_mut().expect("an outcome");
+        count += outcome.sent;
+        if count >= 100 {
+            count -= 100;
+            outcome.received -= 1;
+            outcome.failure = Some(Failure::Timeout);
+        }
+    }
+    let judged = look(&gathered);
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Healthy);
+}
+
+#[test]
+fn a_heavy_loss_of_one_pair_is_one() {
+    let gathered = probed(three(), |record| {
+        if record.src.cluster == 0 && record.dst.cluster == 2 && record.layer == Layer::Pod {
+            let outcome = record.outcome.as_mut().expect("an outcome");
+            outcome.received = outcome.sent.min(1);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "LOSS-GRAY");
+    assert_eq!(finding.affects.len(), 1);
+}
+
+#[test]
+fn t7_a_paused_observer_is_a_bad_witness() {
+    let gathered = probed(three(), |record| {
+        if (record.src.cluster, record.src.node) == (1, 0) {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Unknown);
+    assert!(
+        judged
+            .unjudged
+            .iter()
+            .any(|sentence| sentence.contains("north/n1")),
+        "{:?}",
+        judged.unjudged
+    );
+}
+
+#[test]
+fn t9_rows_of_others_are_no_finding() {
+    let mut gathered = three();
+    let tables = tables(&mut gathered, "east/n1");
+    tables.routes.insert(route(
+        200,
+        net("192.0.2.0/24"),
+        Some(ip("100.64.0.250")),
+        "eth0",
+    ));
+    tables.routes.insert(route(
+        254,
+        net("198.51.100.0/24"),
+        Some(ip("100.64.0.250")),
+        "eth0",
+    ));
+    let mut refused = route(254, net("203.0.113.0/24"), None, "eth0");
+    refused.kind = RouteKind::Unreachable;
+    refused.hops.clear();
+    tables.routes.insert(refused);
+    tables.fdb.insert(Fdb {
+        link: "vx-bridge".to_owned(),
+        mac: datapath::mac::Mac([2, 7, 7, 7, 7, 7]),
+        dst: Some(ip("100.64.9.9")),
+        permanent: true,
+    });
+    let mut rule = tables.rules.iter().next().expect("a rule").clone();
+    rule.priority = 30_000;
+    tables.rules.insert(rule);
+    let judged = judged(&mut gathered);
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Healthy);
+}
+
+#[test]
+fn t10_a_cluster_whose_api_is_down_is_unknown_and_nothing_else() {
+    let mut gathered = probed(three(), |_| {});
+    let west = &mut gathered.clusters[2];
+    west.unreachable = Some("connection refused".to_owned());
+    west.nodes.clear();
+    west.families.clear();
+    west.id.clear();
+    west.mode = None;
+    gathered
+        .probes
+        .retain(|record| record.src.cluster != 2 && record.dst.cluster != 2);
+    let judged = look(&gathered);
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Unknown);
+    assert_eq!(judged.coverage.cells, 18);
+    assert_eq!(judged.coverage.unobserved, 10);
+    assert_eq!(judged.clusters[2].state, Observation::Unobserved);
+    assert_eq!(
+        judged.clusters[2].reason.as_deref(),
+        Some("connection refused")
+    );
+    for cell in &judged.cells {
+        let unknown = cell.src == "west" || cell.dst == "west";
+        assert_eq!(cell.verdict == CellVerdict::Unknown, unknown, "{cell:?}");
+    }
+    assert_eq!(judged.unjudged.len(), 1);
+}
+
+#[test]
+fn an_agent_that_dies_is_unknown_and_nothing_else() {
+    let mut gathered = probed(three(), |_| {});
+    let here = at(&gathered, "west/n2");
+    gathered.clusters[here.cluster].nodes[here.node].pod_floater =
+        Some("the pod is gone".to_owned());
+    for record in &mut gathered.probes {
+        if record.layer == Layer::Pod && record.src == here {
+            record.outcome = Err("the pod is gone".to_owned());
+        } else if record.layer == Layer::Pod && record.dst == here {
+            lose(record);
+        }
+    }
+    let judged = look(&gathered);
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Unknown);
+    // Its cluster's other node still answers for the cells.
+    assert!(
+        judged
+            .cells
+            .iter()
+            .all(|cell| cell.verdict == CellVerdict::Pass || cell.src == "west")
+    );
+    assert_eq!(judged.clusters[2].state, Observation::Partly);
+
+    // Refused connections where echo requests are answered: the floater alone is gone.
+    let gathered = probed(three(), |record| {
+        if record.layer == Layer::Pod && record.protocol == Protocol::Tcp && record.dst.cluster == 2
+        {
+            lose(record);
+            record.outcome.as_mut().expect("an outcome").failure = Some(Failure::Refused);
+        }
+    });
+    assert_eq!(titles(&look(&gathered)), Vec::<String>::new());
+}
+
+#[test]
+fn t11_an_ipv4_cluster_beside_dual_stack_ones() {
+    let judged = judged(&mut healthy(&[
+        gateway("east", BOTH),
+        gateway("north", IPV4),
+        p2p("west", BOTH),
+    ]));
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Healthy);
+}
+
+#[test]
+fn t20_nodes_of_equal_name_are_told_apart() {
+    let mut gathered = three();
+    tables(&mut gathered, "north/n1")
+        .links
+        .get_mut("vx-bridge")
+        .expect("a tunnel")
+        .up = false;
+    tables(&mut gathered, "north/n1")
+        .routes
+        .retain(|row| row.table != 200);
+    tables(&mut gathered, "north/n1")
+        .neighbours
+        .retain(|row| row.link != "vx-bridge");
+    let judged = judged(&mut gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.element.cluster.as_deref(), Some("north"));
+    assert!(
+        finding
+            .affects
+            .iter()
+            .all(|cell| cell.src == "north" || cell.dst == "north")
+    );
+}
+
+#[test]
+fn somebody_else_who_answers_is_a_finding() {
+    let gathered = probed(three(), |record| {
+        if record.layer == Layer::Pod
+            && record.protocol == Protocol::Tcp
+            && (record.dst.cluster, record.dst.node) == (2, 1)
+        {
+            lose(record);
+            record.outcome.as_mut().expect("an outcome").failure = Some(Failure::WrongIdentity {
+                answered: "elsewhere/n9".to_owned(),
+            });
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "WRONG-IDENTITY");
+    assert_eq!(finding.element.kind, "responder");
+    assert_eq!(finding.element.node.as_deref(), Some("n2"));
+    assert!(finding.summary.contains("elsewhere/n9"));
+}
+
+#[test]
+fn one_protocol_alone_is_a_filter() {
+    let gathered = probed(three(), |record| {
+        if record.layer == Layer::Host
+            && record.protocol == Protocol::Tcp
+            && record.dst.cluster == 2
+            && record.dst.node == 0
+        {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "L4-SELECTIVE-DROP");
+    assert_eq!(finding.severity, Severity::Error);
+}
+
+#[test]
+fn packets_that_fail_against_all_tables_are_never_passed_over() {
+    // Tunnels between two gateways are dropped on the way; every table is right.
+    let gathered = probed(three(), |record| {
+        let ends = (record.src.cluster, record.dst.cluster);
+        if record.layer == Layer::Pod && (ends == (0, 2) || ends == (2, 0)) {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "TUNNEL-UDP-BLOCKED-ONEWAY");
+    assert_eq!(finding.element.kind, "underlay");
+    assert_eq!(finding.element.cluster, None);
+    assert!(!finding.ambiguous_with.is_empty());
+    assert_eq!(judged.coverage.certificate.indistinguishable.len(), 1);
+
+    // Everything to and from one gateway's tunnel.
+    let gathered = probed(three(), |record| {
+        let west = record.src.cluster == 2 || record.dst.cluster == 2;
+        if record.layer == Layer::Pod && west && record.src.cluster != record.dst.cluster {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "TUNNEL-UDP-BLOCKED-HOST");
+    assert_eq!(finding.element.cluster.as_deref(), Some("west"));
+    assert_eq!(finding.element.node.as_deref(), Some("n1"));
+}
+
+#[test]
+fn with_unreadable_tables_only_a_set_of_causes_is_told() {
+    let mut gathered = healthy(&[
+        gateway("east", BOTH),
+        gateway("north", BOTH),
+        gateway("west", BOTH),
+    ]);
+    probe(&mut gathered, &What::default());
+    let here = at(&gathered, "west/n1");
+    gathered.clusters[here.cluster].nodes[here.node].tables = Err("permission denied".to_owned());
+    for record in &mut gathered.probes {
+        let west = record.src.cluster == 2 || record.dst.cluster == 2;
+        if record.layer == Layer::Pod
+            && record.family == Family::Ipv6
+            && west
+            && record.src.cluster != record.dst.cluster
+        {
+            lose(record);
+        }
+    }
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "V6-ROUTE-MISSING");
+    assert_eq!(finding.element.node.as_deref(), Some("n1"));
+    assert!(finding.ambiguous_with.contains(&"FDB-MISSING".to_owned()));
+}
