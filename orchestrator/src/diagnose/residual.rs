@@ -219,7 +219,7 @@ fn code_of(stop: &Stop, family: Family) -> Code {
         Stop::LinkMissing { .. } => "DEV-DELETED",
         Stop::TooBig { .. } => "INNER-MTU-TOO-BIG",
         Stop::MartianSource { .. } => "VTEP-IP-DUPLICATE",
-        Stop::UnknownNode => "INTENT-STALE",
+        Stop::SourceNotOwn { .. } | Stop::UnknownNode => "INTENT-STALE",
     }
 }
 
