@@ -31,10 +31,15 @@ impl World {
 
     /// Puts a node's tables in, in place of those that it had.
     pub fn insert(&mut self, node: impl Into<String>, state: NodeState) {
+        self.insert_from(node, &state);
+    }
+
+    /// As [`World::insert`], for tables that the caller keeps.
+    pub fn insert_from(&mut self, node: impl Into<String>, state: &NodeState) {
         let name = node.into();
         let id = self.intern(&name);
         self.forget(id);
-        let mut node = Node::new(&name, &state);
+        let mut node = Node::new(&name, state);
         let wires = self
             .wires
             .range((id, String::new())..(id + 1, String::new()));
