@@ -76,7 +76,7 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     let joined = join::join(&scope, &graph, &walks, &pairs, &suspicions);
     let mut findings = findings::of_suspicions(&scope, suspicions, &joined);
     findings.extend(residual::findings(&scope, &intended, &graph, &joined));
-    let (mut cells, mut coverage) = cells::assemble(&scope, &graph, &joined);
+    let (mut cells, mut coverage) = cells::assemble(&scope, &joined);
     findings.extend(findings::of_losses(&cells, &findings));
     findings::order(&mut findings);
     findings::name_in_cells(&findings, &mut cells);

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
 use petgraph::visit::{Bfs, EdgeRef};
+use rayon::prelude::*;
 
 use crate::evidence::NodeRef;
 
@@ -122,8 +123,13 @@ impl Connectivity {
             owners: HashMap::new(),
             covered: Vec::new(),
         };
-        for (node, desired, ips) in nodes {
-            all.intents.insert(node, Intent::of(desired));
+        let nodes: Vec<(NodeRef, &NodeState, &[IpAddr])> = nodes.into_iter().collect();
+        let intents: Vec<Intent> = nodes
+            .par_iter()
+            .map(|&(_, desired, _)| Intent::of(desired))
+            .collect();
+        for ((node, desired, ips), intent) in nodes.into_iter().zip(intents) {
+            all.intents.insert(node, intent);
             for &ip in ips {
                 all.owners.entry(ip).or_insert(node);
             }

@@ -6,22 +6,17 @@ use base64::Engine as _;
 use floater::wire::Rtt;
 use hdrhistogram::Histogram;
 
-use super::join::{Joined, ways};
+use super::join::Joined;
 use super::pairs::{Fate, Pair};
 use super::scope::{CellKey, Scope};
 use super::walks::Walked;
-use crate::graph::Connectivity;
 use crate::report::{Cell, CellState, CellVerdict, Coverage, NodeRow, RttSummary};
 
 /// A cell is lossy from so many lost packets on.
 const LOSSY_PACKETS: u64 = 3;
 
 /// The cells that were asked about, in order, and the sums.
-pub(super) fn assemble(
-    scope: &Scope<'_>,
-    graph: &Connectivity,
-    joined: &[Joined<'_, '_>],
-) -> (Vec<Cell>, Coverage) {
+pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>]) -> (Vec<Cell>, Coverage) {
     let mut by_cell: BTreeMap<CellKey, Vec<&Joined<'_, '_>>> = BTreeMap::new();
     for joined in joined {
         by_cell.entry(joined.key.cell()).or_default().push(joined);
@@ -35,7 +30,7 @@ pub(super) fn assemble(
             ordered.insert((key.src, key.dst));
         }
         let members: &[&Joined<'_, '_>] = by_cell.get(&key).map_or(&[], Vec::as_slice);
-        let cell = cell(scope, graph, key, members, background);
+        let cell = cell(scope, key, members, background);
         match cell.state {
             CellState::Inferred => coverage.inferred += 1,
             CellState::Probed => coverage.probed += 1,
@@ -53,7 +48,6 @@ pub(super) fn assemble(
 
 fn cell(
     scope: &Scope<'_>,
-    graph: &Connectivity,
     key: CellKey,
     members: &[&Joined<'_, '_>],
     background: (u64, u64),
@@ -69,7 +63,7 @@ fn cell(
         _ if packets => CellState::Probed,
         // By tables alone: a walk that stops proves itself, one that passes needs the shared parts to have carried packets.
         CellVerdict::Fail | CellVerdict::Degraded => CellState::Proved,
-        CellVerdict::Pass if is_proved(scope, graph, members) => CellState::Proved,
+        CellVerdict::Pass if is_proved(members) => CellState::Proved,
         CellVerdict::Pass if scope.what.tables_only => CellState::Inferred,
         CellVerdict::Pass => {
             verdict = CellVerdict::Unknown;
@@ -97,12 +91,10 @@ fn cell(
     }
 }
 
-fn is_proved(scope: &Scope<'_>, graph: &Connectivity, members: &[&Joined<'_, '_>]) -> bool {
-    members.iter().all(|joined| {
-        joined.walked == Some(Walked::Passes)
-            && ways(scope, graph, joined.key)
-                .is_some_and(|(there, back)| graph.is_covered(&there) && graph.is_covered(&back))
-    })
+fn is_proved(members: &[&Joined<'_, '_>]) -> bool {
+    members
+        .iter()
+        .all(|joined| joined.walked == Some(Walked::Passes) && joined.covered)
 }
 
 /// Packets sent and lost where something was answered in the same protocol, so that neither a cut nor a filter counts as loss.

@@ -1,6 +1,6 @@
 //! From suspicions and the pairs that suffer to findings, the likeliest cause first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::join::{Joined, towards};
 use super::pairs::Fate;
@@ -21,14 +21,21 @@ pub(super) fn of_suspicions(
     suspicions: Vec<Suspicion>,
     joined: &[Joined<'_, '_>],
 ) -> Vec<Finding> {
+    let mut blamed: Vec<Vec<&Joined<'_, '_>>> = vec![Vec::new(); suspicions.len()];
+    let mut passing = vec![0_usize; suspicions.len()];
+    for joined in joined {
+        for &at in &joined.blamed {
+            blamed[at].push(joined);
+        }
+        if joined.pair.is_some() && joined.fate() == Fate::Passes {
+            joined.crosses.iter().for_each(|&at| passing[at] += 1);
+        }
+    }
     suspicions
         .into_iter()
-        .enumerate()
-        .map(|(at, suspicion)| {
-            let suffering: Vec<&Joined<'_, '_>> = joined
-                .iter()
-                .filter(|joined| joined.blamed.contains(&at))
-                .collect();
+        .zip(blamed)
+        .zip(passing)
+        .map(|((suspicion, suffering), passing)| {
             let element = Element {
                 cluster: Some(scope.cluster(suspicion.at.cluster).name.clone()),
                 node: Some(scope.node(suspicion.at).name.clone()),
@@ -37,21 +44,14 @@ pub(super) fn of_suspicions(
             };
             let mut evidence = suspicion.evidence;
             evidence.extend(packets(scope, &suffering));
-            if suffering.is_empty() {
-                let passing = joined
-                    .iter()
-                    .filter(|joined| joined.crosses.contains(&at))
-                    .filter(|joined| joined.pair.is_some() && joined.fate() == Fate::Passes)
-                    .count();
-                if passing > 0 {
-                    evidence.push(Evidence {
-                        kind: EvidenceKind::Probe,
-                        source: scope.place(suspicion.at),
-                        text: format!(
-                            "packets of all {passing} pairs of nodes that cross it still pass"
-                        ),
-                    });
-                }
+            if suffering.is_empty() && passing > 0 {
+                evidence.push(Evidence {
+                    kind: EvidenceKind::Probe,
+                    source: scope.place(suspicion.at),
+                    text: format!(
+                        "packets of all {passing} pairs of nodes that cross it still pass"
+                    ),
+                });
             }
             finding(
                 suspicion.code,
@@ -150,13 +150,14 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
 
 /// Cells that pass but lose far more than the others, and that nothing else explains.
 pub(super) fn of_losses(cells: &[Cell], findings: &[Finding]) -> Vec<Finding> {
+    let explained: HashSet<&CellName> = findings
+        .iter()
+        .flat_map(|finding| &finding.affects)
+        .collect();
     cells
         .iter()
         .filter(|cell| cell.verdict == CellVerdict::Degraded)
-        .filter(|cell| {
-            let name = cell.name();
-            !findings.iter().any(|finding| finding.affects.contains(&name))
-        })
+        .filter(|cell| !explained.contains(&cell.name()))
         .map(|cell| {
             let element = Element {
                 cluster: None,

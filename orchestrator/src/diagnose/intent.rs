@@ -32,6 +32,8 @@ pub(super) struct Intended {
     pub(super) gateways: Vec<NodeRef>,
     /// Whether the objects were guessed.
     pub(super) guessed: bool,
+    /// Who has an underlay or overlay address.
+    owners: HashMap<IpAddr, NodeRef>,
 }
 
 impl Intended {
@@ -99,7 +101,15 @@ impl Intended {
             .par_iter()
             .map(|(&at, config)| (at, rows_of(scope, at, config)))
             .collect();
+        let mut owners = HashMap::new();
+        for at in scope.all_nodes() {
+            owners.extend(scope.node(at).ips.iter().map(|&ip| (ip, at)));
+        }
+        for (at, rows) in &rows {
+            owners.extend(rows.addresses.iter().map(|row| (row.net.addr(), *at)));
+        }
         Self {
+            owners,
             planned,
             written,
             desired: rows.into_iter().collect(),
@@ -107,6 +117,11 @@ impl Intended {
             gateways,
             guessed,
         }
+    }
+
+    /// The node that has an underlay or overlay address.
+    pub(super) fn owner(&self, ip: IpAddr) -> Option<NodeRef> {
+        self.owners.get(&ip).copied()
     }
 
     /// Whether a node is the way out of its cluster: by its role, or because its kernel still is one.

@@ -18,8 +18,8 @@ use crate::evidence::NodeRef;
 use crate::graph::{Connectivity, Part, Way};
 use crate::probe_plan::target_of;
 
-/// Up to so many pairs every one is looked at; above, those that were probed and one for each node of each cell.
-const EVERY_PAIR_UP_TO: usize = 100_000;
+/// Up to so many pairs every one that could cross a suspicion is looked at; above, those that were probed and one of each cell.
+const EVERY_PAIR_UP_TO: usize = 200_000;
 
 /// A pair with all that is known of it.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub(super) struct Joined<'p, 'a> {
     pub(super) pair: Option<&'p Pair<'a>>,
     /// What the tables say; none where nobody had to look.
     pub(super) walked: Option<Walked>,
+    /// Whether packets of other pairs cross all the shared parts of its ways.
+    pub(super) covered: bool,
     /// Suspicions on its way.
     pub(super) crosses: Vec<usize>,
     /// Suspicions that are to blame.
@@ -77,18 +79,24 @@ pub(super) fn join<'p, 'a>(
     }
     let probed: BTreeMap<PairKey, &'p Pair<'a>> =
         pairs.iter().map(|pair| (pair.key, pair)).collect();
-    let demanded = demanded(scope, &probed, !suspicions.is_empty());
+    let suspected: BTreeSet<usize> = suspicions
+        .iter()
+        .map(|suspicion| suspicion.at.cluster)
+        .collect();
+    let demanded = demanded(scope, &probed, &suspected);
     demanded
         .par_iter()
         .map(|&(key, needed)| {
             let pair = probed.get(&key).copied();
             let mut crosses = BTreeSet::new();
-            if !concerned.is_empty()
+            let mut covered = false;
+            if (needed || !concerned.is_empty())
                 && let Some((there, back)) = ways(scope, graph, key)
             {
                 for part in there.parts.iter().chain(&back.parts) {
                     crosses.extend(concerned.get(part).into_iter().flatten().copied());
                 }
+                covered = graph.is_covered(&there) && graph.is_covered(&back);
             }
             let lost = pair.is_some_and(|pair| pair.fate == Fate::Lost);
             let walked = if lost || (pair.is_none() && (needed || !crosses.is_empty())) {
@@ -100,6 +108,7 @@ pub(super) fn join<'p, 'a>(
                 key,
                 pair,
                 walked,
+                covered,
                 crosses: crosses.into_iter().collect(),
                 blamed: Vec::new(),
             };
@@ -129,24 +138,31 @@ fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
 }
 
 /// The pairs to look at, sorted, each with whether its cell has to be judged by tables.
+///
+/// A way never crosses a third cluster, so that only pairs of suspected clusters can suffer from a suspicion; of these every one is
+/// looked at. Of another cell that no packet judges one pair is walked, whose nodes take turns from cell to cell: that the rows of
+/// all the others equal intent is known already.
 fn demanded(
     scope: &Scope<'_>,
     probed: &BTreeMap<PairKey, &Pair<'_>>,
-    suspicious: bool,
+    suspected: &BTreeSet<usize>,
 ) -> Vec<(PairKey, bool)> {
     let cells = scope.cells();
     let with_packets: BTreeSet<CellKey> = probed.keys().map(|key| key.cell()).collect();
     let members: Vec<Vec<NodeRef>> = (0..scope.gathered.clusters.len())
         .map(|cluster| scope.members(cluster))
         .collect();
+    let is_suspected =
+        |cell: &CellKey| suspected.contains(&cell.src) || suspected.contains(&cell.dst);
     let all: usize = cells
         .iter()
+        .filter(|cell| is_suspected(cell))
         .map(|cell| members[cell.src].len() * members[cell.dst].len())
         .sum();
-    let every = suspicious && all <= EVERY_PAIR_UP_TO;
     let mut wanted: BTreeMap<PairKey, bool> = probed.keys().map(|&key| (key, false)).collect();
     for cell in cells {
         let needed = !with_packets.contains(&cell);
+        let every = is_suspected(&cell) && all <= EVERY_PAIR_UP_TO;
         let (sources, targets) = (&members[cell.src], &members[cell.dst]);
         if sources.is_empty() || targets.is_empty() || !(needed || every) {
             continue;
@@ -159,8 +175,7 @@ fn demanded(
                     layer: cell.layer,
                     family: cell.family,
                 };
-                let entry = wanted.entry(key).or_default();
-                *entry |= needed;
+                *wanted.entry(key).or_default() |= needed;
             }
         };
         if every {
@@ -168,14 +183,11 @@ fn demanded(
                 targets.iter().for_each(|&dst| want(src, dst));
             }
         } else {
-            // Every node of both once; a step aside within one cluster, where a node does not ask itself.
+            // A step aside within one cluster, where a node does not ask itself.
             let aside = usize::from(cell.src == cell.dst && sources.len() > 1);
-            for turn in 0..sources.len().max(targets.len()) {
-                want(
-                    sources[turn % sources.len()],
-                    targets[(turn + aside) % targets.len()],
-                );
-            }
+            let source = cell.dst % sources.len();
+            let target = (cell.src + aside) % targets.len();
+            want(sources[source], targets[target]);
         }
     }
     wanted.into_iter().collect()

@@ -128,16 +128,9 @@ impl Node<'_> {
 
     /// The node that has this overlay or underlay address, in words; the address where nobody has it.
     fn peer(&self, ip: std::net::IpAddr) -> String {
-        let owner = self
-            .intended
-            .desired
-            .iter()
-            .find(|(at, rows)| {
-                rows.addresses.iter().any(|row| row.net.addr() == ip)
-                    || self.scope.node(**at).ips.contains(&ip)
-            })
-            .map(|(&at, _)| self.scope.place(at));
-        owner.unwrap_or_else(|| ip.to_string())
+        self.intended
+            .owner(ip)
+            .map_or_else(|| ip.to_string(), |at| self.scope.place(at))
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Walks<'a> {
     scope: &'a Scope<'a>,
     world: World,
     names: HashMap<String, NodeRef>,
+    /// By node and family: the link by which it reaches its pods.
+    pod_links: HashMap<(NodeRef, Family), String>,
     /// Prefixes are mapped somewhere, so that an answer finds back only by what was translated before.
     mapped: bool,
 }
@@ -50,8 +52,18 @@ impl<'a> Walks<'a> {
         world.assume_underlay(true);
         let mut names = HashMap::new();
         let mut mapped = false;
+        let mut pod_links = HashMap::new();
         for at in scope.all_nodes() {
             let name = scope.place(at);
+            if let Ok(tables) = &scope.node(at).tables {
+                for family in [Family::Ipv4, Family::Ipv6] {
+                    let link = target_of(scope.node(at), Layer::Pod, family)
+                        .and_then(|ip| pod_link(tables, ip));
+                    if let Some(link) = link {
+                        pod_links.insert((at, family), link.to_owned());
+                    }
+                }
+            }
             let state = match &scope.node(at).tables {
                 Ok(tables) => Some(tables),
                 Err(_) => intended.desired.get(&at),
@@ -69,6 +81,7 @@ impl<'a> Walks<'a> {
             scope,
             world,
             names,
+            pod_links,
             mapped,
         }
     }
@@ -76,9 +89,9 @@ impl<'a> Walks<'a> {
     /// Walks a pair there and back.
     pub(super) fn judge(&self, key: PairKey) -> Walked {
         let node = |at| self.scope.node(at);
-        let (Ok(from), Ok(to)) = (&node(key.src).tables, &node(key.dst).tables) else {
+        if node(key.src).tables.is_err() || node(key.dst).tables.is_err() {
             return Walked::Unknown;
-        };
+        }
         let (Some(src), Some(dst)) = (
             target_of(node(key.src), key.layer, key.family),
             target_of(node(key.dst), key.layer, key.family),
@@ -87,7 +100,8 @@ impl<'a> Walks<'a> {
         };
         let (mut out, mut back) = (None, None);
         if key.layer == Layer::Pod {
-            (out, back) = (pod_link(from, src), pod_link(to, dst));
+            let link = |at| self.pod_links.get(&(at, key.family)).map(String::as_str);
+            (out, back) = (link(key.src), link(key.dst));
             if out.is_none() || back.is_none() {
                 return Walked::Unknown;
             }
