@@ -75,8 +75,8 @@ async fn a_run_deploys_asks_judges_and_removes() {
             .iter()
             .all(|c| c.state == Observation::Observed)
     );
-    // 4 × 3 ordered pairs of nodes, two layers, three echo requests and one connection.
-    assert_eq!(report.coverage.probes_sent, 12 * 2 * 4);
+    // 4 × 3 ordered pairs of nodes, two layers, three echo requests and two connections.
+    assert_eq!(report.coverage.probes_sent, 12 * 2 * 5);
     assert!(report.unjudged.is_empty(), "{:?}", report.unjudged);
     assert!(
         report
@@ -645,7 +645,7 @@ async fn rounds_add_up() {
     let report = run(setup.options.clone(), never())
         .await
         .expect("both answer");
-    assert_eq!(report.coverage.probes_sent, 3 * 12 * 2 * 4);
+    assert_eq!(report.coverage.probes_sent, 3 * 12 * 2 * 5);
 }
 
 #[tokio::test]
