@@ -1,7 +1,7 @@
 //! Linux network namespaces, the wires between them, and what this kernel lets one do.
 //!
 //! Duty: make namespaces and hold them by descriptor ([`namespace`]), open sockets inside of them ([`opener`]), start
-//! programs inside of them ([`process`]), lay links, addresses and routes with packed netlink messages ([`netlink`],
+//! programs inside of them ([`process`]), hand descriptors to other processes ([`handover`]), lay links, addresses and routes with packed netlink messages ([`netlink`],
 //! [`wire`]), tell what the kernel can do ([`caps`]), become root of an own user namespace ([`rootless`]), and prove that
 //! nothing stays behind ([`leak`]).
 //!
@@ -28,6 +28,7 @@
 
 pub mod caps;
 mod error;
+pub mod handover;
 pub mod leak;
 pub mod namespace;
 pub mod netlink;

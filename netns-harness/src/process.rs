@@ -173,8 +173,9 @@ pub fn wait_for_end(pid: i32, limit: std::time::Duration) -> Result<bool, Error>
     }
 }
 
+/// A descriptor of a process that becomes readable when it ends (pidfd_open(2)); none when there is no process by this number.
 #[expect(unsafe_code, reason = "nix has no pidfd_open")]
-fn pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
+pub fn pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
     use std::os::fd::FromRawFd as _;
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

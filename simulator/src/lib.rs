@@ -11,6 +11,7 @@
 pub mod apiserver;
 pub mod codes;
 mod error;
+mod network;
 pub mod topology;
 
 pub use error::Error;
