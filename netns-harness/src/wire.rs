@@ -5,8 +5,16 @@
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use ipnet::IpNet;
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+
+use crate::Error;
 use crate::namespace::Netns;
 use crate::netlink::{Message, Netlink};
 
@@ -360,6 +368,51 @@ fn route_message(kind: u16, flags: i32, route: &Route, verb: &str) -> Message {
 fn mac_text(mac: [u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// Waits until a namespace has at most this many links, told by the kernel of every change; false when the limit passes first.
+///
+/// The other ends of links go when the kernel frees their namespaces, which is long after their last holder let go.
+pub fn wait_for_links(netns: &Netns, most: usize, limit: Duration) -> Result<bool, Error> {
+    netns.run(|| {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkRoute,
+        )
+        .map_err(Error::doing("open a netlink socket"))?;
+        // The mask's bit of RTNLGRP_LINK.
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 1))
+            .map_err(Error::doing("listen for changes of links"))?;
+        let deadline = Instant::now() + limit;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            // This file lists the reading thread's namespace, after two lines of headings.
+            let text = std::fs::read_to_string("/proc/thread-self/net/dev")
+                .map_err(Error::doing("count links"))?;
+            if text.lines().count().saturating_sub(2) <= most {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(
+                &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)],
+                timeout,
+            ) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(Error::new("wait for links to go", error)),
+            }
+            // What exactly changed is of no interest, nor is an overflow.
+            while !matches!(
+                recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()),
+                Err(Errno::EAGAIN)
+            ) {}
+        }
+    })?
 }
 
 #[cfg(test)]

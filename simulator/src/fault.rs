@@ -1,0 +1,390 @@
+//! Faults on purpose: each makes its cause with plain requests to the node's kernel, and knows how to take it back.
+//!
+//! The node's agent is frozen first, so that the fault stays. What breaks is found by the node's own tables: the route to the
+//! peer's pods, the neighbour that it leads to, the forwarding row of that neighbour.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use datapath::kernel::LinuxKernel;
+use datapath::mac::Mac;
+use datapath::nodeconfig::TABLE;
+use datapath::reconcile::Kernel as _;
+use datapath::state::{Family, NodeState, Route};
+use netns_harness::sysctl;
+use netns_harness::wire::{self, Wire as _};
+use tracing::info;
+
+use crate::apiserver::{Resource, Store};
+use crate::lab::Fleet;
+use crate::network::{ETH0, NodeNet};
+use crate::topology::{Cluster, UNDERLAY_V6};
+use crate::{Error, codes, objects};
+
+/// A MAC that nobody has.
+const STALE: Mac = Mac([0x02, 0xde, 0xad, 0xbe, 0xef, 0x01]);
+/// An underlay address that nobody has: the last but few of 100.64.0.0/10.
+const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 250);
+
+type Undo = Box<dyn FnOnce(&NodeNet) -> Result<(), netns_harness::Error> + Send>;
+
+/// What was injected and not yet cleared, in order.
+#[derive(Default)]
+pub(crate) struct Faults(Vec<Injected>);
+
+struct Injected {
+    code: String,
+    place: String,
+    net: Arc<NodeNet>,
+    undo: Undo,
+}
+
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.words()).finish()
+    }
+}
+
+impl Faults {
+    /// `CODE at PLACE`, in the order of injection.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let each = self.0.iter();
+        each.map(|fault| format!("{} at {}", fault.code, fault.place))
+            .collect()
+    }
+}
+
+/// Whether a node has its cluster's gateway role.
+pub(crate) fn is_gateway(root: &Store, cluster: &str, node: &str) -> bool {
+    let name = objects::cluster_node_name(cluster, node);
+    root.get(Resource::CLUSTER_NODES, None, &name)
+        .is_some_and(|object| {
+            let roles = object["spec"]["roles"].as_array();
+            roles.is_some_and(|roles| roles.iter().any(|role| role == "gateway"))
+        })
+}
+
+fn refused<T>(rule: impl Into<String>) -> Result<T, Error> {
+    Err(Error::argument("--at", rule))
+}
+
+/// The rows by which a node reaches a peer's pods.
+struct Way {
+    route: Route,
+    link: u32,
+    via: IpAddr,
+    mac: Mac,
+    /// Where the forwarding row of the MAC leads.
+    vtep: IpAddr,
+    /// The flood row to the same place, where there is one.
+    floods: bool,
+}
+
+impl Fleet {
+    /// Breaks something at `CLUSTER[/NODE][,PEER]`.
+    pub(crate) async fn inject(&self, code: &str, at: &str) -> Result<(), Error> {
+        let (place, peer) = match at.split_once(',') {
+            Some((place, peer)) => (place, Some(peer)),
+            None => (at, None),
+        };
+        let (cluster, node) = self.place(place)?;
+        let net = self.node_at(&cluster, &node)?.clone();
+        let peer = self.peer(&cluster, peer)?;
+        // Held throughout: two injections at once could not be told apart in taking them back.
+        let mut faults = self.faults.lock().await;
+        let place = format!("{cluster}/{node}");
+        let was_frozen = self.freezer.now().faults.contains(&place);
+        self.freezer.change(|frozen| {
+            frozen.faults.insert(place.clone());
+        });
+        self.agents.wait_idle();
+        match self.break_at(code, &net, peer) {
+            Ok(undo) => {
+                info!(code, place, "injected");
+                faults.0.push(Injected {
+                    code: code.to_owned(),
+                    place,
+                    net,
+                    undo,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                if !was_frozen {
+                    self.freezer.change(|frozen| {
+                        frozen.faults.remove(&place);
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes everything back, the last first, and has the nodes catch up.
+    pub(crate) async fn clear(&self) -> Result<(), Error> {
+        let mut faults = self.faults.lock().await;
+        let mut failed = None;
+        for fault in faults.0.drain(..).rev() {
+            if let Err(error) = (fault.undo)(&fault.net) {
+                // What the datapath owns its agent mends; the rest is told.
+                failed.get_or_insert(error);
+            }
+        }
+        self.freezer.change(|frozen| frozen.faults.clear());
+        self.settle().await?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
+    fn place(&self, place: &str) -> Result<(String, String), Error> {
+        if let Some((cluster, node)) = place.split_once('/') {
+            self.node_at(cluster, node)?;
+            return Ok((cluster.to_owned(), node.to_owned()));
+        }
+        let Some((_, cluster)) = self.member(place) else {
+            return refused(format!("there is no cluster `{place}`"));
+        };
+        let mut nodes = cluster.nodes.iter();
+        let gateway = nodes.find(|node| is_gateway(self.root(), place, &node.name));
+        match gateway {
+            Some(node) => Ok((place.to_owned(), node.name.clone())),
+            None => refused(format!("cluster `{place}` has no gateway")),
+        }
+    }
+
+    /// The peer that is named, or the first other cluster; with the node where one is named.
+    fn peer(
+        &self,
+        own: &str,
+        named: Option<&str>,
+    ) -> Result<Option<(&Cluster, Option<String>)>, Error> {
+        let Some(named) = named else {
+            let mut others = self.topology.clusters.iter();
+            return Ok(others.find(|other| other.name != own).map(|other| (other, None)));
+        };
+        let (name, node) = match named.split_once('/') {
+            Some((name, node)) => (name, Some(node.to_owned())),
+            None => (named, None),
+        };
+        if let Some(node) = &node {
+            self.node_at(name, node)?;
+        }
+        match self.member(name) {
+            None => refused(format!("there is no cluster `{name}`")),
+            Some(_) if name == own => refused("a cluster is no peer of its own"),
+            Some((_, cluster)) => Ok(Some((cluster, node))),
+        }
+    }
+
+    fn break_at(
+        &self,
+        code: &str,
+        net: &Arc<NodeNet>,
+        peer: Option<(&Cluster, Option<String>)>,
+    ) -> Result<Undo, Error> {
+        let state = self.observe(net)?;
+        let family = if net.node.ip.is_some() {
+            Family::Ipv4
+        } else {
+            Family::Ipv6
+        };
+        let forwarding = match family {
+            Family::Ipv4 => "net.ipv4.ip_forward",
+            Family::Ipv6 => "net.ipv6.conf.all.forwarding",
+        };
+        match code {
+            "GATEWAY-DOWN" => {
+                net.ask(|netlink| netlink.down(ETH0))?;
+                return Ok(Box::new(NodeNet::restore));
+            }
+            "FORWARD-OFF" => {
+                net.netns.run(|| sysctl::set(forwarding, "0"))??;
+                return Ok(Box::new(move |net| {
+                    net.netns.run(|| sysctl::set(forwarding, "1"))?
+                }));
+            }
+            "TUNNEL-DEV-DOWN" => {
+                let mut tunnels = ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
+                let tunnel = tunnels.find_map(|name| state.links.get(name));
+                let Some(index) = tunnel.map(|link| link.index) else {
+                    return refused(format!("{}/{} has no tunnel", net.cluster, net.node.name));
+                };
+                net.ask(|netlink| netlink.down(index))?;
+                return Ok(Box::new(move |net| net.ask(|netlink| netlink.up(index))));
+            }
+            _ => {}
+        }
+        let Some((peer, node)) = peer else {
+            return refused(format!("{code} needs another cluster"));
+        };
+        let way = self.way(net, &state, peer, node.as_deref())?;
+        way.break_row(code, net)
+    }
+
+    fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {
+        let doing = || format!("read the tables of {}/{}", net.cluster, net.node.name);
+        let opened = self.network.opener.open(&net.netns, LinuxKernel::open)?;
+        let mut kernel = opened.map_err(Error::failed(doing()))?;
+        kernel.observe().map_err(Error::failed(doing()))
+    }
+
+    /// How a node reaches the pods of a peer, by its tables; IPv4 where it does.
+    fn way(
+        &self,
+        net: &NodeNet,
+        state: &NodeState,
+        peer: &Cluster,
+        node: Option<&str>,
+    ) -> Result<Way, Error> {
+        let targets: Vec<_> = match node {
+            Some(node) => peer
+                .nodes
+                .iter()
+                .filter(|known| known.name == node)
+                .flat_map(|known| known.pod_cidrs.clone())
+                .collect(),
+            None => peer.pod_cidrs.clone(),
+        };
+        let ways = state.routes.iter().filter(|route| {
+            let near = |target: &ipnet::IpNet| target.contains(&route.dst) || route.dst.contains(target);
+            let mapped = peer
+                .global_cidrs_map
+                .values()
+                .any(|global| global.parse().is_ok_and(|global: ipnet::IpNet| near(&global)));
+            route.table == TABLE && (targets.iter().any(near) || mapped)
+        });
+        let mut ways: Vec<Way> = ways.filter_map(|route| way_of(state, route)).collect();
+        ways.sort_by_key(|way| (way.via.is_ipv6(), way.route.dst));
+        match ways.into_iter().next() {
+            Some(way) => Ok(way),
+            None => refused(format!(
+                "{}/{} has no complete way to {} by its tables",
+                net.cluster, net.node.name, peer.name
+            )),
+        }
+    }
+}
+
+fn way_of(state: &NodeState, route: &Route) -> Option<Way> {
+    let hop = route.hops.first()?;
+    let via = hop.via?;
+    let neighbours = state.neighbours.iter();
+    let mac = neighbours
+        .filter(|row| row.link == hop.link && row.ip == via)
+        .find_map(|row| row.mac)?;
+    let on_link = |wanted: Mac| {
+        let rows = state.fdb.iter();
+        rows.filter(move |row| row.mac == wanted)
+            .filter(|row| row.link == hop.link)
+    };
+    let vtep = on_link(mac).find_map(|row| row.dst)?;
+    let floods = on_link(Mac::ZERO).any(|row| row.dst == Some(vtep));
+    Some(Way {
+        route: route.clone(),
+        link: state.links.get(&hop.link)?.index,
+        via,
+        mac,
+        vtep,
+        floods,
+    })
+}
+
+impl Way {
+    fn break_row(self, code: &str, net: &NodeNet) -> Result<Undo, Error> {
+        let Self {
+            link,
+            via,
+            mac,
+            vtep,
+            floods,
+            ..
+        } = self;
+        let planned = wire::Route {
+            dst: self.route.dst,
+            via: Some(via),
+            index: link,
+            table: TABLE,
+        };
+        Ok(match code {
+            "FDB-MISSING" => {
+                net.ask(|netlink| {
+                    netlink.remove_forwarding(link, mac.0, vtep);
+                    if floods {
+                        netlink.remove_forwarding(link, Mac::ZERO.0, vtep);
+                    }
+                })?;
+                Box::new(move |net| {
+                    net.ask(|netlink| {
+                        netlink.forwarding(link, mac.0, vtep);
+                        if floods {
+                            netlink.forwarding(link, Mac::ZERO.0, vtep);
+                        }
+                    })
+                })
+            }
+            "FDB-WRONG-VTEP" => {
+                let nobody = nobody(vtep);
+                net.ask(|netlink| {
+                    netlink.remove_forwarding(link, mac.0, vtep);
+                    netlink.forwarding(link, mac.0, nobody);
+                })?;
+                Box::new(move |net| {
+                    net.ask(|netlink| {
+                        netlink.remove_forwarding(link, mac.0, nobody);
+                        netlink.forwarding(link, mac.0, vtep);
+                    })
+                })
+            }
+            "NEIGH-MISSING" => {
+                net.ask(|netlink| netlink.remove_neighbour(link, via))?;
+                Box::new(move |net| net.ask(|netlink| netlink.neighbour(link, via, mac.0)))
+            }
+            "NEIGH-STALE-MAC" => {
+                net.ask(|netlink| netlink.neighbour(link, via, STALE.0))?;
+                Box::new(move |net| net.ask(|netlink| netlink.neighbour(link, via, mac.0)))
+            }
+            "ROUTE-MISSING" => {
+                net.ask(|netlink| netlink.remove_route(&planned))?;
+                Box::new(move |net| net.ask(|netlink| netlink.route(&planned)))
+            }
+            "ROUTE-WRONG-DEV" => {
+                let Some(router) = net.router(Family::of(via)) else {
+                    return refused(format!("{}/{} has no router", net.cluster, net.node.name));
+                };
+                let astray = wire::Route {
+                    via: Some(router),
+                    index: ETH0,
+                    ..planned.clone()
+                };
+                net.ask(|netlink| {
+                    // IPv6 would add a second way rather than replace the first.
+                    netlink.remove_route(&planned);
+                    netlink.route(&astray);
+                })?;
+                Box::new(move |net| {
+                    net.ask(|netlink| {
+                        netlink.remove_route(&astray);
+                        netlink.route(&planned);
+                    })
+                })
+            }
+            other => {
+                return Err(Error::argument(
+                    "CODE",
+                    format!("`{other}` is none of {}", codes::INJECTED.join(", ")),
+                ));
+            }
+        })
+    }
+}
+
+/// An underlay address of a family that no node has.
+fn nobody(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => NOBODY_V4.into(),
+        IpAddr::V6(_) => {
+            let low = u128::from(u32::from(NOBODY_V4));
+            Ipv6Addr::from(u128::from(UNDERLAY_V6.network()) | low).into()
+        }
+    }
+}

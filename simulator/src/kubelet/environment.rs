@@ -1,0 +1,197 @@
+//! A container's environment and arguments, with everything that they refer to.
+
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::text;
+use crate::apiserver::{Resource, Store};
+use crate::topology::Node;
+
+/// The environment of a pod's first container, in its order; or why it cannot be had.
+pub(super) fn of(
+    pod: &Value,
+    node: &Node,
+    pod_ips: &[IpAddr],
+    store: &Store,
+) -> Result<Vec<(String, String)>, String> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let entries = pod.pointer("/spec/containers/0/env").and_then(Value::as_array);
+    for entry in entries.into_iter().flatten() {
+        let name = text(entry, "/name").to_owned();
+        let value = match entry.get("valueFrom").filter(|from| from.is_object()) {
+            None => Some(expand(text(entry, "/value"), &env)),
+            Some(from) => referred(from, pod, node, pod_ips, store)?,
+        };
+        if let Some(value) = value {
+            env.retain(|(held, _)| *held != name);
+            env.push((name, value));
+        }
+    }
+    Ok(env)
+}
+
+/// The arguments after the program: what the pod says, or what the image would.
+pub(super) fn args(pod: &Value, env: &[(String, String)]) -> Vec<String> {
+    let args: Vec<String> = pod
+        .pointer("/spec/containers/0/args")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|arg| expand(arg, env))
+        .collect();
+    if args.is_empty() {
+        vec!["serve".to_owned()]
+    } else {
+        args
+    }
+}
+
+/// `$(NAME)` of variables before it; `$$(NAME)` stands for itself, as in Kubernetes.
+fn expand(value: &str, env: &[(String, String)]) -> String {
+    let mut out = String::new();
+    let mut rest = value;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let name = rest
+            .strip_prefix("$(")
+            .and_then(|after| after.split_once(')'))
+            .map(|(name, _)| name);
+        let known = name.and_then(|name| env.iter().find(|(held, _)| held == name));
+        match (name, known) {
+            (Some(name), Some((_, value))) => {
+                out.push_str(value);
+                rest = &rest[name.len() + 3..];
+            }
+            _ => {
+                out.push('$');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out + rest
+}
+
+fn referred(
+    from: &Value,
+    pod: &Value,
+    node: &Node,
+    pod_ips: &[IpAddr],
+    store: &Store,
+) -> Result<Option<String>, String> {
+    if let Some(field) = from.pointer("/fieldRef/fieldPath").and_then(Value::as_str) {
+        return field_of(field, pod, node, pod_ips).map(Some);
+    }
+    for (reference, resource, what) in [
+        ("/secretKeyRef", Resource::SECRETS, "secret"),
+        ("/configMapKeyRef", Resource::CONFIG_MAPS, "configmap"),
+    ] {
+        let Some(reference) = from.pointer(reference) else {
+            continue;
+        };
+        let (name, key) = (text(reference, "/name"), text(reference, "/key"));
+        let optional = reference.get("optional") == Some(&Value::Bool(true));
+        let held = store.get(resource, Some(text(pod, "/metadata/namespace")), name);
+        let value = held.as_ref().map(|object| &object["data"][key]);
+        return match (held.is_some(), value.and_then(Value::as_str)) {
+            (_, Some(value)) if what == "secret" => STANDARD
+                .decode(value)
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes).ok())
+                .map(Some)
+                .ok_or_else(|| format!("key {key} of secret {name} is not text")),
+            (_, Some(value)) => Ok(Some(value.to_owned())),
+            _ if optional => Ok(None),
+            (true, None) => Err(format!("couldn't find key {key} in {what} {name}")),
+            (false, None) => Err(format!("{what} \"{name}\" not found")),
+        };
+    }
+    Err("an environment variable refers to nothing that is known".to_owned())
+}
+
+fn field_of(field: &str, pod: &Value, node: &Node, pod_ips: &[IpAddr]) -> Result<String, String> {
+    let first = |ips: &[IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
+    let joined = |ips: &[IpAddr]| {
+        let words: Vec<String> = ips.iter().map(ToString::to_string).collect();
+        words.join(",")
+    };
+    let host_ips: Vec<IpAddr> = node.ips().collect();
+    let subscript = |prefix: &str| {
+        let key = field.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        Some(key.to_owned())
+    };
+    for map in ["labels", "annotations"] {
+        if let Some(key) = subscript(&format!("metadata.{map}")) {
+            return Ok(pod["metadata"][map][&key].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(match field {
+        "metadata.name" | "metadata.namespace" | "metadata.uid" | "spec.nodeName"
+        | "spec.serviceAccountName" => text(pod, &format!("/{}", field.replace('.', "/"))).to_owned(),
+        "status.hostIP" => first(&host_ips),
+        "status.hostIPs" => joined(&host_ips),
+        "status.podIP" => first(pod_ips),
+        "status.podIPs" => joined(pod_ips),
+        other => return Err(format!("fieldPath {other} is not supported")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node() -> Node {
+        Node {
+            name: "n1".to_owned(),
+            ip: Some([100, 64, 0, 2].into()),
+            ip6: None,
+            pod_cidrs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn variables_expand_those_before_them_and_nothing_else() {
+        let env = [("A".to_owned(), "1".to_owned())];
+        for (value, wanted) in [
+            ("$(A)/$(B)", "1/$(B)"),
+            ("$$(A)", "$(A)"),
+            ("$A $(A", "$A $(A"),
+            ("é$(A)", "é1"),
+            ("$", "$"),
+        ] {
+            assert_eq!(expand(value, &env), wanted);
+        }
+    }
+
+    #[test]
+    fn fields_are_read_from_the_pod_and_its_node() {
+        let pod = json!({
+            "metadata": {"name": "p", "namespace": "ns", "labels": {"a/b": "x"}},
+            "spec": {"nodeName": "n1"},
+        });
+        let ips = [IpAddr::from([10, 1, 0, 2])];
+        let field = |path: &str| field_of(path, &pod, &node(), &ips);
+        assert_eq!(field("spec.nodeName").as_deref(), Ok("n1"));
+        assert_eq!(field("status.podIP").as_deref(), Ok("10.1.0.2"));
+        assert_eq!(field("status.hostIP").as_deref(), Ok("100.64.0.2"));
+        assert_eq!(field("metadata.labels['a/b']").as_deref(), Ok("x"));
+        assert!(field("status.phase").is_err());
+    }
+
+    #[test]
+    fn arguments_default_to_those_of_the_image() {
+        let pod = |args: Value| json!({"spec": {"containers": [{"args": args}]}});
+        assert_eq!(args(&pod(json!(null)), &[]), ["serve"]);
+        assert_eq!(args(&pod(json!(["ping", "x"])), &[]), ["ping", "x"]);
+    }
+}

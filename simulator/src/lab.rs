@@ -1,0 +1,402 @@
+//! The process of a lab.
+//!
+//! ```text
+//! order on stdin ─► own user namespace? ─► lock, record ─► network ─► APIs ─► kubelets, agents ─► ready on stdout
+//!                                                                                                    │
+//!        nothing left ◄─ links gone ◄─ namespaces released ◄─ tasks ended ◄─ children killed ◄─ asked to end
+//! ```
+//!
+//! Whatever ends it (a signal, an error, a panic, the end of its caller while it is not ready or tied) goes the same way.
+
+mod fleet;
+mod requests;
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, Write as _};
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netns_harness::rcu::Expedited;
+use netns_harness::{caps, rootless, wire};
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::control::{Order, Ready};
+use crate::state::{self, Folder, Lock, Record};
+use crate::topology::Topology;
+use crate::{Error, pki};
+pub(crate) use fleet::Fleet;
+
+/// How long the kernel may take to remove the fleet's links.
+const REMOVAL: Duration = Duration::from_secs(30);
+
+/// Refuses what this kernel, or this version, cannot do.
+pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
+    for cluster in &topology.clusters {
+        let underlay = &cluster.underlay;
+        let missing = |what: String, why: &str| {
+            Err(Error::Missing {
+                what,
+                why: why.to_owned(),
+            })
+        };
+        if !underlay.delay.is_zero() {
+            return missing(
+                format!("a delay of {:?} on the underlay of {}", underlay.delay, cluster.name),
+                "there is no relay that delays packets yet, and no queueing discipline (netem) is used",
+            );
+        }
+        if underlay.loss > 0.0 {
+            return missing(
+                format!("a loss of {}% on the underlay of {}", underlay.loss * 100.0, cluster.name),
+                "nothing drops packets at random yet",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Why a lab ends.
+#[derive(Debug)]
+enum End {
+    Caller,
+    Signal,
+    Task(&'static str),
+}
+
+/// Runs a lab; see [`crate::control::serve`].
+pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    // A lab must not die of the signals of its caller's terminal; it fails only where there is nothing to leave.
+    let _ = nix::unistd::setsid();
+    let name = args.next().and_then(|name| name.into_string().ok());
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    let order: Option<Order> = read.ok().and_then(|_| serde_json::from_str(&line).ok());
+    let (Some(name), Some(order)) = (name, order) else {
+        eprintln!("this verb is for the program's own use");
+        return ExitCode::from(64);
+    };
+    let told = match std::panic::catch_unwind(AssertUnwindSafe(|| live(&name, order))) {
+        Ok(ended) => ended,
+        Err(panic) => Err(Error::Failed {
+            doing: format!("run lab {name}"),
+            why: words_of(panic.as_ref()),
+        }),
+    };
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            say(&Ready::Failed(error));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or("no words"))
+}
+
+/// Tells the caller, who may be gone.
+fn say(ready: &Ready) {
+    if let Ok(mut line) = serde_json::to_vec(ready) {
+        line.push(b'\n');
+        let mut stdout = std::io::stdout().lock();
+        let _ = stdout.write_all(&line).and_then(|()| stdout.flush());
+    }
+}
+
+fn live(name: &str, order: Order) -> Result<(), Error> {
+    rootless::enter().map_err(|error| Error::Missing {
+        what: "a network namespace of one's own".to_owned(),
+        why: format!(
+            "this user is not root, and {}",
+            crate::error::chain(&error)
+        ),
+    })?;
+    capable()?;
+    raise_descriptors();
+    let folder = Folder::of(name);
+    let Some(lock) = folder.lock()? else {
+        return Err(Error::argument(
+            "--name",
+            format!("a lab called `{name}` is up already"),
+        ));
+    };
+    if folder.record().is_some() {
+        // Left by one that was killed.
+        folder.clean(&lock)?;
+        drop(lock);
+        return match Folder::of(name).lock()? {
+            Some(lock) => held(&folder, &lock, order),
+            None => Err(Error::argument(
+                "--name",
+                format!("a lab called `{name}` is up already"),
+            )),
+        };
+    }
+    held(&folder, &lock, order)
+}
+
+/// Everything that no lab can do without.
+fn capable() -> Result<(), Error> {
+    let needed = ["netns", "veth", "bridge", "vxlan", "policy-rules", "nft"];
+    for capability in caps::check() {
+        if needed.contains(&capability.name) && !capability.available {
+            return Err(Error::Missing {
+                what: capability.name.to_owned(),
+                why: capability.reason.unwrap_or_default(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A node takes about ten descriptors, a pod five.
+fn raise_descriptors() {
+    if let Ok((_, hard)) = getrlimit(Limit::RLIMIT_NOFILE) {
+        // The soft limit may always be raised to the hard one.
+        let _ = setrlimit(Limit::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Builds, runs and removes the lab while its name is ours.
+fn held(folder: &Folder, lock: &Lock, order: Order) -> Result<(), Error> {
+    let record = Record {
+        id: pki::random_hex(16)?,
+        pid: nix::unistd::getpid().as_raw(),
+        started: jiff::Timestamp::now().to_string(),
+        clusters: order.topology.clusters.len(),
+        rcu_expedited: None,
+    };
+    folder.write_record(&record)?;
+    let built = open_log(folder).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(Error::failed("start a runtime"))?;
+        // A panic must not keep the folder from being removed.
+        std::panic::catch_unwind(AssertUnwindSafe(|| run(folder, &record, order, runtime)))
+            .map_err(|panic| Error::Failed {
+                doing: format!("run lab {}", folder.name),
+                why: words_of(panic.as_ref()),
+            })
+    });
+    let (ended, fleet) = built.unwrap_or_else(|error| (Err(error), None));
+    let removed = remove(folder, lock, &record, fleet);
+    ended.and(removed)
+}
+
+/// From here on whatever is printed goes to the lab's log.
+fn open_log(folder: &Folder) -> Result<(), Error> {
+    let path = folder.log();
+    let doing = || format!("open {}", path.display());
+    std::fs::create_dir_all(folder.logs()).map_err(Error::failed(doing()))?;
+    let log = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .map_err(Error::failed(doing()))?;
+    nix::unistd::dup2_stderr(&log).map_err(Error::failed(doing()))?;
+    logging::start();
+    Ok(())
+}
+
+/// The lab's life on its runtime, which has ended when this returns; the fleet is what is left to remove.
+fn run(
+    folder: &Folder,
+    record: &Record,
+    order: Order,
+    runtime: Runtime,
+) -> (Result<(), Error>, Option<Arc<Fleet>>) {
+    let (ending, mut ends) = mpsc::unbounded_channel();
+    watch_caller(order.tied, ending.clone());
+    let mut fleet = None;
+    let ended = runtime.block_on(async {
+        let signalled = signals();
+        tokio::pin!(signalled);
+        let built = tokio::select! {
+            built = Fleet::build(folder, record, &order, &mut fleet, ending.clone()) => built,
+            () = &mut signalled => return Err(interrupted(&folder.name)),
+            Some(end) = ends.recv() => {
+                warn!(?end, "ended before it was ready");
+                return Err(interrupted(&folder.name));
+            }
+        };
+        built?;
+        info!("ready");
+        say(&Ready::Up);
+        let end = loop {
+            tokio::select! {
+                () = &mut signalled => break End::Signal,
+                Some(end) = ends.recv() => match end {
+                    // An untied lab outlives its caller once it is ready.
+                    End::Caller if !order.tied => {}
+                    end => break end,
+                },
+            }
+        };
+        info!(?end, "going down");
+        if let End::Task(name) = end {
+            error!(name, "a part of the lab has ended");
+        }
+        Ok(())
+    });
+    // No new child can be started from here on.
+    if let Some(fleet) = &fleet {
+        fleet.stop();
+    }
+    if let Err(error) = state::end_marked(&record.marker()) {
+        warn!(%error, "a process is left");
+    }
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    (ended, fleet)
+}
+
+fn interrupted(name: &str) -> Error {
+    Error::Failed {
+        doing: format!("build lab {name}"),
+        why: "it was interrupted".to_owned(),
+    }
+}
+
+/// SIGTERM, SIGINT or SIGHUP.
+async fn signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ];
+    let streams: Result<Vec<_>, _> = kinds.into_iter().map(signal).collect();
+    match streams {
+        Ok(mut streams) => {
+            let any = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
+            futures::future::select_all(any).await;
+        }
+        Err(error) => {
+            error!(%error, "cannot hear signals");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Standard input ends with the caller.
+fn watch_caller(tied: bool, ending: mpsc::UnboundedSender<End>) {
+    std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut rest);
+        if tied {
+            info!("the caller is gone");
+        }
+        let _ = ending.send(End::Caller);
+    });
+}
+
+/// Releases the namespaces, waits for the kernel where that is quick, and removes the folder last.
+fn remove(
+    folder: &Folder,
+    _lock: &Lock,
+    record: &Record,
+    fleet: Option<Arc<Fleet>>,
+) -> Result<(), Error> {
+    let Some(fleet) = fleet else {
+        return folder.remove();
+    };
+    let expedited = Expedited::begin();
+    if let Some(expedited) = &expedited {
+        let changed = Record {
+            rcu_expedited: Some(expedited.before().to_owned()),
+            ..record.clone()
+        };
+        // Without it a crash in the next moments would leave the setting changed: rather be slow.
+        folder.write_record(&changed)?;
+    }
+    match Arc::try_unwrap(fleet).map(Fleet::into_underlay) {
+        Ok(Some((underlay, links))) => {
+            drop(links);
+            // Unless it is expedited the kernel takes its time, and nothing of ours is left that could fail.
+            // One bridge per cluster and the loopback go with the underlay itself.
+            if expedited.is_some() {
+                match wire::wait_for_links(&underlay, 1 + record.clusters, REMOVAL) {
+                    Ok(true) => {}
+                    Ok(false) => warn!("links are left in the underlay"),
+                    Err(error) => warn!(%error, "cannot watch the links of the underlay"),
+                }
+            }
+        }
+        _ => warn!("the fleet is still in use; it goes with the process"),
+    }
+    drop(expedited);
+    folder.remove()
+}
+
+mod logging {
+    //! A log of plain lines on standard error, without a dependency of its own.
+
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
+
+    struct Lines;
+
+    struct Words(String);
+
+    impl Visit for Words {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            // Writing to a String cannot fail.
+            let _ = match field.name() {
+                "message" => write!(self.0, " {value:?}"),
+                name => write!(self.0, " {name}={value:?}"),
+            };
+        }
+    }
+
+    impl Subscriber for Lines {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::INFO
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            let mut words = Words(String::new());
+            event.record(&mut words);
+            let line = format!(
+                "{} {}{}\n",
+                jiff::Timestamp::now(),
+                event.metadata().level(),
+                words.0
+            );
+            // A full disk must not end a lab.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// Takes effect once in a process.
+    pub(super) fn start() {
+        let _ = tracing::subscriber::set_global_default(Lines);
+    }
+}

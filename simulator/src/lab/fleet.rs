@@ -1,0 +1,353 @@
+//! Everything that a lab consists of while it is up.
+
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use netns_harness::namespace::Netns;
+use netns_harness::netlink::Netlink;
+use netns_harness::process::Spawner;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::{End, requests};
+use crate::agents::Agents;
+use crate::apiserver::{ApiCluster, Options, Resource, Store};
+use crate::control::Order;
+use crate::fault::Faults;
+use crate::freeze::Freezer;
+use crate::kubelet::{Image, Kubelet};
+use crate::network::Network;
+use crate::objects::{self, Access};
+use crate::pki::{self, Authority};
+use crate::reconciler::{Member, Reconciler};
+use crate::state::{Folder, MARKER, Record};
+use crate::topology::{Cluster, Floaters, Topology};
+use crate::{Error, apiserver};
+
+/// How long everything may take to settle, and what every cluster adds.
+const SETTLING: Duration = Duration::from_secs(60);
+const SETTLING_PER_CLUSTER: Duration = Duration::from_millis(250);
+
+/// A lab that is up, or nearly so.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) folder: Folder,
+    pub(crate) record: Record,
+    pub(crate) topology: Topology,
+    pub(crate) network: Arc<Network>,
+    pub(crate) members: Vec<Running>,
+    pub(crate) agents: Arc<Agents>,
+    pub(crate) freezer: Arc<Freezer>,
+    pub(crate) faults: tokio::sync::Mutex<Faults>,
+    /// Taken away when the lab goes down: nothing can be started then.
+    spawner: Mutex<Option<Arc<Spawner>>>,
+}
+
+/// A cluster that is up.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    pub(crate) api: Arc<ApiCluster>,
+    kubelet: Arc<Kubelet>,
+}
+
+impl Fleet {
+    /// Builds the fleet, puts it into the slot once there is something to remove, and returns when everything is ready.
+    pub(super) async fn build(
+        folder: &Folder,
+        record: &Record,
+        order: &Order,
+        slot: &mut Option<Arc<Self>>,
+        ending: mpsc::UnboundedSender<End>,
+    ) -> Result<(), Error> {
+        let topology = order.topology.clone();
+        let network = {
+            let topology = topology.clone();
+            blocking(move || Network::build(&topology)).await?
+        };
+        info!(nodes = network.nodes.len(), "the network stands");
+        let network = Arc::new(network);
+        let spawner = Arc::new(Spawner::start()?);
+        let authority = Authority::new(&folder.name)?;
+        let image = image(order, record);
+        let run_key = pki::random_hex(32)?;
+        let mut members = Vec::with_capacity(topology.clusters.len());
+        let mut listeners = Vec::with_capacity(topology.clusters.len());
+        let mut accesses = Vec::with_capacity(topology.clusters.len());
+        for cluster in &topology.clusters {
+            let doing = || format!("serve the API of {}", cluster.name);
+            let listener = TcpListener::bind("127.0.0.1:0")
+                .await
+                .map_err(Error::failed(doing()))?;
+            let port = listener.local_addr().map_err(Error::failed(doing()))?.port();
+            let kubelet = Kubelet::new(
+                &cluster.name,
+                network.clone(),
+                spawner.clone(),
+                image.clone(),
+                folder.logs(),
+            );
+            let token = pki::random_hex(24)?;
+            let api = ApiCluster::new(Options {
+                name: cluster.name.clone(),
+                uid: pki::uuid()?,
+                admin_token: token.clone(),
+                dialer: kubelet.clone(),
+            });
+            furnish(&api, cluster, topology.floater.then_some(run_key.as_str()))?;
+            listeners.push(listener);
+            accesses.push(Access {
+                cluster: cluster.name.clone(),
+                port,
+                token,
+            });
+            members.push(Running {
+                name: cluster.name.clone(),
+                port,
+                api,
+                kubelet,
+            });
+        }
+        let kubeconfig = objects::kubeconfig(&authority.pem, &accesses);
+        folder.write("kubeconfig", kubeconfig.as_bytes())?;
+        // A topology has at least one cluster, and the first is the control plane.
+        let root = members[0].api.store().clone();
+        control_plane(&root, &topology, &authority.pem, &accesses)?;
+        let freezer = Arc::new(Freezer::default());
+        let reconciler = Arc::new(Reconciler {
+            members: members
+                .iter()
+                .map(|member| Member {
+                    name: member.name.clone(),
+                    store: member.api.store().clone(),
+                })
+                .collect(),
+            freezer: freezer.clone(),
+        });
+        {
+            let reconciler = reconciler.clone();
+            blocking(move || {
+                reconciler.step();
+                Ok(())
+            })
+            .await?;
+        }
+        info!("the plan is written");
+        let (agents, monitors) = Agents::open(&network, root, freezer.clone())?;
+        let fleet = Arc::new(Self {
+            folder: folder.clone(),
+            record: record.clone(),
+            topology,
+            network,
+            members,
+            agents: agents.clone(),
+            freezer,
+            faults: tokio::sync::Mutex::default(),
+            spawner: Mutex::new(Some(spawner)),
+        });
+        *slot = Some(fleet.clone());
+        let start = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
+            let (handle, ending) = (tokio::spawn(task), ending.clone());
+            tokio::spawn(async move {
+                // Both a return and a panic are an end that nobody asked for.
+                let _ = handle.await;
+                let _ = ending.send(End::Task(name));
+            });
+        };
+        start("agents", Box::pin(agents.run(monitors)));
+        start("reconciler", Box::pin(reconciler.run()));
+        for (member, listener) in fleet.members.iter().zip(listeners) {
+            let forever = std::future::pending::<()>;
+            let (api, kubelet) = (member.api.clone(), member.kubelet.clone());
+            start(
+                "API server",
+                Box::pin(api.clone().serve(listener, authority.server.clone(), forever())),
+            );
+            start("kubelet", Box::pin(kubelet.run(api.store().clone())));
+            start("controllers", Box::pin(api.run_controllers(forever())));
+        }
+        requests::listen(&fleet)?;
+        fleet.ready().await?;
+        for fault in fleet.topology.faults.clone() {
+            let at = match &fault.peer {
+                Some(peer) => format!("{},{peer}", fault.at),
+                None => fault.at.clone(),
+            };
+            fleet.inject(&fault.code, &at).await?;
+        }
+        Ok(())
+    }
+
+    /// How long everything may take.
+    pub(crate) fn patience(&self) -> Duration {
+        let clusters = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        SETTLING + SETTLING_PER_CLUSTER * clusters
+    }
+
+    /// Waits for every kernel and every pod.
+    async fn ready(&self) -> Result<(), Error> {
+        self.agents.wait_settled(self.patience()).await?;
+        info!("every kernel equals its NodeConfig");
+        if !self.topology.floater {
+            return Ok(());
+        }
+        let deadline = tokio::time::Instant::now() + self.patience();
+        for (member, cluster) in self.members.iter().zip(&self.topology.clusters) {
+            let store = member.api.store();
+            let waited = tokio::time::timeout_at(deadline, pods_ready(store, cluster.nodes.len() * 2));
+            if waited.await.is_err() {
+                return Err(Error::Failed {
+                    doing: format!("start the pods of {}", member.name),
+                    why: unready(store),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster by name.
+    pub(crate) fn member(&self, name: &str) -> Option<(&Running, &Cluster)> {
+        let mut both = self.members.iter().zip(&self.topology.clusters);
+        both.find(|(member, _)| member.name == name)
+    }
+
+    /// The control-plane cluster's objects.
+    pub(crate) fn root(&self) -> &Arc<Store> {
+        self.members[0].api.store()
+    }
+
+    /// Starts nothing any more. What was started by the spawner dies with it.
+    pub(super) fn stop(&self) {
+        self.spawner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// Lets go of everything but the underlay; none where somebody still holds the network.
+    pub(super) fn into_underlay(self) -> Option<(Netns, Netlink)> {
+        let Self {
+            network,
+            members,
+            agents,
+            faults,
+            ..
+        } = self;
+        drop((members, agents, faults));
+        Arc::try_unwrap(network).ok().map(Network::into_underlay)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    spawn_blocking(work)
+        .await
+        .map_err(Error::failed("build the lab"))?
+}
+
+/// What the known image is here.
+fn image(order: &Order, record: &Record) -> Image {
+    let mut env = vec![(MARKER.to_owned(), OsString::from(&record.id))];
+    for name in ["PATH", "XDG_RUNTIME_DIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            env.push((name.to_owned(), value));
+        }
+    }
+    Image {
+        program: order.caller.program.clone(),
+        verb: order.caller.floater_verb.clone(),
+        env,
+        shared: match order.topology.floaters {
+            Floaters::Process => false,
+            Floaters::Shared => true,
+            Floaters::Auto => order.topology.clusters.len() > Floaters::PROCESS_CLUSTERS,
+        },
+    }
+}
+
+fn stored<T>(what: &str, result: Result<T, apiserver::Status>) -> Result<T, Error> {
+    result.map_err(|status| Error::Failed {
+        doing: format!("write {what}"),
+        why: format!("{status:?}"),
+    })
+}
+
+/// The objects of a cluster's own API.
+fn furnish(api: &ApiCluster, cluster: &Cluster, run_key: Option<&str>) -> Result<(), Error> {
+    let store = api.store();
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let namespace = objects::namespace(objects::NAMESPACE);
+    stored("a Namespace", store.create(Resource::NAMESPACES, None, namespace))?;
+    for node in &cluster.nodes {
+        let node = objects::node(node, &now);
+        stored("a Node", store.create(Resource::NODES, None, node))?;
+    }
+    let Some(run_key) = run_key else {
+        return Ok(());
+    };
+    let system = store.get(Resource::NAMESPACES, None, "kube-system");
+    let id = system.as_ref().map(|system| &system["metadata"]["uid"]);
+    let id = id.and_then(|uid| uid.as_str()).unwrap_or_default();
+    let inside = Some(objects::NAMESPACE);
+    let secret = objects::secret(run_key);
+    stored("a Secret", store.create(Resource::SECRETS, inside, secret))?;
+    for host in [true, false] {
+        let set = objects::daemon_set(host, id);
+        stored("a DaemonSet", store.create(Resource::DAEMON_SETS, inside, set))?;
+    }
+    Ok(())
+}
+
+/// The objects of the fleet.
+fn control_plane(
+    root: &Store,
+    topology: &Topology,
+    ca_pem: &str,
+    accesses: &[Access],
+) -> Result<(), Error> {
+    for (index, (cluster, access)) in topology.clusters.iter().zip(accesses).enumerate() {
+        let kubeconfig = objects::kubeconfig(ca_pem, std::slice::from_ref(access));
+        let object = objects::cluster(cluster, index == 0, &kubeconfig);
+        stored("a Cluster", root.create(Resource::CLUSTERS, None, object))?;
+        for node in &cluster.nodes {
+            let object = objects::cluster_node(cluster, node);
+            stored("a ClusterNode", root.create(Resource::CLUSTER_NODES, None, object))?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns once this many pods of the lab's own floaters are ready.
+async fn pods_ready(store: &Arc<Store>, wanted: usize) {
+    let mut watch = store.watch(Resource::PODS, store.version());
+    loop {
+        let (pods, _) = store.list(Resource::PODS, Some(objects::NAMESPACE));
+        if pods.iter().filter(|pod| objects::is_pod_ready(pod)).count() >= wanted {
+            return;
+        }
+        watch.next().await;
+    }
+}
+
+/// The pods that are not ready, with what they are doing.
+fn unready(store: &Store) -> String {
+    let (pods, _) = store.list(Resource::PODS, None);
+    let words: Vec<String> = pods
+        .iter()
+        .filter(|pod| !objects::is_pod_ready(pod))
+        .map(|pod| {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            format!("{name}: {}", pod["status"]["containerStatuses"][0]["state"])
+        })
+        .collect();
+    if words.is_empty() {
+        format!("there are only {} pods", pods.len())
+    } else {
+        words.join(", ")
+    }
+}

@@ -1,0 +1,258 @@
+//! The control socket's side of the lab.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Weak};
+
+use netns_harness::namespace::Netns;
+use netns_harness::{handover, rootless};
+use tokio::runtime::Handle;
+use tracing::warn;
+
+use super::fleet::Fleet;
+use crate::apiserver::Resource;
+use crate::control::{
+    Answer, ClusterStatus, NodeStatus, Request, Status, listen as listen_in,
+};
+use crate::fault;
+use crate::network::NodeNet;
+use crate::objects;
+use crate::Error;
+
+/// Takes requests on threads of their own: they may wait, and descriptors are handed over with plain calls.
+pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
+    let listener = listen_in(fleet.folder.path()).map_err(Error::failed("listen for requests"))?;
+    // The lab goes down although somebody may still ask for something.
+    let (fleet, runtime) = (Arc::downgrade(fleet), Handle::current());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (fleet, runtime) = (fleet.clone(), runtime.clone());
+            match stream {
+                Ok(stream) => {
+                    std::thread::spawn(move || {
+                        if let Err(error) = answer(&stream, &fleet, &runtime) {
+                            warn!(%error, "a request broke off");
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot take requests");
+                    return;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn answer(stream: &UnixStream, fleet: &Weak<Fleet>, runtime: &Handle) -> std::io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    let request: Request = serde_json::from_str(&line)?;
+    let answered = match fleet.upgrade() {
+        Some(fleet) => runtime.block_on(fleet.answer(request)),
+        None => Err(Error::Failed {
+            doing: "talk to the lab".to_owned(),
+            why: "it is going down".to_owned(),
+        }),
+    };
+    let (answer, descriptors) = match answered {
+        Ok((answer, descriptors)) => (Ok(answer), descriptors),
+        Err(error) => (Err(error), Vec::new()),
+    };
+    let borrowed: Vec<_> = descriptors.iter().map(OwnedFd::as_fd).collect();
+    handover::send(stream, &borrowed)?;
+    let mut line = serde_json::to_vec::<Result<Answer, Error>>(&answer)?;
+    line.push(b'\n');
+    let mut stream = stream;
+    stream.write_all(&line)
+}
+
+impl Fleet {
+    async fn answer(&self, request: Request) -> Result<(Answer, Vec<OwnedFd>), Error> {
+        let done = (Answer::Done, Vec::new());
+        match request {
+            Request::Clear => self.clear().await.map(|()| done),
+            Request::Exec { place } => self.enter(&place),
+            Request::Freeze { at } => self.freeze(at.as_deref()).map(|()| done),
+            Request::Inject { code, at } => self.inject(&code, &at).await.map(|()| done),
+            Request::Status => {
+                let status = Answer::Status(Box::new(self.status().await));
+                Ok((status, Vec::new()))
+            }
+            Request::Thaw { at } => self.thaw(at.as_deref()).await.map(|()| done),
+        }
+    }
+
+    /// A node by its place.
+    pub(crate) fn node_at(&self, cluster: &str, node: &str) -> Result<&Arc<NodeNet>, Error> {
+        let unknown = |what: String| Error::argument("PLACE", what);
+        let Some((_, known)) = self.member(cluster) else {
+            let names: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
+            return Err(unknown(format!(
+                "there is no cluster `{cluster}`; there are {}",
+                shortened(&names)
+            )));
+        };
+        self.network.node(cluster, node).ok_or_else(|| {
+            let names: Vec<&str> = known.nodes.iter().map(|node| node.name.as_str()).collect();
+            unknown(format!(
+                "cluster `{cluster}` has no node `{node}`; it has {}",
+                shortened(&names)
+            ))
+        })
+    }
+
+    fn netns_at(&self, place: &str) -> Result<Netns, Error> {
+        if place == "underlay" {
+            return Ok(self.network.underlay.clone());
+        }
+        let parts: Vec<&str> = place.split('/').collect();
+        match parts.as_slice() {
+            [cluster, node] => Ok(self.node_at(cluster, node)?.netns.clone()),
+            [cluster, node, pod] => {
+                let net = self.node_at(cluster, node)?;
+                if let Some(pod) = net.pod_named(pod) {
+                    return Ok(pod.netns.clone());
+                }
+                // A pod in its node's network has none of its own.
+                let (pods, _) = self
+                    .member(cluster)
+                    .map(|(member, _)| member.api.store().list(Resource::PODS, None))
+                    .unwrap_or_default();
+                let on_host = pods.iter().any(|object| {
+                    object["metadata"]["name"] == *pod
+                        && object["spec"]["nodeName"] == *node
+                        && object["spec"]["hostNetwork"] == true
+                });
+                if on_host {
+                    return Ok(net.netns.clone());
+                }
+                Err(Error::argument(
+                    "PLACE",
+                    format!("node `{cluster}/{node}` runs no pod `{pod}`"),
+                ))
+            }
+            _ => Err(Error::argument(
+                "PLACE",
+                format!("`{place}` is none of CLUSTER/NODE, CLUSTER/NODE/POD and underlay"),
+            )),
+        }
+    }
+
+    fn enter(&self, place: &str) -> Result<(Answer, Vec<OwnedFd>), Error> {
+        let doing = || format!("enter {place}");
+        let netns = self.netns_at(place)?;
+        let netns = netns
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(Error::failed(doing()))?;
+        let mut descriptors = vec![netns];
+        if rootless::in_user_namespace() {
+            let own = std::fs::File::open("/proc/self/ns/user").map_err(Error::failed(doing()))?;
+            descriptors.push(own.into());
+        }
+        let id = self.record.id.clone();
+        Ok((Answer::Entered { id }, descriptors))
+    }
+
+    /// Checks that a place is `CLUSTER` or `CLUSTER/NODE`.
+    fn check_place(&self, at: &str) -> Result<(), Error> {
+        let (cluster, node) = match at.split_once('/') {
+            Some((cluster, node)) => (cluster, node.to_owned()),
+            // Every cluster has a first node.
+            None => (at, "n1".to_owned()),
+        };
+        self.node_at(cluster, &node).map(drop)
+    }
+
+    fn freeze(&self, at: Option<&str>) -> Result<(), Error> {
+        if let Some(at) = at {
+            self.check_place(at)?;
+        }
+        self.freezer.change(|frozen| match at {
+            Some(at) => {
+                frozen.places.insert(at.to_owned());
+            }
+            None => frozen.all = true,
+        });
+        self.agents.wait_idle();
+        Ok(())
+    }
+
+    async fn thaw(&self, at: Option<&str>) -> Result<(), Error> {
+        match at {
+            Some(at) => {
+                self.check_place(at)?;
+                self.freezer.change(|frozen| {
+                    frozen.places.remove(at);
+                });
+            }
+            None => self.freezer.change(|frozen| {
+                frozen.all = false;
+                frozen.places.clear();
+            }),
+        }
+        self.settle().await
+    }
+
+    /// Has the thawed part of the fleet catch up.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        self.agents.look_again();
+        self.agents.wait_settled(self.patience()).await
+    }
+
+    async fn status(&self) -> Status {
+        let faults = self.faults.lock().await.words();
+        let clusters = self
+            .members
+            .iter()
+            .zip(&self.topology.clusters)
+            .map(|(member, cluster)| {
+                let (pods, _) = member.api.store().list(Resource::PODS, None);
+                let nodes = cluster
+                    .nodes
+                    .iter()
+                    .map(|node| NodeStatus {
+                        name: node.name.clone(),
+                        ips: node.ips().map(|ip| ip.to_string()).collect(),
+                        gateway: fault::is_gateway(self.root(), &member.name, &node.name),
+                        trouble: self.agents.trouble(&member.name, &node.name),
+                        pods: pods
+                            .iter()
+                            .filter(|pod| pod["spec"]["nodeName"] == node.name.as_str())
+                            .map(|pod| (crate::kubelet::key_of(pod), objects::is_pod_ready(pod)))
+                            .collect(),
+                    })
+                    .collect();
+                ClusterStatus {
+                    name: member.name.clone(),
+                    mode: cluster.mode.to_string(),
+                    family: cluster.family.to_string(),
+                    server: format!("https://127.0.0.1:{}", member.port),
+                    nodes,
+                }
+            })
+            .collect();
+        Status {
+            name: self.folder.name.clone(),
+            kubeconfig: self.folder.kubeconfig(),
+            pid: self.record.pid,
+            started: self.record.started.clone(),
+            frozen: self.freezer.now().words(),
+            faults,
+            clusters,
+        }
+    }
+}
+
+/// The first few of many names.
+fn shortened(names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,114 @@
+//! One certificate authority per lab and one certificate for all of its servers, which share the loopback address.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::Error;
+
+/// What the lab's servers prove themselves with.
+#[derive(Debug, Clone)]
+pub(crate) struct Authority {
+    /// The authority's certificate, PEM, for kubeconfigs.
+    pub(crate) pem: String,
+    /// The servers' side.
+    pub(crate) server: Arc<ServerConfig>,
+}
+
+impl Authority {
+    /// Makes keys and certificates, valid for as long as any lab lives.
+    pub(crate) fn new(lab: &str) -> Result<Self, Error> {
+        let failed = |error: rcgen::Error| Error::failed("make the lab's certificates")(error);
+        let ca_key = KeyPair::generate().map_err(failed)?;
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name
+            .push(DnType::CommonName, format!("floater lab {lab}"));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let ca_certificate = ca.self_signed(&ca_key).map_err(failed)?;
+        let issuer = Issuer::new(ca, ca_key);
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut leaf = CertificateParams::new(vec![
+            "127.0.0.1".to_owned(),
+            "localhost".to_owned(),
+            "kubernetes".to_owned(),
+            "kubernetes.default.svc".to_owned(),
+        ])
+        .map_err(failed)?;
+        leaf.distinguished_name
+            .push(DnType::CommonName, "kube-apiserver");
+        leaf.use_authority_key_identifier_extension = true;
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = leaf.signed_by(&key, &issuer).map_err(failed)?;
+        let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
+            doing: "make the lab's certificates".to_owned(),
+            why: why.to_owned(),
+        })?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(Error::failed("set TLS up"))?
+            .with_no_client_auth()
+            .with_single_cert(vec![CertificateDer::from(certificate)], private)
+            .map_err(Error::failed("set TLS up"))?;
+        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            pem: ca_certificate.pem(),
+            server: Arc::new(server),
+        })
+    }
+}
+
+/// Random bytes as hexadecimal.
+pub(crate) fn random_hex(bytes: usize) -> Result<String, Error> {
+    use ring::rand::SecureRandom as _;
+    let mut buffer = vec![0; bytes];
+    ring::rand::SystemRandom::new()
+        .fill(&mut buffer)
+        .map_err(|_| Error::Failed {
+            doing: "ask the system for random bytes".to_owned(),
+            why: "it has none".to_owned(),
+        })?;
+    Ok(floater::wire::hex(&buffer))
+}
+
+/// A random UUID, version 4 (RFC 9562).
+pub(crate) fn uuid() -> Result<String, Error> {
+    let hex = random_hex(16)?;
+    let variant = match hex.as_bytes()[16] % 4 {
+        0 => '8',
+        1 => '9',
+        2 => 'a',
+        _ => 'b',
+    };
+    Ok(format!(
+        "{}-{}-4{}-{variant}{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_has_version_and_variant() {
+        let uuid = uuid().expect("random");
+        let parts: Vec<_> = uuid.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12]);
+        assert_eq!(uuid.as_bytes()[14], b'4');
+        assert!(b"89ab".contains(&uuid.as_bytes()[19]), "{uuid}");
+    }
+
+    #[test]
+    fn certificates_can_be_made() {
+        let authority = Authority::new("x").expect("made");
+        assert!(authority.pem.starts_with("-----BEGIN CERTIFICATE-----"));
+    }
+}
