@@ -4,13 +4,13 @@
 //! what the kernel tells nobody.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datapath::api::NodeConfigSpec;
 use datapath::kernel::{LinuxKernel, Monitor};
 use datapath::reconcile::{Reconciled, reconcile};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -20,6 +20,7 @@ use crate::apiserver::{EventKind, Resource, Store};
 use crate::freeze::Freezer;
 use crate::network::{Network, NodeNet};
 use crate::objects;
+use crate::readable::Readable;
 use crate::reconciler::spec_of;
 
 /// How often an agent looks although nothing was told: drift is repaired within a second.
@@ -55,9 +56,14 @@ struct Agent {
     progress: watch::Sender<Progress>,
 }
 
-#[derive(Debug)]
 struct Hands {
     kernel: LinuxKernel,
+}
+
+impl std::fmt::Debug for Hands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hands").finish_non_exhaustive()
+    }
 }
 
 impl Agents {
@@ -201,12 +207,12 @@ impl Agents {
 impl Agent {
     async fn run(
         self: Arc<Self>,
-        monitor: Monitor,
+        mut monitor: Monitor,
         freezer: &Freezer,
         turns: &Semaphore,
         round: Duration,
     ) -> std::io::Result<()> {
-        let mut monitor = AsyncFd::new(monitor)?;
+        let news = Readable::new(monitor.as_fd().try_clone_to_owned()?)?;
         let mut config = self.config.subscribe();
         let mut frozen = freezer.subscribe();
         let mut waiting = false;
@@ -236,7 +242,7 @@ impl Agent {
                     warn!(cluster = self.net.cluster, node = self.net.node.name, "the agent failed");
                 }
                 // Our own changes are no news.
-                monitor.get_mut().drain();
+                monitor.drain();
                 waiting = true;
             }
             if waiting {
@@ -246,10 +252,10 @@ impl Agent {
             tokio::select! {
                 changed = config.changed() => if changed.is_err() { return Ok(()) },
                 changed = frozen.changed() => if changed.is_err() { return Ok(()) },
-                ready = monitor.readable_mut() => {
-                    let mut ready = ready?;
-                    ready.get_inner_mut().drain();
-                    ready.clear_ready();
+                taken = news.take() => {
+                    taken?;
+                    // What changed is for the next observation to say.
+                    monitor.drain();
                 }
                 () = tokio::time::sleep(round) => {}
             }

@@ -29,7 +29,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::Error;
 use crate::apiserver::{EventKind, PodDialer, Resource, Store};
 use crate::network::{Network, NodeNet};
 use probe::Probe;
@@ -339,7 +338,7 @@ impl Kubelet {
         args: Vec<String>,
     ) -> Result<Workload, String> {
         if self.image.shared {
-            return workload::shared(&self.network, netns, &env).await;
+            return workload::shared(self.network.clone(), netns, &env).await;
         }
         let hostname = if object.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
             node.node.name.clone()

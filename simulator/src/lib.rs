@@ -20,6 +20,7 @@ mod lab;
 mod network;
 mod objects;
 mod pki;
+mod readable;
 mod reconciler;
 mod state;
 pub mod topology;

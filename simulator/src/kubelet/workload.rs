@@ -1,27 +1,137 @@
 //! What a container is made of: a process in a namespace, or a task of the lab's own process on sockets opened there.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datapath::state::{Family, NodeState};
+use floater::agent::{Config, Floater, Here, Layer, Silence, Sockets, Stopper};
+use floater::wire;
 use netns_harness::namespace::Netns;
 use netns_harness::process::{self, Program, Spawner};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use super::Image;
 use super::status::Exit;
+use crate::network::Network;
+use crate::readable::Readable;
 
 /// A container that was started.
-pub(super) struct Workload {
+pub(super) enum Workload {
+    Process(Process),
+    Shared {
+        floater: Stopper,
+        end: tokio::task::JoinHandle<Silence>,
+    },
+}
+
+/// A process and the news of its end.
+pub(super) struct Process {
     child: Child,
-    end: AsyncFd<OwnedFd>,
+    end: Readable,
+}
+
+/// A namespace as a floater sees it: the opener goes there.
+struct Inside {
+    network: Arc<Network>,
+    netns: Netns,
+}
+
+impl Inside {
+    fn open<T: Send + 'static>(
+        &self,
+        open: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let opened = self.network.opener.open(&self.netns, open);
+        opened.map_err(io::Error::other)?
+    }
+}
+
+impl Sockets for Inside {
+    fn tcp_listener(&self, port: u16) -> io::Result<std::net::TcpListener> {
+        self.open(move || Here.tcp_listener(port))
+    }
+
+    fn tcp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.open(move || Here.tcp_socket(family))
+    }
+
+    fn icmp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.open(move || Here.icmp_socket(family))
+    }
+
+    fn tables(&self) -> Result<NodeState, String> {
+        self.inspect().map(|(state, _)| state)
+    }
+
+    fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
+        // It takes too long for the opener, which all others wait for.
+        let inspected = self.netns.run(|| Here.inspect());
+        inspected.map_err(|error| crate::error::chain(&error))?
+    }
+}
+
+/// Starts a floater among the lab's own tasks.
+pub(super) async fn shared(
+    network: Arc<Network>,
+    netns: &Netns,
+    env: &[(String, String)],
+) -> Result<Workload, String> {
+    let config = config(env)?;
+    let sockets = Arc::new(Inside {
+        network,
+        netns: netns.clone(),
+    });
+    let floater = Floater::start(config, sockets)
+        .await
+        .map_err(|error| crate::error::chain(&error))?;
+    Ok(Workload::Shared {
+        floater: floater.stopper(),
+        end: tokio::spawn(floater.stopped()),
+    })
+}
+
+/// What the environment of a served floater says.
+fn config(env: &[(String, String)]) -> Result<Config, String> {
+    let get = |name: &str| {
+        let mut entries = env.iter();
+        entries
+            .find(|(held, _)| held == name)
+            .map(|(_, value)| value.as_str())
+    };
+    let needed = |name: &str| get(name).ok_or_else(|| format!("{name} is not set"));
+    let number = |name: &str, default: u16| {
+        get(name).map_or(Ok(default), |text| {
+            text.parse().map_err(|_| format!("{name} is not a port"))
+        })
+    };
+    Ok(Config {
+        cluster: needed("FLOATER_CLUSTER_ID")?.to_owned(),
+        node: needed("FLOATER_NODE")?.to_owned(),
+        layer: match needed("FLOATER_LAYER")? {
+            "host" => Layer::Host,
+            "pod" => Layer::Pod,
+            _ => return Err("FLOATER_LAYER has to be host or pod".to_owned()),
+        },
+        run: needed("FLOATER_RUN")?.to_owned(),
+        run_key: wire::unhex(needed("FLOATER_RUN_KEY")?)
+            .ok_or_else(|| "FLOATER_RUN_KEY is not hexadecimal".to_owned())?,
+        port: number("PORT", wire::PORT)?,
+        api_port: number("FLOATER_API_PORT", wire::API_PORT)?,
+        ttl: match get("FLOATER_TTL_SECONDS") {
+            None => None,
+            Some(text) => Some(Duration::from_secs(
+                text.parse()
+                    .map_err(|_| "FLOATER_TTL_SECONDS is not a number of seconds".to_owned())?,
+            )),
+        },
+    })
 }
 
 /// Starts a process.
@@ -57,14 +167,46 @@ pub(super) async fn process(
     // Our own child keeps its number until it is reaped, so there is a process.
     let end = process::pidfd(pid)
         .and_then(|fd| fd.ok_or_else(|| std::io::Error::from_raw_os_error(libc::ESRCH)))
-        .and_then(AsyncFd::new)
+        .and_then(Readable::new)
         .map_err(|error| error.to_string())?;
-    Ok(Workload { child, end })
+    Ok(Workload::Process(Process { child, end }))
 }
 
 impl Workload {
     /// Waits for its end. Dropping it midway loses nothing.
     pub(super) async fn ended(&mut self) -> Exit {
+        match self {
+            Self::Process(process) => process.ended().await,
+            Self::Shared { end, .. } => match end.await {
+                Ok(_) => Exit { code: 0 },
+                // It panicked.
+                Err(_) => Exit { code: 101 },
+            },
+        }
+    }
+
+    /// Asks it to end, and makes it after the grace.
+    pub(super) async fn stop(mut self, grace: Duration) {
+        match &mut self {
+            Self::Process(process) => {
+                process.signal(Signal::SIGTERM);
+                if timeout(grace, process.ended()).await.is_err() {
+                    process.signal(Signal::SIGKILL);
+                    process.ended().await;
+                }
+            }
+            Self::Shared { floater, end } => {
+                floater.stop();
+                if timeout(grace, &mut *end).await.is_err() {
+                    end.abort();
+                }
+            }
+        }
+    }
+}
+
+impl Process {
+    async fn ended(&mut self) -> Exit {
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
                 let code = status.code().or(status.signal().map(|signal| 128 + signal));
@@ -73,18 +215,9 @@ impl Workload {
                 };
             }
             // It stays readable once the process has ended.
-            if self.end.readable().await.is_err() {
+            if self.end.wait().await.is_err() {
                 return Exit { code: 255 };
             }
-        }
-    }
-
-    /// Asks it to end, and makes it after the grace.
-    pub(super) async fn stop(mut self, grace: Duration) {
-        self.signal(Signal::SIGTERM);
-        if timeout(grace, self.ended()).await.is_err() {
-            self.signal(Signal::SIGKILL);
-            self.ended().await;
         }
     }
 
@@ -96,12 +229,41 @@ impl Workload {
     }
 }
 
-impl Drop for Workload {
+impl Drop for Process {
     fn drop(&mut self) {
         // One that was not waited for is of a lab that goes down.
         if matches!(self.child.try_wait(), Ok(None)) {
             self.signal(Signal::SIGKILL);
             let _ = self.child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_floaters_environment_is_read_and_its_faults_are_named() {
+        let env: Vec<(String, String)> = [
+            ("FLOATER_CLUSTER_ID", "id"),
+            ("FLOATER_NODE", "n1"),
+            ("FLOATER_LAYER", "pod"),
+            ("FLOATER_RUN", "lab"),
+            ("FLOATER_RUN_KEY", "00ff"),
+            ("FLOATER_TTL_SECONDS", "60"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+        let read = config(&env).expect("complete");
+        assert_eq!((read.port, read.api_port), (wire::PORT, wire::API_PORT));
+        assert_eq!(read.run_key, [0, 0xff]);
+        assert_eq!(read.ttl, Some(Duration::from_secs(60)));
+        for missing in 0..5 {
+            let mut env = env.clone();
+            let (name, _) = env.remove(missing);
+            let error = config(&env).expect_err("incomplete");
+            assert!(error.contains(&name), "{error}");
         }
     }
 }
