@@ -30,6 +30,9 @@ const ROUND_PER_NODE: Duration = Duration::from_millis(8);
 /// The least time between two looks at one node, whatever the kernel tells.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What tells each agent, by its ClusterNode's name, of changes in its kernel.
+pub(crate) type Monitors = Vec<(String, Monitor)>;
+
 /// How far an agent is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
@@ -72,7 +75,7 @@ impl Agents {
         network: &Network,
         root: Arc<Store>,
         freezer: Arc<Freezer>,
-    ) -> Result<(Arc<Self>, Vec<(String, Monitor)>), Error> {
+    ) -> Result<(Arc<Self>, Monitors), Error> {
         let mut agents = BTreeMap::new();
         let mut monitors = Vec::new();
         for ((cluster, node), net) in &network.nodes {
@@ -102,11 +105,12 @@ impl Agents {
     }
 
     /// Runs all agents until it is dropped.
-    pub(crate) async fn run(self: Arc<Self>, monitors: Vec<(String, Monitor)>) {
+    pub(crate) async fn run(self: Arc<Self>, monitors: Monitors) {
         let mut tasks = JoinSet::new();
         // Reading and changing tables is the kernel's work: more at once than cores gains nothing.
         let turns = Arc::new(Semaphore::new(2));
-        let round = ROUND.max(ROUND_PER_NODE * u32::try_from(self.agents.len()).unwrap_or(u32::MAX));
+        let round =
+            ROUND.max(ROUND_PER_NODE * u32::try_from(self.agents.len()).unwrap_or(u32::MAX));
         for (name, monitor) in monitors {
             let Some(agent) = self.agents.get(&name).cloned() else {
                 continue;
@@ -126,7 +130,9 @@ impl Agents {
         let mut watch = self.root.watch(Resource::NODE_CONFIGS, 0);
         loop {
             let event = watch.next().await;
-            let name = event.object["metadata"]["name"].as_str().unwrap_or_default();
+            let name = event.object["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default();
             let config = match event.kind {
                 EventKind::Added | EventKind::Modified => spec_of(&event.object),
                 // A node without a NodeConfig holds nothing of the datapath.
@@ -191,7 +197,9 @@ impl Agents {
     pub(crate) fn look_again(&self) {
         for agent in self.agents.values() {
             if !self.freezer.node(&agent.net.cluster, &agent.net.node.name) {
-                agent.progress.send_modify(|progress| progress.verified = None);
+                agent
+                    .progress
+                    .send_modify(|progress| progress.verified = None);
                 agent.config.send_modify(|_| ());
             }
         }
@@ -199,7 +207,9 @@ impl Agents {
 
     /// What keeps a node from being settled.
     pub(crate) fn trouble(&self, cluster: &str, node: &str) -> Option<String> {
-        let agent = self.agents.get(&objects::cluster_node_name(cluster, node))?;
+        let agent = self
+            .agents
+            .get(&objects::cluster_node_name(cluster, node))?;
         agent.progress.borrow().trouble.clone()
     }
 }
@@ -239,7 +249,11 @@ impl Agent {
                 })
                 .await;
                 if done.is_err() {
-                    warn!(cluster = self.net.cluster, node = self.net.node.name, "the agent failed");
+                    warn!(
+                        cluster = self.net.cluster,
+                        node = self.net.node.name,
+                        "the agent failed"
+                    );
                 }
                 // Our own changes are no news.
                 monitor.drain();

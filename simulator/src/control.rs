@@ -212,7 +212,10 @@ fn named(name: Option<&str>) -> Result<Folder, Error> {
         return if folder.exists() {
             Ok(folder)
         } else {
-            Err(Error::argument("--name", format!("there is no lab `{name}`")))
+            Err(Error::argument(
+                "--name",
+                format!("there is no lab `{name}`"),
+            ))
         };
     }
     match state::names().as_slice() {

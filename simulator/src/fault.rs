@@ -160,7 +160,9 @@ impl Fleet {
     ) -> Result<Option<(&Cluster, Option<String>)>, Error> {
         let Some(named) = named else {
             let mut others = self.topology.clusters.iter();
-            return Ok(others.find(|other| other.name != own).map(|other| (other, None)));
+            return Ok(others
+                .find(|other| other.name != own)
+                .map(|other| (other, None)));
         };
         let (name, node) = match named.split_once('/') {
             Some((name, node)) => (name, Some(node.to_owned())),
@@ -204,7 +206,8 @@ impl Fleet {
                 }));
             }
             "TUNNEL-DEV-DOWN" => {
-                let mut tunnels = ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
+                let mut tunnels =
+                    ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
                 let tunnel = tunnels.find_map(|name| state.links.get(name));
                 let Some(index) = tunnel.map(|link| link.index) else {
                     return refused(format!("{}/{} has no tunnel", net.cluster, net.node.name));
@@ -246,11 +249,13 @@ impl Fleet {
             None => peer.pod_cidrs.clone(),
         };
         let ways = state.routes.iter().filter(|route| {
-            let near = |target: &ipnet::IpNet| target.contains(&route.dst) || route.dst.contains(target);
-            let mapped = peer
-                .global_cidrs_map
-                .values()
-                .any(|global| global.parse().is_ok_and(|global: ipnet::IpNet| near(&global)));
+            let near =
+                |target: &ipnet::IpNet| target.contains(&route.dst) || route.dst.contains(target);
+            let mapped = peer.global_cidrs_map.values().any(|global| {
+                global
+                    .parse()
+                    .is_ok_and(|global: ipnet::IpNet| near(&global))
+            });
             route.table == TABLE && (targets.iter().any(near) || mapped)
         });
         let mut ways: Vec<Way> = ways.filter_map(|route| way_of(state, route)).collect();

@@ -72,12 +72,19 @@ struct Worker {
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// `namespace/name`.
 pub(crate) fn key_of(pod: &Value) -> String {
-    format!("{}/{}", text(pod, "/metadata/namespace"), text(pod, "/metadata/name"))
+    format!(
+        "{}/{}",
+        text(pod, "/metadata/namespace"),
+        text(pod, "/metadata/name")
+    )
 }
 
 impl Kubelet {
@@ -139,7 +146,10 @@ impl Kubelet {
 
     /// Starts or tells the worker of a pod that is bound to one of our nodes.
     fn adopt(self: &Arc<Self>, pod: &Arc<Value>, workers: &mut BTreeMap<String, Worker>) {
-        let Some(node) = self.network.node(&self.cluster, text(pod, "/spec/nodeName")) else {
+        let Some(node) = self
+            .network
+            .node(&self.cluster, text(pod, "/spec/nodeName"))
+        else {
             return;
         };
         let (key, uid) = (key_of(pod), text(pod, "/metadata/uid"));
@@ -203,7 +213,10 @@ impl Kubelet {
             && let Some(store) = self.store.get()
         {
             // Whoever deleted it for good was faster.
-            let (namespace, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
+            let (namespace, name) = (
+                text(&object, "/metadata/namespace"),
+                text(&object, "/metadata/name"),
+            );
             let _ = store.delete(Resource::PODS, Some(namespace), name);
         }
     }
@@ -353,7 +366,10 @@ impl Kubelet {
         let (Some(store), Some(value)) = (self.store.get(), status.changed()) else {
             return;
         };
-        let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+        let (namespace, name) = (
+            text(object, "/metadata/namespace"),
+            text(object, "/metadata/name"),
+        );
         let uid = text(object, "/metadata/uid");
         let _ = store.put(Resource::PODS, Some(namespace), name, |pod| {
             // A pod of the same name may have taken its place.
@@ -384,9 +400,7 @@ fn is_leaving(pod: Option<&Value>) -> bool {
 /// Returns when a pod has been asked to go, or is gone.
 async fn leaving(pod: &mut watch::Receiver<Option<Arc<Value>>>) {
     // The sender lives as long as the kubelet; without it nobody wants the pod.
-    let _ = pod
-        .wait_for(|pod| is_leaving(pod.as_deref()))
-        .await;
+    let _ = pod.wait_for(|pod| is_leaving(pod.as_deref())).await;
 }
 
 impl PodDialer for Kubelet {
@@ -436,7 +450,12 @@ mod tests {
         ] {
             assert!(is_known_image(image), "{image}");
         }
-        for image in ["", "nginx", "clusterlink-floater-x:1", "clusterlink-floater/x"] {
+        for image in [
+            "",
+            "nginx",
+            "clusterlink-floater-x:1",
+            "clusterlink-floater/x",
+        ] {
             assert!(!is_known_image(image), "{image}");
         }
     }

@@ -46,13 +46,20 @@ pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
         };
         if !underlay.delay.is_zero() {
             return missing(
-                format!("a delay of {:?} on the underlay of {}", underlay.delay, cluster.name),
+                format!(
+                    "a delay of {:?} on the underlay of {}",
+                    underlay.delay, cluster.name
+                ),
                 "there is no relay that delays packets yet, and no queueing discipline (netem) is used",
             );
         }
         if underlay.loss > 0.0 {
             return missing(
-                format!("a loss of {}% on the underlay of {}", underlay.loss * 100.0, cluster.name),
+                format!(
+                    "a loss of {}% on the underlay of {}",
+                    underlay.loss * 100.0,
+                    cluster.name
+                ),
                 "nothing drops packets at random yet",
             );
         }
@@ -117,10 +124,7 @@ fn say(ready: &Ready) {
 fn live(name: &str, order: Order) -> Result<(), Error> {
     rootless::enter().map_err(|error| Error::Missing {
         what: "a network namespace of one's own".to_owned(),
-        why: format!(
-            "this user is not root, and {}",
-            crate::error::chain(&error)
-        ),
+        why: format!("this user is not root, and {}", crate::error::chain(&error)),
     })?;
     capable()?;
     raise_descriptors();
@@ -185,11 +189,12 @@ fn held(folder: &Folder, lock: &Lock, order: Order) -> Result<(), Error> {
             .build()
             .map_err(Error::failed("start a runtime"))?;
         // A panic must not keep the folder from being removed.
-        std::panic::catch_unwind(AssertUnwindSafe(|| run(folder, &record, order, runtime)))
-            .map_err(|panic| Error::Failed {
+        std::panic::catch_unwind(AssertUnwindSafe(|| run(folder, &record, order, runtime))).map_err(
+            |panic| Error::Failed {
                 doing: format!("run lab {}", folder.name),
                 why: words_of(panic.as_ref()),
-            })
+            },
+        )
     });
     let (ended, fleet) = built.unwrap_or_else(|error| (Err(error), None));
     let removed = remove(folder, lock, &record, fleet);

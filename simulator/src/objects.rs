@@ -119,9 +119,8 @@ fn kernel_version() -> String {
 
 /// The Cluster object of the control plane, complete with what Kosmos' controllers would find.
 pub(crate) fn cluster(cluster: &Cluster, is_root: bool, kubeconfig: &str) -> Value {
-    let texts = |nets: &[ipnet::IpNet]| -> Vec<String> {
-        nets.iter().map(ToString::to_string).collect()
-    };
+    let texts =
+        |nets: &[ipnet::IpNet]| -> Vec<String> { nets.iter().map(ToString::to_string).collect() };
     let options = api::ClusterLinkOptions {
         cni: "host-gw".to_owned(),
         network_type: match cluster.mode {
@@ -273,7 +272,6 @@ pub(crate) fn is_pod_ready(pod: &Value) -> bool {
     is_ready(pod)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +306,10 @@ mod tests {
         let read: Value = serde_saphyr::from_str(&text).expect("YAML");
         assert_eq!(read["current-context"], "no");
         assert_eq!(read["contexts"][1]["name"], "7");
-        assert_eq!(read["clusters"][1]["cluster"]["server"], "https://127.0.0.1:2");
+        assert_eq!(
+            read["clusters"][1]["cluster"]["server"],
+            "https://127.0.0.1:2"
+        );
         assert_eq!(read["users"][0]["user"]["token"], "token-no");
     }
 }

@@ -42,10 +42,11 @@ impl Authority {
         leaf.use_authority_key_identifier_extension = true;
         leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = leaf.signed_by(&key, &issuer).map_err(failed)?;
-        let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
-            doing: "make the lab's certificates".to_owned(),
-            why: why.to_owned(),
-        })?;
+        let private =
+            PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
+                doing: "make the lab's certificates".to_owned(),
+                why: why.to_owned(),
+            })?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -19,7 +19,10 @@ impl Readable {
 
     /// Waits until it is readable. Dropping the future loses nothing.
     pub(crate) async fn wait(&self) -> io::Result<()> {
-        self.0.readable().await.map(|mut ready| ready.retain_ready())
+        self.0
+            .readable()
+            .await
+            .map(|mut ready| ready.retain_ready())
     }
 
     /// Waits until it is readable, and takes the news: the next call waits for more, once what there is has been read.

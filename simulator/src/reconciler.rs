@@ -71,7 +71,11 @@ impl Reconciler {
             if node.spec.is_gateway() == wanted {
                 continue;
             }
-            let roles = if wanted { json!(["gateway"]) } else { json!([]) };
+            let roles = if wanted {
+                json!(["gateway"])
+            } else {
+                json!([])
+            };
             let put = self.root().put(
                 Resource::CLUSTER_NODES,
                 None,
@@ -79,7 +83,11 @@ impl Reconciler {
                 |object| object["spec"]["roles"] = roles,
             );
             if let Err(status) = put {
-                warn!(cluster = member.name, ?status, "cannot give the gateway role");
+                warn!(
+                    cluster = member.name,
+                    ?status,
+                    "cannot give the gateway role"
+                );
             }
         }
     }
@@ -93,7 +101,11 @@ impl Reconciler {
     fn plan(&self) {
         let planned = self.planned();
         for problem in &planned.problems {
-            warn!(object = problem.object, rule = problem.rule, "left out of the plan");
+            warn!(
+                object = problem.object,
+                rule = problem.rule,
+                "left out of the plan"
+            );
         }
         let frozen = self.freezer.now();
         let is_frozen = |name: &str| match self.root().get(Resource::CLUSTER_NODES, None, name) {
@@ -138,10 +150,14 @@ impl Reconciler {
     /// Runs until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
         let root = self.root().clone();
-        let mut watches: Vec<Watch> = [Resource::CLUSTERS, Resource::CLUSTER_NODES, Resource::NODE_CONFIGS]
-            .into_iter()
-            .map(|resource| root.watch(resource, root.version()))
-            .collect();
+        let mut watches: Vec<Watch> = [
+            Resource::CLUSTERS,
+            Resource::CLUSTER_NODES,
+            Resource::NODE_CONFIGS,
+        ]
+        .into_iter()
+        .map(|resource| root.watch(resource, root.version()))
+        .collect();
         let nodes = self
             .members
             .iter()
@@ -151,7 +167,10 @@ impl Reconciler {
         loop {
             let this = self.clone();
             // A large plan takes longer than a worker of the runtime may be held.
-            if tokio::task::spawn_blocking(move || this.step()).await.is_err() {
+            if tokio::task::spawn_blocking(move || this.step())
+                .await
+                .is_err()
+            {
                 warn!("the planner failed");
             }
             {
@@ -223,7 +242,11 @@ mod tests {
         ClusterNode {
             spec: ClusterNodeSpec {
                 node_name: name.to_owned(),
-                roles: if gateway { vec!["gateway".to_owned()] } else { Vec::new() },
+                roles: if gateway {
+                    vec!["gateway".to_owned()]
+                } else {
+                    Vec::new()
+                },
                 ..ClusterNodeSpec::default()
             },
             ..ClusterNode::default()

@@ -205,7 +205,9 @@ impl Folder {
     pub(crate) fn remove(&self) -> Result<(), Error> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::failed(format!("remove {}", self.path.display()))(error));
+                return Err(Error::failed(format!("remove {}", self.path.display()))(
+                    error,
+                ));
             }
             _ => {}
         }
@@ -278,7 +280,10 @@ mod tests {
     fn files_are_private_and_whole() {
         let root = tempfile::tempdir().expect("tempdir");
         let folder = folder(root.path());
-        DirBuilder::new().mode(0o700).create(folder.path()).expect("make");
+        DirBuilder::new()
+            .mode(0o700)
+            .create(folder.path())
+            .expect("make");
         let record = Record {
             id: "abc".to_owned(),
             pid: 1,
@@ -288,7 +293,9 @@ mod tests {
         };
         folder.write_record(&record).expect("write");
         assert_eq!(folder.record(), Some(record));
-        let mode = fs::metadata(folder.path().join("lab.json")).expect("stat").mode();
+        let mode = fs::metadata(folder.path().join("lab.json"))
+            .expect("stat")
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(folder.holder(), None);
     }

@@ -18,7 +18,9 @@ pub(super) fn of(
     store: &Store,
 ) -> Result<Vec<(String, String)>, String> {
     let mut env: Vec<(String, String)> = Vec::new();
-    let entries = pod.pointer("/spec/containers/0/env").and_then(Value::as_array);
+    let entries = pod
+        .pointer("/spec/containers/0/env")
+        .and_then(Value::as_array);
     for entry in entries.into_iter().flatten() {
         let name = text(entry, "/name").to_owned();
         let value = match entry.get("valueFrom").filter(|from| from.is_object()) {
@@ -126,17 +128,28 @@ fn field_of(field: &str, pod: &Value, node: &Node, pod_ips: &[IpAddr]) -> Result
     };
     let host_ips: Vec<IpAddr> = node.ips().collect();
     let subscript = |prefix: &str| {
-        let key = field.strip_prefix(prefix)?.strip_prefix("['")?.strip_suffix("']")?;
+        let key = field
+            .strip_prefix(prefix)?
+            .strip_prefix("['")?
+            .strip_suffix("']")?;
         Some(key.to_owned())
     };
     for map in ["labels", "annotations"] {
         if let Some(key) = subscript(&format!("metadata.{map}")) {
-            return Ok(pod["metadata"][map][&key].as_str().unwrap_or_default().to_owned());
+            return Ok(pod["metadata"][map][&key]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned());
         }
     }
     Ok(match field {
-        "metadata.name" | "metadata.namespace" | "metadata.uid" | "spec.nodeName"
-        | "spec.serviceAccountName" => text(pod, &format!("/{}", field.replace('.', "/"))).to_owned(),
+        "metadata.name"
+        | "metadata.namespace"
+        | "metadata.uid"
+        | "spec.nodeName"
+        | "spec.serviceAccountName" => {
+            text(pod, &format!("/{}", field.replace('.', "/"))).to_owned()
+        }
         "status.hostIP" => first(&host_ips),
         "status.hostIPs" => joined(&host_ips),
         "status.podIP" => first(pod_ips),

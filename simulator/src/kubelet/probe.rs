@@ -32,14 +32,19 @@ impl Probe {
     pub(super) fn of(pod: &Value, ips: &[IpAddr]) -> Self {
         let probe = pod.pointer("/spec/containers/0/readinessProbe");
         let number = |field: &str, default: u64| {
-            let value = probe.and_then(|probe| probe.get(field)).and_then(Value::as_u64);
+            let value = probe
+                .and_then(|probe| probe.get(field))
+                .and_then(Value::as_u64);
             value.unwrap_or(default)
         };
         let port = |kind: &str| port_of(pod, probe?.get(kind)?.get("port")?);
         let (port, path) = match (port("httpGet"), port("tcpSocket")) {
             (Some(port), _) => {
                 let path = probe.map_or("", |probe| text(probe, "/httpGet/path"));
-                (Some(port), Some(if path.is_empty() { "/" } else { path }.to_owned()))
+                (
+                    Some(port),
+                    Some(if path.is_empty() { "/" } else { path }.to_owned()),
+                )
             }
             (None, port) => (port, None),
         };
@@ -72,12 +77,18 @@ impl Probe {
         let asked = async {
             let socket = opener
                 .open(from, move || {
-                    if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+                    if at.is_ipv4() {
+                        TcpSocket::new_v4()
+                    } else {
+                        TcpSocket::new_v6()
+                    }
                 })
                 .ok()?
                 .ok()?;
             let mut stream = socket.connect(at).await.ok()?;
-            let Some(path) = &self.path else { return Some(true) };
+            let Some(path) = &self.path else {
+                return Some(true);
+            };
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {at}\r\nUser-Agent: kube-probe/1.33\r\nAccept: */*\r\nConnection: close\r\n\r\n"
             );
@@ -88,7 +99,11 @@ impl Probe {
             let status: u16 = std::str::from_utf8(&head[9..]).ok()?.parse().ok()?;
             Some(head.starts_with(b"HTTP/1.") && (200..400).contains(&status))
         };
-        timeout(self.patience, asked).await.ok().flatten().unwrap_or(false)
+        timeout(self.patience, asked)
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or(false)
     }
 }
 

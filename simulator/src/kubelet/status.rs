@@ -101,7 +101,10 @@ impl PodStatus {
             Container::Creating => (json!({"waiting": {"reason": "ContainerCreating"}}), false),
             Container::NoImage => {
                 let message = format!("image {image:?} is not on this node");
-                (json!({"waiting": {"reason": "ErrImagePull", "message": message}}), false)
+                (
+                    json!({"waiting": {"reason": "ErrImagePull", "message": message}}),
+                    false,
+                )
             }
             Container::Running(since) => (json!({"running": {"startedAt": since}}), true),
             Container::Terminated(exit) if exit.code == 0 => (
@@ -112,9 +115,10 @@ impl PodStatus {
                 json!({"terminated": {"exitCode": exit.code, "reason": "Error"}}),
                 false,
             ),
-            Container::Waiting(reason, message) => {
-                (json!({"waiting": {"reason": reason, "message": message}}), false)
-            }
+            Container::Waiting(reason, message) => (
+                json!({"waiting": {"reason": reason, "message": message}}),
+                false,
+            ),
         };
         let last = match self.last {
             Some(exit) => json!({"terminated": {
@@ -130,8 +134,11 @@ impl PodStatus {
             });
             if status == "False" {
                 condition["reason"] = "ContainersNotReady".into();
-                condition["message"] =
-                    format!("containers with unready status: [{}]", text(&self.pod, "/container")).into();
+                condition["message"] = format!(
+                    "containers with unready status: [{}]",
+                    text(&self.pod, "/container")
+                )
+                .into();
             }
             condition
         };
@@ -194,10 +201,16 @@ mod tests {
         status.restarts = 1;
         status.container = Container::Terminated(Exit { code: 137 });
         let ended = status.changed().expect("ended");
-        assert_eq!(ended["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
+        assert_eq!(
+            ended["containerStatuses"][0]["state"]["terminated"]["exitCode"],
+            137
+        );
         status.start();
         let again = status.changed().expect("again");
-        assert_eq!(again["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
+        assert_eq!(
+            again["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
+            137
+        );
     }
 
     #[test]

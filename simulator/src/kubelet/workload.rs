@@ -126,10 +126,9 @@ fn config(env: &[(String, String)]) -> Result<Config, String> {
         api_port: number("FLOATER_API_PORT", wire::API_PORT)?,
         ttl: match get("FLOATER_TTL_SECONDS") {
             None => None,
-            Some(text) => Some(Duration::from_secs(
-                text.parse()
-                    .map_err(|_| "FLOATER_TTL_SECONDS is not a number of seconds".to_owned())?,
-            )),
+            Some(text) => Some(Duration::from_secs(text.parse().map_err(|_| {
+                "FLOATER_TTL_SECONDS is not a number of seconds".to_owned()
+            })?)),
         },
     })
 }
@@ -144,11 +143,21 @@ pub(super) async fn process(
     args: Vec<String>,
     hostname: String,
 ) -> Result<Workload, String> {
-    let own = image.env.iter().map(|(name, value)| (OsString::from(name), value.clone()));
-    let given = env.into_iter().map(|(name, value)| (name.into(), value.into()));
+    let own = image
+        .env
+        .iter()
+        .map(|(name, value)| (OsString::from(name), value.clone()));
+    let given = env
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()));
     let program = Program {
         program: image.program.clone(),
-        args: image.verb.iter().cloned().chain(args.into_iter().map(OsString::from)).collect(),
+        args: image
+            .verb
+            .iter()
+            .cloned()
+            .chain(args.into_iter().map(OsString::from))
+            .collect(),
         // The lab's mark comes last: no pod can take it off.
         env: [(OsString::from("HOSTNAME"), OsString::from(hostname))]
             .into_iter()

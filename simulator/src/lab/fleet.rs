@@ -83,7 +83,10 @@ impl Fleet {
             let listener = TcpListener::bind("127.0.0.1:0")
                 .await
                 .map_err(Error::failed(doing()))?;
-            let port = listener.local_addr().map_err(Error::failed(doing()))?.port();
+            let port = listener
+                .local_addr()
+                .map_err(Error::failed(doing()))?
+                .port();
             let kubelet = Kubelet::new(
                 &cluster.name,
                 network.clone(),
@@ -165,7 +168,10 @@ impl Fleet {
             let (api, kubelet) = (member.api.clone(), member.kubelet.clone());
             start(
                 "API server",
-                Box::pin(api.clone().serve(listener, authority.server.clone(), forever())),
+                Box::pin(
+                    api.clone()
+                        .serve(listener, authority.server.clone(), forever()),
+                ),
             );
             start("kubelet", Box::pin(kubelet.run(api.store().clone())));
             start("controllers", Box::pin(api.run_controllers(forever())));
@@ -198,7 +204,8 @@ impl Fleet {
         let deadline = tokio::time::Instant::now() + self.patience();
         for (member, cluster) in self.members.iter().zip(&self.topology.clusters) {
             let store = member.api.store();
-            let waited = tokio::time::timeout_at(deadline, pods_ready(store, cluster.nodes.len() * 2));
+            let waited =
+                tokio::time::timeout_at(deadline, pods_ready(store, cluster.nodes.len() * 2));
             if waited.await.is_err() {
                 return Err(Error::Failed {
                     doing: format!("start the pods of {}", member.name),
@@ -280,9 +287,14 @@ fn stored<T>(what: &str, result: Result<T, apiserver::Status>) -> Result<T, Erro
 /// The objects of a cluster's own API.
 fn furnish(api: &ApiCluster, cluster: &Cluster, run_key: Option<&str>) -> Result<(), Error> {
     let store = api.store();
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
     let namespace = objects::namespace(objects::NAMESPACE);
-    stored("a Namespace", store.create(Resource::NAMESPACES, None, namespace))?;
+    stored(
+        "a Namespace",
+        store.create(Resource::NAMESPACES, None, namespace),
+    )?;
     for node in &cluster.nodes {
         let node = objects::node(node, &now);
         stored("a Node", store.create(Resource::NODES, None, node))?;
@@ -298,7 +310,10 @@ fn furnish(api: &ApiCluster, cluster: &Cluster, run_key: Option<&str>) -> Result
     stored("a Secret", store.create(Resource::SECRETS, inside, secret))?;
     for host in [true, false] {
         let set = objects::daemon_set(host, id);
-        stored("a DaemonSet", store.create(Resource::DAEMON_SETS, inside, set))?;
+        stored(
+            "a DaemonSet",
+            store.create(Resource::DAEMON_SETS, inside, set),
+        )?;
     }
     Ok(())
 }
@@ -316,7 +331,10 @@ fn control_plane(
         stored("a Cluster", root.create(Resource::CLUSTERS, None, object))?;
         for node in &cluster.nodes {
             let object = objects::cluster_node(cluster, node);
-            stored("a ClusterNode", root.create(Resource::CLUSTER_NODES, None, object))?;
+            stored(
+                "a ClusterNode",
+                root.create(Resource::CLUSTER_NODES, None, object),
+            )?;
         }
     }
     Ok(())

@@ -11,14 +11,12 @@ use tokio::runtime::Handle;
 use tracing::warn;
 
 use super::fleet::Fleet;
+use crate::Error;
 use crate::apiserver::Resource;
-use crate::control::{
-    Answer, ClusterStatus, NodeStatus, Request, Status, listen as listen_in,
-};
+use crate::control::{Answer, ClusterStatus, NodeStatus, Request, Status, listen as listen_in};
 use crate::fault;
 use crate::network::NodeNet;
 use crate::objects;
-use crate::Error;
 
 /// Takes requests on threads of their own: they may wait, and descriptors are handed over with plain calls.
 pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
@@ -89,7 +87,11 @@ impl Fleet {
     pub(crate) fn node_at(&self, cluster: &str, node: &str) -> Result<&Arc<NodeNet>, Error> {
         let unknown = |what: String| Error::argument("PLACE", what);
         let Some((_, known)) = self.member(cluster) else {
-            let names: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
+            let names: Vec<&str> = self
+                .members
+                .iter()
+                .map(|member| member.name.as_str())
+                .collect();
             return Err(unknown(format!(
                 "there is no cluster `{cluster}`; there are {}",
                 shortened(&names)
@@ -250,7 +252,12 @@ impl Fleet {
 /// The first few of many names.
 fn shortened(names: &[&str]) -> String {
     const SHOWN: usize = 8;
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
