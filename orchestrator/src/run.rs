@@ -26,6 +26,7 @@ use crate::inventory::{self, InventoryOptions, Target};
 use crate::probe_plan::{self, What};
 use crate::report::{CellVerdict, Finding, Observation, Report, Run, RunVerdict, Severity};
 
+mod ask;
 mod assemble;
 mod clusters;
 mod probe;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use floater::wire::{AUTH_HEADER, Event, Info, Outcome, Plan, Tables, sign};
 use http::{HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::api::{self, Api, Failure, Lines};
@@ -17,13 +17,45 @@ use super::look;
 use super::objects::Pod;
 
 /// How long the tables of one node may take.
-const TABLES_TIMEOUT: Duration = Duration::from_secs(30);
+const TABLES_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a floater may take to say who it is.
 const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its own arithmetic a plan may take before its floater counts as dead.
 const PLAN_SLACK: Duration = Duration::from_secs(15);
+/// How many floaters of one cluster are asked at a time.
+const OF_A_CLUSTER_AT_ONCE: usize = 64;
 /// The wire protocol's major version.
 pub(crate) const VERSION: u32 = 1;
+
+/// How many floaters are asked at a time: of one cluster, for its API server's sake, and of all, since each takes a
+/// descriptor.
+#[derive(Clone)]
+pub(crate) struct Gates {
+    cluster: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+}
+
+impl Gates {
+    pub(crate) fn new(all: &Arc<Semaphore>) -> Self {
+        Self {
+            cluster: Arc::new(Semaphore::new(OF_A_CLUSTER_AT_ONCE)),
+            all: Arc::clone(all),
+        }
+    }
+
+    /// Neither is ever closed; without a permit there would be no bound, and nothing else would change.
+    async fn pass(&self) -> Permits {
+        // The cluster's own first: whoever waits for it holds nothing that another cluster needs.
+        let cluster = Arc::clone(&self.cluster).acquire_owned().await.ok();
+        Permits(cluster, Arc::clone(&self.all).acquire_owned().await.ok())
+    }
+}
+
+/// Given back when dropped.
+struct Permits(
+    #[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>,
+);
 
 /// A floater that can be asked.
 #[derive(Clone)]
@@ -32,7 +64,7 @@ pub(crate) struct Agent {
     /// `.../pods/https:NAME:PORT/proxy`.
     proxy: String,
     run_key: Arc<[u8]>,
-    gate: Arc<Semaphore>,
+    gates: Gates,
     /// Where its responder listens.
     pub(crate) port: u16,
     /// The addresses of its pod.
@@ -45,7 +77,7 @@ impl Agent {
         namespace: &str,
         pod: &Pod,
         run_key: &Arc<[u8]>,
-        gate: &Arc<Semaphore>,
+        gates: &Gates,
     ) -> Self {
         Self {
             api: api.clone(),
@@ -56,7 +88,7 @@ impl Agent {
                 pod.api_port()
             ),
             run_key: Arc::clone(run_key),
-            gate: Arc::clone(gate),
+            gates: gates.clone(),
             port: pod.port(),
             ips: pod.ips(),
         }
@@ -104,7 +136,7 @@ impl Agent {
         deadline: Instant,
         version: impl Fn(&T) -> u32,
     ) -> Result<T, String> {
-        let _permit = self.gate.acquire().await.ok();
+        let _permits = self.gates.pass().await;
         let work = async {
             let response = self.ask(Method::GET, path, Vec::new(), limit).await?;
             let (_, body) = api::read_all(response, limit)
@@ -153,7 +185,7 @@ impl Agent {
         deadline: Instant,
         mut outcome: impl FnMut(Outcome),
     ) -> Result<(), String> {
-        let _permit = self.gate.acquire().await.ok();
+        let _permits = self.gates.pass().await;
         let body = serde_json::to_vec(plan).map_err(|error| error.to_string())?;
         let limit = expected(plan) + PLAN_SLACK;
         let deadline = deadline.min(Instant::now() + limit);

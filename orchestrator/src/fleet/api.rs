@@ -13,6 +13,8 @@ use serde_json::Value;
 
 /// How long a read or a write may take, from the first byte sent to the last one received.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait before a read that a busy server refused is tried again.
+const READ_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 /// The most bytes of one answer.
 const MAX_ANSWER: usize = 256 << 20;
 /// Items of one page of a list.
@@ -134,7 +136,17 @@ impl Api {
         })
     }
 
+    /// Reads; a server that is busy or not quite up gets a second and a third chance.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        for pause in READ_PAUSES {
+            match self.call(request(Method::GET, path, Vec::new())?).await {
+                Err(Failure::Status {
+                    code: 429 | 500 | 503,
+                    ..
+                }) => tokio::time::sleep(pause).await,
+                result => return parse(&result?),
+            }
+        }
         let body = self.call(request(Method::GET, path, Vec::new())?).await?;
         parse(&body)
     }
@@ -226,6 +238,11 @@ pub(crate) fn request(
     Request::builder()
         .method(method)
         .uri(path)
+        // For whoever reads the server's audit log.
+        .header(
+            http::header::USER_AGENT,
+            concat!("floaterctl/", env!("CARGO_PKG_VERSION")),
+        )
         .body(body)
         .map_err(|_| Failure::Transport("a name cannot stand in a URL".to_owned()))
 }

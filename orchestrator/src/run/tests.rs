@@ -46,6 +46,9 @@ impl Setup {
     }
 }
 
+/// Of two clusters of two nodes: 4 × 3 ordered pairs of nodes on two layers.
+const PACKETS: u64 = 12 * 2 * (probe_plan::ICMP_COUNT + probe_plan::TCP_COUNT) as u64;
+
 fn never() -> impl Future<Output = ()> {
     futures::future::pending()
 }
@@ -75,8 +78,7 @@ async fn a_run_deploys_asks_judges_and_removes() {
             .iter()
             .all(|c| c.state == Observation::Observed)
     );
-    // 4 × 3 ordered pairs of nodes, two layers, three echo requests and two connections.
-    assert_eq!(report.coverage.probes_sent, 12 * 2 * 5);
+    assert_eq!(report.coverage.probes_sent, PACKETS);
     assert!(report.unjudged.is_empty(), "{:?}", report.unjudged);
     assert!(
         report
@@ -645,7 +647,7 @@ async fn rounds_add_up() {
     let report = run(setup.options.clone(), never())
         .await
         .expect("both answer");
-    assert_eq!(report.coverage.probes_sent, 3 * 12 * 2 * 5);
+    assert_eq!(report.coverage.probes_sent, 3 * PACKETS);
 }
 
 #[tokio::test]
@@ -667,4 +669,30 @@ async fn contradicting_options_end_before_anybody_is_asked() {
         assert_eq!(error.exit_code(), 64);
     }
     assert_eq!(east.log(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_clusters_are_one_run() {
+    let mocks: Vec<(String, Arc<Mock>)> = (0..100)
+        .map(|n| (format!("c{n:02}"), Mock::new(n, 2, Behaviour::default())))
+        .collect();
+    let clusters: Vec<(&str, &Arc<Mock>)> = mocks
+        .iter()
+        .map(|(name, mock)| (name.as_str(), mock))
+        .collect();
+    let setup = setup(&clusters);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("all answer");
+    assert_eq!(report.clusters.len(), 100);
+    assert!(
+        report
+            .clusters
+            .iter()
+            .all(|c| c.state == Observation::Observed)
+    );
+    assert_eq!(report.coverage.cells, 100 * 100 * 2);
+    for (name, mock) in &mocks {
+        assert_eq!(mock.ours(), Vec::<String>::new(), "{name}");
+    }
 }

@@ -1,0 +1,149 @@
+//! The floaters of one cluster, asked for a sign of life and for the tables of their nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use floater::wire::{Layer, Tables};
+use tokio::time::Instant;
+
+use super::Context;
+use crate::fleet::agents::{Agent, Gates};
+use crate::fleet::api::Api;
+use crate::fleet::look::Seen;
+use crate::fleet::objects::Pod;
+use crate::fleet::{FLOATERS_AT_ONCE, concurrently};
+
+/// The floaters of a cluster and what they said.
+pub(super) struct Asked {
+    /// By node and layer.
+    pub(super) floaters: BTreeMap<(String, Layer), Result<Agent, String>>,
+    /// By node.
+    pub(super) tables: BTreeMap<String, Result<Tables, String>>,
+}
+
+/// No floater of the cluster can be asked, all for one reason.
+pub(super) fn refuse(context: &Context, seen: &Seen, reason: &str) -> Asked {
+    let mut floaters = BTreeMap::new();
+    let mut tables = BTreeMap::new();
+    for node in &seen.nodes {
+        for layer in context.layers() {
+            floaters.insert((node.metadata.name.clone(), layer), Err(reason.to_owned()));
+        }
+        tables.insert(node.metadata.name.clone(), Err(reason.to_owned()));
+    }
+    Asked { floaters, tables }
+}
+
+/// Asks every floater of a cluster for a sign of life, those of the host layer for their tables, all at once.
+pub(super) async fn ask(
+    context: &Context,
+    api: &Api,
+    seen: &Seen,
+    pods: &[&Pod],
+    run_key: &Arc<[u8]>,
+) -> Asked {
+    let mut by_place: BTreeMap<(&str, Layer), &Pod> = BTreeMap::new();
+    for pod in pods {
+        if let (Some(node), Some(layer)) = (pod.node(), pod.layer()) {
+            let best = by_place.entry((node, layer)).or_insert(pod);
+            if pod.is_ready() && !best.is_ready() {
+                *best = pod;
+            }
+        }
+    }
+    let gates = Gates::new(&context.gate);
+    let mut asked = Asked {
+        floaters: BTreeMap::new(),
+        tables: BTreeMap::new(),
+    };
+    let mut questions = Vec::new();
+    for node in &seen.nodes {
+        let name = &node.metadata.name;
+        for layer in context.layers() {
+            let reason = match by_place.get(&(name.as_str(), layer)) {
+                Some(pod) if pod.is_ready() => {
+                    let agent = Agent::new(api, &context.options.namespace, pod, run_key, &gates);
+                    questions.push((name.clone(), layer, agent));
+                    continue;
+                }
+                _ if !node.is_ready() => "the node is not ready".to_owned(),
+                _ if !node.runs_linux() => "it is not a Linux node".to_owned(),
+                Some(pod) => pod.trouble(),
+                None => "there is no floater on the node".to_owned(),
+            };
+            if layer == Layer::Host {
+                asked.tables.insert(name.clone(), Err(reason.clone()));
+            }
+            asked.floaters.insert((name.clone(), layer), Err(reason));
+        }
+    }
+    let places: Vec<_> = questions
+        .iter()
+        .map(|(node, layer, agent)| (node.clone(), *layer, agent.clone()))
+        .collect();
+    let id: Arc<str> = seen.id.as_str().into();
+    let deadline = context.deadline;
+    let answers = concurrently(questions, FLOATERS_AT_ONCE, |(node, layer, agent)| {
+        let id = Arc::clone(&id);
+        async move { answer(&id, &node, layer, &agent, deadline).await }
+    })
+    .await;
+    for ((node, layer, agent), answer) in places.into_iter().zip(answers) {
+        let failed = || Answer::dead("asking it failed within this program".to_owned());
+        let answer = answer.unwrap_or_else(failed);
+        if layer == Layer::Host {
+            let tables = answer
+                .tables
+                .unwrap_or_else(|| Err("they were not asked for".to_owned()));
+            asked.tables.insert(node.clone(), tables);
+        }
+        let floater = match answer.dead {
+            None => Ok(agent),
+            Some(reason) => Err(reason),
+        };
+        asked.floaters.insert((node, layer), floater);
+    }
+    asked
+}
+
+struct Answer {
+    dead: Option<String>,
+    tables: Option<Result<Tables, String>>,
+}
+
+impl Answer {
+    fn dead(reason: String) -> Self {
+        Self {
+            tables: Some(Err(reason.clone())),
+            dead: Some(reason),
+        }
+    }
+}
+
+async fn answer(id: &str, node: &str, layer: Layer, agent: &Agent, deadline: Instant) -> Answer {
+    let mut tables = None;
+    if layer == Layer::Host {
+        let read = agent.tables(deadline).await;
+        if read.is_ok() {
+            return Answer {
+                dead: None,
+                tables: Some(read),
+            };
+        }
+        tables = Some(read);
+    }
+    // A floater that can be asked and cannot read tables still can probe.
+    match agent.info(deadline).await {
+        Ok(info) if info.cluster == id && info.node == node && info.layer == layer => {
+            Answer { dead: None, tables }
+        }
+        Ok(info) => Answer::dead(format!(
+            "its pod is answered for by {}/{}",
+            info.cluster, info.node
+        )),
+        Err(reason) => match tables {
+            Some(Err(first)) => Answer::dead(first),
+            _ => Answer::dead(reason),
+        },
+    }
+}
