@@ -9,7 +9,11 @@
 //!
 //! Units: bytes, host byte order, [`std::time::Duration`].
 
+#[cfg(all(feature = "kernel", feature = "kube"))]
+pub mod agent;
 pub mod api;
+#[cfg(feature = "clusterlink")]
+pub mod cli;
 pub mod diff;
 pub mod error;
 #[cfg(feature = "kernel")]

@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! The program `clusterlink`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    datapath::cli::main(std::env::args_os().skip(1))
+}

@@ -1,0 +1,182 @@
+//! The agent of a node: its NodeConfig, kept true in the kernel (features `kube` and `kernel`).
+//!
+//! ```text
+//!   Kubernetes API ──watch──► Event ─┐
+//!   Monitor ──────readable───────────┼─► Keeper (pure: events and time in, "reconcile this now" out) ──► reconcile
+//!   clock ───────────────────────────┘
+//! ```
+//!
+//! What was right once is kept: while the API is away, while the NodeConfig cannot be understood, and for a while after it was deleted,
+//! since objects come and go for reasons that have nothing to do with the node. Nothing is ever undone on exit.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::{error, info, warn};
+
+use crate::api::{GROUP, NodeConfigSpec, VERSION};
+use crate::error::Error;
+use crate::kernel::Monitor;
+use crate::nodeconfig::desired;
+use crate::plan::Problem;
+use crate::reconcile::{Kernel, reconcile};
+
+mod keeper;
+
+pub use keeper::{Event, Keeper, Timing};
+
+/// Keeps one node as its NodeConfig says until `stop` ends.
+///
+/// Applying blocks the caller's thread for milliseconds, so give this future a thread of its own.
+///
+/// # Errors
+/// [`Error::Missing`] when the monitor cannot be waited for. Everything else is logged and tried again.
+pub async fn keep(
+    kernel: &mut dyn Kernel,
+    monitor: Monitor,
+    wanted: impl Stream<Item = Event>,
+    timing: Timing,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let start = Instant::now();
+    let now = || start.elapsed();
+    let mut monitor = readiness_of(monitor)?;
+    let mut wanted = pin!(wanted.fuse());
+    let mut stop = pin!(stop);
+    let mut keeper = Keeper::new(timing);
+    loop {
+        let wait = keeper
+            .deadline()
+            .map_or(Duration::from_secs(3600), |at| at.saturating_sub(now()));
+        // All of these may be dropped and begun anew without losing anything: notices stay in the socket, events in the stream.
+        // The end comes first, then news of the config, so that a node full of drift still learns what it should be.
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            Some(event) = wanted.next() => keeper.event(event, now()),
+            ready = monitor.readable_mut() => {
+                if let Ok(mut ready) = ready {
+                    if ready.get_inner_mut().drain() {
+                        keeper.event(Event::KernelChanged, now());
+                    }
+                    ready.clear_ready();
+                }
+            }
+            () = tokio::time::sleep(wait) => {}
+        }
+        if keeper.is_due(now()) {
+            let is_true = settle(kernel, &mut keeper);
+            keeper.settled(is_true, now());
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tokio asks for a promise about the descriptor that its type cannot make"
+)]
+fn readiness_of(monitor: Monitor) -> Result<AsyncFd<Monitor>, Error> {
+    // SAFETY: the monitor owns its one socket, gives out no other and closes it only when it is dropped, after the registration.
+    let registered = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
+    registered.map_err(|error| Error::Missing {
+        what: "readiness of the monitor".to_owned(),
+        why: error.to_string(),
+    })
+}
+
+/// Adopts the newest config if all its tunnels can be made, and makes the kernel hold what is adopted. Whether it does.
+fn settle(kernel: &mut dyn Kernel, keeper: &mut Keeper) -> bool {
+    if let Some(candidate) = keeper.candidate() {
+        match judged(kernel, candidate) {
+            Ok(problems) if problems.is_empty() => keeper.adopt(),
+            Ok(problems) => {
+                for problem in problems {
+                    error!(%problem, "the NodeConfig is not adopted; the former one stays");
+                }
+            }
+            Err(error) => error!(problem = %error.problem(), "the node cannot be observed"),
+        }
+    }
+    let adopted = keeper.candidate().is_none();
+    let Some(config) = keeper.adopted() else {
+        return adopted;
+    };
+    match reconcile(kernel, config) {
+        Ok(done) => {
+            for change in &done.applied.changes {
+                info!(%change, "changed");
+            }
+            for problem in &done.problems {
+                warn!(%problem, "left out");
+            }
+            for change in &done.left.changes {
+                error!(%change, "still differs");
+            }
+            adopted && done.left.is_empty()
+        }
+        Err(error) => {
+            error!(problem = %error.problem(), "the node cannot be observed");
+            false
+        }
+    }
+}
+
+/// What keeps a config from being adopted: a tunnel that cannot be made would take all its rows along.
+fn judged(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Vec<Problem>, Error> {
+    let observed = kernel.observe()?;
+    let (_, mut problems) = desired(config, &observed);
+    problems.retain(|problem| problem.object.starts_with("device "));
+    Ok(problems)
+}
+
+/// The events of one NodeConfig. Ends never; failures of the API are logged and retried with growing delays.
+pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
+    let kind = GroupVersionKind::gvk(GROUP, VERSION, "NodeConfig");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "nodeconfigs");
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    // This one only: a node has no business with the others'.
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let name = name.to_owned();
+    let mut seen = false;
+    let translate = move |event: Result<watcher::Event<DynamicObject>, watcher::Error>| {
+        let is_own =
+            |object: &DynamicObject| object.metadata.name.as_deref() == Some(name.as_str());
+        let translated = match event {
+            Ok(watcher::Event::Init) => {
+                seen = false;
+                None
+            }
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                is_own(&object).then(|| {
+                    seen = true;
+                    wanted(object)
+                })
+            }
+            Ok(watcher::Event::Delete(object)) => is_own(&object).then_some(Event::Withdrawn),
+            Ok(watcher::Event::InitDone) => (!seen).then_some(Event::Withdrawn),
+            Err(error) => {
+                warn!(%error, "the Kubernetes API does not answer; what is there stays");
+                None
+            }
+        };
+        std::future::ready(translated)
+    };
+    watcher(api, only).default_backoff().filter_map(translate)
+}
+
+fn wanted(object: DynamicObject) -> Event {
+    let spec = object.data.get("spec").cloned();
+    match serde_json::from_value::<Option<NodeConfigSpec>>(spec.unwrap_or_default()) {
+        Ok(spec) => Event::Wanted(spec.unwrap_or_default()),
+        Err(error) => Event::Unreadable(error.to_string()),
+    }
+}

@@ -1,0 +1,260 @@
+//! The program `clusterlink` (feature `clusterlink`).
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{self, Timing};
+use crate::api::NodeConfigSpec;
+use crate::diff::diff;
+use crate::error::Error;
+use crate::kernel::{LinuxKernel, Monitor};
+use crate::nodeconfig::desired;
+use crate::reconcile::Kernel;
+use crate::state::NodeState;
+use crate::walk::{End, Packet, World, walk};
+
+mod input;
+
+/// Wrong words on the command line (`EX_USAGE`).
+const USAGE: u8 = 64;
+
+/// The multi-cluster datapath of one node.
+#[derive(Parser)]
+#[command(name = "clusterlink", version)]
+enum Verb {
+    /// Keep this node as its NodeConfig says, until interrupted.
+    ///
+    /// The former state stays while the Kubernetes API is away, while the NodeConfig cannot be understood, and on exit.
+    Agent {
+        /// The cluster's name.
+        #[arg(long, env = "CLUSTER_NAME")]
+        cluster: String,
+        /// The node's name.
+        #[arg(long, env = "NODE_NAME")]
+        node: String,
+        /// The control plane's kubeconfig; without it the environment's or the pod's own.
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// How long rows stay after the NodeConfig was deleted, seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        grace: u64,
+    },
+    /// Print the changes that would make this node what a NodeConfig says; exit code 1 if there are any.
+    Diff {
+        /// The NodeConfig, or its spec, as JSON.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// A state as `show` prints it, in place of this node's own.
+        #[arg(long, value_name = "FILE")]
+        observed: Option<PathBuf>,
+        /// Print the changes as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the NodeConfigs of a fleet as JSON.
+    Plan {
+        /// Clusters, ClusterNodes and NodeConfigs, as JSON: {"clusters": […], "clusterNodes": […], "nodeConfigs": […]}.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print this node's tables as JSON.
+    Show,
+    /// Say what this node does with a packet.
+    Walk {
+        /// The destination.
+        dst: IpAddr,
+        /// The source; without it the node chooses.
+        #[arg(long)]
+        from: Option<IpAddr>,
+        /// The link that the packet comes in by; without it the node makes it.
+        #[arg(long, value_name = "LINK")]
+        ingress: Option<String>,
+        /// The UDP destination port.
+        #[arg(long, default_value_t = 8889)]
+        port: u16,
+        /// A state as `show` prints it, in place of this node's own.
+        #[arg(long, value_name = "FILE")]
+        observed: Option<PathBuf>,
+    },
+}
+
+/// Runs the program on its arguments, without the program's name.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let words = std::iter::once(OsString::from("clusterlink")).chain(args);
+    let verb = match Verb::try_parse_from(words) {
+        Ok(verb) => verb,
+        Err(error) => {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match run(verb) {
+        Ok(code) => code,
+        Err(error) => {
+            let mut text = error.to_string();
+            if let Some(source) = std::error::Error::source(&error) {
+                text = format!("{text}: {source}");
+            }
+            eprintln!("clusterlink: {text}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode, Error> {
+    match verb {
+        Verb::Agent {
+            cluster,
+            node,
+            kubeconfig,
+            grace,
+        } => {
+            let timing = Timing {
+                grace: Duration::from_secs(grace),
+                ..Timing::default()
+            };
+            serve(&format!("{cluster}-{node}"), kubeconfig, timing)
+        }
+        Verb::Diff {
+            file,
+            observed,
+            json,
+        } => {
+            let config: NodeConfigSpec = input::spec(&file)?;
+            let observed = observe(observed)?;
+            let (wanted, problems) = desired(&config, &observed);
+            for problem in &problems {
+                eprintln!("clusterlink: {problem}");
+            }
+            let set = diff(&wanted, &observed);
+            if json {
+                print_json(&set)?;
+            } else {
+                print(&set.to_string())?;
+            }
+            Ok(ExitCode::from(u8::from(
+                !set.is_empty() || !problems.is_empty(),
+            )))
+        }
+        Verb::Plan { file } => {
+            let plan = crate::plan::plan(&input::read(&file)?);
+            for problem in &plan.problems {
+                eprintln!("clusterlink: {problem}");
+            }
+            print_json(&plan.configs)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Show => {
+            print_json(&observe(None)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Walk {
+            dst,
+            from,
+            ingress,
+            port,
+            observed,
+        } => {
+            let mut world = World::new();
+            world.insert("node", observe(observed)?);
+            let any = if dst.is_ipv4() {
+                IpAddr::from([0; 4])
+            } else {
+                IpAddr::from([0; 16])
+            };
+            let packet = Packet::udp(from.unwrap_or(any), dst, port);
+            let walked = walk(&world, "node", ingress.as_deref(), packet);
+            print(&format!("{walked}\n"))?;
+            Ok(ExitCode::from(u8::from(matches!(
+                walked.end,
+                End::Stopped { .. }
+            ))))
+        }
+    }
+}
+
+/// This node's tables, or those of a file.
+fn observe(file: Option<PathBuf>) -> Result<NodeState, Error> {
+    match file {
+        Some(file) => input::read(&file),
+        None => {
+            let mut kernel = LinuxKernel::open()?;
+            let state = kernel.observe()?;
+            if !kernel.is_nat_readable() {
+                eprintln!("clusterlink: address translation cannot be read here (CAP_NET_ADMIN)");
+            }
+            Ok(state)
+        }
+    }
+}
+
+fn serve(name: &str, kubeconfig: Option<PathBuf>, timing: Timing) -> Result<ExitCode, Error> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A second initialisation, in a program that did it already, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
+    let missing = |what: &str, why: &dyn std::fmt::Display| Error::Missing {
+        what: what.to_owned(),
+        why: why.to_string(),
+    };
+    let mut kernel = LinuxKernel::open()?;
+    let monitor = Monitor::open()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| missing("a runtime", &error))?;
+    runtime.block_on(async {
+        let client = input::client(kubeconfig).await?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                .map_err(|error| missing("a signal handler", &error))?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        };
+        let events = agent::events(client, name);
+        agent::keep(&mut kernel, monitor, events, timing, stop).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Input {
+        file: "output".to_owned(),
+        line: None,
+        rule: error.to_string(),
+    })?;
+    print(&format!("{text}\n"))
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(errno) => Err(Error::Kernel {
+            operation: "write",
+            object: "standard output".to_owned(),
+            detail: String::new(),
+            errno,
+        }),
+        Ok(()) => Ok(()),
+    }
+}

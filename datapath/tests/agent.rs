@@ -1,0 +1,204 @@
+//! The agent against a real kernel, in a namespace of its own, with its NodeConfig from a channel in place of an API.
+#![cfg(all(feature = "kernel", feature = "kube"))]
+#![allow(clippy::expect_used, reason = "a test")]
+
+use std::time::{Duration, Instant};
+
+use datapath::agent::{Event, Timing, keep};
+use datapath::api::{Device, Fdb as FdbRow, NodeConfigSpec, Route as RouteRow};
+use datapath::diff::{Change, ChangeSet, diff};
+use datapath::kernel::{LinuxKernel, Monitor};
+use datapath::mac::Mac;
+use datapath::nodeconfig::desired;
+use datapath::reconcile::Kernel;
+use datapath::state::{Address, Link, LinkKind, NodeState, Row, Vxlan};
+use futures::StreamExt;
+use futures::channel::{mpsc, oneshot};
+use nix::sched::{CloneFlags, unshare};
+
+fn config() -> NodeConfigSpec {
+    NodeConfigSpec {
+        devices: vec![Device {
+            kind: "vxlan".into(),
+            name: "vx-bridge".into(),
+            addr: "220.64.0.1/8".into(),
+            mac: "02:00:00:00:0b:01".into(),
+            bind_dev: "underlay".into(),
+            id: 54,
+            port: 4876,
+        }],
+        routes: vec![RouteRow {
+            cidr: "10.21.0.0/16".into(),
+            gw: "220.64.0.3".into(),
+            dev: "vx-bridge".into(),
+        }],
+        fdbs: vec![FdbRow {
+            ip: "100.64.0.3".into(),
+            mac: "02:00:00:00:0b:03".into(),
+            dev: "vx-bridge".into(),
+        }],
+        ..NodeConfigSpec::default()
+    }
+}
+
+fn underlay() -> ChangeSet {
+    ChangeSet::ordered(vec![
+        Change::Add(Row::Link(Link {
+            name: "underlay".into(),
+            index: 0,
+            mac: Some(Mac([2, 0, 0, 0, 9, 1])),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            kind: LinkKind::Vxlan(Vxlan {
+                vni: 9,
+                port: 9999,
+                local: None,
+                lower: None,
+                learning: false,
+            }),
+            master: None,
+            tx_dropped: 0,
+            rx_dropped: 0,
+        })),
+        Change::Add(Row::Address(Address {
+            link: "underlay".into(),
+            net: "100.64.0.1/16".parse().expect("an address"),
+        })),
+    ])
+}
+
+/// Waits until the kernel is as the config says; how long that took.
+async fn until_true(hand: &mut LinuxKernel, config: &NodeConfigSpec, what: &str) -> Duration {
+    let start = Instant::now();
+    loop {
+        let state = hand.observe().expect("an observation");
+        let left = diff(&desired(config, &state).0, &state);
+        if left.is_empty() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}:\n{left}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn scenario(
+    hand: &mut LinuxKernel,
+    events: mpsc::UnboundedSender<Event>,
+    stop: oneshot::Sender<()>,
+) {
+    let send = |event| events.unbounded_send(event).expect("a listening agent");
+    let wanted = config();
+    send(Event::Wanted(wanted.clone()));
+    until_true(hand, &wanted, "the first config").await;
+
+    // Each act of somebody else is undone within a second.
+    let healthy = hand.observe().expect("an observation");
+    for change in acts(&healthy) {
+        let what = change.to_string();
+        hand.apply(&ChangeSet::ordered(vec![change]))
+            .expect("a possible act");
+        let state = hand.observe().expect("an observation");
+        let drifted = !diff(&desired(&wanted, &state).0, &state).is_empty();
+        let took = until_true(hand, &wanted, &what).await;
+        assert!(
+            drifted || took.is_zero() || took < Duration::from_millis(50),
+            "{what}"
+        );
+        assert!(took < Duration::from_secs(1), "{what}: {took:?}");
+    }
+
+    // A config whose tunnel cannot be made, one that cannot be read, and a short absence change nothing.
+    let mut unfit = wanted.clone();
+    unfit.devices[0].bind_dev = "nowhere".into();
+    send(Event::Wanted(unfit));
+    send(Event::Unreadable("spec is a number".into()));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        until_true(hand, &wanted, "an unfit config").await.as_secs(),
+        0
+    );
+    send(Event::Withdrawn);
+    send(Event::Wanted(wanted.clone()));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    until_true(hand, &wanted, "a short absence").await;
+
+    // One bad row costs that row.
+    let mut partly = wanted.clone();
+    partly.routes[0].gw = "nobody".into();
+    partly.routes.push(RouteRow {
+        cidr: "10.22.0.0/16".into(),
+        ..wanted.routes[0].clone()
+    });
+    send(Event::Wanted(partly.clone()));
+    until_true(hand, &partly, "a config with a bad row").await;
+
+    // A long one withdraws everything.
+    send(Event::Withdrawn);
+    until_true(hand, &NodeConfigSpec::default(), "a withdrawal").await;
+    let state = hand.observe().expect("an observation");
+    assert!(state.links.get("vx-bridge").is_none());
+
+    // What is there stays when the agent ends.
+    send(Event::Wanted(wanted.clone()));
+    until_true(hand, &wanted, "the config's return").await;
+    stop.send(()).expect("a running agent");
+}
+
+fn acts(healthy: &NodeState) -> Vec<Change> {
+    let link = healthy.links.get("vx-bridge").expect("the tunnel").clone();
+    let route = healthy
+        .routes
+        .iter()
+        .find(|row| row.table == 200)
+        .expect("the route");
+    let row = healthy
+        .fdb
+        .iter()
+        .find(|row| row.link == "vx-bridge")
+        .expect("the row");
+    vec![
+        Change::Remove(Row::Route(route.clone())),
+        Change::Remove(Row::Fdb(row.clone())),
+        Change::Replace {
+            from: Row::Link(link.clone()),
+            to: Row::Link(Link {
+                up: false,
+                ..link.clone()
+            }),
+        },
+        Change::Remove(Row::Link(link)),
+    ]
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn the_agent_keeps_its_config_and_its_head() {
+    let worker = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+        let mut kernel = LinuxKernel::open().expect("sockets");
+        let mut hand = LinuxKernel::open().expect("sockets");
+        let monitor = Monitor::open().expect("a monitor");
+        kernel.apply(&underlay()).expect("an underlay");
+        let (events, stream) = mpsc::unbounded();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let timing = Timing {
+            grace: Duration::from_millis(400),
+            ..Timing::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let agent = keep(&mut kernel, monitor, stream.boxed(), timing, async {
+                let _ = stopped.await;
+            });
+            let (ended, ()) = tokio::join!(agent, scenario(&mut hand, events, stop));
+            ended.expect("a clean end");
+        });
+        let state = hand.observe().expect("an observation");
+        assert!(state.links.get("vx-bridge").is_some());
+    });
+    worker.join().expect("no panic in the namespace");
+}
