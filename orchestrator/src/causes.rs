@@ -13,6 +13,8 @@ pub struct Cause {
     pub proof: &'static str,
     /// What an operator does.
     pub fix: &'static str,
+    /// Whether this version looks for it; of the others it knows the name, and may say that it cannot exclude them.
+    pub found: bool,
 }
 
 /// All codes, sorted.
@@ -24,6 +26,7 @@ pub const CATALOGUE: &[Cause] = &[
                   ones find no owner. Forwarded pod packets pass.",
         proof: "The planned address is not on the link.",
         fix: "Put the address back; the datapath's agent does so by itself while it runs.",
+        found: true,
     },
     Cause {
         code: "AGENT-SICK",
@@ -32,6 +35,55 @@ pub const CATALOGUE: &[Cause] = &[
                   paused or starved. Nothing is said about the network.",
         proof: "All probes from it fail, probes to it pass.",
         fix: "Look at the load of the node and the limits of the floater's pod, then run again.",
+        found: true,
+    },
+    Cause {
+        code: "BACKEND-NOT-LISTENING",
+        title: "the backend of a service refuses",
+        meaning: "Connections to the service are refused at once while its pods are reachable.",
+        proof: "A reset from the backend's own address.",
+        fix: "Look at the pod's port and the service's targetPort.",
+        found: false,
+    },
+    Cause {
+        code: "CIDR-OVERLAP",
+        title: "two clusters, or a cluster and a node, use one prefix",
+        meaning: "Packets for the remote prefix are delivered locally and never leave.",
+        proof: "Two owners of one prefix in the fleet.",
+        fix: "Give one of them another prefix, or map it with globalCIDRsMap.",
+        found: false,
+    },
+    Cause {
+        code: "CLOCK-SKEW",
+        title: "a node's clock is off",
+        meaning: "TLS and tokens fail, times are bogus; packets pass.",
+        proof: "The clock's offset by round trips.",
+        fix: "Synchronise the node's clock.",
+        found: false,
+    },
+    Cause {
+        code: "CLUSTER-ID-DUPLICATE",
+        title: "two entries of the inventory are one cluster",
+        meaning: "Both entries would be probed as if they were two.",
+        proof: "The same uid of the kube-system namespace.",
+        fix: "Leave one of the two entries out.",
+        found: false,
+    },
+    Cause {
+        code: "CONNTRACK-FULL",
+        title: "the connection table is full",
+        meaning: "New connections are lost at random, old ones live on.",
+        proof: "The table's count is its limit.",
+        fix: "sysctl -w net.netfilter.nf_conntrack_max=...",
+        found: false,
+    },
+    Cause {
+        code: "CONNTRACK-STALE-UDP",
+        title: "a UDP flow is pinned to a dead backend",
+        meaning: "One source port fails, a fresh one passes.",
+        proof: "An entry whose reply address is no endpoint.",
+        fix: "conntrack -D for the flow.",
+        found: false,
     },
     Cause {
         code: "DEV-DELETED",
@@ -40,6 +92,39 @@ pub const CATALOGUE: &[Cause] = &[
                   unreachable. The routes, neighbours and forwarding rows of the tunnel went with it.",
         proof: "No link of the planned name in the node's link table.",
         fix: "Start the datapath's agent on the node; it builds the tunnel and everything on it.",
+        found: true,
+    },
+    Cause {
+        code: "DNS-RACE-5S",
+        title: "two lookups at once race in connection tracking",
+        meaning: "Lookups take five seconds or a multiple.",
+        proof: "Latencies at five seconds, failed insertions counted.",
+        fix: "Use single-request-reopen or a node-local cache.",
+        found: false,
+    },
+    Cause {
+        code: "DNS-UDP53-BLOCKED",
+        title: "lookups over UDP are dropped",
+        meaning: "Names do not resolve, over TCP they do.",
+        proof: "DNS over TCP passes, over UDP it does not.",
+        fix: "Allow UDP 53 to the cluster's DNS.",
+        found: false,
+    },
+    Cause {
+        code: "ECMP-PARTIAL",
+        title: "one of several next hops is dead",
+        meaning: "Some flows fail always, others never.",
+        proof: "Outcomes follow the flow's ports, and a next hop of the route is dead.",
+        fix: "Take the dead next hop out of the route.",
+        found: false,
+    },
+    Cause {
+        code: "FAILOVER-INCOMPLETE",
+        title: "some nodes still use the former gateway",
+        meaning: "Some sources fail, others pass, after the gateway role moved.",
+        proof: "Tables of different sources name different gateways.",
+        fix: "Restart the datapath's agent on the nodes that lag.",
+        found: false,
     },
     Cause {
         code: "FDB-MISSING",
@@ -49,6 +134,7 @@ pub const CATALOGUE: &[Cause] = &[
                   and still arrive.",
         proof: "The planned (link, MAC, destination) row is not in the node's forwarding database.",
         fix: "bridge fdb append MAC dev LINK dst NODE-ADDRESS self permanent",
+        found: true,
     },
     Cause {
         code: "FDB-WRONG-VTEP",
@@ -57,6 +143,7 @@ pub const CATALOGUE: &[Cause] = &[
                   before it, not on the node that holds the row.",
         proof: "A row of the planned link and MAC has another destination than the plan.",
         fix: "bridge fdb replace MAC dev LINK dst NODE-ADDRESS self permanent",
+        found: true,
     },
     Cause {
         code: "FORWARD-OFF",
@@ -65,6 +152,7 @@ pub const CATALOGUE: &[Cause] = &[
                   pods of the node and everything that crosses it are cut off. The node itself stays reachable.",
         proof: "net.ipv4.conf.*.forwarding or net.ipv6.conf.*.forwarding is 0 where packets enter.",
         fix: "sysctl -w net.ipv4.ip_forward=1, net.ipv6.conf.all.forwarding=1",
+        found: true,
     },
     Cause {
         code: "FORWARD-POLICY-DROP",
@@ -74,6 +162,15 @@ pub const CATALOGUE: &[Cause] = &[
         proof: "Tables equal intent, the host layer passes, the pod layer does not. Rules of a packet filter are \
                 not read yet, so this is told with what it cannot be told apart from.",
         fix: "Look at the FORWARD hook: nft list ruleset, iptables -S FORWARD",
+        found: true,
+    },
+    Cause {
+        code: "FRAGMENTS-DROPPED",
+        title: "fragments are filtered",
+        meaning: "Small packets pass, large ones vanish.",
+        proof: "Fragments are made and never put together.",
+        fix: "Lower the tunnel's MTU or allow fragments.",
+        found: false,
     },
     Cause {
         code: "GATEWAY-DOWN",
@@ -83,6 +180,7 @@ pub const CATALOGUE: &[Cause] = &[
         proof: "The underlay link of the gateway node is down in its own table; or its tables cannot be read, no node \
                 reaches it on the host layer, and other nodes of the cluster answer there.",
         fix: "Bring the node or its underlay link back, or move the gateway role to another node.",
+        found: true,
     },
     Cause {
         code: "INNER-MTU-TOO-BIG",
@@ -91,6 +189,7 @@ pub const CATALOGUE: &[Cause] = &[
                   packets never show it.",
         proof: "The tunnel's MTU plus the overhead (50 bytes over IPv4, 70 over IPv6) exceeds the underlay link's MTU.",
         fix: "ip link set LINK mtu (underlay MTU - 50, or - 70 over IPv6)",
+        found: true,
     },
     Cause {
         code: "INTENT-STALE",
@@ -99,6 +198,31 @@ pub const CATALOGUE: &[Cause] = &[
                   NodeConfig; or tables equal intent and still packets are lost, so that intent or the model is wrong.",
         proof: "NodeConfig differs from the plan; or a walk over the observed tables passes where packets fail.",
         fix: "Look at the network manager of the control plane: its log, its lease, its access to the objects.",
+        found: true,
+    },
+    Cause {
+        code: "JITTER",
+        title: "round-trip times scatter",
+        meaning: "Slow and uneven, nothing is lost.",
+        proof: "The spread of round-trip times against the fleet's.",
+        fix: "Look at queues along the path.",
+        found: false,
+    },
+    Cause {
+        code: "KUBECONFIG-EXPIRED",
+        title: "the credentials of a cluster have expired",
+        meaning: "Its API refuses; nothing is said about its network.",
+        proof: "401, or a certificate past its date.",
+        fix: "Renew the kubeconfig.",
+        found: false,
+    },
+    Cause {
+        code: "L2-MTU-MISMATCH",
+        title: "the two ends of one segment differ in MTU",
+        meaning: "Large packets vanish in one direction, without an ICMP error.",
+        proof: "The MTUs of the pair.",
+        fix: "Give both ends the same MTU.",
+        found: false,
     },
     Cause {
         code: "L4-SELECTIVE-DROP",
@@ -106,6 +230,15 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Echo requests pass, TCP connections to the responder time out.",
         proof: "Same pair, same path, different protocol, different outcome.",
         fix: "Look for a packet filter or security group between the two that lets ICMP through but not TCP 8889.",
+        found: true,
+    },
+    Cause {
+        code: "LATENCY",
+        title: "a path has become slow",
+        meaning: "Everything passes, later than before.",
+        proof: "Round-trip times shift at one component.",
+        fix: "Look at load and routing of the component.",
+        found: false,
     },
     Cause {
         code: "LOSS-GRAY",
@@ -113,6 +246,15 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The path works, but loses far more than the rest of the fleet does.",
         proof: "At least three packets and three in ten of a cell are lost, five times the fleet's own loss.",
         fix: "Run again with more rounds, then look at queues, policers and errors along the path.",
+        found: true,
+    },
+    Cause {
+        code: "NAT-HAIRPIN",
+        title: "a pod cannot reach itself by its service",
+        meaning: "Only connections of a backend to its own service fail.",
+        proof: "Backend and client are the same, and the source is not translated.",
+        fix: "Turn hairpin masquerading on.",
+        found: false,
     },
     Cause {
         code: "NAT-MISSING",
@@ -121,6 +263,7 @@ pub const CATALOGUE: &[Cause] = &[
                   traffic between pods is not concerned unless prefixes are mapped.",
         proof: "The planned rule is not in the node's translation table.",
         fix: "Start the datapath's agent on the node; it puts the rule back.",
+        found: true,
     },
     Cause {
         code: "NEIGH-MISSING",
@@ -129,6 +272,7 @@ pub const CATALOGUE: &[Cause] = &[
                   succeed and packets pass; otherwise senders get host unreachable.",
         proof: "The planned (link, address) row is absent, failed, or not permanent.",
         fix: "ip neighbour replace ADDRESS lladdr MAC dev LINK nud permanent",
+        found: true,
     },
     Cause {
         code: "NEIGH-STALE-MAC",
@@ -137,6 +281,15 @@ pub const CATALOGUE: &[Cause] = &[
                   them without a counter. Either one neighbour row is wrong, or the tunnel itself has changed.",
         proof: "A neighbour row's MAC differs from the plan; or a tunnel's MAC differs from its NodeConfig.",
         fix: "ip neighbour replace ADDRESS lladdr MAC dev LINK nud permanent; ip link set LINK address MAC",
+        found: true,
+    },
+    Cause {
+        code: "NEIGH-TABLE-OVERFLOW",
+        title: "the host's neighbour table is full",
+        meaning: "Everything of the host fails, at random.",
+        proof: "The table's size against net.ipv4.neigh.default.gc_thresh3.",
+        fix: "sysctl -w net.ipv4.neigh.default.gc_thresh3=...",
+        found: false,
     },
     Cause {
         code: "NODE-DOWN",
@@ -146,6 +299,39 @@ pub const CATALOGUE: &[Cause] = &[
         proof: "The node's underlay link is down in its own table; or its tables cannot be read and no node reaches \
                 it on the host layer.",
         fix: "Bring the node or its underlay link back.",
+        found: true,
+    },
+    Cause {
+        code: "PMTU-BLACKHOLE",
+        title: "a smaller hop drops silently",
+        meaning: "Connections open and then stall; small packets pass.",
+        proof: "Loss by size without an ICMP error.",
+        fix: "Allow ICMP, or lower the tunnel's MTU.",
+        found: false,
+    },
+    Cause {
+        code: "PMTU-VISIBLE-UNHEEDED",
+        title: "a smaller hop complains and nobody listens",
+        meaning: "Connections open and then stall.",
+        proof: "ICMP errors arrive, and the tunnel's MTU stays.",
+        fix: "Lower the tunnel's MTU.",
+        found: false,
+    },
+    Cause {
+        code: "POD-NIC-DOWN",
+        title: "a pod's link is down",
+        meaning: "One pod does not answer.",
+        proof: "The state of the link in the pod's network.",
+        fix: "Restart the pod.",
+        found: false,
+    },
+    Cause {
+        code: "POD-POLICY",
+        title: "a network policy forbids it",
+        meaning: "The pair is denied by intent: no fault.",
+        proof: "The policies that select the pod.",
+        fix: "Change the policy if the traffic is wanted.",
+        found: false,
     },
     Cause {
         code: "POLICY-ROUTE-HIJACK",
@@ -154,6 +340,39 @@ pub const CATALOGUE: &[Cause] = &[
                   clusters take the node's default route instead and are lost beyond it.",
         proof: "The planned rule (priority 200, table 200) is absent; or the walk leaves by another rule.",
         fix: "ip rule add pref 200 lookup 200 (and ip -6 rule ...)",
+        found: true,
+    },
+    Cause {
+        code: "QUEUE-DROP",
+        title: "a queue overflows",
+        meaning: "Loss under load, none when idle.",
+        proof: "The queue's drop counter.",
+        fix: "Lengthen the queue or shape before it.",
+        found: false,
+    },
+    Cause {
+        code: "RATE-LIMITED",
+        title: "a policer limits the path",
+        meaning: "Loss under load, none when idle.",
+        proof: "Loss and latency rise with the rate.",
+        fix: "Raise the limit.",
+        found: false,
+    },
+    Cause {
+        code: "REJECT",
+        title: "a filter refuses explicitly",
+        meaning: "Failures are immediate.",
+        proof: "ICMP administratively prohibited; its source names the node.",
+        fix: "Change the rule on the node that sends it.",
+        found: false,
+    },
+    Cause {
+        code: "REORDER",
+        title: "packets overtake each other",
+        meaning: "Throughput suffers, nothing is lost.",
+        proof: "Sequence numbers arrive out of order.",
+        fix: "Look at parallel links that are hashed by packet.",
+        found: false,
     },
     Cause {
         code: "RETURN-ROUTE-MISSING",
@@ -162,6 +381,7 @@ pub const CATALOGUE: &[Cause] = &[
                   route back is the commonest.",
         proof: "Pod layer fails with everybody, host layer passes, tables unreadable.",
         fix: "Make the node's host floater reachable and run again, or look at ip route show table 200 there.",
+        found: true,
     },
     Cause {
         code: "ROUTE-BLACKHOLE",
@@ -170,6 +390,7 @@ pub const CATALOGUE: &[Cause] = &[
                   kernel drops without a counter.",
         proof: "The route's type.",
         fix: "ip route replace PREFIX via GATEWAY dev LINK table 200 onlink",
+        found: true,
     },
     Cause {
         code: "ROUTE-MISSING",
@@ -177,6 +398,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Packets for the prefix take the node's default route and are lost beyond it.",
         proof: "The planned route is not in table 200.",
         fix: "ip route add PREFIX via GATEWAY dev LINK table 200 onlink",
+        found: true,
     },
     Cause {
         code: "ROUTE-WRONG-DEV",
@@ -184,6 +406,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Packets for the prefix leave where nobody forwards them, and are lost on a router or another node.",
         proof: "The route's link or next hop differs from the plan.",
         fix: "ip route replace PREFIX via GATEWAY dev LINK table 200 onlink",
+        found: true,
     },
     Cause {
         code: "ROUTING-LOOP",
@@ -191,6 +414,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Packets go round until their hops are used up; the senders get time exceeded.",
         proof: "The walk comes back to a node with the same packet.",
         fix: "Put the next hop of the route that sends it round right.",
+        found: true,
     },
     Cause {
         code: "RPFILTER",
@@ -199,6 +423,47 @@ pub const CATALOGUE: &[Cause] = &[
                   (IPReversePathFilter counts them).",
         proof: "The greater of net.ipv4.conf.all.rp_filter and the link's own is 1.",
         fix: "sysctl -w net.ipv4.conf.LINK.rp_filter=2",
+        found: true,
+    },
+    Cause {
+        code: "SERVICE-NO-BACKEND",
+        title: "a service has no live backend",
+        meaning: "Pods are reachable, the service is not.",
+        proof: "No endpoint, or none that lives.",
+        fix: "Look at the service's selector and its pods.",
+        found: false,
+    },
+    Cause {
+        code: "SERVICE-RULE-MISSING",
+        title: "a node lacks the rules of a service",
+        meaning: "The service fails from that node only.",
+        proof: "The service's address takes the default route there.",
+        fix: "Restart the node's service proxy.",
+        found: false,
+    },
+    Cause {
+        code: "SNAT-UNWANTED",
+        title: "a masquerade hides the pods' addresses",
+        meaning: "Answers go to the translated address and are lost.",
+        proof: "The source that the target sees is not the pod's.",
+        fix: "Exempt the other clusters' prefixes from masquerading.",
+        found: false,
+    },
+    Cause {
+        code: "STALE-ENDPOINT",
+        title: "a service still leads to a pod that is gone",
+        meaning: "Some connections to the service time out.",
+        proof: "An endpoint that is no live pod's.",
+        fix: "Restart the node's service proxy.",
+        found: false,
+    },
+    Cause {
+        code: "TOKEN",
+        title: "a token is not accepted",
+        meaning: "The API refuses; nothing is said about the network.",
+        proof: "401 of the API server.",
+        fix: "Renew the token.",
+        found: false,
     },
     Cause {
         code: "TUNNEL-DEV-DOWN",
@@ -207,6 +472,7 @@ pub const CATALOGUE: &[Cause] = &[
                   its forwarding rows stay.",
         proof: "The link exists without the flag UP.",
         fix: "ip link set LINK up, then let the datapath's agent put routes and neighbours back.",
+        found: true,
     },
     Cause {
         code: "TUNNEL-MAC-LOOP",
@@ -214,6 +480,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The receiving end takes its own MAC as a source for an echo of itself and drops the packet.",
         proof: "The walk delivers a packet whose source MAC is the receiver's own.",
         fix: "Give one of the two ends the MAC of its NodeConfig.",
+        found: true,
     },
     Cause {
         code: "TUNNEL-PORT-MISMATCH",
@@ -221,6 +488,15 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The kernel answers the peers' packets with port unreachable.",
         proof: "The link's destination port differs from the plan.",
         fix: "Delete the link and let the datapath's agent make it anew.",
+        found: true,
+    },
+    Cause {
+        code: "TUNNEL-REPLY-BLOCKED",
+        title: "the tunnel's answers are dropped",
+        meaning: "Requests arrive, answers do not: both ends retransmit.",
+        proof: "The receiver's ledger shows the request.",
+        fix: "Allow UDP 4876, 4877 (IPv6: 4866, 4867) in the other direction.",
+        found: false,
     },
     Cause {
         code: "TUNNEL-UDP-BLOCKED-HOST",
@@ -228,6 +504,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Everything that arrives over the node's tunnel is lost, from every peer; the underlay is fine.",
         proof: "Tables equal intent, the host layer passes, all tunnel traffic with the node fails.",
         fix: "Allow UDP 4876, 4877 (IPv6: 4866, 4867) on the node.",
+        found: true,
     },
     Cause {
         code: "TUNNEL-UDP-BLOCKED-ONEWAY",
@@ -235,6 +512,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Tunnel packets between these two are lost, in one direction at least; other packets between them pass.",
         proof: "Tables equal intent, the host layer passes, tunnel traffic of the pair fails, that of others passes.",
         fix: "Allow UDP 4876, 4877 (IPv6: 4866, 4867) between the two.",
+        found: true,
     },
     Cause {
         code: "UNDERLAY-ARP-POISON",
@@ -243,6 +521,7 @@ pub const CATALOGUE: &[Cause] = &[
                   router that knows a wrong Ethernet address for it is one way; a filter is another.",
         proof: "Host layer fails, link up, tables equal intent.",
         fix: "Look at the router's neighbour row for the node, and at filters before it.",
+        found: true,
     },
     Cause {
         code: "V6-FORWARD-OFF",
@@ -250,6 +529,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "As FORWARD-OFF, in IPv6 alone. Where the setting can be read the code is FORWARD-OFF.",
         proof: "Only packets speak: IPv6 fails, IPv4 passes.",
         fix: "sysctl -w net.ipv6.conf.all.forwarding=1",
+        found: true,
     },
     Cause {
         code: "V6-ROUTE-MISSING",
@@ -257,6 +537,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "IPv4 passes between the same nodes, IPv6 does not, and the tables that would tell why cannot be read.",
         proof: "IPv6 fails, IPv4 passes, tables unreadable.",
         fix: "Make the node's host floater reachable and run again, or look at ip -6 route show table 200 there.",
+        found: true,
     },
     Cause {
         code: "VNI-MISMATCH",
@@ -264,6 +545,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The node drops what peers send and they drop what it sends, without a counter.",
         proof: "The link's VNI differs from the plan.",
         fix: "Delete the link and let the datapath's agent make it anew.",
+        found: true,
     },
     Cause {
         code: "VTEP-IP-DUPLICATE",
@@ -271,6 +553,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Packets reach whichever of the two answered last; the other drops what has its own address as a source.",
         proof: "The same address on two nodes; or a packet reaches a node that owns its source.",
         fix: "Take the address from the node that is not planned to have it.",
+        found: true,
     },
     Cause {
         code: "VTEP-LOCAL-STALE",
@@ -278,6 +561,23 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Peers answer to the old address and the router has nobody to give it to.",
         proof: "The tunnel's local address is on none of the node's links, or differs from the plan.",
         fix: "Delete the link and let the datapath's agent make it anew.",
+        found: true,
+    },
+    Cause {
+        code: "VTEP-MAC-DUPLICATE",
+        title: "two tunnels share a MAC",
+        meaning: "Packets reach now one, now the other.",
+        proof: "The same MAC on two nodes.",
+        fix: "Let the planner give the second another MAC.",
+        found: false,
+    },
+    Cause {
+        code: "VXLAN-CSUM-OFFLOAD",
+        title: "checksums of tunnel packets are wrong",
+        meaning: "Small packets pass, connections stall for a second and more.",
+        proof: "The kernel's version, the link's offloads, and UDP checksum errors.",
+        fix: "ethtool -K LINK tx-udp_tnl-segmentation off",
+        found: false,
     },
     Cause {
         code: "WRONG-IDENTITY",
@@ -286,6 +586,7 @@ pub const CATALOGUE: &[Cause] = &[
                   address, two clusters share a prefix, or a row leads to the wrong node.",
         proof: "The responder's proof under the run's key is wrong or absent.",
         fix: "Find the other owner of the address: the finding says who answered.",
+        found: true,
     },
 ];
 

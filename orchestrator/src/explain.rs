@@ -9,8 +9,13 @@ use crate::report::{Finding, Report};
 #[must_use]
 pub fn code(code: &str) -> Option<String> {
     let cause = causes::find(code)?;
+    let note = if cause.found {
+        ""
+    } else {
+        "\nThis version does not look for it; a finding may say that it cannot exclude it.\n"
+    };
     Some(format!(
-        "{}: {}\n\nWhat it means\n{}\n\nWhat proves it\n{}\n\nWhat to do\n{}\n",
+        "{}: {}\n\nWhat it means\n{}\n\nWhat proves it\n{}\n\nWhat to do\n{}\n{note}",
         cause.code,
         cause.title,
         indented(cause.meaning),

@@ -1,0 +1,336 @@
+//! What a judgement looks like: as JSON and its schema, as a table, in the five columns, in words.
+
+use orchestrator::diagnose::diagnose;
+use orchestrator::explain;
+use orchestrator::matrix::{self, Matrix};
+use orchestrator::probe_plan::What;
+use orchestrator::report::{
+    Cell, CellState, CellVerdict, ClusterReport, Observation, Report, Run, RunVerdict, json,
+    kosmos_table, parse, schema, table,
+};
+use serde_json::Value;
+
+use super::fleet::{BOTH, IPV4, gateway, healthy, many, p2p, probe, tables, underlay};
+use datapath::state::Family;
+use floater::wire::Layer;
+
+fn run() -> Run {
+    Run {
+        id: "0123".to_owned(),
+        started: "2026-01-01T00:00:00Z".to_owned(),
+        seconds: 1.5,
+        seed: 7,
+        tool: "0.1.0".to_owned(),
+    }
+}
+
+/// East's gateway does not know where west's is.
+fn broken() -> Report {
+    let mut gathered = healthy(&[
+        gateway("east", BOTH),
+        p2p("north", IPV4),
+        gateway("west", BOTH),
+    ]);
+    let peer = underlay(2, 0, Family::Ipv4);
+    tables(&mut gathered, "east/n1")
+        .fdb
+        .retain(|row| row.dst != Some(peer));
+    let what = What {
+        node_rows: true,
+        ..What::default()
+    };
+    probe(&mut gathered, &what);
+    diagnose(&gathered, &what).into_report(run())
+}
+
+#[test]
+fn the_table_shows_matrix_findings_coverage_and_verdict() {
+    let report = broken();
+    let text = table::render(&report, false, false);
+    assert!(!text.contains('\u{1b}'));
+    assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
+    for expected in [
+        "host ipv4  east  north  west\neast       +     +      +\n",
+        "pod ipv4  east  north  west\neast      +     +      X\nnorth     +     +      +\nwest      X     +      +\n",
+        "1. error FDB-MISSING at east/n1 fdb ",
+        "affects east -> west pod ipv4, west -> east pod ipv4",
+        "fix     on east/n1: bridge fdb append ",
+        "Verdict: fault - 1 cause",
+        "Coverage: 26 of 26 cells judged (26 probed,",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
+    let colored = table::render(&report, false, true);
+    let mut plain = String::new();
+    let mut inside = false;
+    for sign in colored.chars() {
+        match (inside, sign) {
+            (false, '\u{1b}') => inside = true,
+            (true, 'm') => inside = false,
+            (true, _) => {}
+            (false, sign) => plain.push(sign),
+        }
+    }
+    assert_ne!(colored, text);
+    assert_eq!(plain, text);
+    let wide = table::render(&report, true, false);
+    assert!(wide.contains("+ 200 us"), "{wide}");
+    assert!(wide.contains("east/n1"), "{wide}");
+    assert!(wide.contains("icmp 0 of 3 answered (no answer)"), "{wide}");
+}
+
+#[test]
+fn a_large_table_lists_only_what_does_not_pass() {
+    let mut gathered = many(30, gateway("c", IPV4));
+    tables(&mut gathered, "c-003/n1")
+        .links
+        .get_mut("vx-bridge")
+        .expect("a tunnel")
+        .up = false;
+    probe(&mut gathered, &What::default());
+    let report = diagnose(&gathered, &What::default()).into_report(run());
+    let text = table::render(&report, false, false);
+    assert!(text.contains("host ipv4: 900 of 900 cells pass"), "{text}");
+    assert!(text.contains("pod ipv4: 842 of 900 cells pass"), "{text}");
+    assert!(text.contains("... and 46 more"), "{text}");
+    assert!(text.lines().count() < 60, "{text}");
+}
+
+#[test]
+fn five_columns_for_scripts() {
+    let report = broken();
+    let text = kosmos_table(&report);
+    let mut lines = text.lines();
+    let words =
+        |line: &str| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
+    assert_eq!(
+        words(lines.next().expect("a head")),
+        [
+            "S/N",
+            "SRC_NODE_NAME",
+            "DST_NODE_NAME",
+            "TARGET_IP",
+            "RESULT"
+        ]
+    );
+    assert_eq!(lines.clone().count(), report.node_rows.len());
+    assert!(lines.clone().all(|line| words(line).len() == 5));
+    assert!(lines.clone().any(|line| line.ends_with("FAILED")));
+    assert!(lines.any(|line| line.ends_with("SUCCEEDED")));
+}
+
+#[test]
+fn the_matrix_finds_cells_and_tells_about_them() {
+    let report = broken();
+    let matrix = Matrix::of(&report);
+    assert_eq!(matrix.names, ["east", "north", "west"]);
+    let titles: Vec<String> = matrix.planes.iter().map(matrix::Plane::title).collect();
+    assert_eq!(titles, ["host ipv4", "host ipv6", "pod ipv4", "pod ipv6"]);
+    assert_eq!(matrix.planes[2].worst(&report), Some(CellVerdict::Fail));
+    assert_eq!(matrix.planes[3].cells[0][1], None);
+    let lines = matrix.details(&report, 2, 0, 2);
+    assert_eq!(lines[..2], ["east -> west pod ipv4", "fail, probed"]);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("FDB-MISSING at east/n1")),
+        "{lines:?}"
+    );
+    assert!(matrix.details(&report, 9, 0, 0).is_empty());
+    for cell in &report.cells {
+        assert!(matrix::LEGEND.contains(matrix::glyph(cell)));
+    }
+}
+
+#[test]
+fn a_finding_is_explained_by_its_id() {
+    let report = broken();
+    let id = &report.findings[0].id;
+    let text = explain::finding(&report, id).expect("it is there");
+    for expected in [
+        "FDB-MISSING at east/n1",
+        "Evidence",
+        "Affects",
+        "What proves it",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert_eq!(explain::finding(&report, &id[..6]), Some(text));
+    assert_eq!(explain::finding(&report, ""), None);
+    assert_eq!(explain::finding(&report, "ffffffffff"), None);
+}
+
+/// As much of JSON Schema as the report's uses.
+fn check(value: &Value, rule: &Value, root: &Value, at: &str) {
+    if let Some(name) = rule["$ref"].as_str() {
+        let name = name.strip_prefix("#/$defs/").expect("a local reference");
+        return check(value, &root["$defs"][name], root, at);
+    }
+    if let Some(constant) = rule.get("const") {
+        assert_eq!(value, constant, "{at}");
+    }
+    if let Some(words) = rule["enum"].as_array() {
+        assert!(words.contains(value), "{at}: {value}");
+    }
+    let kinds: Vec<&str> = match &rule["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    };
+    if !kinds.is_empty() {
+        let is = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_u64() && !kinds.contains(&"number") => "integer",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        assert!(kinds.contains(&is), "{at}: {value} is no {kinds:?}");
+    }
+    if let Value::Object(fields) = value {
+        for name in rule["required"].as_array().into_iter().flatten() {
+            assert!(
+                fields.contains_key(name.as_str().expect("a name")),
+                "{at}: no {name}"
+            );
+        }
+        for (name, field) in fields {
+            let known = rule["properties"].get(name);
+            let known = known.unwrap_or_else(|| panic!("{at}: the schema does not know {name}"));
+            check(field, known, root, &format!("{at}.{name}"));
+        }
+    }
+    for (position, item) in value.as_array().into_iter().flatten().enumerate() {
+        check(item, &rule["items"], root, &format!("{at}[{position}]"));
+    }
+}
+
+#[test]
+fn reports_keep_to_the_schema() {
+    let rules = schema();
+    for report in [broken(), large(301)] {
+        let text = json::write(&report);
+        assert!(text.ends_with("}\n"));
+        let value: Value = serde_json::from_str(&text).expect("its own output");
+        check(&value, &rules, &rules, "report");
+    }
+}
+
+/// A report of so many clusters without findings.
+fn large(count: usize) -> Report {
+    let names: Vec<String> = (0..count).map(|at| format!("c{at:04}")).collect();
+    let mut cells = Vec::new();
+    for (row, src) in names.iter().enumerate() {
+        for (column, dst) in names.iter().enumerate() {
+            let (state, verdict) = match (row + column) % 4 {
+                0 => (CellState::Probed, CellVerdict::Pass),
+                1 => (CellState::Proved, CellVerdict::Pass),
+                2 => (CellState::Unobserved, CellVerdict::Unknown),
+                _ => (CellState::Probed, CellVerdict::Fail),
+            };
+            cells.push(Cell {
+                src: src.clone(),
+                dst: dst.clone(),
+                layer: Layer::Pod,
+                family: Family::Ipv4,
+                state,
+                verdict,
+                sent: 0,
+                received: 0,
+                rtt_us: None,
+                findings: Vec::new(),
+            });
+        }
+    }
+    Report {
+        schema: "floater.report/v1".to_owned(),
+        run: run(),
+        clusters: names
+            .into_iter()
+            .map(|name| ClusterReport {
+                name,
+                mode: Some("p2p".to_owned()),
+                families: vec![Family::Ipv4],
+                nodes: 1,
+                state: Observation::Observed,
+                reason: None,
+            })
+            .collect(),
+        coverage: orchestrator::report::Coverage::default(),
+        cells,
+        findings: Vec::new(),
+        verdict: RunVerdict::Fault,
+        unjudged: Vec::new(),
+        node_rows: Vec::new(),
+    }
+}
+
+#[test]
+fn above_three_hundred_clusters_cells_are_packed_and_unpacked() {
+    let report = large(301);
+    let text = json::write(&report);
+    assert!(text.len() < 8_000_000, "{} bytes", text.len());
+    assert_eq!(parse(&text, "r.json").expect("its own output"), report);
+    let small = large(300);
+    assert!(!json::write(&small).contains("cells_packed"));
+    let short = text.replacen("pvu*", "pvu", 1);
+    let error = parse(&short, "r.json").expect_err("a letter is gone");
+    assert!(error.rule.contains("one letter per cluster"), "{error}");
+    let unknown = text.replacen("pvu*", "pvz*", 1);
+    assert!(
+        parse(&unknown, "r.json")
+            .expect_err("an unknown letter")
+            .line
+            .is_some()
+    );
+}
+
+#[test]
+fn what_is_no_report_is_refused_with_place_and_rule() {
+    let good = json::write(&broken());
+    let id = broken().findings[0].id.clone();
+    let cases: Vec<(String, &str)> = vec![
+        (String::new(), "EOF"),
+        ("{".to_owned(), "EOF"),
+        ("[]".to_owned(), "invalid length"),
+        ("{\"a\": 1}".to_owned(), "missing field `schema`"),
+        (
+            good.replace("floater.report/v1", "floater.report/v9"),
+            "this program reads",
+        ),
+        (
+            good.replace("\"verdict\": \"fault\"", "\"verdict\": \"perhaps\""),
+            "unknown variant `perhaps`",
+        ),
+        (
+            good.replacen("\"sent\": 10", "\"sent\": -1", 1).replacen(
+                "\"sent\": 20",
+                "\"sent\": -1",
+                1,
+            ),
+            "invalid value",
+        ),
+        (
+            good.replacen("\"seed\": 7", "\"seed\": \"x\"", 1),
+            "invalid type",
+        ),
+        (
+            good.replacen("\"code\":", "\"cod\":", 1),
+            "missing field `code`",
+        ),
+        (
+            good.replacen(&format!("\"id\": \"{id}\""), "\"id\": \"0000000000\"", 1),
+            "does not hold",
+        ),
+    ];
+    for (text, rule) in cases {
+        let error = parse(&text, "dir/r.json").expect_err(rule);
+        assert_eq!(error.file, "dir/r.json");
+        assert!(error.rule.contains(rule), "{error} has no {rule:?}");
+        assert!(!error.rule.contains(" at line "), "{error}");
+        assert!(text.is_empty() || error.line.is_some(), "{error}");
+        assert!(error.to_string().starts_with("dir/r.json"));
+    }
+}
