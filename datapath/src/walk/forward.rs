@@ -69,8 +69,6 @@ pub(super) struct At {
     packet: Packet,
     /// Tunnels around the packet that was asked about.
     depth: u8,
-    /// The link that the sender insists on.
-    oif: Option<LinkId>,
     /// Where the packet has been: the same place again is a loop.
     seen: Vec<(NodeId, Option<LinkId>, IpAddr, IpAddr)>,
 }
@@ -82,14 +80,8 @@ impl At {
             ingress: None,
             packet,
             depth,
-            oif: None,
             seen: Vec::new(),
         }
-    }
-
-    pub(super) fn by(mut self, oif: Option<LinkId>) -> Self {
-        self.oif = oif;
-        self
     }
 
     pub(super) fn in_by(mut self, ingress: Option<LinkId>) -> Self {
@@ -100,7 +92,7 @@ impl At {
 
 /// What a node decided.
 struct Decision<'w> {
-    route: Option<&'w Route>,
+    route: &'w Route,
     ways: Vec<Way>,
     translation: Translation,
     /// The packet as it came.
@@ -256,13 +248,8 @@ impl<'w> Walker<'w> {
             src: at.packet.src,
             dst: at.packet.dst,
             iif: at.ingress,
-            oif: at.oif,
         };
         let found = node.lookup(&query);
-        let row = match &found {
-            Lookup::Found { table, route } => Some((*route, *table)),
-            Lookup::Missing | Lookup::Refused(_) => None,
-        };
         if let Lookup::Found { table, route } = &found {
             self.edit(hop, |hop| {
                 hop.route = Some(route_name(route, *table, family));
@@ -283,7 +270,7 @@ impl<'w> Walker<'w> {
                 sysctl,
             })
         };
-        let (route, ways) = match found {
+        let (table, route, ways) = match found {
             Lookup::Found { route, .. } if route.kind == RouteKind::Local => {
                 if let Some(link) = at.ingress
                     && let Some(stop) = node.refuse_source(link, at.packet.src, at.packet.dst, None)
@@ -300,18 +287,9 @@ impl<'w> Walker<'w> {
                     packet: at.packet,
                 });
             }
-            Lookup::Found { route, .. } => {
-                let ways: Vec<Way> = node.ways(route, &query).copied().collect();
-                (Some(route), ways)
-            }
-            // IPv4 takes a link that the sender insists on to lead to the destination.
-            Lookup::Missing | Lookup::Refused(_) if at.oif.is_some() && family == Family::Ipv4 => {
-                let ways = at.oif.map(|link| Way {
-                    via: None,
-                    link,
-                    dead: false,
-                });
-                (None, ways.into_iter().collect())
+            Lookup::Found { table, route } => {
+                let ways: Vec<Way> = node.ways(route).copied().collect();
+                (table, route, ways)
             }
             Lookup::Missing if node.partial => {
                 return Err(Final::Left {
@@ -347,9 +325,7 @@ impl<'w> Walker<'w> {
         }
         let place = (id, at.ingress, at.packet.src, at.packet.dst);
         if at.seen.contains(&place) {
-            let row = row.map_or_else(String::new, |(route, table)| {
-                route_name(route, table, family)
-            });
+            let row = route_name(route, table, family);
             return Err(stopped(Stop::Loop { row }));
         }
         at.seen.push(place);
@@ -378,15 +354,12 @@ impl<'w> Walker<'w> {
             return Err(end);
         }
         if packet.src.is_unspecified() {
-            let preferred = decision.route.and_then(|route| route.src);
+            let preferred = decision.route.src;
             packet.src = preferred
                 .or_else(|| link.source(next_hop))
                 .unwrap_or(packet.src);
         }
-        let mtu = decision
-            .route
-            .and_then(|route| route.mtu)
-            .unwrap_or(link.mtu);
+        let mtu = decision.route.mtu.unwrap_or(link.mtu);
         if mtu > 0 && packet.len > mtu {
             let forwarded = at.ingress.is_some();
             if packet.dont_fragment || (packet.dst.is_ipv6() && forwarded) {
@@ -432,7 +405,6 @@ impl<'w> Walker<'w> {
             ingress: Some(ingress),
             packet,
             depth: at.depth,
-            oif: None,
             seen: at.seen.clone(),
         })
     }

@@ -14,8 +14,6 @@ pub(super) struct Query {
     pub(super) dst: IpAddr,
     /// None for what the node itself makes, which the kernel takes to come in by the loopback link.
     pub(super) iif: Option<LinkId>,
-    /// The link that the sender insists on.
-    pub(super) oif: Option<LinkId>,
 }
 
 /// What rules and tables answer.
@@ -71,7 +69,7 @@ impl Node {
                     }
                     RouteKind::Unicast => {
                         // A dead route does not hide a shorter prefix or a larger metric.
-                        if self.ways(route, query).next().is_some() {
+                        if self.ways(route).next().is_some() {
                             return Lookup::Found {
                                 table: number,
                                 route,
@@ -85,17 +83,11 @@ impl Node {
     }
 
     /// The ways of a route that the kernel would use.
-    pub(super) fn ways<'n>(
-        &'n self,
-        route: &'n Route,
-        query: &Query,
-    ) -> impl Iterator<Item = &'n Way> {
-        // IPv6 only prefers the wanted link (`RT6_LOOKUP_F_IFACE` is not set where the source is given).
-        let oif = query.oif.filter(|_| query.dst.is_ipv4());
-        route.ways.iter().filter(move |way| {
+    pub(super) fn ways<'n>(&'n self, route: &'n Route) -> impl Iterator<Item = &'n Way> {
+        route.ways.iter().filter(|way| {
             let link = self.link(way.link);
             let no_carrier_only = link.up && !link.carrier;
-            (!way.dead || no_carrier_only) && oif.is_none_or(|oif| oif == way.link)
+            !way.dead || no_carrier_only
         })
     }
 
@@ -108,7 +100,6 @@ impl Node {
             src,
             dst: src,
             iif: None,
-            oif: None,
         };
         matches!(self.lookup(&query), Lookup::Found { route, .. } if route.kind == RouteKind::Local)
     }
@@ -121,8 +112,8 @@ impl Node {
         let selected = rule.src.is_none_or(|net| net.contains(&query.src))
             && rule.dst.is_none_or(|net| net.contains(&query.dst))
             && rule.iif.is_none_or(iif)
-            && rule.oif.is_none_or(|wanted| query.oif == Some(wanted))
-            // No packet here carries a mark.
+            // No packet here is bound to a link or carries a mark.
+            && rule.oif.is_none()
             && rule.mark.is_none_or(|(mark, mask)| mark & mask == 0);
         selected != rule.invert
     }
@@ -162,7 +153,6 @@ impl Node {
             src: dst,
             dst: src,
             iif: oif,
-            oif: None,
         };
         let Lookup::Found { route, .. } = self.lookup(&back) else {
             return if self.partial { None } else { filtered() };

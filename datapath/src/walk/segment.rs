@@ -486,7 +486,8 @@ impl Walker<'_> {
         let end = if world.node(node).partial && world.trusts_underlay {
             self.over_plan(node, remote, outer)
         } else {
-            self.run(At::made_by(node, outer, depth + 1).by(tunnel.lower))
+            // A forwarding row names no link of its own, so the route alone chooses it, whatever the tunnel is bound to.
+            self.run(At::made_by(node, outer, depth + 1))
         };
         let (peer, outer_packet) = match end {
             Final::Delivered { node, packet, .. } => (node, packet),
@@ -707,7 +708,6 @@ impl Walker<'_> {
             src,
             dst: wanted,
             iif: Some(link),
-            oif: None,
         };
         let Lookup::Found { route, .. } = here.lookup(&query) else {
             return false;
@@ -717,9 +717,7 @@ impl Walker<'_> {
         }
         match route.kind {
             RouteKind::Local => true,
-            _ => {
-                at.proxy_arp && at.forward4 && here.ways(route, &query).all(|way| way.link != link)
-            }
+            _ => at.proxy_arp && at.forward4 && here.ways(route).all(|way| way.link != link),
         }
     }
 }
