@@ -141,8 +141,10 @@ impl Engine {
                 }
                 Command::Connect { token, probe } => {
                     let probe = &plan.probes[probe];
-                    let (dst, expect) =
-                        (SocketAddr::new(probe.dst, probe.port), probe.expect.clone());
+                    let (dst, expect) = (
+                        SocketAddr::new(probe.dst.to_canonical(), probe.port),
+                        probe.expect.clone(),
+                    );
                     let sockets = Arc::clone(sockets);
                     let connection = self.connections.spawn(async move {
                         (token, connect(&*sockets, dst, expect.as_ref()).await)
