@@ -38,6 +38,7 @@ mod kinds;
 mod managed;
 mod openapi;
 mod patch;
+mod protobuf;
 mod proxy;
 mod rbac;
 mod read;

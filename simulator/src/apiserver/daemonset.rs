@@ -291,7 +291,7 @@ fn pod(set: &Value, node: &str, hash: &str) -> Value {
         metadata["annotations"] = template["metadata"]["annotations"].clone();
     }
     let mut spec = template["spec"].clone();
-    spec["nodeName"] = node.into();
+    spec["enableServiceLinks"] = true.into();
     spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}],
     });
@@ -303,6 +303,13 @@ fn pod(set: &Value, node: &str, hash: &str) -> Value {
     }
     spec["tolerations"] = tolerations.into();
     let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec});
+    let writer = Writer {
+        manager: "kube-controller-manager",
+        api_version: "v1",
+        subresource: "",
+    };
+    managed::update(&shape::builtin("Pod"), true, &json!({}), &mut pod, &writer);
+    pod["spec"]["nodeName"] = node.into();
     defaults::prepare_pod(&mut pod);
     pod
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::kinds::Served;
+use super::protobuf;
 use super::request::Query;
 use super::shape::{Leaf, Shape};
 use super::status::Status;
@@ -44,6 +45,11 @@ pub(crate) fn object(kind: &str, media: &str, body: &[u8]) -> Result<Value, Stat
             ))
         })?,
         "application/yaml" => yaml(body).map_err(|error| {
+            Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): {error}"
+            ))
+        })?,
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(body).map_err(|error| {
             Status::bad_request(format!(
                 "the object provided is unrecognized (must be of type {kind}): {error}"
             ))

@@ -218,9 +218,7 @@ impl Store {
                 .get(resource, &key(namespace, name))
                 .cloned()
                 .ok_or_else(|| Status::not_found(resource, name))?;
-            let mut new = (*old).clone();
-            mark_deleted(&mut new, 0);
-            inner.replace(resource, &old, new);
+            inner.end(resource, &old);
             Ok(())
         })
     }
@@ -359,6 +357,18 @@ impl Inner {
         }
     }
 
+    /// Deletes an object at once, or marks it where something holds it.
+    pub(crate) fn end(&mut self, resource: Resource, old: &Arc<Value>) -> Arc<Value> {
+        let mut new = (**old).clone();
+        mark_deleted(&mut new, 0);
+        if held(resource, &new) {
+            return self.replace(resource, old, new);
+        }
+        // Told as it was: nobody ever saw it marked.
+        self.take(resource, &key_of(old), None)
+            .unwrap_or_else(|| old.clone())
+    }
+
     fn set(&mut self, resource: Resource, key: String, mut object: Value) -> Arc<Value> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
@@ -459,7 +469,17 @@ impl Inner {
     fn furnish(&mut self, namespace: &str) {
         let account = json!({"metadata": {"name": "default"}});
         let root = json!({
-            "metadata": {"name": "kube-root-ca.crt"},
+            "metadata": {
+                "name": "kube-root-ca.crt",
+                "annotations": {"kubernetes.io/description": "The certificates that the API is verified with."},
+                "managedFields": [{
+                    "manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1",
+                    "time": stamp(Timestamp::now()), "fieldsType": "FieldsV1", "fieldsV1": {
+                        "f:data": {".": {}, "f:ca.crt": {}},
+                        "f:metadata": {"f:annotations": {".": {}, "f:kubernetes.io/description": {}}},
+                    },
+                }],
+            },
             "data": {"ca.crt": ""},
         });
         // They cannot exist: the namespace did not.

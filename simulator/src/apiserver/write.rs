@@ -658,6 +658,14 @@ fn delete_one(
     } else if grace == 0 && old["metadata"]["deletionGracePeriodSeconds"] == json!(0) {
         return (old.clone(), false);
     }
+    if grace == 0 && new == **old && r.table() != Resource::NAMESPACES.table() {
+        let last = inner.end(r, old);
+        let gone = inner.get(r, &super::store::key_of(old)).is_none();
+        if gone && r.table() == Resource::CUSTOM_RESOURCE_DEFINITIONS.table() {
+            forget_instances(inner, &last);
+        }
+        return (last, gone);
+    }
     mark_deleted(&mut new, grace);
     if r.table() == Resource::NAMESPACES.table() {
         new["status"]["phase"] = "Terminating".into();
@@ -668,9 +676,6 @@ fn delete_one(
     let key = super::store::key_of(old);
     let last = inner.replace(r, old, new);
     let gone = inner.get(r, &key).is_none();
-    if r.table() == Resource::CUSTOM_RESOURCE_DEFINITIONS.table() && gone {
-        forget_instances(inner, &last);
-    }
     (last, gone)
 }
 
