@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::MsgFlags;
 
 use super::message::read_u16;
 use super::neigh::{NUD_NOARP, NUD_PERMANENT, RTM_NEWNEIGH};
-use super::socket::{Message, Messages};
+use super::socket::{Buffer, Message};
 use crate::error::Error;
 
 /// The multicast groups of rtnetlink that tell of what an observation reads.
@@ -32,7 +32,6 @@ const GROUPS: [(&str, u32); 10] = [
 /// It does not tell of nftables, which another socket would have to: look there from time to time.
 pub struct Monitor {
     socket: Socket,
-    buffer: Vec<u8>,
 }
 
 impl Monitor {
@@ -60,10 +59,7 @@ impl Monitor {
                 Err(error) => return Err(missing(name, error)),
             }
         }
-        Ok(Self {
-            socket,
-            buffer: vec![0; 32 * 1024],
-        })
+        Ok(Self { socket })
     }
 
     /// Reads all notices that wait; whether one of them is worth an observation. Never blocks.
@@ -71,16 +67,10 @@ impl Monitor {
     /// True also when notices were lost, because anything may have changed then.
     pub fn drain(&mut self) -> bool {
         let mut changed = false;
+        let mut buffer = Buffer::borrowed();
         loop {
-            match recv(
-                self.socket.as_raw_fd(),
-                &mut self.buffer,
-                MsgFlags::MSG_DONTWAIT,
-            ) {
-                Ok(length) => {
-                    changed |= Messages(&self.buffer[..length]).any(|message| matters(&message));
-                }
-                Err(Errno::EINTR) => {}
+            match buffer.receive(&self.socket, MsgFlags::MSG_DONTWAIT) {
+                Ok(mut messages) => changed |= messages.any(|message| matters(&message)),
                 Err(Errno::ENOBUFS) => changed = true,
                 Err(_) => return changed,
             }

@@ -3,6 +3,7 @@
 //! The kernel works a request off inside the system call that sends it, so that when that call returns every answer to it waits in the
 //! receive queue. Batches rely on it: one acknowledgement, that of the last request, ends the reading.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -37,7 +38,43 @@ pub(super) struct Refused {
 pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The thread's receive buffer, on loan. A process may hold a thousand sockets and reads one at a time on each thread.
+pub(super) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    pub(super) fn borrowed() -> Self {
+        let mut bytes = BUFFER.take();
+        // The kernel fills as much of a dump at once as it saw the reader's buffer hold, up to 32 KiB.
+        bytes.resize(64 * 1024, 0);
+        Self(bytes)
+    }
+
+    /// Receives once; the messages that came.
+    pub(super) fn receive(
+        &mut self,
+        socket: &Socket,
+        flags: MsgFlags,
+    ) -> Result<Messages<'_>, Errno> {
+        loop {
+            match recv(socket.as_raw_fd(), &mut self.0, flags) {
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+                Ok(length) => return Ok(Messages(&self.0[..length])),
+            }
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        BUFFER.set(std::mem::take(&mut self.0));
+    }
 }
 
 /// The messages of a dump, one after another.
@@ -69,7 +106,6 @@ impl Netlink {
         Ok(Self {
             socket,
             sequence: 0,
-            buffer: Vec::new(),
         })
     }
 
@@ -95,9 +131,10 @@ impl Netlink {
             let mut found = Vec::new();
             let mut interrupted = false;
             let mut done = false;
+            let mut buffer = Buffer::borrowed();
             while !done {
-                let length = self.receive(MsgFlags::empty()).map_err(failed)?;
-                for message in Messages(&self.buffer[..length]) {
+                let messages = buffer.receive(&self.socket, MsgFlags::empty());
+                for message in messages.map_err(failed)? {
                     if message.sequence != sequence {
                         continue;
                     }
@@ -132,9 +169,10 @@ impl Netlink {
             .request(kind, NLM_F_ACK, header, attributes)
             .map_err(failed)?;
         let mut found = None;
+        let mut buffer = Buffer::borrowed();
         loop {
-            let length = self.receive(MsgFlags::empty()).map_err(failed)?;
-            for message in Messages(&self.buffer[..length]) {
+            let messages = buffer.receive(&self.socket, MsgFlags::empty());
+            for message in messages.map_err(failed)? {
                 if message.sequence != sequence {
                     continue;
                 }
@@ -214,9 +252,9 @@ impl Netlink {
         bytes[flags + 1] |= NLM_F_ACK.to_ne_bytes()[1];
         let last = self.sequence;
         self.send(&bytes[head.range.start..tail.range.end])?;
+        let mut buffer = Buffer::borrowed();
         loop {
-            let length = self.receive(MsgFlags::empty())?;
-            for message in Messages(&self.buffer[..length]) {
+            for message in buffer.receive(&self.socket, MsgFlags::empty())? {
                 if message.kind != NLMSG_ERROR {
                     continue;
                 }
@@ -244,13 +282,14 @@ impl Netlink {
         self.discard_answers();
         self.send(&batch.bytes).map_err(plain)?;
         let mut failure = None;
+        let mut buffer = Buffer::borrowed();
         loop {
-            let length = match self.receive(MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => length,
+            let messages = match buffer.receive(&self.socket, MsgFlags::MSG_DONTWAIT) {
+                Ok(messages) => messages,
                 Err(Errno::EAGAIN) => break,
                 Err(errno) => return Err(plain(errno)),
             };
-            for message in Messages(&self.buffer[..length]) {
+            for message in messages {
                 let ours = message.sequence.wrapping_sub(first) < 1 << 30;
                 if message.kind == NLMSG_ERROR && ours && message.errno() != 0 && failure.is_none()
                 {
@@ -290,21 +329,10 @@ impl Netlink {
         }
     }
 
-    /// Reads once into the buffer.
-    fn receive(&mut self, flags: MsgFlags) -> Result<usize, Errno> {
-        // The kernel fills as much of a dump at once as it saw the reader's buffer hold, up to 32 KiB.
-        self.buffer.resize(64 * 1024, 0);
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
-                Err(Errno::EINTR) => {}
-                result => return result,
-            }
-        }
-    }
-
-    fn discard_answers(&mut self) {
+    fn discard_answers(&self) {
+        let mut buffer = Buffer::borrowed();
         while matches!(
-            self.receive(MsgFlags::MSG_DONTWAIT),
+            buffer.receive(&self.socket, MsgFlags::MSG_DONTWAIT),
             Ok(_) | Err(Errno::ENOBUFS)
         ) {}
     }
