@@ -15,18 +15,19 @@ use crate::manifest;
 pub(crate) struct Metadata {
     pub(crate) name: String,
     pub(crate) uid: String,
-    pub(crate) labels: Option<BTreeMap<String, String>>,
-    pub(crate) annotations: Option<BTreeMap<String, String>>,
+    /// A server that writes `null` for a value that it does not know is no reason to see nothing of the object.
+    labels: Option<BTreeMap<String, Option<String>>>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
     pub(crate) deletion_timestamp: Option<String>,
 }
 
 impl Metadata {
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.labels.as_ref()?.get(key).map(String::as_str)
+        self.labels.as_ref()?.get(key)?.as_deref()
     }
 
     pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(key).map(String::as_str)
+        self.annotations.as_ref()?.get(key)?.as_deref()
     }
 
     /// When it may be swept; none where it never may, or does not say so in a way that can be read.
@@ -350,7 +351,7 @@ mod tests {
     #[test]
     fn a_pod_says_where_it_listens_and_where_its_key_is() {
         let pod = pod(json!({
-            "metadata": {"name": "p", "labels": {"floater.kosmos.io/layer": "host"}},
+            "metadata": {"name": "p", "labels": {"floater.kosmos.io/layer": "host", "pod-template-generation": null}},
             "spec": {"nodeName": "n1", "hostNetwork": true, "containers": [{"env": [
                 {"name": "PORT", "value": "9000"},
                 {"name": "FLOATER_RUN_KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "key"}}},
