@@ -12,6 +12,7 @@ mod engine;
 mod inspect;
 mod mmsg;
 mod responder;
+mod settings;
 mod socket;
 
 use std::io;

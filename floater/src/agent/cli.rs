@@ -1,7 +1,6 @@
 //! The program `floater`: `serve`, `ping`, `tables`.
 
 mod ping;
-mod settings;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{At, Floater, Here, Silence, Sockets};
+use super::{At, Config, Floater, Here, Silence, Sockets, settings};
 use crate::error::Error;
 
 /// Wrong usage.
@@ -66,8 +65,8 @@ fn done(result: Result<ExitCode, Error>) -> ExitCode {
 }
 
 fn serve() -> Result<ExitCode, Error> {
-    let settings = settings::from_environment(std::env::var_os)?;
-    let sockets: Arc<dyn Sockets> = match settings.bind {
+    let config = Config::from_environment(std::env::var_os)?;
+    let sockets: Arc<dyn Sockets> = match settings::bind(std::env::var_os("FLOATER_BIND"))? {
         Some(address) => Arc::new(At(address)),
         None => Arc::new(Here),
     };
@@ -75,7 +74,7 @@ fn serve() -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         let mut terminate = handler(SignalKind::terminate())?;
         let mut interrupt = handler(SignalKind::interrupt())?;
-        let floater = Floater::start(settings.config, sockets).await?;
+        let floater = Floater::start(config, sockets).await?;
         eprintln!(
             "floater: listening on {} and {}",
             floater.port(),

@@ -105,6 +105,13 @@ async fn wrong_requests_get_the_right_refusal() {
         let fault: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
         assert_eq!(fault["field"], field, "{fault}");
     }
+    // Megabytes are read, and judged to the last probe.
+    let many = (0..50_000).map(|id| probe(id.min(49_998), Ipv4Addr::LOCALHOST, Protocol::Icmp, 0));
+    let many = serde_json::to_vec(&plan(many.collect())).unwrap();
+    let response = ask(address, request("POST", "/v1/probe", &many)).await;
+    assert_eq!(response.status(), 400);
+    let fault: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+    assert_eq!(fault["field"], "probes[49999].id");
     let mut long = request("POST", "/v1/probe", b"");
     long.headers_mut()
         .insert("content-length", "99999999999".parse().unwrap());

@@ -17,23 +17,45 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::agent::{Config, Layer};
+use super::{Config, Layer};
 use crate::error::Error;
 use crate::wire::{API_PORT, PORT, unhex};
 
 /// The shortest key, bytes: less could be guessed from one answered nonce.
 const KEY: usize = 16;
 
-/// Everything that the environment says.
-pub(super) struct Settings {
-    pub(super) config: Config,
-    pub(super) bind: Option<IpAddr>,
+impl Config {
+    /// Reads the settings of a served floater through `lookup`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], naming the variable and never showing the key.
+    pub fn from_environment(
+        lookup: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Result<Self, Error> {
+        read(lookup)
+    }
 }
 
-/// Reads the settings through `lookup`.
-pub(super) fn from_environment(
-    lookup: impl Fn(&'static str) -> Option<OsString>,
-) -> Result<Settings, Error> {
+/// The only address to listen on.
+pub(super) fn bind(value: Option<OsString>) -> Result<Option<IpAddr>, Error> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    value
+        .to_str()
+        .and_then(|value| IpAddr::from_str(value).ok())
+        .map(Some)
+        .ok_or_else(|| wrong("FLOATER_BIND", "has to be an IP address"))
+}
+
+fn wrong(variable: &'static str, rule: &str) -> Error {
+    Error::Setting {
+        variable,
+        rule: rule.to_owned(),
+    }
+}
+
+fn read(lookup: impl Fn(&'static str) -> Option<OsString>) -> Result<Config, Error> {
     let text = |variable: &'static str| match lookup(variable) {
         None => Ok(None),
         Some(value) if value.is_empty() => Ok(None),
@@ -47,10 +69,6 @@ pub(super) fn from_environment(
             variable,
             rule: "is missing or empty".to_owned(),
         })
-    };
-    let wrong = |variable, rule: &str| Error::Setting {
-        variable,
-        rule: rule.to_owned(),
     };
     let port = |variable, default| {
         text(variable)?.map_or(Ok(default), |value| {
@@ -89,27 +107,19 @@ pub(super) fn from_environment(
                 })
         })
         .transpose()?;
-    let bind = text("FLOATER_BIND")?
-        .map(|value| {
-            IpAddr::from_str(&value).map_err(|_| wrong("FLOATER_BIND", "has to be an IP address"))
-        })
-        .transpose()?;
     let (port, api_port) = (port("PORT", PORT)?, port("FLOATER_API_PORT", API_PORT)?);
     if port == api_port {
         return Err(wrong("FLOATER_API_PORT", "has to differ from PORT"));
     }
-    Ok(Settings {
-        config: Config {
-            cluster: needed("FLOATER_CLUSTER_ID")?,
-            node: needed("FLOATER_NODE")?,
-            layer,
-            run: needed("FLOATER_RUN")?,
-            run_key,
-            port,
-            api_port,
-            ttl,
-        },
-        bind,
+    Ok(Config {
+        cluster: needed("FLOATER_CLUSTER_ID")?,
+        node: needed("FLOATER_NODE")?,
+        layer,
+        run: needed("FLOATER_RUN")?,
+        run_key,
+        port,
+        api_port,
+        ttl,
     })
 }
 
@@ -127,29 +137,37 @@ mod tests {
         ("FLOATER_RUN_KEY", "000102030405060708090a0b0c0d0e0f"),
     ];
 
-    fn read(changes: &[(&'static str, &'static str)]) -> Result<Settings, Error> {
+    fn read(changes: &[(&'static str, &'static str)]) -> Result<Config, Error> {
         let mut all = HashMap::from(GOOD);
         all.extend(changes.iter().copied());
-        from_environment(|name| all.get(name).map(OsString::from))
+        Config::from_environment(|name| all.get(name).map(OsString::from))
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_an_address() {
+        let read =
+            |value: &str| bind(Some(OsString::from(value))).map_err(|error| error.to_string());
+        assert_eq!(read(""), Ok(None));
+        assert_eq!(
+            read("::1"),
+            Ok(Some(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)))
+        );
+        assert_eq!(
+            read("eth0"),
+            Err("FLOATER_BIND: has to be an IP address".to_owned())
+        );
     }
 
     #[test]
     fn the_rest_has_defaults() {
         let settings = read(&[]).expect("good settings");
-        assert_eq!(
-            (settings.config.port, settings.config.api_port),
-            (8889, 8890)
-        );
-        assert_eq!((settings.config.ttl, settings.bind), (None, None));
-        assert_eq!(settings.config.run_key.len(), 16);
-        let settings = read(&[
-            ("FLOATER_TTL_SECONDS", "60"),
-            ("PORT", "1"),
-            ("FLOATER_BIND", "::1"),
-        ])
-        .expect("good settings");
-        assert_eq!(settings.config.ttl, Some(Duration::from_secs(60)));
-        assert_eq!(settings.config.port, 1);
+        assert_eq!((settings.port, settings.api_port), (8889, 8890));
+        assert_eq!(settings.ttl, None);
+        assert_eq!(settings.run_key.len(), 16);
+        let settings =
+            read(&[("FLOATER_TTL_SECONDS", "60"), ("PORT", "1")]).expect("good settings");
+        assert_eq!(settings.ttl, Some(Duration::from_secs(60)));
+        assert_eq!(settings.port, 1);
     }
 
     #[test]
@@ -166,12 +184,8 @@ mod tests {
             ("PORT", "0"),
             ("PORT", "65536"),
             ("FLOATER_API_PORT", "8889"),
-            ("FLOATER_BIND", "eth0"),
         ] {
-            let error = read(&[(variable, value)])
-                .err()
-                .expect("refused")
-                .to_string();
+            let error = read(&[(variable, value)]).expect_err("refused").to_string();
             assert!(error.starts_with(&format!("{variable}: ")), "{error}");
             assert!(!error.contains("5ec2e7"), "{error}");
         }
