@@ -345,6 +345,7 @@ impl<'w> Walker<'w> {
         let node = world.node(id);
         let link = node.link(way.link);
         let mut packet = at.packet;
+        let mut before = decision.before;
         let next_hop = way.via.unwrap_or(packet.dst);
         self.edit(decision.hop, |hop| {
             hop.via = way.via;
@@ -356,8 +357,9 @@ impl<'w> Walker<'w> {
         if packet.src.is_unspecified() {
             let preferred = decision.route.src;
             packet.src = preferred
-                .or_else(|| link.source(next_hop))
+                .or_else(|| node.source(way.link, next_hop, packet.dst))
                 .unwrap_or(packet.src);
+            before.src = packet.src;
         }
         let mtu = decision.route.mtu.unwrap_or(link.mtu);
         if mtu > 0 && packet.len > mtu {
@@ -383,7 +385,7 @@ impl<'w> Walker<'w> {
                         .push(format!("source becomes {}", packet.src));
                 });
             }
-            self.track(id, decision.before, packet);
+            self.track(id, before, packet);
         }
         let (mac, asked) = self.resolve(id, way.link, next_hop, &packet, at.depth)?;
         self.edit(decision.hop, |hop| {

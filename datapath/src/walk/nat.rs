@@ -108,7 +108,7 @@ pub(super) fn leave(
                 if src.contains(&packet.src)
                     && out.as_deref().is_none_or(|out| out == &*link.name) =>
             {
-                link.source(next_hop)
+                node.source(egress, next_hop, packet.dst)
             }
             Nat::Snat { src, out, to } if src.contains(&packet.src) && out == &*link.name => {
                 Some(*to)

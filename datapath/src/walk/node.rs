@@ -100,6 +100,7 @@ pub(super) struct Link {
     pub(super) name: Box<str>,
     /// False for a name that only other rows mention.
     pub(super) exists: bool,
+    index: u32,
     pub(super) mac: Option<Mac>,
     pub(super) mtu: u32,
     pub(super) up: bool,
@@ -127,6 +128,7 @@ impl Link {
         Self {
             name: name.into(),
             exists: false,
+            index: 0,
             mac: None,
             mtu: 0,
             up: false,
@@ -153,18 +155,12 @@ impl Link {
         }
     }
 
-    /// The first address of a family, preferring one whose prefix holds `near` (`inet_select_addr`).
-    pub(super) fn source(&self, near: IpAddr) -> Option<IpAddr> {
-        let family = Family::of(near);
-        let usable = || {
-            self.addresses
-                .iter()
-                .filter(move |net| Family::of(net.addr()) == family && !is_link_local(net.addr()))
-        };
-        usable()
-            .find(|net| net.contains(&near))
-            .or_else(|| usable().next())
-            .map(IpNet::addr)
+    /// The addresses of a family that others may be told.
+    fn usable(&self, family: Family) -> impl Iterator<Item = &IpNet> {
+        self.addresses.iter().filter(move |net| {
+            let ip = net.addr();
+            Family::of(ip) == family && !is_link_local(ip) && !ip.is_loopback()
+        })
     }
 
     pub(super) fn has_link_local(&self) -> bool {
@@ -398,6 +394,7 @@ impl Node {
             let master = link.master.as_deref().map(|master| self.intern(master));
             let row = &mut self.links[at as usize];
             row.exists = true;
+            row.index = link.index;
             row.mac = link.mac;
             row.mtu = link.mtu;
             row.up = link.up;
@@ -652,6 +649,36 @@ impl Node {
         self.addresses.get(ip).first().map(|row| row.1)
     }
 
+    /// The source of a packet that goes to `dst` by a link and the router `near`: an address of that link if it has one.
+    /// IPv4 takes the one whose prefix holds the router (`inet_select_addr`), IPv6 the one most like the destination
+    /// (RFC 6724, rules 5 and 8).
+    pub(super) fn source(&self, link: LinkId, near: IpAddr, dst: IpAddr) -> Option<IpAddr> {
+        let family = Family::of(dst);
+        let own = self.link(link);
+        match family {
+            Family::Ipv4 => own
+                .usable(family)
+                .find(|net| net.contains(&near))
+                .or_else(|| own.usable(family).next())
+                .or_else(|| {
+                    let mut links: Vec<&Link> = self.links.iter().collect();
+                    links.sort_by_key(|link| link.index);
+                    links
+                        .into_iter()
+                        .find_map(|link| link.usable(family).next())
+                })
+                .map(IpNet::addr),
+            Family::Ipv6 => {
+                let unlike = |net: &&IpNet| std::cmp::Reverse(common(net.addr(), dst));
+                let others = || self.links.iter().flat_map(|link| link.usable(family));
+                own.usable(family)
+                    .min_by_key(unlike)
+                    .or_else(|| others().min_by_key(unlike))
+                    .map(IpNet::addr)
+            }
+        }
+    }
+
     pub(super) fn holds_on(&self, link: LinkId, ip: IpAddr) -> bool {
         self.addresses.get(ip).iter().any(|row| row.1 == link)
     }
@@ -672,6 +699,11 @@ impl Node {
     pub(super) fn port(&self, bridge: LinkId, mac: Mac) -> Option<LinkId> {
         self.ports.get((bridge, mac)).first().map(|row| row.1)
     }
+}
+
+/// How many leading bits two addresses share.
+fn common(a: IpAddr, b: IpAddr) -> u32 {
+    (bits(a) ^ bits(b)).leading_zeros()
 }
 
 fn family_of(net: IpNet) -> Family {

@@ -660,7 +660,7 @@ impl Walker<'_> {
         let sender = if here.holder(packet.src).is_some() {
             Some(packet.src)
         } else {
-            at.source(next_hop)
+            here.source(link, next_hop, next_hop)
         };
         let mut answer = None;
         let mut left = None;

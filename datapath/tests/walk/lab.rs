@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use datapath::diff::{Change, ChangeSet};
+use datapath::kernel::LinuxKernel;
 use datapath::mac::Mac;
-use datapath::state::{Family, LinkKind, NodeState, RuleAction, Vxlan};
+use datapath::reconcile::Kernel as _;
+use datapath::state::{Family, LinkKind, Nat, NodeState, Row, RuleAction, Vxlan};
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::{Message, Netlink};
 use netns_harness::sysctl;
@@ -37,6 +40,20 @@ impl Place {
             })
             .expect("enter");
         Self { netns, netlink }
+    }
+
+    /// Adds address translations.
+    pub(crate) fn translate(&self, rows: impl Iterator<Item = Nat>) {
+        let changes = rows.map(|row| Change::Add(Row::Nat(row))).collect();
+        let set = ChangeSet::ordered(changes);
+        self.netns
+            .run(|| {
+                LinuxKernel::open()
+                    .expect("netlink")
+                    .apply(&set)
+                    .expect("apply")
+            })
+            .expect("enter");
     }
 
     pub(crate) fn set(&self, name: &str, value: i64) {
@@ -199,6 +216,7 @@ fn build_node(own: &Spec, nodes: &[Spec], mut node: Place, bridged: bool) -> (Pl
         .expect("enter");
     rows(&mut node.netlink, &state);
     node.netlink.flush().expect("rows");
+    node.translate(state.nat.iter().cloned());
     for link in 1..=2 {
         pod.netlink.up(link);
     }
@@ -385,76 +403,105 @@ pub(crate) fn pod_ip(own: &Spec, family: Family) -> IpAddr {
     }
 }
 
-/// A socket that numbers what it receives.
+/// Marks the number of an answer.
+pub(crate) const ANSWER: u32 = 1 << 31;
+
+/// A socket that remembers the numbers that it receives, and answers those that are not answers themselves.
 pub(crate) struct Ear {
+    /// Whose it is.
+    place: String,
     socket: UdpSocket,
     heard: Vec<u32>,
 }
 
 impl Ear {
-    pub(crate) fn open(place: &Place, at: IpAddr) -> Option<Self> {
-        let socket = place
+    pub(crate) fn open(lab: &Lab, place: &str, at: IpAddr) -> Option<Self> {
+        let socket = lab.places[place]
             .netns
             .run(|| UdpSocket::bind(SocketAddr::new(at, PORT)))
             .expect("enter")
             .ok()?;
+        Some(Self::of(place, socket))
+    }
+
+    fn of(place: &str, socket: UdpSocket) -> Self {
         socket.set_nonblocking(true).expect("nonblocking");
-        Some(Self {
+        Self {
+            place: place.to_owned(),
             socket,
             heard: Vec::new(),
-        })
+        }
     }
 
     fn listen(&mut self) {
         let mut buffer = [0; 2048];
-        while let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
-            if let Some(number) = buffer.first_chunk().filter(|_| length >= 4) {
-                self.heard.push(u32::from_be_bytes(*number));
+        loop {
+            let (length, from) = match self.socket.recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // What an earlier packet of ours met, told to the next caller.
+                Err(_) => continue,
+            };
+            let Some(number) = buffer.first_chunk().filter(|_| length >= 4) else {
+                continue;
+            };
+            let number = u32::from_be_bytes(*number);
+            self.heard.push(number);
+            if number & ANSWER == 0 {
+                // An answer that cannot be sent is one that is not heard.
+                let _ = self.socket.send_to(&(number | ANSWER).to_be_bytes(), from);
             }
         }
     }
 }
 
-/// Sends a numbered datagram; a refusal to send is an answer too, and one that the receiver's silence tells.
+/// Sends a numbered datagram and gives the socket that hears the answer; a refusal to send is an answer too, and one that
+/// the receiver's silence tells.
 pub(crate) fn say(
-    place: &Place,
+    lab: &Lab,
+    place: &str,
     src: IpAddr,
     dst: IpAddr,
     number: u32,
     length: usize,
     ttl: Option<u8>,
-) {
+) -> Option<Ear> {
     let mut data = vec![0; length.max(4)];
     data[..4].copy_from_slice(&number.to_be_bytes());
-    let result = place
+    let socket = lab.places[place]
         .netns
         .run(|| {
             let socket = UdpSocket::bind(SocketAddr::new(src, 0))?;
             if let (Some(ttl), true) = (ttl, src.is_ipv4()) {
                 socket.set_ttl(u32::from(ttl))?;
             }
-            socket.send_to(&data, SocketAddr::new(dst, PORT))
+            socket.send_to(&data, SocketAddr::new(dst, PORT))?;
+            Ok::<_, std::io::Error>(socket)
         })
         .expect("enter");
-    let _ = result;
+    Some(Ear::of(place, socket.ok()?))
 }
 
 /// Waits until all of `expected` were heard or the time is over; then all that was heard within the grace that even the
 /// slowest unexpected packet would need.
 pub(crate) fn listen(
     ears: &mut [Ear],
-    expected: &[u32],
+    expected: &BTreeSet<(String, u32)>,
     limit: Duration,
     grace: Duration,
-) -> Vec<u32> {
+) -> BTreeSet<(String, u32)> {
     let start = Instant::now();
     loop {
         ears.iter_mut().for_each(Ear::listen);
-        let heard: Vec<u32> = ears
-            .iter()
-            .flat_map(|ear| ear.heard.iter().copied())
-            .collect();
-        let all = expected.iter().all(|number| heard.contains(number));
+        let of = |ear: &Ear| {
+            let place = ear.place.clone();
+            ear.heard
+                .iter()
+                .map(move |&number| (place.clone(), number))
+                .collect::<Vec<_>>()
+        };
+        let heard: BTreeSet<_> = ears.iter().flat_map(of).collect();
+        let all = expected.is_subset(&heard);
         let waited = start.elapsed();
         if waited >= limit || all && waited >= grace {
             return heard;
