@@ -86,44 +86,106 @@ impl fmt::Display for Problem {
 /// ```
 #[must_use]
 pub fn plan(fleet: &Fleet) -> Plan {
-    let mut problems = Vec::new();
-    let lent = lent_macs(fleet, &mut problems);
-    let members = Members::of(fleet, &lent, &mut problems);
-    overlay::report_collisions(&members, &mut problems);
-
-    let exports = routes::exports(&members, &mut problems);
-    let reachable: Vec<routes::Reachable> = members
+    let planner = Planner::of(fleet);
+    let reachable: Vec<routes::Reachable> = planner
+        .members
         .clusters
         .par_iter()
-        .map(|cluster| routes::reachable(cluster, &members, &exports))
+        .map(|cluster| planner.reachable(cluster))
         .collect();
-    let mesh = peers::Mesh::of(&members);
-    let translations: Vec<_> = members
-        .clusters
-        .iter()
-        .map(|cluster| nat::of_cluster(cluster, &mut problems))
-        .collect();
-
-    let configs = members
+    let configs = planner
+        .members
         .nodes
         .par_iter()
         .map(|node| {
-            let mut config = NodeConfigSpec {
-                devices: node.devices(),
-                routes: reachable[node.cluster].rows_of(node),
-                iptables: translations[node.cluster].rows_of(node),
-                ..NodeConfigSpec::default()
-            };
-            mesh.add_bridge_peers(node, &members, &mut config);
-            peers::add_local_peers(node, &members, &mut config);
-            order::sort(&mut config);
+            let config = planner.config_of(node, &reachable[node.cluster]);
             (node.name.clone(), config)
         })
         .collect();
+    Plan {
+        configs,
+        problems: planner.problems,
+    }
+}
 
-    problems.sort();
-    problems.dedup();
-    Plan { configs, problems }
+/// A plan that is made a node at a time.
+///
+/// All NodeConfigs of a large fleet together are quadratic in its size; whoever wants one of them, or can do with one after the other,
+/// pays for one.
+pub struct Planner<'a> {
+    members: Members<'a>,
+    exports: Vec<routes::Export>,
+    mesh: peers::Mesh,
+    translations: Vec<nat::Translations>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Planner<'a> {
+    /// Reads a fleet; O(N log N) for N nodes and prefixes.
+    #[must_use]
+    pub fn of(fleet: &'a Fleet) -> Self {
+        let mut problems = Vec::new();
+        let lent = lent_macs(fleet, &mut problems);
+        let members = Members::of(fleet, &lent, &mut problems);
+        overlay::report_collisions(&members, &mut problems);
+        let exports = routes::exports(&members, &mut problems);
+        let mesh = peers::Mesh::of(&members);
+        let translations = members
+            .clusters
+            .iter()
+            .map(|cluster| nat::of_cluster(cluster, &mut problems))
+            .collect();
+        problems.sort();
+        problems.dedup();
+        Self {
+            members,
+            exports,
+            mesh,
+            translations,
+            problems,
+        }
+    }
+
+    /// What was left out, sorted by object.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The ClusterNodes that take part, by name.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.members.nodes.iter().map(|node| node.name.as_str())
+    }
+
+    /// The NodeConfig of one ClusterNode; none where it takes no part.
+    #[must_use]
+    pub fn config(&self, node: &str) -> Option<NodeConfigSpec> {
+        let nodes = &self.members.nodes;
+        // They are in the order of their names.
+        let place = nodes
+            .binary_search_by(|member| member.name.as_str().cmp(node))
+            .ok()?;
+        let member = &nodes[place];
+        let reachable = self.reachable(&self.members.clusters[member.cluster]);
+        Some(self.config_of(member, &reachable))
+    }
+
+    fn reachable(&self, cluster: &members::MemberCluster<'_>) -> routes::Reachable {
+        routes::reachable(cluster, &self.members, &self.exports)
+    }
+
+    fn config_of(&self, node: &Member<'_>, reachable: &routes::Reachable) -> NodeConfigSpec {
+        let mut config = NodeConfigSpec {
+            devices: node.devices(),
+            routes: reachable.rows_of(node),
+            iptables: self.translations[node.cluster].rows_of(node),
+            ..NodeConfigSpec::default()
+        };
+        self.mesh.add_bridge_peers(node, &self.members, &mut config);
+        peers::add_local_peers(node, &self.members, &mut config);
+        order::sort(&mut config);
+        config
+    }
 }
 
 /// The MACs of earlier NodeConfigs, by (NodeConfig, device).

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use datapath::api::{Fleet, NodeConfigSpec};
-use datapath::plan::{Plan, plan};
+use datapath::plan::{Plan, Planner, plan};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -57,6 +57,23 @@ fn the_order_of_the_input_does_not_matter() {
         vector.input.cluster_nodes.rotate_left(1);
         vector.input.node_configs.reverse();
         assert_same(&file, &plan(&vector.input), &vector.expected);
+    }
+}
+
+#[test]
+fn a_node_at_a_time_is_the_same_as_all_at_once() {
+    for (file, vector) in vectors() {
+        let planner = Planner::of(&vector.input);
+        assert!(planner.nodes().eq(vector.expected.keys()), "{file}");
+        for (name, config) in &vector.expected {
+            assert_eq!(
+                planner.config(name).as_ref(),
+                Some(config),
+                "{file}: {name}"
+            );
+        }
+        assert_eq!(planner.config("nobody"), None);
+        assert_eq!(planner.problems(), plan(&vector.input).problems, "{file}");
     }
 }
 
