@@ -3,7 +3,7 @@
 //! ```text
 //!  World ── insert(node, NodeState), wire, assume_underlay
 //!    │
-//!  walk ──► lookup (rules, prefixes, sources) ─► nat ─► segment (wires, bridges, tunnels, questions for MACs)
+//!  walk ──► lookup (rules, prefixes, sources) ─► nat ─► question (for MACs) ─► segment (wires, bridges), tunnel
 //!    ▲                                                     │ a tunnel's packet is walked likewise, one deeper
 //!    └──────────────── the next node ◄─────────────────────┘
 //! ```
@@ -14,6 +14,28 @@
 //!
 //! Where a route has several ways, all of them are followed and the first that stops is told: some flow will take it.
 //!
+//! ```
+//! use datapath::state::{Address, Link, LinkKind, NodeState};
+//! use datapath::walk::{End, Packet, World, walk};
+//!
+//! let node = |net: &str, mac| {
+//!     let mut state = NodeState::default();
+//!     state.links.insert(Link {
+//!         name: "eth0".into(), index: 2, mac: Some(mac), mtu: 1500, up: true, carrier: true,
+//!         kind: LinkKind::Veth { peer_index: 2 }, master: None, tx_dropped: 0, rx_dropped: 0,
+//!     });
+//!     state.addresses.insert(Address { link: "eth0".into(), net: net.parse().expect("a prefix") });
+//!     state
+//! };
+//! let mut world = World::new();
+//! world.insert("left", node("10.0.0.1/24", datapath::mac::Mac([2, 0, 0, 0, 0, 1])));
+//! world.insert("right", node("10.0.0.2/24", datapath::mac::Mac([2, 0, 0, 0, 0, 2])));
+//! world.wire(("left", "eth0"), ("right", "eth0"));
+//! let packet = Packet::udp("10.0.0.1".parse().expect("an address"), "10.0.0.2".parse().expect("an address"), 8889);
+//! let walk = walk(&world, "left", None, packet);
+//! assert_eq!(walk.end, End::Delivered { node: "right".into(), link: Some("eth0".into()) }, "{walk}");
+//! ```
+//!
 //! [`NodeState`]: crate::state::NodeState
 
 mod forward;
@@ -21,7 +43,9 @@ mod lookup;
 mod nat;
 mod node;
 mod outcome;
+mod question;
 mod segment;
+mod tunnel;
 mod world;
 
 use std::net::IpAddr;

@@ -128,3 +128,22 @@ fn netmapped(ip: IpAddr, to: IpNet) -> IpAddr {
     let host = bits(ip) & !masked(u128::MAX, length);
     address(masked(bits(to.addr()), length) | host, Family::of(ip))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_bits_are_kept() {
+        for (ip, to, expected) in [
+            ("10.210.1.7", "10.244.0.0/16", "10.244.1.7"),
+            ("10.210.1.7", "0.0.0.0/0", "10.210.1.7"),
+            ("10.210.1.7", "10.1.1.1/32", "10.1.1.1"),
+            ("fd01:2::7", "fd10::/16", "fd10:2::7"),
+        ] {
+            let ip = ip.parse().expect("an address");
+            let to = to.parse().expect("a prefix");
+            assert_eq!(netmapped(ip, to).to_string(), expected);
+        }
+    }
+}

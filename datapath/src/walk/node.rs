@@ -628,6 +628,13 @@ impl Node {
         self.links[at as usize].wire = Some(far);
     }
 
+    /// Forgets it.
+    pub(super) fn cut_wire(&mut self, link: &str) {
+        if let Some(at) = self.link_named(link) {
+            self.links[at as usize].wire = None;
+        }
+    }
+
     pub(super) fn link_named(&self, name: &str) -> Option<LinkId> {
         self.by_name.get(name).copied()
     }
@@ -733,4 +740,102 @@ fn is_plain(rule: &Rule, priority: u32, table: u32) -> bool {
         && rule.iif.is_none()
         && rule.oif.is_none()
         && rule.mark.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{NextHop, Route as Row};
+    use proptest::prelude::*;
+
+    #[test]
+    fn bits_and_masks() {
+        for text in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "255.255.255.255",
+            "::",
+            "fd00::1",
+            "ffff::ffff",
+        ] {
+            let ip: IpAddr = text.parse().expect("an address");
+            assert_eq!(address(bits(ip), Family::of(ip)), ip);
+            assert_eq!(masked(bits(ip), 0), 0);
+            assert_eq!(masked(bits(ip), 128), bits(ip));
+        }
+        let ip = bits("10.1.2.3".parse().expect("an address"));
+        assert_eq!(masked(ip, 8), bits("10.0.0.0".parse().expect("an address")));
+    }
+
+    fn route(dst: IpNet, metric: u32) -> Row {
+        Row {
+            table: TABLE_MAIN,
+            dst,
+            metric,
+            kind: RouteKind::Unicast,
+            hops: vec![NextHop {
+                via: None,
+                link: "eth0".to_owned(),
+                onlink: false,
+                weight: 1,
+                dead: false,
+            }],
+            src: None,
+            protocol: 3,
+            mtu: None,
+        }
+    }
+
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        // Few distinct bits, so that prefixes often hold each other.
+        let ipv4 = (0_u32..16, 0_u8..=32)
+            .prop_map(|(bits, length)| IpNet::new(IpAddr::V4((bits << 26).into()), length));
+        let ipv6 = (0_u128..16, 0_u8..=128)
+            .prop_map(|(bits, length)| IpNet::new(IpAddr::V6((bits << 122).into()), length));
+        prop_oneof![ipv4, ipv6].prop_map(|net| net.expect("a length").trunc())
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_prefix_with_the_smallest_metric_is_first(
+            rows in proptest::collection::vec((prefix(), 0_u32..3), 0..40),
+            wanted in prefix(),
+        ) {
+            let wanted = wanted.addr();
+            let mut state = NodeState::default();
+            state.routes.extend(rows.into_iter().map(|(dst, metric)| route(dst, metric)));
+            let node = Node::new("n", &state);
+            let mut expected: Vec<_> = state
+                .routes
+                .iter()
+                .filter(|row| row.dst.contains(&wanted))
+                .map(|row| (row.dst, row.metric))
+                .collect();
+            expected.sort_by_key(|(dst, metric)| (std::cmp::Reverse(dst.prefix_len()), *metric));
+            let family = Family::of(wanted);
+            let found: Vec<_> = node
+                .routing(family)
+                .table(TABLE_MAIN)
+                .into_iter()
+                .flat_map(|table| table.matching(wanted))
+                .map(|row| (row.dst(family), row.metric))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn routes_have_the_names_that_differences_give_them(dst in prefix(), metric in 0_u32..2000) {
+            let row = route(dst, metric);
+            let mut state = NodeState::default();
+            state.routes.insert(row.clone());
+            let node = Node::new("n", &state);
+            let family = Family::of(dst.addr());
+            let table = node.routing(family).table(TABLE_MAIN).expect("a table");
+            let found = table.matching(dst.addr()).next().expect("a route");
+            prop_assert_eq!(
+                crate::walk::lookup::route_name(found, TABLE_MAIN, family),
+                name_of(&crate::state::Row::Route(row))
+            );
+        }
+    }
 }

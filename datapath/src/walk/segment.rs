@@ -2,19 +2,18 @@
 
 use std::net::IpAddr;
 
-use super::forward::{At, Final, Walker};
-use super::node::{Kind, LinkId, NodeId, Tunnel};
-use super::outcome::{Carrier, Stop};
-use super::{Packet, lookup::Lookup, lookup::Query};
+use super::Packet;
+use super::forward::{Final, Walker};
+use super::node::{Kind, LinkId, NodeId};
+use super::outcome::Stop;
 use crate::mac::Mac;
-use crate::state::{NeighbourState, RouteKind};
 
-/// Ethernet, VXLAN and UDP around a packet; the outer IP header comes on top.
-const ENCAPSULATION: u32 = 14 + 8 + 8;
 /// A VLAN tag, by which a frame may exceed the MTU of the end of a wire (`is_skb_forwardable`).
 const TAG: u32 = 4;
 /// Tunnels in tunnels and bridges in a row, beyond which the kernel sees a loop.
-const DEPTH: u8 = 8;
+pub(super) const DEPTH: u8 = 8;
+/// The length of a question for a MAC and of its answer (`struct arphdr` with its addresses), bytes.
+pub(super) const QUESTION: u32 = 28;
 
 /// To whom a frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +33,15 @@ pub(super) struct Frame {
     pub(super) next_hop: IpAddr,
     /// Its packet, or of a question the one that waits for the answer.
     pub(super) packet: Packet,
-    /// Where the questioner's VTEP is, for those that learn.
+    /// Where the VTEP of the one that it answers is, for tunnels that learn.
     pub(super) learned: Option<IpAddr>,
 }
 
 impl Frame {
-    fn len(&self) -> u32 {
+    pub(super) fn len(&self) -> u32 {
         match self.cast {
             Cast::One(_) => self.packet.len,
-            Cast::Who(_) => 28,
+            Cast::Who(_) => QUESTION,
         }
     }
 }
@@ -56,7 +55,8 @@ pub(super) enum Landing {
     Ended(Final),
 }
 
-fn lost(node: NodeId, stop: Stop) -> Landing {
+/// An end by a stop.
+pub(super) fn lost(node: NodeId, stop: Stop) -> Landing {
     Landing::Ended(Final::Stopped { node, stop })
 }
 
@@ -107,7 +107,7 @@ impl Walker<'_> {
     }
 
     /// Puts a frame out by a link.
-    fn emit(
+    pub(super) fn emit(
         &mut self,
         node: NodeId,
         link: LinkId,
@@ -208,7 +208,7 @@ impl Walker<'_> {
     }
 
     /// A frame comes in by a link.
-    fn arrive(
+    pub(super) fn arrive(
         &mut self,
         node: NodeId,
         link: LinkId,
@@ -254,7 +254,12 @@ impl Walker<'_> {
     ) {
         let here = self.world.node(node);
         let at = here.link(bridge);
-        if !at.up || depth >= DEPTH {
+        if depth >= DEPTH {
+            let row = at.name.to_string();
+            out.push(lost(node, Stop::Loop { row }));
+            return;
+        }
+        if !at.up {
             let link = at.name.to_string();
             out.push(lost(node, Stop::LinkDown { link }));
             return;
@@ -345,379 +350,6 @@ impl Walker<'_> {
                 packet: frame.packet,
             })),
             None => out.push(self.leaves(node, link, frame)),
-        }
-    }
-
-    /// A frame goes into a tunnel, once for every remote end that the forwarding rows give.
-    fn encapsulate(
-        &mut self,
-        node: NodeId,
-        link: LinkId,
-        tunnel: &Tunnel,
-        frame: &Frame,
-        depth: u8,
-        out: &mut Vec<Landing>,
-    ) {
-        let world = self.world;
-        let here = world.node(node);
-        let at = here.link(link);
-        if depth >= DEPTH {
-            let row = at.name.to_string();
-            out.push(lost(node, Stop::Loop { row }));
-            return;
-        }
-        if let Some(local) = tunnel.local
-            && local.is_ipv4()
-            && !here.partial
-            && here.holder(local).is_none()
-        {
-            let link = at.name.to_string();
-            out.push(lost(node, Stop::VtepLocalGone { link, local }));
-            return;
-        }
-        let (mac, rows) = match frame.cast {
-            Cast::One(Some(mac)) => (mac, here.remotes(link, mac)),
-            Cast::One(None) | Cast::Who(_) => (Mac::ZERO, here.remotes(link, Mac::ZERO)),
-        };
-        let flooded = rows.len() == 0 || mac.is_zero();
-        let mut remotes: Vec<IpAddr> = if flooded {
-            here.remotes(link, Mac::ZERO).collect()
-        } else {
-            rows.collect()
-        };
-        if let (true, Some(learned)) = (flooded, frame.learned)
-            && tunnel.learning
-        {
-            remotes = vec![learned];
-        }
-        if remotes.is_empty() {
-            let link = at.name.to_string();
-            out.push(lost(node, Stop::NoFdb { link, mac }));
-            return;
-        }
-        if flooded {
-            // Of a flood to every peer only those copies matter that can find whom they are for.
-            remotes.retain(|&remote| self.may_hold(remote, frame.cast));
-        }
-        let mark = self.mark();
-        let mut kept = false;
-        for remote in remotes {
-            let row_mac = if flooded { Mac::ZERO } else { mac };
-            self.note_tunnel(|| Carrier {
-                vni: tunnel.vni,
-                port: tunnel.port,
-                to: remote,
-                fdb: format!("{row_mac} dst {remote} dev {}", at.name),
-                flooded,
-            });
-            let landed = out.len();
-            self.tunnel_to(node, link, tunnel, remote, frame, depth, out);
-            let on = |landing: &Landing| matches!(landing, Landing::On(..));
-            let taken = out.get(landed..).is_some_and(|new| new.iter().any(on));
-            if taken {
-                kept = true;
-                break;
-            }
-            if flooded {
-                self.rewind(mark);
-            }
-        }
-        let matters = |landing: &Landing| {
-            matches!(
-                landing,
-                Landing::On(..) | Landing::Ended(Final::Left { .. })
-            )
-        };
-        if flooded
-            && !kept
-            && let Cast::One(Some(mac)) = frame.cast
-            && !out.iter().any(matters)
-        {
-            // The copies' own ends are those of peers that have nothing to do with the packet.
-            out.clear();
-            let link = at.name.to_string();
-            out.push(lost(node, Stop::NoFdb { link, mac }));
-        }
-    }
-
-    /// Whether the node behind a remote VTEP can be the one that a flooded frame looks for.
-    fn may_hold(&self, remote: IpAddr, cast: Cast) -> bool {
-        let world = self.world;
-        let wanted = |node: NodeId| match cast {
-            Cast::One(Some(mac)) => world.nodes_with(mac).contains(&node),
-            Cast::One(None) => true,
-            Cast::Who(ip) => {
-                world.holders(ip).iter().any(|holder| holder.0 == node)
-                    || world.node(node).links.iter().any(|link| link.proxy_arp)
-            }
-        };
-        let holders = world.holders(remote);
-        holders.is_empty()
-            || holders
-                .iter()
-                .any(|&(node, _)| wanted(node) || world.node(node).bridges_tunnels)
-    }
-
-    /// One copy through the tunnel to one remote end.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one transmission")]
-    fn tunnel_to(
-        &mut self,
-        node: NodeId,
-        link: LinkId,
-        tunnel: &Tunnel,
-        remote: IpAddr,
-        frame: &Frame,
-        depth: u8,
-        out: &mut Vec<Landing>,
-    ) {
-        let world = self.world;
-        let header = if remote.is_ipv4() { 20 } else { 40 };
-        let outer = Packet {
-            src: tunnel.local.unwrap_or_else(|| unspecified(remote)),
-            dst: remote,
-            protocol: Packet::UDP,
-            src_port: 0,
-            dst_port: tunnel.port,
-            len: frame.len() + ENCAPSULATION + header,
-            // The kernel cuts a tunnel's own packet for IPv4 only (`ip6_fragment` without `ignore_df`).
-            dont_fragment: remote.is_ipv6(),
-            ttl: 64,
-        };
-        let end = if world.node(node).partial && world.trusts_underlay {
-            self.over_plan(node, remote, outer)
-        } else {
-            // A forwarding row names no link of its own, so the route alone chooses it, whatever the tunnel is bound to.
-            self.run(At::made_by(node, outer, depth + 1))
-        };
-        let (peer, outer_packet) = match end {
-            Final::Delivered { node, packet, .. } => (node, packet),
-            Final::Left { packet, .. } if world.trusts_underlay && packet.dst == remote => {
-                let here = world.node(node).link(link);
-                let mac = match frame.cast {
-                    Cast::One(Some(mac)) => mac,
-                    Cast::One(None) | Cast::Who(_) => Mac::ZERO,
-                };
-                let stop = Stop::VtepUnknown {
-                    link: here.name.to_string(),
-                    mac,
-                    to: remote,
-                };
-                out.push(lost(node, stop));
-                return;
-            }
-            end => {
-                out.push(Landing::Ended(end));
-                return;
-            }
-        };
-        self.decapsulate(peer, tunnel, &outer_packet, frame, depth, out);
-    }
-
-    /// Where a tunnel's packet goes from a node of which only a plan is known.
-    fn over_plan(&self, node: NodeId, remote: IpAddr, outer: Packet) -> Final {
-        match self.world.across_underlay(node, remote) {
-            Some((peer, Some(link))) => self.unusable(peer, link).unwrap_or(Final::Delivered {
-                node: peer,
-                link: Some(link),
-                packet: outer,
-            }),
-            Some((peer, None)) => Final::Delivered {
-                node: peer,
-                link: None,
-                packet: outer,
-            },
-            None => Final::Left {
-                node,
-                link: None,
-                to: remote,
-                packet: outer,
-            },
-        }
-    }
-
-    /// A tunnel's packet reached a node: the link with its port, family and VNI takes the frame out.
-    fn decapsulate(
-        &mut self,
-        node: NodeId,
-        sent: &Tunnel,
-        outer: &Packet,
-        frame: &Frame,
-        depth: u8,
-        out: &mut Vec<Landing>,
-    ) {
-        let here = self.world.node(node);
-        let mut listens = false;
-        let mut down = None;
-        for (at, link) in (0..).zip(&here.links) {
-            let Some(tunnel) = link.tunnel() else {
-                continue;
-            };
-            let family = tunnel
-                .local
-                .is_none_or(|local| local.is_ipv4() == outer.dst.is_ipv4());
-            if tunnel.port != outer.dst_port || !family {
-                continue;
-            }
-            if !link.up {
-                if tunnel.vni == sent.vni {
-                    down = Some(link.name.to_string());
-                }
-                continue;
-            }
-            listens = true;
-            if tunnel.vni != sent.vni {
-                continue;
-            }
-            if let (Some(src), Some(own)) = (frame.src, link.mac)
-                && src == own
-            {
-                let link = link.name.to_string();
-                out.push(lost(node, Stop::OwnMac { link, mac: own }));
-                return;
-            }
-            let frame = Frame {
-                learned: Some(outer.src),
-                ..*frame
-            };
-            self.arrive(node, at, &frame, depth, out);
-            if let Some(Landing::On(..)) = out.last() {
-                self.learned = Some(outer.src);
-            }
-            return;
-        }
-        let stop = match down {
-            Some(link) => Stop::LinkDown { link },
-            None if listens => Stop::VniUnknown {
-                vni: sent.vni,
-                port: sent.port,
-            },
-            None => Stop::NobodyListens { port: sent.port },
-        };
-        out.push(lost(node, stop));
-    }
-
-    /// The MAC of a next hop: from its row, or from whoever answers for it. The second is whether it was asked for.
-    pub(super) fn resolve(
-        &mut self,
-        node: NodeId,
-        link: LinkId,
-        next_hop: IpAddr,
-        packet: &Packet,
-        depth: u8,
-    ) -> Result<(Option<Mac>, bool), Final> {
-        let world = self.world;
-        let here = world.node(node);
-        let at = here.link(link);
-        let Some(own) = at.mac else {
-            return Ok((None, false));
-        };
-        let row = here.neighbour(link, next_hop);
-        if let Some(row) = row
-            && row.state != NeighbourState::Failed
-            && let Some(mac) = row.mac
-        {
-            return Ok((Some(mac), false));
-        }
-        let silent = || Final::Stopped {
-            node,
-            stop: Stop::NoNeighbour {
-                link: at.name.to_string(),
-                ip: next_hop,
-            },
-        };
-        let unwired = at.kind == Kind::Plain && at.wire.is_none();
-        if unwired {
-            // Nobody can be asked: what the kernel found out by asking is the better word.
-            if row.is_some() {
-                return Err(silent());
-            }
-            let owner = (world.trusts_underlay && at.underlay)
-                .then(|| world.across_underlay(node, next_hop))
-                .flatten();
-            let mac = owner.and_then(|(peer, link)| world.node(peer).link(link?).mac);
-            return Ok((mac, false));
-        }
-        // A solicitation needs a source of the link's own (`ndisc_solicit`).
-        let can_ask = next_hop.is_ipv4()
-            || here.ipv6.derived
-            || at.has_link_local()
-            || here.holds_on(link, packet.src);
-        if !can_ask {
-            return Err(silent());
-        }
-        let question = Frame {
-            src: Some(own),
-            cast: Cast::Who(next_hop),
-            next_hop,
-            packet: *packet,
-            learned: None,
-        };
-        let mut landings = Vec::new();
-        let recording = self.pause();
-        self.learned = None;
-        self.emit(node, link, &question, depth, &mut landings);
-        let learned = self.learned.take();
-        let sender = if here.holder(packet.src).is_some() {
-            Some(packet.src)
-        } else {
-            here.source(link, next_hop, next_hop)
-        };
-        let mut answer = None;
-        let mut left = None;
-        for landing in landings {
-            match landing {
-                Landing::On(peer, peer_link) => {
-                    if !self.answers(peer, peer_link, next_hop, sender) {
-                        continue;
-                    }
-                    let theirs = world.node(peer).link(peer_link).mac;
-                    let reply = Frame {
-                        src: theirs,
-                        cast: Cast::One(Some(own)),
-                        next_hop: sender.unwrap_or(next_hop),
-                        packet: Packet { len: 28, ..*packet },
-                        learned,
-                    };
-                    if self.send(peer, peer_link, &reply, depth) == Ok((node, link)) {
-                        answer = theirs;
-                        break;
-                    }
-                }
-                Landing::Ended(end @ Final::Left { .. }) => left = Some(end),
-                Landing::Ended(_) => {}
-            }
-        }
-        self.resume(recording);
-        match (answer, left) {
-            (Some(mac), _) => Ok((Some(mac), true)),
-            // Somebody out of sight may answer, unless the kernel already found that nobody does.
-            (None, Some(_)) if row.is_none() => Ok((None, true)),
-            (None, _) => Err(silent()),
-        }
-    }
-
-    /// Whether a node answers a question for an address that came in by a link (`arp_process`, `ndisc_recv_ns`).
-    fn answers(&self, node: NodeId, link: LinkId, wanted: IpAddr, sender: Option<IpAddr>) -> bool {
-        let here = self.world.node(node);
-        let at = here.link(link);
-        if wanted.is_ipv6() {
-            return !at.ipv6_off && here.holds_on(link, wanted);
-        }
-        let src = sender.unwrap_or(unspecified(wanted));
-        let query = Query {
-            src,
-            dst: wanted,
-            iif: Some(link),
-        };
-        let Lookup::Found { route, .. } = here.lookup(&query) else {
-            return false;
-        };
-        if sender.is_some_and(|src| here.refuse_source(link, src, wanted, None).is_some()) {
-            return false;
-        }
-        match route.kind {
-            RouteKind::Local => true,
-            _ => at.proxy_arp && at.forward4 && here.ways(route).all(|way| way.link != link),
         }
     }
 }

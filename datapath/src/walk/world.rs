@@ -72,6 +72,13 @@ impl World {
     pub fn wire(&mut self, a: (&str, &str), b: (&str, &str)) {
         let a = (self.intern(a.0), a.1.to_owned());
         let b = (self.intern(b.0), b.1.to_owned());
+        for end in [&a, &b] {
+            // A link has one wire: the end that it leaves has none.
+            if let Some(far) = self.wires.remove(end) {
+                self.nodes[far.0 as usize].cut_wire(&far.1);
+                self.wires.remove(&far);
+            }
+        }
         for (near, far) in [(&a, &b), (&b, &a)] {
             self.nodes[near.0 as usize].set_wire(&near.1, (far.0, far.1.as_str().into()));
             self.wires.insert(near.clone(), far.clone());
