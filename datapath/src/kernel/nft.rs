@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use super::address::{AF_INET, AF_INET6};
 use super::message::{
     Attributes, Batch, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Pardon, attributes, read_text,
+    read_u32,
 };
 use super::socket::Netlink;
 use crate::api::Iptables;
@@ -31,6 +32,7 @@ const TABLE: &str = "clusterlink";
 
 const SUBSYSTEM: u16 = 10;
 const NFT_MSG_NEWTABLE: u16 = SUBSYSTEM << 8;
+const NFT_MSG_GETTABLE: u16 = SUBSYSTEM << 8 | 1;
 const NFT_MSG_DELTABLE: u16 = SUBSYSTEM << 8 | 2;
 const NFT_MSG_NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NFT_MSG_NEWRULE: u16 = SUBSYSTEM << 8 | 6;
@@ -39,6 +41,8 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFT_TABLE_F_DORMANT: u32 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -87,6 +91,9 @@ pub(super) fn observe(socket: &mut Netlink) -> Result<Table<Nat>, Error> {
     let mut found = Table::default();
     // One family after the other: a filtered dump of all of them ends with the first table of that name.
     for family in [AF_INET, AF_INET6] {
+        if !is_awake(socket, family)? {
+            continue;
+        }
         let dump = socket.dump("nftables", NFT_MSG_GETRULE, &header(family, 0), &filter)?;
         for (_, payload) in dump.messages() {
             match read(payload) {
@@ -101,6 +108,22 @@ pub(super) fn observe(socket: &mut Netlink) -> Result<Table<Nat>, Error> {
         }
     }
     Ok(found)
+}
+
+/// Whether our table of a family is there and its hooks are registered.
+fn is_awake(socket: &mut Netlink, family: u8) -> Result<bool, Error> {
+    let mut name = Vec::new();
+    Attributes::new(&mut name).text(NFTA_TABLE_NAME, TABLE);
+    let answer = socket.get("nftables", NFT_MSG_GETTABLE, &header(family, 0), &name)?;
+    let Some(answer) = answer else {
+        return Ok(false);
+    };
+    let flags = answer.messages().find_map(|(_, payload)| {
+        let (_, value) =
+            attributes(payload.get(4..)?).find(|(kind, _)| *kind == NFTA_TABLE_FLAGS)?;
+        Some(u32::from_be(read_u32(value)?))
+    });
+    Ok(flags.unwrap_or(0) & NFT_TABLE_F_DORMANT == 0)
 }
 
 /// Makes our tables hold these rows, in one transaction.
@@ -145,18 +168,7 @@ pub(super) fn replace(socket: &mut Netlink, rows: &Table<Nat>) -> Result<(), (i3
                 |rule| {
                     rule.text(NFTA_RULE_TABLE, TABLE)
                         .text(NFTA_RULE_CHAIN, chain_of(row).name)
-                        .nest(NFTA_RULE_EXPRESSIONS, |list| {
-                            for (name, data) in expressions(row) {
-                                list.nest(NFTA_LIST_ELEM, |expression| {
-                                    expression.text(NFTA_EXPR_NAME, name);
-                                    expression.nest(NFTA_EXPR_DATA, |inside| {
-                                        for (kind, value) in &data {
-                                            value.write(*kind, inside);
-                                        }
-                                    });
-                                });
-                            }
-                        })
+                        .nest(NFTA_RULE_EXPRESSIONS, |list| write_expressions(row, list))
                         .bytes(NFTA_RULE_USERDATA, &comment(&words));
                 },
             );
@@ -283,6 +295,19 @@ fn expressions(row: &Nat) -> Vec<Expression> {
             list.push(nat(0, *to, FIRST, NF_NAT_RANGE_MAP_IPS));
             list
         }
+    }
+}
+
+fn write_expressions(row: &Nat, list: &mut Attributes<'_>) {
+    for (name, data) in expressions(row) {
+        list.nest(NFTA_LIST_ELEM, |expression| {
+            expression.text(NFTA_EXPR_NAME, name);
+            expression.nest(NFTA_EXPR_DATA, |inside| {
+                for (kind, value) in &data {
+                    value.write(*kind, inside);
+                }
+            });
+        });
     }
 }
 
@@ -455,4 +480,95 @@ fn are_those_of(list: &[u8], row: &Nat) -> bool {
         }
     }
     there.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Nat> {
+        let net = |text: &str| -> IpNet { text.parse().expect("a prefix") };
+        let masquerade = |src: &str, out: Option<&str>| Nat::Masquerade {
+            src: net(src),
+            out: out.map(str::to_owned),
+        };
+        let netmap = |dst: &str, to: &str| Nat::Netmap {
+            dst: net(dst),
+            input: "vx-bridge".into(),
+            to: net(to),
+        };
+        let snat = |src: &str, to: &str| Nat::Snat {
+            src: net(src),
+            out: "vx-bridge".into(),
+            to: to.parse().expect("an address"),
+        };
+        vec![
+            masquerade("220.0.0.0/8", None),
+            masquerade("220.0.0.0/9", None),
+            masquerade("220.0.0.0/8", Some("vx-bridge")),
+            masquerade("220.0.0.0/8", Some("vx-bridge-6")),
+            masquerade("9470::/16", None),
+            netmap("10.210.0.0/16", "10.244.0.0/16"),
+            netmap("10.210.0.0/16", "10.245.0.0/16"),
+            netmap("10.210.0.0/16", "10.244.0.0/17"),
+            netmap("fd99::/48", "fd10::/48"),
+            snat("10.244.0.0/16", "10.210.0.0"),
+            snat("10.244.0.0/16", "10.210.0.1"),
+            snat("fd10::/48", "fd99::"),
+        ]
+    }
+
+    #[test]
+    fn a_rule_is_known_by_what_it_does() {
+        for written in rows() {
+            let mut list = Vec::new();
+            write_expressions(&written, &mut Attributes::new(&mut list));
+            for read in rows() {
+                assert_eq!(
+                    are_those_of(&list, &read),
+                    read == written,
+                    "{written:?} {read:?}"
+                );
+            }
+            let mut longer = list.clone();
+            write_expressions(&written, &mut Attributes::new(&mut longer));
+            assert!(!are_those_of(&longer, &written));
+            assert!(!are_those_of(&[], &written));
+        }
+    }
+
+    #[test]
+    fn a_rule_with_our_words_and_another_deed_is_not_ours() {
+        let rows = rows();
+        let message = |words: &Nat, deed: &Nat| {
+            let mut payload = header(AF_INET, 0).to_vec();
+            Attributes::new(&mut payload)
+                .text(NFTA_RULE_TABLE, TABLE)
+                .text(NFTA_RULE_CHAIN, POSTROUTING.name)
+                .nest(NFTA_RULE_EXPRESSIONS, |list| write_expressions(deed, list))
+                .bytes(
+                    NFTA_RULE_USERDATA,
+                    &comment(&name_of(&Row::Nat(words.clone()))),
+                );
+            payload
+        };
+        assert!(
+            matches!(read(&message(&rows[0], &rows[0])), Some(Read::Ours(row)) if row == rows[0])
+        );
+        assert!(matches!(
+            read(&message(&rows[0], &rows[1])),
+            Some(Read::Changed)
+        ));
+        // In the wrong chain.
+        assert!(matches!(
+            read(&message(&rows[5], &rows[5])),
+            Some(Read::Changed)
+        ));
+        let mut foreign = header(AF_INET, 0).to_vec();
+        Attributes::new(&mut foreign)
+            .text(NFTA_RULE_TABLE, TABLE)
+            .text(NFTA_RULE_CHAIN, POSTROUTING.name);
+        assert!(matches!(read(&foreign), Some(Read::Foreign)));
+        assert!(read(&[2, 0, 0, 0]).is_none());
+    }
 }
