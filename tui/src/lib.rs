@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod input;
+pub mod lab;
 pub mod output;
 pub mod plan_diff;
 pub mod progress;

@@ -1,17 +1,20 @@
-//! `floaterctl`, also as `kubectl-floater`. Hidden first words make it a node's program instead; they are looked at before
-//! the command line is parsed and before any thread starts, because such a process may have to enter a namespace first and
-//! has to start fast.
+//! `floaterctl`, also as `kubectl-floater`. Hidden first words make it the process of a lab or a node's program instead;
+//! they are looked at before the command line is parsed and before any thread starts, because such a process may have to
+//! enter a namespace first and has to start fast.
 
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+use tui::lab::{HIDDEN_FLOATER, HIDDEN_LAB};
+
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let _program = words.next();
     match words.next().as_deref().and_then(OsStr::to_str) {
-        Some("__floater") => floater::agent::cli::main(words),
+        Some(HIDDEN_FLOATER) => floater::agent::cli::main(words),
+        Some(HIDDEN_LAB) => simulator::control::serve(words),
         _ => tui::main(std::env::args_os().collect::<Vec<OsString>>()),
     }
 }

@@ -36,6 +36,11 @@ struct Guard;
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        ratatui::restore();
+        give_back();
     }
+}
+
+/// Leaves the view, from whichever thread; harmless where there is none.
+pub fn give_back() {
+    ratatui::restore();
 }

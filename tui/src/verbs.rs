@@ -1,13 +1,16 @@
 //! What the verbs do. One module each; what two of them need is beside them.
 
+mod demo;
 mod dr;
 mod explain;
 mod link;
 mod matrix;
 mod pages;
+mod sim;
 
 use std::future::Future;
 
+use crate::cli::sim::Sim;
 use crate::cli::{Cli, Link, Verb};
 use crate::exit::{Failure, OK, Outcome};
 use crate::output;
@@ -31,13 +34,11 @@ pub fn run(cli: &Cli) -> Outcome {
         Verb::Explain(arguments) => explain::run(arguments),
         Verb::Link(Link::Plan(arguments)) => link::plan(arguments),
         Verb::Man(arguments) => pages::man(arguments),
-        Verb::Matrix(arguments) => match &arguments.replay {
-            Some(file) => matrix::replay(file),
-            None => on_runtime(matrix::live(arguments, progress)),
-        },
-        Verb::Demo(_) | Verb::Sim(_) => {
-            Err(Failure::Usage("not available in this version".to_owned()))
-        }
+        Verb::Matrix(arguments) => on_runtime(matrix::run(arguments, progress)),
+        Verb::Demo(arguments) => on_runtime(demo::run(arguments, color, progress)),
+        Verb::Sim(Sim::Run(arguments)) => on_runtime(sim::scenario::run(arguments, progress)),
+        Verb::Sim(Sim::Up(arguments)) => on_runtime(sim::up(arguments, progress)),
+        Verb::Sim(sim) => sim::run(sim, progress),
         Verb::Version => {
             output::print(&format!("floaterctl {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(OK)

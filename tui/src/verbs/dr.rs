@@ -10,6 +10,7 @@ use orchestrator::matrix::badness;
 use orchestrator::probe_plan;
 use orchestrator::report::{self, Report, layer_word};
 use orchestrator::run::{self, RunOptions};
+use simulator::control;
 
 use crate::cli::diagnosis::{How, Inventory, IpFamily, Judge, LayerChoice, ProtocolChoice, What};
 use crate::cli::{Analyse, Dr};
@@ -83,10 +84,10 @@ pub(super) async fn diagnose(
 
 /// The inventory that the command line names.
 pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
-    if inventory.sim.is_some() {
-        return Err(Failure::Usage(
-            "--sim is not available in this version".to_owned(),
-        ));
+    if let Some(name) = &inventory.sim {
+        let mut options = of_kubeconfig(&control::kubeconfig(Some(name))?);
+        options.contexts.clone_from(&inventory.contexts);
+        return Ok(options);
     }
     Ok(InventoryOptions {
         src_kubeconfig: inventory.src_kubeconfig.clone(),
@@ -101,7 +102,6 @@ pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
 }
 
 /// Every context of one file.
-#[expect(dead_code, reason = "for simulated fleets")]
 pub(super) fn of_kubeconfig(path: &Path) -> InventoryOptions {
     InventoryOptions {
         kubeconfigs: vec![path.to_owned()],

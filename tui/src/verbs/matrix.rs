@@ -12,13 +12,16 @@ use crate::progress::Progress;
 use crate::signals::Interrupt;
 use crate::{output, terminal, view};
 
-/// From a report of an earlier run.
-pub(super) fn replay(file: &std::path::Path) -> Outcome {
-    show(report(&Source::read(file)?)?)
+pub(super) async fn run(arguments: &Matrix, progress: Progress) -> Outcome {
+    let report = match &arguments.replay {
+        Some(file) => report(&Source::read(file)?)?,
+        None => live(arguments, progress).await?,
+    };
+    show(report).await
 }
 
 /// From a run of now.
-pub(super) async fn live(arguments: &Matrix, progress: Progress) -> Outcome {
+async fn live(arguments: &Matrix, progress: Progress) -> Result<Report, Failure> {
     if arguments.inventory == Inventory::default() && std::env::var_os("KUBECONFIG").is_none() {
         return Err(Failure::Usage(
             "matrix needs an inventory (--kubeconfig, --sim, ... as dr), or --replay REPORT.json"
@@ -29,11 +32,7 @@ pub(super) async fn live(arguments: &Matrix, progress: Progress) -> Outcome {
     let inventory = dr::of(&arguments.inventory)?;
     let judge = Judge::default();
     let options = dr::options(inventory, &arguments.what, &arguments.how, &judge, progress);
-    let report = dr::diagnose(options, &interrupt).await?;
-    // The view waits for keys on a thread of its own, and the signals still are ours.
-    tokio::task::spawn_blocking(move || show(report))
-        .await
-        .map_err(|error| Failure::Failed(format!("the view: {error}")))?
+    dr::diagnose(options, &interrupt).await
 }
 
 /// A report from a file.
@@ -43,12 +42,23 @@ pub(super) fn report(source: &Source) -> Result<Report, Failure> {
 }
 
 /// A terminal gets the view, a pipe the text. Looking at a report judges nothing, so the exit code is 0.
-fn show(report: Report) -> Outcome {
-    if terminal::is_interactive() {
-        terminal::show(&mut Model::new(report))
-            .map_err(|error| Failure::Missing(format!("the terminal cannot be used: {error}")))?;
-    } else {
+async fn show(report: Report) -> Outcome {
+    if !terminal::is_interactive() {
         output::print(&view::plain(&report))?;
+        return Ok(OK);
     }
-    Ok(OK)
+    let interrupt = Interrupt::catch()?;
+    let view = tokio::task::spawn_blocking(move || terminal::show(&mut Model::new(report)));
+    tokio::select! {
+        shown = view => {
+            let shown = shown.map_err(|error| Failure::Failed(format!("the view: {error}")))?;
+            shown.map_err(|error| Failure::Missing(format!("the terminal cannot be used: {error}")))?;
+            Ok(OK)
+        }
+        // The view waits for a key on its thread, so it cannot give the terminal back itself.
+        () = interrupt.come() => {
+            terminal::give_back();
+            Err(Failure::Interrupted { left: Vec::new() })
+        }
+    }
 }

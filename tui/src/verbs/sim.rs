@@ -1,0 +1,112 @@
+//! `sim`: simulated fleets.
+
+pub(super) mod scenario;
+mod table;
+
+use simulator::{control, topology};
+
+use crate::cli::sim::{Exec, Fault, Sim, Status, StatusFormat, Up};
+use crate::exit::{Failure, OK, Outcome};
+use crate::input::Source;
+use crate::progress::Progress;
+use crate::signals::Interrupt;
+use crate::{lab, output};
+
+/// The name of a fleet that was given none.
+const NAME: &str = "lab";
+
+pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
+    match sim {
+        Sim::Status(arguments) => status(arguments)?,
+        Sim::Kubeconfig(named) => {
+            let path = control::kubeconfig(named.name.as_deref())?;
+            output::print(&format!("{}\n", path.display()))?;
+        }
+        Sim::Exec(arguments) => return exec(arguments),
+        Sim::Fault(Fault::List(_)) => {
+            output::print(&(control::fault_list().join("\n") + "\n"))?;
+        }
+        Sim::Fault(Fault::Inject(arguments)) => {
+            known(&arguments.code)?;
+            control::fault_inject(arguments.name.as_deref(), &arguments.code, &arguments.at)?;
+        }
+        Sim::Fault(Fault::Clear(named)) => control::fault_clear(named.name.as_deref())?,
+        Sim::Freeze(place) => control::freeze(place.name.as_deref(), place.at.as_deref())?,
+        Sim::Thaw(place) => control::thaw(place.name.as_deref(), place.at.as_deref())?,
+        // These have a runtime, which the others must not have; see the caller.
+        Sim::Run(_) | Sim::Up(_) => {}
+        Sim::Schema => output::print(&json(&topology::schema())?)?,
+        Sim::Down(arguments) if arguments.all => {
+            for name in control::down_all()? {
+                progress.say(format_args!("removed {name}"));
+            }
+        }
+        Sim::Down(arguments) => control::down(arguments.name.as_deref())?,
+    }
+    Ok(OK)
+}
+
+/// Prints the path of the kubeconfig.
+pub(super) async fn up(arguments: &Up, progress: Progress) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let shape = &arguments.shape;
+    let topology = match &arguments.topology {
+        Some(file) => {
+            let source = Source::read(file)?;
+            topology::parse(&source.text, &source.name)?
+        }
+        None if shape.clusters.is_none() => {
+            return Err(Failure::Usage(
+                "sim up needs a topology file, or --clusters".to_owned(),
+            ));
+        }
+        None => lab::generated(shape, 0)?,
+    };
+    let name = arguments.name.clone().or_else(|| topology.name.clone());
+    let name = name.unwrap_or_else(|| NAME.to_owned());
+    let lab = lab::build(topology, name, false, &interrupt, progress).await?;
+    output::print(&format!("{}\n", lab.kubeconfig.display()))?;
+    Ok(OK)
+}
+
+/// One fleet as data; as a table also several.
+fn status(arguments: &Status) -> Result<(), Failure> {
+    let name = arguments.name.as_deref();
+    match (arguments.output.unwrap_or_default(), name) {
+        (StatusFormat::Json, _) => output::print(&json(&control::status(name)?)?),
+        (StatusFormat::Table, None) if control::names().len() > 1 => {
+            control::names().iter().try_for_each(|name| {
+                match control::status(Some(name)) {
+                    Ok(status) => output::print(&table::of(&status)),
+                    // One that comes up, goes down or was killed hides nobody else.
+                    Err(error) => output::print(&format!("{name}: {error}\n")),
+                }
+            })
+        }
+        (StatusFormat::Table, _) => output::print(&table::of(&control::status(name)?)),
+    }
+}
+
+/// The program's streams and its exit code are its own.
+fn exec(arguments: &Exec) -> Outcome {
+    // This process becomes the program, so there is nothing to return but a failure.
+    match control::exec(arguments.name.as_deref(), &arguments.place, &arguments.argv)? {}
+}
+
+/// A code that can be injected.
+pub(super) fn known(code: &str) -> Result<(), Failure> {
+    let codes = control::fault_list();
+    if codes.contains(&code) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "`{code}` cannot be injected; codes: {}",
+        codes.join(", ")
+    )))
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::Failed(format!("writing JSON: {error}")))
+}

@@ -1,0 +1,342 @@
+//! `sim run`: scenarios are topology files with `faults` and `expect`.
+//!
+//! ```text
+//! read all ──► for each: up ──► freeze, faults ──► diagnose ──► expectations ──► down
+//! ```
+//! Every file is read before anything is built. A scenario that cannot be run fails; the others are run all the same.
+
+use std::time::Instant;
+
+use orchestrator::report::Report;
+use serde::Serialize;
+use simulator::control;
+use simulator::topology::{self, Expect, Topology};
+
+use super::super::dr;
+use crate::cli::diagnosis::{How, Judge, What};
+use crate::cli::sim::Run;
+use crate::exit::{FOUND, Failure, OK, Outcome};
+use crate::input::Source;
+use crate::lab::OwnLab;
+use crate::output::{self, Format, Output};
+use crate::progress::Progress;
+use crate::render::junit::{Case, CaseResult, Suite};
+use crate::signals::Interrupt;
+
+/// What came of a scenario.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    scenario: String,
+    holds: bool,
+    seconds: f64,
+    /// Why it could not be run.
+    error: Option<String>,
+    expectations: Vec<Judged>,
+    report: Option<Report>,
+}
+
+/// One expectation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Judged {
+    expectation: String,
+    holds: bool,
+    /// What there was in its place.
+    instead: Option<String>,
+}
+
+pub(in super::super) async fn run(arguments: &Run, progress: Progress) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let outputs = forms(&arguments.output)?;
+    let mut scenarios = Vec::new();
+    for file in &arguments.scenarios {
+        let source = Source::read(file)?;
+        let topology = topology::parse(&source.text, &source.name)?;
+        if topology.expect.is_empty() {
+            return Err(Failure::input(
+                source.name,
+                None,
+                "a scenario needs `expect`",
+            ));
+        }
+        scenarios.push((source.name, topology));
+    }
+    let mut verdicts = Vec::new();
+    for (name, topology) in scenarios {
+        let verdict = scenario(name, topology, &interrupt, progress).await?;
+        if outputs.iter().all(|output| output.file.is_some()) {
+            output::print(&rows(&verdict))?;
+        }
+        verdicts.push(verdict);
+    }
+    for output in &outputs {
+        let text = match output.format {
+            Format::Json => super::json(&verdicts)?,
+            _ => crate::render::junit::render(&verdicts.iter().map(suite).collect::<Vec<_>>()),
+        };
+        output::write(output, &text)?;
+    }
+    let all = verdicts.iter().all(|verdict| verdict.holds);
+    Ok(if all { OK } else { FOUND })
+}
+
+/// The forms of many reports are fewer than those of one.
+fn forms(outputs: &[Output]) -> Result<Vec<Output>, Failure> {
+    output::check(outputs)?;
+    for output in outputs {
+        if !matches!(output.format, Format::Json | Format::Junit) {
+            return Err(Failure::Usage(
+                "sim run prints one row per expectation; -o takes junit and json".to_owned(),
+            ));
+        }
+    }
+    Ok(outputs.to_vec())
+}
+
+async fn scenario(
+    name: String,
+    topology: Topology,
+    interrupt: &Interrupt,
+    progress: Progress,
+) -> Result<Verdict, Failure> {
+    let since = Instant::now();
+    let expectations = topology.expect.clone();
+    progress.say(format_args!("scenario {name}"));
+    let run = played(topology, interrupt, progress).await;
+    let seconds = since.elapsed().as_secs_f64();
+    match run {
+        Err(failure @ (Failure::Interrupted { .. } | Failure::Missing(_))) => Err(failure),
+        Err(failure) => Ok(Verdict {
+            scenario: name,
+            holds: false,
+            seconds,
+            error: Some(failure.to_string()),
+            expectations: Vec::new(),
+            report: None,
+        }),
+        Ok(report) => {
+            let expectations: Vec<Judged> = expectations
+                .iter()
+                .map(|expectation| judge(expectation, &report))
+                .collect();
+            Ok(Verdict {
+                scenario: name,
+                holds: expectations.iter().all(|judged| judged.holds),
+                seconds,
+                error: None,
+                expectations,
+                report: Some(report),
+            })
+        }
+    }
+}
+
+async fn played(
+    mut topology: Topology,
+    interrupt: &Interrupt,
+    progress: Progress,
+) -> Result<Report, Failure> {
+    let faults = std::mem::take(&mut topology.faults);
+    let mut lab = OwnLab::up("run", topology, interrupt, progress).await?;
+    let report = diagnosed(&lab, faults, interrupt, progress).await;
+    let removed = lab.down().await;
+    let report = report?;
+    removed?;
+    Ok(report)
+}
+
+async fn diagnosed(
+    lab: &OwnLab,
+    faults: Vec<topology::Fault>,
+    interrupt: &Interrupt,
+    progress: Progress,
+) -> Result<Report, Failure> {
+    if !faults.is_empty() {
+        lab.with(move |name| {
+            control::freeze(Some(name), None)?;
+            faults.iter().try_for_each(|fault| {
+                let at = match &fault.peer {
+                    Some(peer) => format!("{},{peer}", fault.at),
+                    None => fault.at.clone(),
+                };
+                control::fault_inject(Some(name), &fault.code, &at)
+            })
+        })
+        .await?;
+    }
+    let inventory = dr::of_kubeconfig(&lab.kubeconfig());
+    let options = dr::options(
+        inventory,
+        &What::default(),
+        &How::default(),
+        &Judge::default(),
+        progress,
+    );
+    dr::diagnose(options, interrupt).await
+}
+
+fn judge(expectation: &Expect, report: &Report) -> Judged {
+    match expectation {
+        Expect::Verdict(verdict) => {
+            let found = report.verdict.word();
+            let holds = found == verdict;
+            Judged {
+                expectation: format!("verdict {verdict}"),
+                holds,
+                instead: (!holds).then(|| format!("verdict {found}; {}", findings(report))),
+            }
+        }
+        Expect::Finding { code, at } => {
+            let holds = report.findings.iter().any(|finding| {
+                finding.code == *code && at.as_deref().is_none_or(|at| is_at(finding, at))
+            });
+            let place = at
+                .as_ref()
+                .map(|at| format!(" at {at}"))
+                .unwrap_or_default();
+            Judged {
+                expectation: format!("finding {code}{place}"),
+                holds,
+                instead: (!holds).then(|| findings(report)),
+            }
+        }
+    }
+}
+
+/// `CLUSTER` or `CLUSTER/NODE`.
+fn is_at(finding: &orchestrator::report::Finding, at: &str) -> bool {
+    let (cluster, node) = match at.split_once('/') {
+        Some((cluster, node)) => (cluster, Some(node)),
+        None => (at, None),
+    };
+    finding.element.cluster.as_deref() == Some(cluster)
+        && (node.is_none() || finding.element.node.as_deref() == node)
+}
+
+fn findings(report: &Report) -> String {
+    let found: Vec<String> = report
+        .findings
+        .iter()
+        .map(|finding| format!("{} at {}", finding.code, finding.element.place()))
+        .collect();
+    if found.is_empty() {
+        "no finding".to_owned()
+    } else {
+        found.join(", ")
+    }
+}
+
+fn rows(verdict: &Verdict) -> String {
+    let word = |holds: bool| if holds { "pass" } else { "FAIL" };
+    let mut text = format!(
+        "{}  {} ({:.1} s)\n",
+        word(verdict.holds),
+        verdict.scenario,
+        verdict.seconds
+    );
+    if let Some(error) = &verdict.error {
+        text.push_str(&format!("      could not be run: {error}\n"));
+    }
+    for judged in &verdict.expectations {
+        text.push_str(&format!(
+            "      {}  {}",
+            word(judged.holds),
+            judged.expectation
+        ));
+        if let Some(instead) = &judged.instead {
+            text.push_str(&format!("; instead: {instead}"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn suite(verdict: &Verdict) -> Suite {
+    let mut cases: Vec<Case> = verdict
+        .expectations
+        .iter()
+        .map(|judged| Case {
+            class: verdict.scenario.clone(),
+            name: judged.expectation.clone(),
+            result: match &judged.instead {
+                None => CaseResult::Passed,
+                Some(instead) => CaseResult::Failed("does not hold".to_owned(), instead.clone()),
+            },
+        })
+        .collect();
+    if let Some(error) = &verdict.error {
+        cases.push(Case {
+            class: verdict.scenario.clone(),
+            name: "run".to_owned(),
+            result: CaseResult::Failed("could not be run".to_owned(), error.clone()),
+        });
+    }
+    Suite {
+        name: verdict.scenario.clone(),
+        seconds: verdict.seconds,
+        cases,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = r#"{"schema":"floater.report/v1",
+      "run":{"id":"r1","started":"2026-01-02T03:04:05Z","seconds":1.5,"seed":7,"tool":"0.1.0"},
+      "clusters":[],
+      "coverage":{"ordered_pairs":0,"cells":0,"probed":0,"proved":0,"inferred":0,"stale":0,"unobserved":0,"probes_sent":0,
+                  "certificate":{"covered":[],"indistinguishable":[],"not_covered":[]}},
+      "cells":[],
+      "findings":[{"id":"f1","code":"FDB-MISSING","severity":"error",
+                   "element":{"cluster":"east","node":"n1","kind":"fdb","name":"x"},
+                   "summary":"","evidence":[],"ambiguous_with":[],"affects":[],"fix":""}],
+      "verdict":"fault"}"#;
+
+    fn report() -> Report {
+        orchestrator::report::parse(REPORT, "report.json").expect("a valid report")
+    }
+
+    fn finding(code: &str, at: Option<&str>) -> Expect {
+        Expect::Finding {
+            code: code.to_owned(),
+            at: at.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn expectations_hold_by_code_and_place() {
+        for (expectation, holds) in [
+            (finding("FDB-MISSING", None), true),
+            (finding("FDB-MISSING", Some("east")), true),
+            (finding("FDB-MISSING", Some("east/n1")), true),
+            (finding("FDB-MISSING", Some("east/n2")), false),
+            (finding("FDB-MISSING", Some("west")), false),
+            (finding("FDB-WRONG-VTEP", Some("east/n1")), false),
+            (Expect::Verdict("fault".to_owned()), true),
+            (Expect::Verdict("healthy".to_owned()), false),
+        ] {
+            let judged = judge(&expectation, &report());
+            assert_eq!(judged.holds, holds, "{expectation:?}");
+            assert_eq!(judged.instead.is_none(), holds, "{expectation:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_hold_says_what_there_was() {
+        let judged = judge(&Expect::Verdict("healthy".to_owned()), &report());
+        let verdict = Verdict {
+            scenario: "two.yaml".to_owned(),
+            holds: judged.holds,
+            seconds: 1.25,
+            error: None,
+            expectations: vec![judged],
+            report: Some(report()),
+        };
+        assert_eq!(
+            rows(&verdict),
+            "FAIL  two.yaml (1.2 s)\n      FAIL  verdict healthy; instead: verdict fault; FDB-MISSING at east/n1 fdb x\n"
+        );
+        let xml = crate::render::junit::render(&[suite(&verdict)]);
+        assert!(xml.contains("tests=\"1\" failures=\"1\""), "{xml}");
+    }
+}
