@@ -33,6 +33,8 @@ pub struct ClusterFacts {
     pub families: Vec<Family>,
     /// Its pod prefixes.
     pub pod_prefixes: Vec<IpNet>,
+    /// Prefixes of its own that other clusters know by another name (`globalCIDRsMap`), as (own, global), sorted.
+    pub mapped: Vec<(IpNet, IpNet)>,
     /// Its nodes, sorted by name.
     pub nodes: Vec<NodeFacts>,
     /// Why the cluster could not be asked at all; none when it could.

@@ -18,7 +18,7 @@ use floater::wire::Layer;
 use ipnet::IpNet;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
-use petgraph::visit::{Bfs, EdgeRef};
+use petgraph::visit::EdgeRef;
 use rayon::prelude::*;
 
 use crate::evidence::NodeRef;
@@ -287,23 +287,6 @@ impl Connectivity {
                 .any(|edge| self.covered[edge.id().index()])
         };
         (carried(Direction::Incoming), carried(Direction::Outgoing))
-    }
-
-    /// The nodes among whose pods a packet from a place can end: what could suffer if the place were lost.
-    #[must_use]
-    pub fn reach(&self, place: Place) -> Vec<NodeRef> {
-        let Some(&start) = self.index.get(&place) else {
-            return Vec::new();
-        };
-        let mut reached = Vec::new();
-        let mut search = Bfs::new(&self.graph, start);
-        while let Some(at) = search.next(&self.graph) {
-            if let Place::Pods(node) = self.graph[at] {
-                reached.push(node);
-            }
-        }
-        reached.sort_unstable();
-        reached
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
+use ipnet::IpNet;
 
 use crate::evidence::{ClusterFacts, NodeFacts, NodeRef};
 use crate::glob;
@@ -161,6 +162,48 @@ pub fn target_of(node: &NodeFacts, layer: Layer, family: Family) -> Option<IpAdd
     ips.iter().copied().find(|&ip| Family::of(ip) == family)
 }
 
+/// The address by which one node reaches another on a layer, in a family: a pod of another cluster goes by the name that its cluster's
+/// map gives it.
+#[must_use]
+pub fn target_from(
+    clusters: &[ClusterFacts],
+    src: NodeRef,
+    dst: NodeRef,
+    layer: Layer,
+    family: Family,
+) -> Option<IpAddr> {
+    let cluster = &clusters[dst.cluster];
+    let own = target_of(&cluster.nodes[dst.node], layer, family)?;
+    if layer == Layer::Host || src.cluster == dst.cluster {
+        return Some(own);
+    }
+    let global = cluster
+        .mapped
+        .iter()
+        .find(|(prefix, _)| prefix.contains(&own))
+        .and_then(|&(_, global)| in_place_of(global, own));
+    Some(global.unwrap_or(own))
+}
+
+/// The address with its network bits exchanged; none where the families differ.
+fn in_place_of(global: IpNet, own: IpAddr) -> Option<IpAddr> {
+    match (global, own) {
+        (IpNet::V4(net), IpAddr::V4(ip)) => {
+            let host = u32::from(ip) & u32::from(net.hostmask());
+            Some(IpAddr::from(
+                (u32::from(net.network()) | host).to_be_bytes(),
+            ))
+        }
+        (IpNet::V6(net), IpAddr::V6(ip)) => {
+            let host = u128::from(ip) & u128::from(net.hostmask());
+            Some(IpAddr::from(
+                (u128::from(net.network()) | host).to_be_bytes(),
+            ))
+        }
+        _ => None,
+    }
+}
+
 fn probes_of(
     clusters: &[ClusterFacts],
     what: &What,
@@ -175,7 +218,8 @@ fn probes_of(
         Layer::Host => (&source.host_floater, &asked.host_floater),
         Layer::Pod => (&source.pod_floater, &asked.pod_floater),
     };
-    let (None, Some(target)) = (asker_gone, target_of(asked, layer, family)) else {
+    let target = target_from(clusters, src, dst, layer, family);
+    let (None, Some(target)) = (asker_gone, target) else {
         return Vec::new();
     };
     [(Protocol::Icmp, ICMP_COUNT), (Protocol::Tcp, 1)]
@@ -354,6 +398,7 @@ mod tests {
                 mode: None,
                 families: vec![Family::Ipv4],
                 pod_prefixes: Vec::new(),
+                mapped: Vec::new(),
                 nodes: (0..nodes)
                     .map(|node| NodeFacts {
                         name: format!("n{}", node + 1),

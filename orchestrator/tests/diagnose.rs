@@ -79,6 +79,40 @@ fn a_pair_is_judged_in_the_families_that_both_have() {
 }
 
 #[test]
+fn mapped_prefixes_are_reached_by_their_names_outside() {
+    let mut gathered = healthy(&[
+        Spec {
+            map: &[("10.20.0.0/16", "10.210.0.0/16")],
+            ..gateway("east", IPV4)
+        },
+        gateway("north", IPV4),
+        gateway("west", IPV4),
+    ]);
+    let judged = judged(&mut gathered);
+    assert!(
+        gathered
+            .probes
+            .iter()
+            .any(|probe| probe.target.to_string() == "10.210.1.2")
+    );
+    assert_eq!(titles(&judged), Vec::<String>::new());
+    assert_eq!(judged.verdict, RunVerdict::Healthy);
+    let nat = fleet::tables(&mut gathered, "east/n1");
+    nat.nat
+        .retain(|row| !matches!(row, datapath::state::Nat::Netmap { .. }));
+    let judged = fleet::judged(&mut gathered);
+    let finding = fleet::only(&judged);
+    assert_eq!(finding.code, "NAT-MISSING");
+    assert!(
+        finding
+            .affects
+            .iter()
+            .all(|cell| cell.src == "east" || cell.dst == "east")
+    );
+    assert!(!finding.affects.is_empty());
+}
+
+#[test]
 fn tables_alone_judge_too() {
     let what = What {
         tables_only: true,

@@ -16,7 +16,7 @@ use super::tables::Suspicion;
 use super::walks::{Walked, Walks};
 use crate::evidence::NodeRef;
 use crate::graph::{Connectivity, Part, Way};
-use crate::probe_plan::target_of;
+use crate::probe_plan::target_from;
 
 /// Up to so many pairs every one that could cross a suspicion is looked at; above, those that were probed and one of each cell.
 const EVERY_PAIR_UP_TO: usize = 200_000;
@@ -55,8 +55,9 @@ impl Joined<'_, '_> {
 
 /// Both ways of a pair by intent; none where an address is not known.
 pub(super) fn ways(scope: &Scope<'_>, graph: &Connectivity, key: PairKey) -> Option<(Way, Way)> {
-    let there = target_of(scope.node(key.dst), key.layer, key.family)?;
-    let back = target_of(scope.node(key.src), key.layer, key.family)?;
+    let clusters = &scope.gathered.clusters;
+    let there = target_from(clusters, key.src, key.dst, key.layer, key.family)?;
+    let back = target_from(clusters, key.dst, key.src, key.layer, key.family)?;
     Some((
         graph.way(key.src, key.dst, key.layer, there),
         graph.way(key.dst, key.src, key.layer, back),

@@ -133,11 +133,7 @@ fn certain(joined: &Joined<'_, '_>) -> Vec<Hypothesis> {
         ..
     }) = &joined.walked
     {
-        all.push(Hypothesis::Walk(
-            *at,
-            code_of(stop, joined.key.family),
-            stop.row(),
-        ));
+        all.push(Hypothesis::Walk(*at, code_of(stop), stop.row()));
     }
     if joined.fate() == Fate::Half {
         all.push(Hypothesis::Protocol(joined.key.dst, joined.key.layer));
@@ -196,7 +192,7 @@ fn suspects(
 }
 
 /// The code of a stop that no difference from intent explains: a row that the datapath does not own, or one that it does not plan.
-fn code_of(stop: &Stop, family: Family) -> Code {
+fn code_of(stop: &Stop) -> Code {
     match stop {
         Stop::Blackhole { .. } | Stop::Prohibited { .. } | Stop::Unreachable { .. } => {
             "ROUTE-BLACKHOLE"
@@ -209,7 +205,6 @@ fn code_of(stop: &Stop, family: Family) -> Code {
         Stop::NoNeighbour { .. } => "NEIGH-MISSING",
         Stop::NotForUs { .. } => "NEIGH-STALE-MAC",
         Stop::OwnMac { .. } => "TUNNEL-MAC-LOOP",
-        Stop::NoRoute { .. } if family == Family::Ipv6 => "ROUTE-MISSING",
         Stop::NoRoute { .. } => "ROUTE-MISSING",
         Stop::RpFilter { .. } => "RPFILTER",
         Stop::VniUnknown { .. } => "VNI-MISMATCH",

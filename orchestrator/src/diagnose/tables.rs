@@ -8,6 +8,7 @@ mod rows;
 
 use std::collections::BTreeSet;
 
+use datapath::api::NetworkType;
 use datapath::diff::{Change, diff};
 use datapath::state::{NodeState, Row};
 use rayon::prelude::*;
@@ -211,8 +212,12 @@ fn underlay_down(
         parts: vec![(at, Part::Node)],
         soft: false,
         summary: if is_gateway {
+            let what = match scope.cluster(at.cluster).mode {
+                Some(NetworkType::P2p) => "its own pods and the cluster's services are".to_owned(),
+                _ => format!("{cluster} is"),
+            };
             format!(
-                "{place} is the gateway of {cluster}, and its underlay link {name} {state}: {cluster} is cut off from all others"
+                "{place} is the gateway of {cluster}, and its underlay link {name} {state}: {what} cut off from all others"
             )
         } else {
             format!(

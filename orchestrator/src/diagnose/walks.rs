@@ -13,7 +13,7 @@ use super::pairs::PairKey;
 use super::scope::Scope;
 use crate::evidence::NodeRef;
 use crate::graph::tunnel_named;
-use crate::probe_plan::target_of;
+use crate::probe_plan::{target_from, target_of};
 
 /// What a walk says of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,13 @@ impl<'a> Walks<'a> {
         }
         let (Some(src), Some(dst)) = (
             target_of(node(key.src), key.layer, key.family),
-            target_of(node(key.dst), key.layer, key.family),
+            target_from(
+                &self.scope.gathered.clusters,
+                key.src,
+                key.dst,
+                key.layer,
+                key.family,
+            ),
         ) else {
             return Walked::Unknown;
         };

@@ -37,6 +37,7 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
                 .map(|options| options.network_type),
             families: families(object),
             pod_prefixes: pod_prefixes(object),
+            mapped: mapped(object),
             id: String::new(),
             nodes: Vec::new(),
             unreachable: None,
@@ -195,6 +196,17 @@ fn families_of_nodes(nodes: &[NodeFacts]) -> Vec<Family> {
         .into_iter()
         .filter(|family| has(*family))
         .collect()
+}
+
+fn mapped(object: Option<&Cluster>) -> Vec<(IpNet, IpNet)> {
+    let options = object.and_then(|object| object.spec.cluster_link_options.as_ref());
+    let mut mapped: Vec<(IpNet, IpNet)> = options
+        .into_iter()
+        .flat_map(|options| &options.global_cidrs_map)
+        .filter_map(|(own, global)| Some((own.parse().ok()?, global.parse().ok()?)))
+        .collect();
+    mapped.sort();
+    mapped
 }
 
 fn pod_prefixes(object: Option<&Cluster>) -> Vec<IpNet> {

@@ -401,6 +401,7 @@ fn gateway_down() {
                 mode,
                 families,
                 nodes: 2,
+                map: &[],
             };
             let mut gathered = healthy(&[spec("east"), spec("north"), spec("west")]);
             underlay_down(tables(&mut gathered, "west/n1"));

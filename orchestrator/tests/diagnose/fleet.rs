@@ -27,6 +27,8 @@ pub(crate) struct Spec {
     pub(crate) mode: NetworkType,
     pub(crate) families: &'static [Family],
     pub(crate) nodes: usize,
+    /// Own prefixes and what they are called outside.
+    pub(crate) map: &'static [(&'static str, &'static str)],
 }
 
 pub(crate) const IPV4: &[Family] = &[Family::Ipv4];
@@ -39,6 +41,7 @@ pub(crate) const fn gateway(name: &'static str, families: &'static [Family]) -> 
         mode: NetworkType::Gateway,
         families,
         nodes: 2,
+        map: &[],
     }
 }
 
@@ -48,6 +51,7 @@ pub(crate) const fn p2p(name: &'static str, families: &'static [Family]) -> Spec
         mode: NetworkType::P2p,
         families,
         nodes: 2,
+        map: &[],
     }
 }
 
@@ -109,6 +113,11 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
                 .iter()
                 .map(|&family| pods(at, None, family))
                 .collect(),
+            mapped: spec
+                .map
+                .iter()
+                .map(|(own, global)| (net(own), net(global)))
+                .collect(),
             nodes: (0..spec.nodes)
                 .map(|node| {
                     let bare = around(at, spec, node);
@@ -159,6 +168,11 @@ fn cluster_object(at: usize, name: &str, spec: &Spec) -> Cluster {
             _ => "all",
         }
         .to_owned(),
+        global_cidrs_map: spec
+            .map
+            .iter()
+            .map(|&(own, global)| (own.to_owned(), global.to_owned()))
+            .collect(),
         ..ClusterLinkOptions::default()
     });
     for &family in spec.families {
