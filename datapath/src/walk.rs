@@ -44,6 +44,7 @@ mod nat;
 mod node;
 mod outcome;
 mod question;
+mod routes;
 mod segment;
 mod tunnel;
 mod world;

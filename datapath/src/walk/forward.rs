@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use super::lookup::{Lookup, Query, route_name};
 use super::nat::{self, Tracked, Translation};
-use super::node::{LinkId, NodeId, Route, Way};
+use super::node::{LinkId, NodeId};
 use super::outcome::{Carrier, End, Hop, Stop, dotted};
+use super::routes::{Route, Way};
 use super::segment::{Cast, Frame};
 use super::{Packet, World};
 use crate::state::{Family, RouteKind};

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::node::{LinkId, Node, Route, Rule, Way};
+use super::node::{LinkId, Node};
 use super::outcome::Stop;
+use super::routes::{Route, Rule, Way};
 use crate::nodeconfig::METRIC_IPV6;
 use crate::state::{Family, RouteKind, RuleAction};
 

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Packet;
-use super::node::{LinkId, Node, NodeId, address, bits, masked};
+use super::node::{LinkId, Node, NodeId};
+use super::routes::{address, bits, masked};
 use crate::state::{Family, Nat};
 
 /// What connection tracking of one node knows of one connection.
