@@ -167,6 +167,11 @@ pub enum Input {
         /// The time.
         at: Duration,
     },
+    /// The driver was kept from running for so long, up to now, and so may not have heard in time what came in time.
+    Stalled {
+        /// At most the time since it last polled.
+        by: Duration,
+    },
     /// The kernel gave an echo to the device. To be told before the reply, if both are known.
     Transmitted {
         /// From the payload.
@@ -397,6 +402,7 @@ impl Session {
                     slot.user = Some(at);
                 }
             }
+            Input::Stalled { by } => self.lanes.iter_mut().for_each(|lane| lane.postpone(by)),
             Input::Transmitted { token, cookie, at } => {
                 if cookie != self.cookies.of(token) {
                     return;
@@ -488,7 +494,12 @@ impl Session {
             return;
         }
         let (rtt, stamped) = slot.rtt(now, received);
-        let late = rtt > self.timeout;
+        // What the kernel stamped is late by its stamps, whenever it was read; else the session's own time decides.
+        let late = if stamped {
+            rtt > self.timeout
+        } else {
+            now > slot.deadline
+        };
         let heard = if late { Heard::TooLate } else { Heard::Answer };
         self.lanes[token.lane as usize].judge(token.number, heard);
         if late {

@@ -26,6 +26,9 @@ const CONNECTIONS: usize = 128;
 /// A sleep up to this is slept through; in a longer one an answer may allow more to be sent.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Waking later than this after the time is a stall: the process was stopped, or its processor busy elsewhere.
+const STALL: Duration = Duration::from_millis(10);
+
 /// What a floater's plans have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Secret {
@@ -43,8 +46,20 @@ pub(super) async fn run(
     events: &mpsc::Sender<Event>,
 ) {
     let mut engine = Engine::new(plan, sockets, secret);
+    let mut slept: Option<(Duration, Duration)> = None;
     loop {
         let now = engine.now();
+        if let Some((from, until)) = slept
+            && now > until + STALL
+        {
+            // How much of the sleep nobody ran is not known: none of it counts.
+            let by = now - from;
+            engine.session.handle(now, Input::Stalled { by });
+        }
+        if !engine.connections.is_empty() {
+            // What has happened to connections is heard by their tasks first.
+            tokio::task::yield_now().await;
+        }
         engine.read();
         engine.act(now, plan, sockets);
         while let Some(event) = engine.session.event(engine.now()) {
@@ -57,6 +72,7 @@ pub(super) async fn run(
             tracing::debug!(counts = ?engine.session.counts(), "probed");
             return;
         };
+        slept = Some((now, deadline.max(now)));
         tokio::select! {
             biased;
             () = events.closed() => return,

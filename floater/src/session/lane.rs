@@ -30,7 +30,8 @@ pub(super) struct Slot {
     pub(super) user: Option<Duration>,
     /// Whether its answer may have been dropped on this node.
     pub(super) suspect: bool,
-    deadline: Duration,
+    /// When it runs out of time.
+    pub(super) deadline: Duration,
     cost: usize,
 }
 
@@ -139,6 +140,14 @@ impl Window {
         let number = self.base;
         self.judge(number, Heard::Nothing)
             .map(|slot| (number, slot))
+    }
+
+    /// Gives everything in flight so much more time. As long as it is no more than has passed since the last was sent,
+    /// what is sent later still runs out later.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        for slot in self.ring.iter_mut().flatten() {
+            slot.deadline += by;
+        }
     }
 
     /// Answers to what is in flight may have been dropped on this node.

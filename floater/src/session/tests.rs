@@ -333,7 +333,11 @@ fn run(plan: &Plan, world: &World) -> Result<Run, TestCaseError> {
         // At least a little, as real sleeping is; sometimes long, as when the machine has other things to do.
         now = next.max(now + Duration::from_micros(1));
         if dice.chance(world.stall) {
-            now += Duration::from_millis(dice.roll(5000));
+            let by = Duration::from_millis(dice.roll(5000));
+            now += by;
+            if dice.chance(50) {
+                session.handle(now, Input::Stalled { by });
+            }
         }
     }
     result.counts = session.counts();
@@ -673,6 +677,43 @@ fn a_connection_that_takes_too_long_is_abandoned() {
     now = session.deadline(now).expect("its timeout");
     assert_eq!(session.poll(now), Some(Command::Abandon { token }));
     assert_eq!(outcome(&mut session, now).failure, Some(Failure::Timeout));
+}
+
+#[test]
+fn a_stall_is_given_back() {
+    for protocol in [Protocol::Icmp, Protocol::Tcp] {
+        let mut session = Session::new(&one(protocol, 1), LIMITS);
+        let mut now = Duration::ZERO;
+        let command = launch(&mut session, &mut now);
+        // Its time would be over, but nobody was there to hear.
+        now += Duration::from_secs(5);
+        let by = Duration::from_secs(5);
+        session.handle(now, Input::Stalled { by });
+        assert_eq!(session.poll(now), None);
+        now += Duration::from_millis(500);
+        session.handle(
+            now,
+            match command {
+                Command::Echo {
+                    token,
+                    cookie,
+                    dst: from,
+                    ..
+                } => Input::Reply {
+                    token,
+                    cookie,
+                    from,
+                    received: None,
+                },
+                Command::Connect { token, .. } => Input::Connected {
+                    token,
+                    result: Ok(Duration::from_millis(1)),
+                },
+                Command::Abandon { .. } => panic!("in time"),
+            },
+        );
+        assert_eq!(outcome(&mut session, now).received, 1);
+    }
 }
 
 #[test]

@@ -5,14 +5,14 @@
 //! ```
 //! The router forwards, has no route to 10.9.0.0/16 and fd09::/64, and nobody owns 10.0.2.9 and fd02::9.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datapath::state::NodeState;
 use floater::agent::{Family, Floater, Here, Sockets};
-use floater::wire::{Expect, Failure, Outcome, Plan, Probe, Protocol, Tables, proof};
+use floater::wire::{Expect, Failure, Identity, Outcome, Plan, Probe, Protocol, Tables, proof};
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::sysctl;
@@ -360,6 +360,65 @@ async fn a_stall_changes_no_time() {
         }
         stalling.abort();
     }
+}
+
+/// Answers so many connections as `n2`, each a tenth of a second after it was asked, on a thread of its own.
+fn slow_responder(netns: &Netns, connections: usize) -> (u16, std::thread::JoinHandle<()>) {
+    let listener = In(netns.clone()).tcp_listener(0).expect("a listener");
+    let port = listener.local_addr().unwrap().port();
+    let identity = Identity {
+        cluster: "uid".to_owned(),
+        node: "n2".to_owned(),
+        proof: proof(KEY, "c0ffee", "uid", "n2"),
+    };
+    let body = serde_json::to_string(&identity).unwrap();
+    let thread = std::thread::spawn(move || {
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut question = [0; 256];
+            stream.read(&mut question).expect("a question");
+            std::thread::sleep(Duration::from_millis(100));
+            let length = body.len();
+            // Whoever gave up in the meantime is the test's affair.
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+        }
+    });
+    (port, thread)
+}
+
+/// An observer that was stopped for longer than its timeout does not call anybody dead.
+#[tokio::test]
+#[ignore = "netns: needs veth"]
+async fn a_pause_is_no_timeout() {
+    let net = net();
+    let near = floater_in(&net.near, "n1").await;
+    let (port, slow) = slow_responder(&net.far, 2);
+    let mut plan = plan(vec![
+        expecting("n2", probe(1, ip("10.0.2.1"), Protocol::Tcp, port)),
+        probe(2, ip("fd02::1"), Protocol::Icmp, 0),
+    ]);
+    plan.timeout_ms = 300;
+    plan.budget_pps = 10;
+    plan.probes.iter_mut().for_each(|probe| probe.count = 2);
+    let pausing = tokio::spawn(async {
+        loop {
+            // Everybody else gets one turn between two pauses.
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(400));
+        }
+    });
+    for outcome in outcomes(&net.near, &near, &plan).await {
+        assert_eq!(
+            (outcome.received, &outcome.failure),
+            (2, &None),
+            "{outcome:?}"
+        );
+    }
+    pausing.abort();
+    slow.join().expect("all were answered");
 }
 
 #[tokio::test]
