@@ -26,7 +26,7 @@ use crate::reconciler::spec_of;
 /// How often an agent looks although nothing was told: drift is repaired within a second.
 const ROUND: Duration = Duration::from_millis(900);
 /// In large fleets the rounds of all agents together take no more than a part of the machine.
-const ROUND_PER_NODE: Duration = Duration::from_millis(8);
+const ROUND_PER_NODE: Duration = Duration::from_millis(40);
 /// The least time between two looks at one node, whatever the kernel tells.
 const PAUSE: Duration = Duration::from_millis(50);
 

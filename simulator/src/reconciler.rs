@@ -12,7 +12,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::apiserver::{Resource, Store, Watch};
+use crate::apiserver::{Event, EventKind, Resource, Store, Watch};
 use crate::freeze::Freezer;
 use crate::objects;
 
@@ -37,8 +37,8 @@ impl Reconciler {
         &self.members[0].store
     }
 
-    /// Elects everywhere and plans once.
-    pub(crate) fn step(&self) {
+    /// Elects everywhere, plans once, and writes what differs; the plan is what was written or stands already.
+    pub(crate) fn step(&self) -> Plan {
         let (objects, _) = self.root().list(Resource::CLUSTER_NODES, None);
         let mut by_cluster: BTreeMap<String, Vec<ClusterNode>> = BTreeMap::new();
         for object in &objects {
@@ -51,7 +51,9 @@ impl Reconciler {
             let mine = by_cluster.remove(&member.name).unwrap_or_default();
             self.elect(member, &mine);
         }
-        self.plan();
+        let planned = plan::plan(&fleet(self.root()));
+        self.write(&planned);
+        planned
     }
 
     /// The gateway of a cluster is its first ready node by name, and stays it while it is ready.
@@ -92,14 +94,8 @@ impl Reconciler {
         }
     }
 
-    /// What the objects ask for now.
-    pub(crate) fn planned(&self) -> Plan {
-        plan::plan(&fleet(self.root()))
-    }
-
     /// Writes the NodeConfigs that differ from the plan, where nothing is frozen.
-    fn plan(&self) {
-        let planned = self.planned();
+    fn write(&self, planned: &Plan) {
         for problem in &planned.problems {
             warn!(
                 object = problem.object,
@@ -147,44 +143,80 @@ impl Reconciler {
         }
     }
 
-    /// Runs until it is dropped.
-    pub(crate) async fn run(self: Arc<Self>) {
-        let root = self.root().clone();
-        let mut watches: Vec<Watch> = [
-            Resource::CLUSTERS,
-            Resource::CLUSTER_NODES,
-            Resource::NODE_CONFIGS,
-        ]
-        .into_iter()
-        .map(|resource| root.watch(resource, root.version()))
-        .collect();
-        let nodes = self
-            .members
-            .iter()
-            .map(|member| member.store.watch(Resource::NODES, member.store.version()));
-        watches.extend(nodes);
+    /// Runs until it is dropped; `planned` is what [`step`](Self::step) came to last.
+    pub(crate) async fn run(self: Arc<Self>, mut planned: Plan, mut watches: Watches) {
         let mut frozen = self.freezer.subscribe();
         loop {
-            let this = self.clone();
-            // A large plan takes longer than a worker of the runtime may be held.
-            if tokio::task::spawn_blocking(move || this.step())
-                .await
-                .is_err()
-            {
-                warn!("the planner failed");
-            }
-            {
-                let events = select_all(watches.iter_mut().map(|watch| Box::pin(watch.next())));
+            let changed = {
+                let inputs = watches.inputs.iter_mut();
+                let input = select_all(inputs.map(|watch| Box::pin(watch.next())));
                 tokio::select! {
-                    _ = events => {}
-                    changed = frozen.changed() => if changed.is_err() { return },
+                    _ = input => true,
+                    event = watches.configs.next() => is_foreign(&event, &planned),
+                    changed = frozen.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        true
+                    }
                 }
+            };
+            if !changed {
+                continue;
             }
             // One look at everything answers all events so far.
-            for watch in &mut watches {
+            for watch in watches.inputs.iter_mut().chain([&mut watches.configs]) {
                 while watch.poll().is_some() {}
             }
+            let this = self.clone();
+            // A large plan takes longer than a worker of the runtime may be held.
+            match tokio::task::spawn_blocking(move || this.step()).await {
+                Ok(done) => planned = done,
+                Err(error) => warn!(%error, "the planner failed"),
+            }
         }
+    }
+
+    /// Watches for whatever may change the plan from now on.
+    pub(crate) fn watches(&self) -> Watches {
+        let root = self.root();
+        let from = root.version();
+        let objects = [Resource::CLUSTERS, Resource::CLUSTER_NODES];
+        let nodes = self.members.iter().map(|member| {
+            let store = &member.store;
+            store.watch(Resource::NODES, store.version())
+        });
+        Watches {
+            inputs: objects
+                .into_iter()
+                .map(|resource| root.watch(resource, from))
+                .chain(nodes)
+                .collect(),
+            configs: root.watch(Resource::NODE_CONFIGS, from),
+        }
+    }
+}
+
+/// What the reconciler listens to.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    inputs: Vec<Watch>,
+    configs: Watch,
+}
+
+/// Whether a change of a NodeConfig is somebody else's: ours make it what is planned.
+fn is_foreign(event: &Event, planned: &Plan) -> bool {
+    let name = event.object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default();
+    let wanted = planned.configs.get(name);
+    match event.kind {
+        EventKind::Added | EventKind::Modified => {
+            let held = spec_of(&event.object);
+            wanted.is_none() || held.as_ref() != wanted
+        }
+        EventKind::Deleted => wanted.is_some(),
+        EventKind::Relist => true,
     }
 }
 

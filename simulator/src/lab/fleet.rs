@@ -131,14 +131,11 @@ impl Fleet {
                 .collect(),
             freezer: freezer.clone(),
         });
-        {
+        let watches = reconciler.watches();
+        let planned = {
             let reconciler = reconciler.clone();
-            blocking(move || {
-                reconciler.step();
-                Ok(())
-            })
-            .await?;
-        }
+            blocking(move || Ok(reconciler.step())).await?
+        };
         info!("the plan is written");
         let (agents, monitors) = Agents::open(&network, root, freezer.clone())?;
         let fleet = Arc::new(Self {
@@ -162,7 +159,7 @@ impl Fleet {
             });
         };
         start("agents", Box::pin(agents.run(monitors)));
-        start("reconciler", Box::pin(reconciler.run()));
+        start("reconciler", Box::pin(reconciler.run(planned, watches)));
         for (member, listener) in fleet.members.iter().zip(listeners) {
             let forever = std::future::pending::<()>;
             let (api, kubelet) = (member.api.clone(), member.kubelet.clone());
