@@ -20,7 +20,8 @@ pub struct Opener {
 impl Opener {
     /// Starts the thread.
     pub fn start() -> Result<Self, Error> {
-        let home = Netns::current()?;
+        // An empty namespace of its own: nobody may go back to the machine's from a user namespace.
+        let home = Netns::create()?;
         let (requests, inbox) = mpsc::channel::<Request>();
         let thread = thread::Builder::new()
             .name("opener".to_owned())
