@@ -2,6 +2,7 @@
 
 mod protocol;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -26,6 +27,8 @@ pub use crate::state::state_root;
 
 /// How long a lab may take to come down before it is killed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The environment variable of lab processes that says where their state will be.
+const ROOT: &str = "FLOATER_LAB_ROOT";
 /// The name of a lab that was given none.
 const DEFAULT_NAME: &str = "lab";
 
@@ -121,6 +124,7 @@ pub fn up(
     let mut child = Command::new(&caller.program)
         .args(&caller.lab_verb)
         .arg(name)
+        .env(ROOT, state_root())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -387,16 +391,32 @@ pub fn down(name: Option<&str>) -> Result<(), Error> {
 /// # Errors
 /// The first failure, after all labs were tried.
 pub fn down_all() -> Result<Vec<String>, Error> {
-    let names = state::names();
-    let mut failed = None;
-    for name in &names {
-        if let Err(error) = end(&Folder::of(name)) {
-            failed.get_or_insert(error);
+    let mut ended = BTreeSet::new();
+    loop {
+        let mut failed = None;
+        for name in state::names() {
+            match end(&Folder::of(&name)) {
+                Ok(()) => {
+                    ended.insert(name);
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
         }
-    }
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(names),
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        // A lab whose caller was killed may not have left a trace yet.
+        let starting = process::marked(&format!("{ROOT}={}", state_root().display()));
+        if starting.is_empty() {
+            return Ok(ended.into_iter().collect());
+        }
+        for pid in starting {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            process::wait_for_end(pid, PATIENCE)?;
+        }
     }
 }
 

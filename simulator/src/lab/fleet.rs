@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::process::Spawner;
@@ -101,7 +103,8 @@ impl Fleet {
                 admin_token: token.clone(),
                 dialer: kubelet.clone(),
             });
-            furnish(&api, cluster, topology.floater.then_some(run_key.as_str()))?;
+            let key = topology.floater.then_some(run_key.as_str());
+            furnish(&api, &token, cluster, key).await?;
             listeners.push(listener);
             accesses.push(Access {
                 cluster: cluster.name.clone(),
@@ -281,36 +284,61 @@ fn stored<T>(what: &str, result: Result<T, apiserver::Status>) -> Result<T, Erro
     })
 }
 
+/// Creates an object as the cluster's administrator, with all that the API adds to it.
+async fn create(
+    api: &Arc<ApiCluster>,
+    token: &str,
+    path: &str,
+    object: &serde_json::Value,
+) -> Result<(), Error> {
+    let doing = || format!("create {path} of {}", api.name());
+    let request = http::Request::post(path)
+        .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(http_body_util::Full::new(Bytes::from(object.to_string())))
+        .map_err(Error::failed(doing()))?;
+    let response = api.handle(request).await;
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let status = response.status();
+    let body = response.into_body().collect().await;
+    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
+    Err(Error::Failed {
+        doing: doing(),
+        why: format!("{status}: {}", text.unwrap_or_default()),
+    })
+}
+
 /// The objects of a cluster's own API.
-fn furnish(api: &ApiCluster, cluster: &Cluster, run_key: Option<&str>) -> Result<(), Error> {
+async fn furnish(
+    api: &Arc<ApiCluster>,
+    token: &str,
+    cluster: &Cluster,
+    run_key: Option<&str>,
+) -> Result<(), Error> {
     let store = api.store();
     let now = jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
-    let namespace = objects::namespace(objects::NAMESPACE);
-    stored(
-        "a Namespace",
-        store.create(Resource::NAMESPACES, None, namespace),
-    )?;
     for node in &cluster.nodes {
         let node = objects::node(node, &now);
         stored("a Node", store.create(Resource::NODES, None, node))?;
     }
+    let namespace = objects::namespace(objects::NAMESPACE);
+    create(api, token, "/api/v1/namespaces", &namespace).await?;
     let Some(run_key) = run_key else {
         return Ok(());
     };
     let system = store.get(Resource::NAMESPACES, None, "kube-system");
     let id = system.as_ref().map(|system| &system["metadata"]["uid"]);
     let id = id.and_then(|uid| uid.as_str()).unwrap_or_default();
-    let inside = Some(objects::NAMESPACE);
-    let secret = objects::secret(run_key);
-    stored("a Secret", store.create(Resource::SECRETS, inside, secret))?;
+    let namespace = objects::NAMESPACE;
+    let path = format!("/api/v1/namespaces/{namespace}/secrets");
+    create(api, token, &path, &objects::secret(run_key)).await?;
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets");
     for host in [true, false] {
-        let set = objects::daemon_set(host, id);
-        stored(
-            "a DaemonSet",
-            store.create(Resource::DAEMON_SETS, inside, set),
-        )?;
+        create(api, token, &path, &objects::daemon_set(host, id)).await?;
     }
     Ok(())
 }

@@ -1,0 +1,417 @@
+//! Whole labs: real packets between clusters, nothing left afterwards.
+#![allow(clippy::unwrap_used, reason = "a test may fail at any step")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The driver, with a state folder of its own that has to be empty in the end.
+struct Place {
+    root: TempDir,
+    program: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        // target/debug/deps/lab-… lies beside target/debug/examples/lab.
+        let test = std::env::current_exe().unwrap();
+        let folder = test.parent().unwrap().parent().unwrap();
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            program: folder.join("examples/lab"),
+        }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(words)
+            .env("XDG_RUNTIME_DIR", self.root.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn try_run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    #[track_caller]
+    fn run(&self, words: &[&str]) -> String {
+        let output = self.try_run(words);
+        assert!(
+            output.status.success(),
+            "{words:?}: {output:?}\n{}",
+            self.log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, words: &[&str], about: &str) {
+        let output = self.try_run(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(65), "{words:?}: {said}");
+        assert!(said.contains(about), "{words:?}: {said}");
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.root.path().join("floater/lab/lab.log")).unwrap_or_default()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["status"])).unwrap()
+    }
+
+    /// Whether an address answers an echo sent from a place.
+    fn reaches(&self, from: &str, to: &str) -> bool {
+        let program = self.program.to_str().unwrap();
+        let ping = ["__floater", "ping", "-c", "1", "-W", "1000", to];
+        let words = [&["exec", from, program], &ping[..]].concat();
+        self.try_run(&words).status.success()
+    }
+
+    /// The processes that were started from here.
+    fn processes(&self) -> Vec<i32> {
+        netns_harness::process::marked(&format!("XDG_RUNTIME_DIR={}", self.root.path().display()))
+    }
+
+    #[track_caller]
+    fn assert_empty(&self) {
+        let entries = std::fs::read_dir(self.root.path()).unwrap();
+        let left: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(self.processes(), [0; 0]);
+    }
+
+    #[track_caller]
+    fn down(&self) {
+        self.run(&["down"]);
+        self.assert_empty();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.try_run(&["down-all"]);
+    }
+}
+
+fn reap(mut child: Child) {
+    let _ = child.wait();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+async fn client(kubeconfig: &Path, context: &str) -> kube::Client {
+    let read = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = kube::config::KubeConfigOptions {
+        context: Some(context.to_owned()),
+        ..Default::default()
+    };
+    let config = kube::Config::from_custom_kubeconfig(read, &options)
+        .await
+        .unwrap();
+    kube::Client::try_from(config).unwrap()
+}
+
+/// The pods' addresses by place, as the clusters' APIs tell them.
+fn pods(kubeconfig: &Path, status: &Value) -> Vec<(String, String)> {
+    use k8s_openapi::api::core::v1::Pod;
+    let mut found = Vec::new();
+    for cluster in status["clusters"].as_array().unwrap() {
+        let name = cluster["name"].as_str().unwrap();
+        let pods = runtime().block_on(async {
+            let client = client(kubeconfig, name).await;
+            let pods: kube::Api<Pod> = kube::Api::namespaced(client, "kosmos-system");
+            pods.list(&kube::api::ListParams::default()).await.unwrap()
+        });
+        for pod in pods {
+            let (spec, status) = (pod.spec.unwrap(), pod.status.unwrap());
+            if spec.host_network == Some(true) {
+                continue;
+            }
+            let node = spec.node_name.unwrap();
+            let place = format!("{name}/{node}/{}", pod.metadata.name.unwrap());
+            for ip in status.pod_ips.unwrap() {
+                found.push((place.clone(), ip.ip));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn every_pod_reaches_every_pod_in_every_mode_and_family() {
+    for (clusters, mode, family, addresses) in [
+        ("3", "gateway", "ipv4", 1),
+        ("2", "p2p", "all", 2),
+        ("3", "mixed", "all", 2),
+        ("2", "mixed", "ipv6", 1),
+    ] {
+        let place = Place::new();
+        let kubeconfig = place.run(&["up", clusters, "2", mode, family]);
+        let pods = pods(Path::new(kubeconfig.trim()), &place.status());
+        let count: usize = clusters.parse().unwrap();
+        assert_eq!(pods.len(), count * 2 * addresses);
+        for (from, _) in &pods {
+            for (to, ip) in &pods {
+                assert!(
+                    place.reaches(from, ip),
+                    "{mode} {family}: {from} to {to} {ip}"
+                );
+            }
+        }
+        place.down();
+    }
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn faults_break_what_they_say_and_are_cleared() {
+    let place = Place::new();
+    place.run(&["up", "2", "2", "gateway", "ipv4"]);
+    let works = || place.reaches("c1/n2/floater-n2", "10.2.1.2");
+    assert!(works());
+    for code in simulator::control::fault_list() {
+        place.run(&["inject", code, "c1/n1,c2"]);
+        // A missing neighbour is found again by flooding, as long as the flood rows stand.
+        assert_eq!(works(), code == "NEIGH-MISSING", "{code}");
+        assert_eq!(place.status()["faults"][0], format!("{code} at c1/n1"));
+        place.run(&["clear"]);
+        assert!(works(), "{code} was not cleared");
+    }
+    place.refused(&["inject", "NO-SUCH", "c1"], "NO-SUCH");
+    place.refused(&["inject", "FDB-MISSING", "c7"], "no cluster `c7`");
+    place.refused(&["inject", "FDB-MISSING", "c1,c1"], "no peer of its own");
+    place.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
+fn drift_is_repaired_within_a_second_unless_frozen() {
+    let place = Place::new();
+    place.run(&["up", "2", "1", "gateway", "ipv4"]);
+    let ip = |words: &[&str]| {
+        let words = ["exec", "c1/n1", "ip", "route"]
+            .iter()
+            .chain(words)
+            .copied();
+        place.run(&words.collect::<Vec<_>>())
+    };
+    let count = || ip(&["show", "table", "200"]).lines().count();
+    let flush = || ip(&["flush", "table", "200"]);
+    let planned = count();
+    assert!(planned > 0);
+    flush();
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while count() != planned {
+        assert!(Instant::now() < deadline, "not repaired within a second");
+    }
+    place.run(&["freeze", "c1/n1"]);
+    assert_eq!(place.status()["frozen"][0], "c1/n1");
+    flush();
+    // Longer than an agent's round: nothing is what has to happen.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(count(), 0);
+    place.run(&["thaw", "c1/n1"]);
+    assert_eq!(count(), planned);
+    place.refused(&["freeze", "c1/n9"], "no node `n9`");
+    place.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn names_and_places_are_checked() {
+    let place = Place::new();
+    place.refused(&["status"], "no lab is up");
+    place.refused(&["down", "x"], "no lab `x`");
+    let other = ["up", "1", "1", "p2p", "ipv4", "Not_A_Label"];
+    place.refused(&other, "DNS label");
+    place.run(&["up", "1", "1", "p2p", "ipv4"]);
+    place.refused(&["up", "1", "1", "p2p", "ipv4"], "up already");
+    for (at, about) in [
+        ("c9/n1", "no cluster `c9`"),
+        ("c1/n9", "no node `n9`"),
+        ("c1/n1/x", "no pod `x`"),
+        ("c1", "none of CLUSTER/NODE"),
+        ("", "none of CLUSTER/NODE"),
+        ("a/b/c/d", "none of CLUSTER/NODE"),
+    ] {
+        place.refused(&["exec", at, "true"], about);
+    }
+    let output = place.try_run(&["exec", "underlay", "sh", "-c", "echo out; exit 37"]);
+    assert_eq!(output.status.code(), Some(37));
+    assert_eq!(output.stdout, b"out\n");
+    place.run(&["up", "1", "1", "p2p", "ipv4", "second"]);
+    place.refused(&["status"], "several labs");
+    assert_eq!(place.run(&["down-all"]).trim(), "lab second");
+    place.assert_empty();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_lab_that_is_killed_at_any_moment_leaves_nothing_after_down_all() {
+    for step in 0..10_u64 {
+        let place = Place::new();
+        let child = place
+            .command(&["up", "3", "2", "mixed", "ipv4"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The moment is the test's subject.
+        std::thread::sleep(Duration::from_millis(step * 70));
+        for (index, pid) in place.processes().into_iter().enumerate() {
+            if step % 2 == 0 || index % 2 == 0 {
+                // It may have ended by itself.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        reap(child);
+        place.run(&["down-all"]);
+        place.assert_empty();
+    }
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_tied_lab_ends_with_its_caller() {
+    use std::io::{BufRead as _, BufReader};
+    let place = Place::new();
+    let mut child = place
+        .command(&["hold", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(Path::new(line.trim()).is_file());
+    let processes = place.processes();
+    assert!(processes.len() > 5);
+    child.kill().unwrap();
+    reap(child);
+    for pid in processes {
+        let ended = netns_harness::process::wait_for_end(pid, Duration::from_secs(10));
+        assert!(ended.unwrap());
+    }
+    place.assert_empty();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_topology_says_what_is_broken_and_how_floaters_run() {
+    let place = Place::new();
+    let file = place.root.path().join("t.yaml");
+    let text = "\
+name: mine
+clusters: [{name: east, family: all}, {name: west, mode: p2p, family: all}]
+workloads: {floaters: shared}
+faults: [{code: ROUTE-MISSING, at: east/n1, peer: west}]
+";
+    std::fs::write(&file, text).unwrap();
+    place.run(&["up", file.to_str().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    let status = place.status();
+    assert_eq!(status["name"], "mine");
+    assert_eq!(status["faults"][0], "ROUTE-MISSING at east/n1");
+    // The lab, and no process for any floater.
+    assert_eq!(place.processes().len(), 1);
+    let pods = status["clusters"][1]["nodes"][0]["pods"].as_array();
+    let pods = pods.unwrap();
+    assert!(
+        pods.len() == 2 && pods.iter().all(|pod| pod[1] == true),
+        "{status:#}"
+    );
+    assert!(!place.reaches("east/n1/floater-n1", "10.2.0.2"));
+    place.run(&["clear"]);
+    assert!(place.reaches("east/n1/floater-n1", "10.2.0.2"));
+    place.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_kubelet_runs_what_it_knows_and_says_what_it_does_not() {
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::api::{Api, DeleteParams, PostParams};
+    use kube::runtime::wait::await_condition;
+
+    let place = Place::new();
+    let kubeconfig = place.run(&["up", "1", "1", "p2p", "ipv4"]);
+    runtime().block_on(async {
+        let patience = Duration::from_secs(20);
+        let client = client(Path::new(kubeconfig.trim()), "c1").await;
+        let pods: Api<Pod> = Api::namespaced(client, "kosmos-system");
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web"},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "nginx:1"}]},
+        }))
+        .unwrap();
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        let reason = |pod: Option<&Pod>| {
+            let statuses = pod?.status.as_ref()?.container_statuses.as_ref()?;
+            statuses.first()?.state.clone()?.waiting?.reason
+        };
+        let waits = await_condition(pods.clone(), "web", move |pod: Option<&Pod>| {
+            reason(pod).as_deref() == Some("ErrImagePull")
+        });
+        tokio::time::timeout(patience, waits)
+            .await
+            .unwrap()
+            .unwrap();
+        pods.delete("web", &DeleteParams::default()).await.unwrap();
+        let gone = await_condition(pods.clone(), "web", |pod: Option<&Pod>| pod.is_none());
+        tokio::time::timeout(patience, gone).await.unwrap().unwrap();
+
+        // A floater that dies is started anew, in its old namespace.
+        let before = pods.get("floater-n1").await.unwrap();
+        let ip = before.status.unwrap().pod_ip.unwrap();
+        let inside = place.run(&["exec", "c1/n1/floater-n1", "readlink", "/proc/self/ns/net"]);
+        let lives_there = |pid: &i32| {
+            std::fs::read_link(format!("/proc/{pid}/ns/net"))
+                .is_ok_and(|link| link.to_string_lossy() == inside.trim())
+        };
+        let floater = place.processes().into_iter().find(lives_there).unwrap();
+        kill(Pid::from_raw(floater), Signal::SIGKILL).unwrap();
+        let again = await_condition(pods.clone(), "floater-n1", move |pod: Option<&Pod>| {
+            let status = pod.and_then(|pod| pod.status.as_ref());
+            status.is_some_and(|status| {
+                let mut containers = status.container_statuses.iter().flatten();
+                status.pod_ip.as_ref() == Some(&ip)
+                    && containers.any(|container| container.ready && container.restart_count == 1)
+            })
+        });
+        tokio::time::timeout(patience, again)
+            .await
+            .unwrap()
+            .unwrap();
+    });
+    place.down();
+}
+
+/// Two cores bring up 100 clusters with their APIs and 400 floaters in about five seconds when nothing else runs.
+#[test]
+#[ignore = "scale: netns, minutes on a busy machine"]
+fn a_hundred_clusters() {
+    let place = Place::new();
+    let started = Instant::now();
+    place.run(&["up", "100", "2", "gateway", "ipv4"]);
+    let up = started.elapsed();
+    assert!(place.reaches("c001/n2/floater-n2", "10.100.1.2"));
+    let started = Instant::now();
+    place.down();
+    println!("up {up:?}, down {:?}", started.elapsed());
+}
