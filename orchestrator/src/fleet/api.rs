@@ -176,6 +176,15 @@ impl Api {
         }
     }
 
+    /// The first page of a list.
+    pub(crate) async fn first_page<T: DeserializeOwned>(
+        &self,
+        collection: &str,
+    ) -> Result<Vec<T>, Failure> {
+        let page: List<T> = self.get(&format!("{collection}?limit={PAGE}")).await?;
+        Ok(page.items)
+    }
+
     /// Opens a watch; each line of it is an event.
     pub(crate) async fn watch(
         &self,

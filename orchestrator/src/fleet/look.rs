@@ -1,6 +1,7 @@
 //! What a cluster is before anything is done to it: who it is, its nodes, its floaters, the fleet's intent if it holds it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfig, ROLE_LABEL};
@@ -138,6 +139,32 @@ fn each<T: DeserializeOwned>(what: &str, values: Vec<Value>, warnings: &mut Vec<
     objects
 }
 
+/// The addresses of one pod of each node that is in the pods' network: a floater where there is one, else any of the first
+/// page of all pods, which on a small cluster is all and on a large one enough for most nodes.
+pub(crate) async fn pod_ips(api: &Api, seen: &Seen) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut ips: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let mut take = |pods: &[Pod]| {
+        for pod in pods {
+            if let Some(node) = pod.node()
+                && !pod.is_host_network()
+                && !pod.is_going()
+                && !pod.ips().is_empty()
+            {
+                ips.entry(node.to_owned()).or_insert_with(|| pod.ips());
+            }
+        }
+        seen.nodes
+            .iter()
+            .all(|node| ips.contains_key(&node.metadata.name))
+    };
+    if !take(seen.floaters.as_deref().unwrap_or_default())
+        && let Ok(pods) = api.first_page::<Pod>("/api/v1/pods").await
+    {
+        take(&pods);
+    }
+    ips
+}
+
 /// How much a cluster looks like the fleet's control plane: nothing, holds the objects, says so.
 pub(crate) fn control_plane_rank(fleet: Option<&Fleet>) -> usize {
     let Some(fleet) = fleet.filter(|fleet| !fleet.clusters.is_empty()) else {
@@ -163,7 +190,7 @@ pub(crate) fn member_of(name: &str, nodes: &[Node], fleet: &Fleet) -> Option<Str
     {
         return Some(name.to_owned());
     }
-    let here: BTreeSet<(String, std::net::IpAddr)> = nodes
+    let here: BTreeSet<(String, IpAddr)> = nodes
         .iter()
         .flat_map(|node| {
             node.ips()

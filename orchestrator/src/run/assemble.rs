@@ -76,6 +76,7 @@ fn observed(
         nodes,
         mut floaters,
         mut tables,
+        pod_ips: mut known,
     } = members;
     this.id = id;
     let layers = context.layers();
@@ -93,7 +94,7 @@ fn observed(
         };
         let name = node.metadata.name.clone();
         prefixes.extend(node.pod_prefixes());
-        let mut pod_ips = Vec::new();
+        let mut pod_ips = known.remove(&name).unwrap_or_default();
         let mut silent = |layer: Layer| {
             let reason = match floaters.remove(&(name.clone(), layer)) {
                 Some(Ok(agent)) => {

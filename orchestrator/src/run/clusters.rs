@@ -2,6 +2,7 @@
 //! stand ready.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(super) struct Members {
     pub(super) floaters: BTreeMap<(String, Layer), Result<Agent, String>>,
     /// By node.
     pub(super) tables: BTreeMap<String, Result<Tables, String>>,
+    /// Addresses in the pods' network by node, for walks where no packet is sent.
+    pub(super) pod_ips: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// A cluster that answered and is not yet ready.
@@ -378,12 +381,20 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
             },
         }
     };
-    let (_, asked) = tokio::join!(swept, asked);
+    let pod_ips = async {
+        if context.options.probe {
+            // A packet is only sent to an address where somebody is known to answer.
+            return BTreeMap::new();
+        }
+        look::pod_ips(&api, &seen).await
+    };
+    let (_, asked, pod_ips) = tokio::join!(swept, asked, pod_ips);
     let members = Members {
         id: seen.id,
         nodes: seen.nodes,
         floaters: asked.floaters,
         tables: asked.tables,
+        pod_ips,
     };
     let troubles: Vec<&String> = members
         .floaters
