@@ -29,6 +29,8 @@ enum Hypothesis {
     Walk(Option<NodeRef>, Code, String),
     /// The node is off the underlay.
     Off(NodeRef),
+    /// No node of the cluster is reached from outside.
+    Dark(usize),
     /// The tables of this node would tell.
     Unread(NodeRef),
     /// The node drops what comes in by this tunnel.
@@ -102,6 +104,8 @@ pub(super) fn findings(
             (joined.key, all)
         })
         .collect();
+    let mut suspected = suspected;
+    only_if_hosts_fail(&mut suspected);
     let mut findings = Vec::new();
     while !rest.is_empty() {
         let mut votes: BTreeMap<&Hypothesis, usize> = BTreeMap::new();
@@ -119,6 +123,24 @@ pub(super) fn findings(
         rest = others;
     }
     findings
+}
+
+/// The underlay is accused only where packets on the underlay itself are lost.
+fn only_if_hosts_fail(suspected: &mut BTreeMap<PairKey, Vec<Hypothesis>>) {
+    let is_underlay =
+        |hypothesis: &Hypothesis| matches!(hypothesis, Hypothesis::Dark(_) | Hypothesis::Off(_));
+    let seen: BTreeSet<Hypothesis> = suspected
+        .iter()
+        .filter(|(key, _)| key.layer == Layer::Host)
+        .flat_map(|(_, all)| {
+            all.iter()
+                .filter(|hypothesis| is_underlay(hypothesis))
+                .cloned()
+        })
+        .collect();
+    for all in suspected.values_mut() {
+        all.retain(|hypothesis| !is_underlay(hypothesis) || seen.contains(hypothesis));
+    }
 }
 
 /// What a pair proves by itself.
@@ -156,6 +178,12 @@ fn suspects(
         return Vec::new();
     }
     let mut all: BTreeSet<Hypothesis> = [Hypothesis::Off(key.src), Hypothesis::Off(key.dst)].into();
+    if key.src.cluster != key.dst.cluster {
+        all.extend([
+            Hypothesis::Dark(key.src.cluster),
+            Hypothesis::Dark(key.dst.cluster),
+        ]);
+    }
     if key.layer == Layer::Host {
         let (low, high) = (key.src.min(key.dst), key.src.max(key.dst));
         all.insert(Hypothesis::Between(low, high));
@@ -331,6 +359,16 @@ fn tell(
                         "look at the router's neighbour row for {place}, and at filters before it"
                     )
                 },
+            )
+        }
+        Hypothesis::Dark(cluster) => {
+            let name = &scope.cluster(*cluster).name;
+            (
+                "UNDERLAY-ARP-POISON",
+                outside(format!("{name} - all others")),
+                format!("no node of {name} is reached from any other cluster on the underlay"),
+                words(&["GATEWAY-DOWN", "L4-SELECTIVE-DROP"]),
+                format!("look at the routers and filters between {name} and the others"),
             )
         }
         Hypothesis::Unread(at) => {

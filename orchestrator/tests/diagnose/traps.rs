@@ -366,3 +366,36 @@ fn with_unreadable_tables_only_a_set_of_causes_is_told() {
     assert_eq!(finding.element.node.as_deref(), Some("n1"));
     assert!(finding.ambiguous_with.contains(&"FDB-MISSING".to_owned()));
 }
+
+#[test]
+fn a_cluster_that_nobody_reaches_is_one_finding_outside_of_it() {
+    let gathered = probed(three(), |record| {
+        let ends = (record.src.cluster == 2, record.dst.cluster == 2);
+        if ends.0 != ends.1 {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "UNDERLAY-ARP-POISON");
+    assert_eq!(finding.element.kind, "underlay");
+    assert_eq!(finding.element.name, "west - all others");
+    assert_eq!(finding.affects.len(), 8);
+}
+
+#[test]
+fn without_packets_on_the_underlay_it_is_not_accused() {
+    let what = What {
+        layers: vec![Layer::Pod],
+        ..What::default()
+    };
+    let mut gathered = three();
+    probe(&mut gathered, &what);
+    for record in &mut gathered.probes {
+        if (record.src.cluster == 2) != (record.dst.cluster == 2) {
+            lose(record);
+        }
+    }
+    let judged = diagnose(&gathered, &what);
+    assert_eq!(only(&judged).code, "TUNNEL-UDP-BLOCKED-HOST");
+}
