@@ -519,3 +519,16 @@ fn poll(ears: &[Ear], limit: Duration) {
     let limit = nix::poll::PollTimeout::try_from(limit).unwrap_or(nix::poll::PollTimeout::MAX);
     nix::poll::poll(&mut descriptors, limit).expect("poll");
 }
+
+/// How often the machine had no room for a neighbour (`table_fulls`).
+pub(crate) fn neighbour_overflows() -> u64 {
+    let column = |path: &str| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut lines = text.lines();
+        let names = lines.next().unwrap_or_default().split_whitespace();
+        let at = names.into_iter().position(|name| name == "table_fulls");
+        let of = |line: &str| u64::from_str_radix(line.split_whitespace().nth(at?)?, 16).ok();
+        lines.filter_map(of).sum::<u64>()
+    };
+    column("/proc/net/stat/arp_cache") + column("/proc/net/stat/ndisc_cache")
+}
