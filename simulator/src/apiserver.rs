@@ -30,6 +30,7 @@ mod crd_schema;
 mod daemonset;
 mod decode;
 mod defaults;
+mod delete;
 mod discovery;
 mod fields;
 mod handler;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::daemonset;
+use super::delete;
 use super::resource::Resource;
 use super::store::{EventKind, Inner, Store, Table, key_of};
-use super::write;
 
 /// Runs until told to stop. Everything is done in one task: an idle cluster costs one parked future.
 pub(crate) async fn run(store: Arc<Store>, stop: impl Future) {
@@ -128,7 +128,7 @@ fn disown(
     }
     if dropped > 0 && left.is_empty() && delete {
         if !object["metadata"]["deletionTimestamp"].is_string() {
-            write::delete_object(inner, resource, object, None);
+            delete::delete_object(inner, resource, object, None);
         }
         return;
     }
@@ -166,7 +166,7 @@ fn release(inner: &mut Inner, table: Table, object: &Arc<Value>) {
         let mut blocked = false;
         for (resource, object) in dependents(inner, &owners) {
             if !object["metadata"]["deletionTimestamp"].is_string() {
-                write::delete_object(inner, resource, &object, None);
+                delete::delete_object(inner, resource, &object, None);
             }
             blocked |= inner.get(resource, &key_of(&object)).is_some();
         }
@@ -210,7 +210,7 @@ fn end_namespaces(inner: &mut Inner) {
             let objects: Vec<Arc<Value>> = inner.list(resource, Some(name)).cloned().collect();
             for object in objects {
                 if !object["metadata"]["deletionTimestamp"].is_string() {
-                    write::delete_object(inner, resource, &object, None);
+                    delete::delete_object(inner, resource, &object, None);
                 }
                 left += usize::from(inner.get(resource, &key_of(&object)).is_some());
             }

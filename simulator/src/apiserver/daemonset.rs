@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::defaults;
+use super::delete;
 use super::managed::{self, Writer};
 use super::resource::Resource;
 use super::selector;
 use super::shape;
 use super::store::{Inner, key, key_of};
-use super::write;
 
 /// Brings every DaemonSet one step closer; what it writes wakes it again.
 pub(crate) fn reconcile(inner: &mut Inner) {
@@ -65,7 +65,7 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
         if !fits {
             misplaced += 1;
             if !going && !deleting {
-                write::delete_object(inner, Resource::PODS, pod, None);
+                delete::delete_object(inner, Resource::PODS, pod, None);
             }
             continue;
         }
@@ -80,7 +80,7 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
         unavailable += i64::from(!is_ready);
         if pod["status"]["phase"] == "Failed" {
             if !deleting {
-                write::delete_object(inner, Resource::PODS, pod, Some(0));
+                delete::delete_object(inner, Resource::PODS, pod, Some(0));
             }
         } else if pod["metadata"]["labels"]["controller-revision-hash"] == hash.as_str() {
             updated += 1;
@@ -91,7 +91,7 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
     if !deleting {
         // What is left runs on nodes that are gone: no kubelet is there to end it.
         for pod in held.into_values() {
-            write::delete_object(inner, Resource::PODS, pod, Some(0));
+            delete::delete_object(inner, Resource::PODS, pod, Some(0));
         }
         for node in missing {
             let pod = pod(set, node, &hash);
@@ -108,7 +108,7 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
                     break;
                 }
                 down += i64::from(is_ready);
-                write::delete_object(inner, Resource::PODS, pod, None);
+                delete::delete_object(inner, Resource::PODS, pod, None);
             }
         }
     }

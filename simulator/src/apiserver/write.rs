@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::auth::User;
 use super::decode::{self, Strictness};
@@ -12,9 +12,8 @@ use super::managed::{self, Writer};
 use super::patch::{self, Patch};
 use super::request::Query;
 use super::resource::Resource;
-use super::selector::Selector;
 use super::status::{Cause, Status};
-use super::store::{Inner, Store, key, mark_deleted};
+use super::store::{Inner, Store, key};
 use super::{defaults, ids, rbac, validate};
 
 /// A write as it was asked for.
@@ -201,7 +200,7 @@ impl Write<'_> {
             Some(_) => {}
             None => return Err(Status::bad_request("name must be provided")),
         }
-        let object = self.change(|_| Ok(object))?;
+        let object = self.change(|_| Ok(object.clone()))?;
         Ok(Written {
             code: 200,
             object,
@@ -233,36 +232,41 @@ impl Write<'_> {
     /// Replaces an object by what is made of it.
     fn change(
         &self,
-        make: impl FnOnce(&Value) -> Result<Value, Status>,
+        mut make: impl FnMut(&Value) -> Result<Value, Status>,
     ) -> Result<Arc<Value>, Status> {
         let r = self.resource();
         let name = self.name.unwrap_or_default();
         let dry = self.query.dry_run()?;
-        let old = self
-            .store
-            .get(r, self.namespace, name)
-            .ok_or_else(|| Status::not_found(r, name))?;
-        let made = make(&old)?;
-        rbac::check_escalation(self.store, self.user, r, &made)?;
-        self.store.write(|inner| {
-            let held = inner
-                .get(r, &key(self.namespace, name))
-                .cloned()
-                .ok_or_else(|| Status::not_found(r, name))?;
+        let absent = || Status::not_found(r, name);
+        loop {
+            let old = self.store.get(r, self.namespace, name).ok_or_else(absent)?;
+            let made = make(&old)?;
             if let Some(version) = made["metadata"]["resourceVersion"].as_str()
-                && held["metadata"]["resourceVersion"] != version
-                && !version.is_empty()
-                && version != "0"
+                && old["metadata"]["resourceVersion"] != version
+                && !matches!(version, "" | "0")
             {
                 return Err(Status::stale(r, name));
             }
-            let new = self.finish(&held, made, true)?;
-            validate::object(self.served, &new, Some(&held))?;
-            if dry {
-                return Ok(Arc::new(new));
+            rbac::check_escalation(self.store, self.user, r, &made)?;
+            let new = self.finish(&old, made, true)?;
+            validate::object(self.served, &new, Some(&old))?;
+            let done = self.store.write(|inner| {
+                let held = inner.get(r, &key(self.namespace, name)).cloned();
+                match held {
+                    None => Some(Err(absent())),
+                    // Somebody was faster: what is asked is asked of the object as it is now.
+                    Some(held) if !Arc::ptr_eq(&held, &old) => None,
+                    Some(held) if dry => {
+                        drop(held);
+                        Some(Ok(Arc::new(new)))
+                    }
+                    Some(held) => Some(Ok(inner.replace(r, &held, new))),
+                }
+            });
+            if let Some(done) = done {
+                return done;
             }
-            Ok(inner.replace(r, &held, new))
-        })
+        }
     }
 
     /// Makes a client's object one that may be stored: what it may not change is as before, and owners are booked.
@@ -393,6 +397,25 @@ impl Write<'_> {
         {
             fields.shift_remove("status");
         }
+        // An apply that creates needs both rights.
+        let creates = rbac::Attributes {
+            verb: "create".to_owned(),
+            group: r.group.to_owned(),
+            resource: r.plural.to_owned(),
+            namespace: self.namespace.map(str::to_owned),
+            name: Some(name.to_owned()),
+            path: None,
+        };
+        if self.store.get(r, self.namespace, name).is_none()
+            && rbac::allowed(self.store, self.user, &creates).is_none()
+        {
+            return Err(creates.refusal(self.user, Some(r)));
+        }
+        // Rules and references are owned as a whole, so that the merged object grants what this one does.
+        let mut judged = intent.clone();
+        self.place(&mut judged)?;
+        judged["metadata"]["name"] = name.into();
+        rbac::check_escalation(self.store, self.user, r, &judged)?;
         let (code, object) = self.store.write(|inner| {
             let Some(old) = inner.get(r, &key(self.namespace, name)).cloned() else {
                 if self.subresource == "status" || precondition.is_string() {
@@ -447,55 +470,11 @@ impl Write<'_> {
             }
             Ok((200, inner.replace(r, &old, new)))
         })?;
-        // The rules of a role are judged where they end up; a refused one is taken back.
         Ok(Written {
             code,
             object,
             warnings,
         })
-    }
-
-    /// DELETE of an object.
-    pub(crate) fn delete(&self) -> Result<Value, Status> {
-        let r = self.resource();
-        let name = self.name.unwrap_or_default();
-        let options = Deletion::parse(self.query, self.media, self.body)?;
-        self.store.write(|inner| {
-            let old = inner
-                .get(r, &key(self.namespace, name))
-                .cloned()
-                .ok_or_else(|| Status::not_found(r, name))?;
-            options.check(r, name, &old)?;
-            if options.dry {
-                return Ok(Status::deleted(r, name, &old["metadata"]["uid"]));
-            }
-            let (last, gone) = delete_one(inner, self.served, &old, &options);
-            let answers_object = !gone || r.table() == Resource::PODS.table();
-            if answers_object {
-                Ok((*last).clone())
-            } else {
-                Ok(Status::deleted(r, name, &old["metadata"]["uid"]))
-            }
-        })
-    }
-
-    /// DELETE of a collection.
-    pub(crate) fn delete_collection(&self) -> Result<(Vec<Arc<Value>>, u64), Status> {
-        let selector = Selector::of(self.query, self.served)?;
-        let options = Deletion::parse(self.query, self.media, self.body)?;
-        Ok(self.store.write(|inner| {
-            let chosen: Vec<Arc<Value>> = inner
-                .list(self.resource(), self.namespace)
-                .filter(|object| selector.matches(object))
-                .cloned()
-                .collect();
-            if !options.dry {
-                for old in &chosen {
-                    delete_one(inner, self.served, old, &options);
-                }
-            }
-            (chosen, inner.version())
-        }))
     }
 }
 
@@ -527,193 +506,5 @@ fn quiet(old: &Value, new: &mut Value) {
         if probe == *old {
             *new = probe;
         }
-    }
-}
-
-/// How to delete.
-#[derive(Debug)]
-pub(crate) struct Deletion {
-    grace: Option<i64>,
-    policy: Option<String>,
-    uid: Option<String>,
-    version: Option<String>,
-    dry: bool,
-}
-
-impl Deletion {
-    fn parse(query: &Query, media: &str, body: &[u8]) -> Result<Self, Status> {
-        let options = if body.is_empty() {
-            Value::Object(Map::new())
-        } else {
-            decode::object("DeleteOptions", media, body)?
-        };
-        let word = |value: &Value| value.as_str().map(str::to_owned);
-        let mut policy = word(&options["propagationPolicy"])
-            .or_else(|| query.get("propagationPolicy").map(str::to_owned));
-        if let Some(policy) = &policy
-            && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
-        {
-            return Err(Status::invalid_options(
-                "DeleteOptions",
-                Cause::unsupported(
-                    "propagationPolicy",
-                    &policy.as_str().into(),
-                    &["Foreground", "Background", "Orphan", "nil"],
-                ),
-            ));
-        }
-        if options["orphanDependents"] == json!(true) || query.is_true("orphanDependents") {
-            policy = Some("Orphan".to_owned());
-        }
-        let dry = options["dryRun"]
-            .as_array()
-            .is_some_and(|runs| runs.iter().any(|run| run == "All"));
-        Ok(Self {
-            grace: options["gracePeriodSeconds"].as_i64().or_else(|| {
-                query
-                    .number("gracePeriodSeconds")
-                    .and_then(|n| i64::try_from(n).ok())
-            }),
-            policy,
-            uid: word(&options["preconditions"]["uid"]),
-            version: word(&options["preconditions"]["resourceVersion"]),
-            dry: dry || query.dry_run()?,
-        })
-    }
-
-    fn check(&self, resource: Resource, name: &str, object: &Value) -> Result<(), Status> {
-        let metadata = &object["metadata"];
-        for (what, wanted, field) in [
-            ("UID", &self.uid, "uid"),
-            ("ResourceVersion", &self.version, "resourceVersion"),
-        ] {
-            if let Some(wanted) = wanted
-                && metadata[field] != *wanted
-            {
-                let held = metadata[field].as_str().unwrap_or_default();
-                let mut status = Status::conflict(
-                    resource,
-                    name,
-                    &format!(
-                        "the {what} in the precondition ({wanted}) does not match the {what} in record ({held}). The object might have been deleted and then recreated"
-                    ),
-                );
-                status.details["kind"] = resource.kind.into();
-                return Err(status);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Deletes an object, or marks it where something holds it: the last state, and whether it is gone.
-fn delete_one(
-    inner: &mut Inner,
-    served: &Served,
-    old: &Arc<Value>,
-    options: &Deletion,
-) -> (Arc<Value>, bool) {
-    let r = served.resource;
-    let mut new = (**old).clone();
-    let mut grace = 0;
-    if r.table() == Resource::PODS.table() {
-        let own = old["spec"]["terminationGracePeriodSeconds"]
-            .as_i64()
-            .unwrap_or(30);
-        grace = options.grace.unwrap_or(own).max(0);
-        let running = old["spec"]["nodeName"]
-            .as_str()
-            .is_some_and(|n| !n.is_empty())
-            && !matches!(
-                old["status"]["phase"].as_str(),
-                Some("Succeeded" | "Failed")
-            );
-        if !running {
-            grace = 0;
-        }
-        if old["metadata"]["deletionTimestamp"].is_string() && grace > 0 {
-            // Being deleted already: only a shorter grace changes anything.
-            let left = old["metadata"]["deletionGracePeriodSeconds"]
-                .as_i64()
-                .unwrap_or(0);
-            if grace >= left {
-                return (old.clone(), false);
-            }
-        }
-    }
-    let first = !old["metadata"]["deletionTimestamp"].is_string();
-    if first {
-        let holder = match options.policy.as_deref() {
-            Some("Orphan") => Some("orphan"),
-            Some("Foreground") => Some("foregroundDeletion"),
-            _ => None,
-        };
-        if let Some(holder) = holder {
-            let finalizers = &mut new["metadata"]["finalizers"];
-            match finalizers.as_array_mut() {
-                Some(list) => list.push(holder.into()),
-                None => *finalizers = json!([holder]),
-            }
-        }
-    } else if grace == 0 && old["metadata"]["deletionGracePeriodSeconds"] == json!(0) {
-        return (old.clone(), false);
-    }
-    if grace == 0 && new == **old && r.table() != Resource::NAMESPACES.table() {
-        let last = inner.end(r, old);
-        let gone = inner.get(r, &super::store::key_of(old)).is_none();
-        if gone && r.table() == Resource::CUSTOM_RESOURCE_DEFINITIONS.table() {
-            forget_instances(inner, &last);
-        }
-        return (last, gone);
-    }
-    mark_deleted(&mut new, grace);
-    if r.table() == Resource::NAMESPACES.table() {
-        new["status"]["phase"] = "Terminating".into();
-        if let Some(metadata) = new["metadata"].as_object_mut() {
-            metadata.shift_remove("deletionGracePeriodSeconds");
-        }
-    }
-    let key = super::store::key_of(old);
-    let last = inner.replace(r, old, new);
-    let gone = inner.get(r, &key).is_none();
-    (last, gone)
-}
-
-/// Deletes an object from within the cluster.
-pub(crate) fn delete_object(
-    inner: &mut Inner,
-    resource: Resource,
-    object: &Arc<Value>,
-    grace: Option<i64>,
-) {
-    let (Some(served), Some(held)) = (
-        inner.of_table(resource.table()).cloned(),
-        inner.get(resource, &super::store::key_of(object)).cloned(),
-    ) else {
-        return;
-    };
-    let options = Deletion {
-        grace,
-        policy: None,
-        uid: None,
-        version: None,
-        dry: false,
-    };
-    delete_one(inner, &served, &held, &options);
-}
-
-/// A kind that is no longer defined has no objects.
-fn forget_instances(inner: &mut Inner, definition: &Value) {
-    let group = definition["spec"]["group"].as_str().unwrap_or_default();
-    let plural = definition["spec"]["names"]["plural"]
-        .as_str()
-        .unwrap_or_default();
-    let resource = Resource::custom(group, "", plural, "", false);
-    let keys: Vec<String> = inner
-        .list(resource, None)
-        .map(|object| super::store::key_of(object))
-        .collect();
-    for key in keys {
-        inner.take(resource, &key, None);
     }
 }
