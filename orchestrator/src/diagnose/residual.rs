@@ -31,6 +31,8 @@ enum Hypothesis {
     Off(NodeRef),
     /// No node of the cluster is reached from outside.
     Dark(usize),
+    /// The node is not reached from outside of its cluster.
+    Abroad(NodeRef),
     /// The tables of this node would tell.
     Unread(NodeRef),
     /// The node drops what comes in by this tunnel.
@@ -127,8 +129,12 @@ pub(super) fn findings(
 
 /// The underlay is accused only where packets on the underlay itself are lost.
 fn only_if_hosts_fail(suspected: &mut BTreeMap<PairKey, Vec<Hypothesis>>) {
-    let is_underlay =
-        |hypothesis: &Hypothesis| matches!(hypothesis, Hypothesis::Dark(_) | Hypothesis::Off(_));
+    let is_underlay = |hypothesis: &Hypothesis| {
+        matches!(
+            hypothesis,
+            Hypothesis::Abroad(_) | Hypothesis::Dark(_) | Hypothesis::Off(_)
+        )
+    };
     let seen: BTreeSet<Hypothesis> = suspected
         .iter()
         .filter(|(key, _)| key.layer == Layer::Host)
@@ -183,6 +189,9 @@ fn suspects(
             Hypothesis::Dark(key.src.cluster),
             Hypothesis::Dark(key.dst.cluster),
         ]);
+        if key.layer == Layer::Host {
+            all.extend([Hypothesis::Abroad(key.src), Hypothesis::Abroad(key.dst)]);
+        }
     }
     if key.layer == Layer::Host {
         let (low, high) = (key.src.min(key.dst), key.src.max(key.dst));
@@ -194,6 +203,9 @@ fn suspects(
     };
     for &(from, to, link) in there.tunnels.iter().chain(&back.tunnels) {
         all.extend([Hypothesis::Off(from), Hypothesis::Off(to)]);
+        if from.cluster != to.cluster {
+            all.extend([Hypothesis::Abroad(from), Hypothesis::Abroad(to)]);
+        }
         let (low, high) = (from.min(to), from.max(to));
         // Where the underlay itself is silent the tunnel is not to blame.
         if [(low, high), (high, low)]
@@ -359,6 +371,20 @@ fn tell(
                         "look at the router's neighbour row for {place}, and at filters before it"
                     )
                 },
+            )
+        }
+        Hypothesis::Abroad(at) => {
+            let place = scope.place(*at);
+            (
+                "UNDERLAY-ARP-POISON",
+                outside(format!("{place} - other clusters")),
+                format!(
+                    "{place} is reached from its own cluster and from no other: the underlay between them loses its packets"
+                ),
+                words(&["GATEWAY-DOWN", "L4-SELECTIVE-DROP"]),
+                format!(
+                    "look at the router's neighbour row and route for {place}, and at filters before it"
+                ),
             )
         }
         Hypothesis::Dark(cluster) => {

@@ -399,3 +399,20 @@ fn without_packets_on_the_underlay_it_is_not_accused() {
     let judged = diagnose(&gathered, &what);
     assert_eq!(only(&judged).code, "TUNNEL-UDP-BLOCKED-HOST");
 }
+
+#[test]
+fn a_gateway_that_only_its_own_cluster_reaches_is_one_finding() {
+    let west = |node: orchestrator::evidence::NodeRef| (node.cluster, node.node) == (2, 0);
+    let gathered = probed(three(), |record| {
+        let abroad = record.src.cluster != record.dst.cluster;
+        let on_it = west(record.src) || west(record.dst);
+        let through = record.src.cluster == 2 || record.dst.cluster == 2;
+        if abroad && (on_it || (record.layer == Layer::Pod && through)) {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code, "UNDERLAY-ARP-POISON");
+    assert_eq!(finding.element.name, "west/n1 - other clusters");
+}
