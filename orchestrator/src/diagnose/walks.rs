@@ -73,7 +73,7 @@ impl<'a> Walks<'a> {
                     .nat
                     .iter()
                     .any(|row| !matches!(row, Nat::Masquerade { .. }));
-                world.insert(name.clone(), state.clone());
+                world.insert_from(name.clone(), state);
             }
             names.insert(name, at);
         }
