@@ -7,12 +7,13 @@
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use tui::lab::{HIDDEN_FLOATER, HIDDEN_LAB};
+use tui::lab::{HIDDEN_CLUSTERLINK, HIDDEN_FLOATER, HIDDEN_LAB};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let _program = words.next();
     match words.next().as_deref().and_then(OsStr::to_str) {
+        Some(HIDDEN_CLUSTERLINK) => datapath::cli::main(words),
         Some(HIDDEN_FLOATER) => floater::agent::cli::main(words),
         Some(HIDDEN_LAB) => simulator::control::serve(words),
         _ => tui::main(std::env::args_os().collect::<Vec<OsString>>()),

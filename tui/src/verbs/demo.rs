@@ -8,7 +8,7 @@ use crate::cli::Demo;
 use crate::cli::diagnosis::{How, What};
 use crate::exit::{Failure, Outcome};
 use crate::lab::{self, OwnLab};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::signals::Interrupt;
 use crate::{output, render};
 
@@ -33,6 +33,10 @@ pub(super) async fn run(arguments: &Demo, color: bool, progress: Progress) -> Ou
     let judged = diagnose(arguments, &lab, &names, &interrupt, progress).await;
     progress.say("removing everything");
     let removed = lab.down().await;
+    if let (Err(_), Err(failure)) = (&judged, &removed) {
+        // Of two failures the first is the exit code, but this one has to be known.
+        progress::warn(failure);
+    }
     let report = judged?;
     render::write(&report, &arguments.judge, color)?;
     removed?;
