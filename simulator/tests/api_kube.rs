@@ -397,6 +397,31 @@ async fn a_watch_that_lags_too_far_is_told_to_list() {
 /// A pod that is a server of this process, in plain text on one port and in TLS on the other.
 struct Pods {
     plain: std::net::SocketAddr,
+    secure: std::net::SocketAddr,
+}
+
+/// Answers with the head of a request and then whatever it carries, as it comes.
+async fn echo(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static) {
+    let service =
+        hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+            assert!(request.headers().get("authorization").is_none());
+            let head = format!(
+                "{} {} {}\n",
+                request.method(),
+                request.uri(),
+                request.headers()["x-run"].to_str().expect("text")
+            );
+            let first =
+                futures::stream::iter([Ok(hyper::body::Frame::data(bytes::Bytes::from(head)))]);
+            let rest = http_body_util::BodyStream::new(request.into_body());
+            Ok::<_, std::convert::Infallible>(http::Response::new(StreamBody::new(
+                first.chain(rest),
+            )))
+        });
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+        .await;
+    drop(served);
 }
 
 impl PodDialer for Pods {
@@ -410,6 +435,7 @@ impl PodDialer for Pods {
         Box::pin(async move {
             match port {
                 8889 => tokio::net::TcpStream::connect(self.plain).await,
+                8890 => tokio::net::TcpStream::connect(self.secure).await,
                 _ => Err(io::ErrorKind::ConnectionRefused.into()),
             }
         })
@@ -428,30 +454,24 @@ async fn requests_reach_pods_and_stream_both_ways() {
     let plain = listener.local_addr().expect("bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(
-                |request: http::Request<hyper::body::Incoming>| async move {
-                    assert!(request.headers().get("authorization").is_none());
-                    let head = format!(
-                        "{} {} {}\n",
-                        request.method(),
-                        request.uri(),
-                        request.headers()["x-run"].to_str().expect("text")
-                    );
-                    let first = futures::stream::iter([Ok(hyper::body::Frame::data(
-                        bytes::Bytes::from(head),
-                    ))]);
-                    let rest = http_body_util::BodyStream::new(request.into_body());
-                    Ok::<_, std::convert::Infallible>(http::Response::new(StreamBody::new(
-                        first.chain(rest),
-                    )))
-                },
-            );
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-            tokio::spawn(connection);
+            tokio::spawn(echo(stream));
         }
     });
-    let cluster = tls::cluster(Arc::new(Pods { plain }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback");
+    let secure = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(tls::config().0);
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = acceptor
+                .accept(stream)
+                .await
+                .expect("any certificate will do");
+            tokio::spawn(echo(stream));
+        }
+    });
+    let cluster = tls::cluster(Arc::new(Pods { plain, secure }));
     let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]}});
     cluster
         .store()
@@ -480,24 +500,27 @@ async fn requests_reach_pods_and_stream_both_ways() {
             json!({"podIP": "10.0.0.1"}),
         )
         .expect("changed");
-    let (sender, answer) = send(path);
-    let answer = answer.await;
-    assert_eq!(answer.status(), 200);
-    let mut body = answer.into_body();
-    let mut frame = async || {
-        let frame = body.frame().await?.expect("no break");
-        Some(String::from_utf8(frame.into_data().expect("data").to_vec()).expect("text"))
-    };
-    assert_eq!(frame().await.as_deref(), Some("POST /v1/run?a=b%20c r1\n"));
-    for word in ["one", "two"] {
-        // The answer to the first comes before the second is sent.
-        sender
-            .unbounded_send(Ok(hyper::body::Frame::data(word.into())))
-            .expect("open");
-        assert_eq!(frame().await.as_deref(), Some(word));
+    for target in ["p:8889", "https:p:8890"] {
+        let path = format!("/api/v1/namespaces/default/pods/{target}/proxy/v1/run?a=b%20c");
+        let (sender, answer) = send(&path);
+        let answer = answer.await;
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        let mut frame = async || {
+            let frame = body.frame().await?.expect("no break");
+            Some(String::from_utf8(frame.into_data().expect("data").to_vec()).expect("text"))
+        };
+        assert_eq!(frame().await.as_deref(), Some("POST /v1/run?a=b%20c r1\n"));
+        for word in ["one", "two"] {
+            // The answer to the first comes before the second is sent.
+            sender
+                .unbounded_send(Ok(hyper::body::Frame::data(word.into())))
+                .expect("open");
+            assert_eq!(frame().await.as_deref(), Some(word));
+        }
+        drop(sender);
+        assert_eq!(frame().await, None);
     }
-    drop(sender);
-    assert_eq!(frame().await, None);
 
     let (_, refused) = send("/api/v1/namespaces/default/pods/https:p:1/proxy/");
     let refused = refused.await;

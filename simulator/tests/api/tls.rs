@@ -39,9 +39,8 @@ pub(crate) fn cluster(dialer: Arc<dyn PodDialer>) -> Arc<ApiCluster> {
     cluster
 }
 
-/// Serves a cluster and runs its controllers.
-pub(crate) async fn start() -> Running {
-    let cluster = cluster(Arc::new(NoPods));
+/// A TLS server's side with a certificate of its own making, and the certificate.
+pub(crate) fn config() -> (Arc<rustls::ServerConfig>, String) {
     let key = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a key");
     let certificate = key.cert.pem();
     let private = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der())
@@ -54,6 +53,13 @@ pub(crate) async fn start() -> Running {
     .with_no_client_auth()
     .with_single_cert(vec![key.cert.der().clone()], private)
     .expect("a certificate and its key");
+    (Arc::new(tls), certificate)
+}
+
+/// Serves a cluster and runs its controllers.
+pub(crate) async fn start() -> Running {
+    let cluster = cluster(Arc::new(NoPods));
+    let (tls, certificate) = config();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("loopback");
@@ -61,7 +67,7 @@ pub(crate) async fn start() -> Running {
     tokio::spawn(
         cluster
             .clone()
-            .serve(listener, Arc::new(tls), std::future::pending::<()>()),
+            .serve(listener, tls, std::future::pending::<()>()),
     );
     tokio::spawn(
         cluster
