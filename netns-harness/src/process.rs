@@ -1,21 +1,25 @@
 //! Programs inside of namespaces, which die with whoever started them.
 
-use std::ffi::OsString;
+mod vfork;
+
+use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpid, getppid};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid};
 
 use crate::Error;
 use crate::namespace::Netns;
@@ -23,7 +27,7 @@ use crate::namespace::Netns;
 /// A program to start.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The executable.
+    /// The executable; no search is made for it.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
@@ -52,6 +56,10 @@ impl Spawner {
         let thread = thread::Builder::new()
             .name("spawner".to_owned())
             .spawn(move || {
+                // What [`vfork::spawn`] asks for; signals to the process go to its other threads.
+                if SigSet::all().thread_block().is_err() {
+                    return;
+                }
                 for (program, answer) in inbox {
                     // An asker that is gone cannot reap its child: it is not started twice, and dies with us.
                     let _ = answer.send(start(&program));
@@ -93,48 +101,89 @@ impl Drop for Spawner {
     }
 }
 
-fn log_file(program: &Program) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&program.log)
+/// A program that was started. Whoever holds it takes note of its end, so that its number becomes free.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    ended: Option<i32>,
+}
+
+impl Child {
+    /// Its number; ours until its end has been taken note of.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Its exit code, or 128 and the signal's number where it was killed; none while it runs.
+    pub fn try_wait(&mut self) -> Result<Option<i32>, Error> {
+        self.reap(Some(WaitPidFlag::WNOHANG))
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<i32, Error> {
+        loop {
+            if let Some(code) = self.reap(None)? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Sends it a signal; one that has ended takes no notice.
+    pub fn signal(&self, signal: Signal) {
+        if self.ended.is_none() {
+            let _ = kill(self.pid, signal);
+        }
+    }
+
+    fn reap(&mut self, flags: Option<WaitPidFlag>) -> Result<Option<i32>, Error> {
+        if self.ended.is_none() {
+            self.ended = match waitpid(self.pid, flags) {
+                Ok(WaitStatus::Exited(_, code)) => Some(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => Some(128 + signal as i32),
+                Ok(_) | Err(Errno::EINTR) => None,
+                Err(error) => {
+                    return Err(Error::new(format!("wait for process {}", self.pid), error));
+                }
+            };
+        }
+        Ok(self.ended)
+    }
 }
 
 fn start(program: &Program) -> Result<Child, Error> {
     let doing = || format!("start {}", program.program.display());
-    let log = log_file(program).map_err(Error::doing(format!("open {}", program.log.display())))?;
-    let errors = log.try_clone().map_err(Error::doing(doing()))?;
-    let mut command = Command::new(&program.program);
-    command
-        .args(&program.args)
-        .env_clear()
-        .envs(program.env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors);
-    enter_in_child(&mut command, program.netns.clone(), getpid());
-    command.spawn().map_err(Error::doing(doing()))
-}
-
-#[expect(
-    unsafe_code,
-    reason = "a child enters its namespace between fork and exec"
-)]
-fn enter_in_child(command: &mut Command, netns: Netns, parent: Pid) {
-    // SAFETY: between fork and exec the closure only makes system calls (setns, prctl, getppid) and allocates nothing.
-    unsafe {
-        command.pre_exec(move || {
-            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // Died in between: the signal was missed.
-            if getppid() == parent {
-                Ok(())
-            } else {
-                Err(io::Error::from_raw_os_error(libc::ESRCH))
-            }
-        });
-    }
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&program.log)
+        .map_err(Error::doing(format!("open {}", program.log.display())))?;
+    let null = File::open("/dev/null").map_err(Error::doing(doing()))?;
+    let word = |bytes: Vec<u8>| {
+        CString::new(bytes).map_err(|error| Error::new(doing(), io::Error::from(error)))
+    };
+    let path = word(program.program.as_os_str().as_bytes().to_vec())?;
+    let args = program.args.iter().map(|arg| word(arg.as_bytes().to_vec()));
+    let args = [Ok(path.clone())]
+        .into_iter()
+        .chain(args)
+        .collect::<Result<Vec<_>, _>>()?;
+    let env = program
+        .env
+        .iter()
+        .map(|(name, value)| word([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let pid = vfork::spawn(
+        &path,
+        &args,
+        &env,
+        program.netns.as_fd(),
+        null.as_fd(),
+        log.as_fd(),
+    )
+    .map_err(Error::doing(doing()))?;
+    Ok(Child { pid, ended: None })
 }
 
 /// Replaces the calling process by a program inside of a namespace; returns only on failure. With a user namespace the
@@ -167,7 +216,7 @@ pub fn wait_for_end(pid: i32, limit: std::time::Duration) -> Result<bool, Error>
         match poll(&mut fds, timeout) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::new(format!("watch process {pid}"), error)),
         }
     }
@@ -233,7 +282,7 @@ mod tests {
         let mut child = spawner
             .spawn(program("readlink /proc/self/ns/net"))
             .expect("spawn");
-        assert!(child.wait().expect("wait").success());
+        assert_eq!(child.wait().expect("wait"), 0);
         let told = std::fs::read_to_string(&log).expect("read");
         std::fs::remove_file(&log).expect("remove");
         assert_eq!(
@@ -241,12 +290,17 @@ mod tests {
             format!("net:[{}]", netns.inode().expect("stat"))
         );
 
+        let mut missing = program("");
+        missing.program = "/nonexistent/program".into();
+        let error = spawner.spawn(missing).expect_err("there is none");
+        assert_eq!(error.source.raw_os_error(), Some(libc::ENOENT));
+
         let mut child = spawner.spawn(program("exec sleep 1000")).expect("spawn");
-        let pid = i32::try_from(child.id()).expect("a pid");
+        let pid = child.id();
         assert_eq!(marked(&format!("SPAWNER_TEST={}", getpid())), [pid]);
         drop(spawner);
         assert!(wait_for_end(pid, Duration::from_secs(5)).expect("wait"));
-        assert!(!child.wait().expect("reap").success());
+        assert_eq!(child.wait().expect("reap"), 128 + libc::SIGKILL);
         assert!(wait_for_end(pid, Duration::ZERO).expect("gone"));
         std::fs::remove_file(&log).expect("remove");
     }

@@ -2,9 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +10,8 @@ use datapath::state::{Family, NodeState};
 use floater::agent::{Config, Floater, Here, Layer, Silence, Sockets, Stopper};
 use floater::wire;
 use netns_harness::namespace::Netns;
-use netns_harness::process::{self, Program, Spawner};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use netns_harness::process::{self, Child, Program, Spawner};
+use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 use super::Image;
@@ -172,9 +169,8 @@ pub(super) async fn process(
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| crate::error::chain(&error))?;
-    let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
     // Our own child keeps its number until it is reaped, so there is a process.
-    let end = process::pidfd(pid)
+    let end = process::pidfd(child.id())
         .and_then(|fd| fd.ok_or_else(|| std::io::Error::from_raw_os_error(libc::ESRCH)))
         .and_then(Readable::new)
         .map_err(|error| error.to_string())?;
@@ -198,9 +194,9 @@ impl Workload {
     pub(super) async fn stop(mut self, grace: Duration) {
         match &mut self {
             Self::Process(process) => {
-                process.signal(Signal::SIGTERM);
+                process.child.signal(Signal::SIGTERM);
                 if timeout(grace, process.ended()).await.is_err() {
-                    process.signal(Signal::SIGKILL);
+                    process.child.signal(Signal::SIGKILL);
                     process.ended().await;
                 }
             }
@@ -217,23 +213,16 @@ impl Workload {
 impl Process {
     async fn ended(&mut self) -> Exit {
         loop {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                let code = status.code().or(status.signal().map(|signal| 128 + signal));
-                return Exit {
-                    code: code.unwrap_or(255),
-                };
+            match self.child.try_wait() {
+                Ok(Some(code)) => return Exit { code },
+                Ok(None) => {}
+                // Somebody else took note of its end.
+                Err(_) => return Exit { code: 255 },
             }
             // It stays readable once the process has ended.
             if self.end.wait().await.is_err() {
                 return Exit { code: 255 };
             }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may have ended by itself; its number is ours until it is reaped.
-            let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 }
@@ -242,7 +231,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // One that was not waited for is of a lab that goes down.
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.signal(Signal::SIGKILL);
+            self.child.signal(Signal::SIGKILL);
             let _ = self.child.wait();
         }
     }
