@@ -575,3 +575,118 @@ async fn hundreds_of_clusters_are_cheap_and_writes_are_fast() {
     println!("{:.0} creates a second", 1000.0 / took.as_secs_f64());
     assert!(took < Duration::from_secs(20), "{took:?}");
 }
+
+/// A kubelet for all nodes: new pods are ready at once, deleted ones gone at once.
+async fn kubelet(cluster: Arc<ApiCluster>) {
+    let store = cluster.store();
+    let mut watch = store.watch(Resource::PODS, 0);
+    loop {
+        let event = watch.next().await;
+        let metadata = &event.object["metadata"];
+        let (namespace, name) = (metadata["namespace"].as_str(), metadata["name"].as_str());
+        let name = name.expect("pods have names");
+        if event.kind == EventKind::Deleted {
+            continue;
+        }
+        // It may be gone by now; the event that says so follows.
+        if metadata["deletionTimestamp"].is_string() {
+            let _ = store.delete(Resource::PODS, namespace, name);
+        } else if event.object["status"]["phase"] == "Pending" {
+            let ready = json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]});
+            let _ = store.put_status(Resource::PODS, namespace, name, ready);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemons_follow_their_template_and_their_nodes() {
+    let cluster = tls::cluster(Arc::new(NoPods));
+    let store = cluster.store();
+    tokio::spawn(
+        cluster
+            .clone()
+            .run_controllers(std::future::pending::<()>()),
+    );
+    tokio::spawn(kubelet(cluster.clone()));
+    let excluded = json!({"metadata": {"name": "n3", "labels": {"kosmos.io/exclude": "true"}}});
+    store
+        .create(Resource::NODES, None, excluded)
+        .expect("created");
+    let sets: Api<DaemonSet> = Api::namespaced(inside(&cluster), "default");
+    let set: DaemonSet = serde_json::from_value(json!({
+        "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": {
+            "metadata": {"labels": {"app": "d"}}, "spec": {
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "kosmos.io/exclude", "operator": "DoesNotExist"}]}]}}},
+                "containers": [{"name": "c", "image": "x:1"}]}}},
+    }))
+    .expect("a DaemonSet");
+    sets.create(&PostParams::default(), &set)
+        .await
+        .expect("created");
+    let until = async |what: &str, test: &dyn Fn(&Value) -> bool| {
+        let mut watch = store.watch(Resource::DAEMON_SETS, 0);
+        let found = tokio::time::timeout(PATIENCE, async {
+            while !test(&watch.next().await.object["status"]) {}
+        });
+        found.await.expect(what);
+    };
+    until("two ready", &|status| status["numberReady"] == 2).await;
+    assert!(store.get(Resource::PODS, Some("default"), "d-n3").is_none());
+    let before = store.version();
+    let image =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "x:2"}]}}}});
+    sets.patch("d", &PatchParams::default(), &Patch::Strategic(image))
+        .await
+        .expect("changed");
+    until("replaced", &|status| {
+        status["observedGeneration"] == 2
+            && status["updatedNumberScheduled"] == 2
+            && status["numberReady"] == 2
+    })
+    .await;
+    let images: Vec<Value> = store
+        .list(Resource::PODS, Some("default"))
+        .0
+        .iter()
+        .map(|pod| pod["spec"]["containers"][0]["image"].clone())
+        .collect();
+    assert_eq!(images, ["x:2", "x:2"]);
+    // One at a time: there never were two pods down at once.
+    let mut watch = store.watch(Resource::PODS, before);
+    let (mut ready, mut least) = (2, 2);
+    let is_ready = |pod: &Value| pod["status"]["conditions"][0]["status"] == "True";
+    while let Some(event) = watch.poll() {
+        match event.kind {
+            EventKind::Deleted => ready -= 1,
+            EventKind::Modified
+                if is_ready(&event.object)
+                    && !event.object["metadata"]["deletionTimestamp"].is_string() =>
+            {
+                ready += 1;
+            }
+            _ => {}
+        }
+        least = least.min(ready);
+    }
+    assert_eq!((ready, least), (2, 1));
+
+    store
+        .delete(Resource::NODES, None, "n2")
+        .expect("it was there");
+    until("one left", &|status| status["desiredNumberScheduled"] == 1).await;
+    sets.delete("d", &DeleteParams::foreground())
+        .await
+        .expect("deleted");
+    let mut watch = store.watch(Resource::DAEMON_SETS, store.version());
+    while store
+        .get(Resource::DAEMON_SETS, Some("default"), "d")
+        .is_some()
+    {
+        tokio::time::timeout(PATIENCE, watch.next())
+            .await
+            .expect("it ends");
+    }
+    assert!(store.list(Resource::PODS, Some("default")).0.is_empty());
+}

@@ -444,3 +444,82 @@ pub(crate) fn prune(shape: &Shape, value: &mut Value, gone: &Fields) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::shape::builtin;
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn pod(containers: Value) -> Value {
+        json!({"metadata": {"name": "p"}, "spec": {"containers": containers}})
+    }
+
+    #[test]
+    fn entries_of_keyed_lists_are_compared_by_their_keys() {
+        let shape = builtin("Pod");
+        let old = pod(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]));
+        let new = pod(json!([{"name": "b", "image": "2"}, {"name": "a", "image": "1"}]));
+        let difference = compare(&shape, &old, &new);
+        assert_eq!(
+            difference.changed.paths(),
+            [".spec.containers[name=\"b\"].image"]
+        );
+        assert!(difference.removed.is_empty());
+        let gone = compare(&shape, &new, &pod(json!([{"name": "a", "image": "1"}])));
+        assert!(gone.changed.is_empty());
+        assert!(
+            gone.removed
+                .paths()
+                .contains(&".spec.containers[name=\"b\"]".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_port_is_known_by_its_number_and_protocol() {
+        let kind = match &*builtin("Container") {
+            Shape::Struct(fields) => match &*fields.fields["ports"].shape {
+                Shape::List { kind, .. } => kind.clone(),
+                other => panic!("a list, not {other:?}"),
+            },
+            other => panic!("a struct, not {other:?}"),
+        };
+        assert_eq!(
+            element(&kind, &json!({"containerPort": 80})),
+            r#"k:{"containerPort":80,"protocol":"TCP"}"#
+        );
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![Just(json!(1)), Just(json!("a")), Just(json!(true))];
+        leaf.prop_recursive(3, 16, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("[a-c]", inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn sets_survive_writing_and_reading(value in any_value()) {
+            let set = of_configuration(&Shape::Any, &json!({"x": value}));
+            prop_assert_eq!(Fields::parse(&set.to_value()), set);
+        }
+
+        #[test]
+        fn what_is_merged_holds_what_was_applied(live in any_value(), applied in any_value()) {
+            let (live, applied) = (json!({"x": live}), json!({"x": applied}));
+            let merged = merge(&Shape::Any, &live, &applied);
+            // Applying once more changes nothing.
+            prop_assert_eq!(&merge(&Shape::Any, &merged, &applied), &merged);
+            prop_assert!(compare(&Shape::Any, &merged, &merged).is_empty());
+            // Taking away all that was applied and nobody else wanted leaves no trace of it.
+            let mut pruned = merge(&Shape::Any, &json!({}), &applied);
+            prune(&Shape::Any, &mut pruned, &of_configuration(&Shape::Any, &applied));
+            prop_assert_eq!(pruned, json!({}));
+        }
+    }
+}
