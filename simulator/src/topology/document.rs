@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_saphyr::{Spanned, options};
 
-use super::{Families, Floaters, Mode};
 use crate::Error;
 
 /// No topology that a person or a program writes comes near it.
@@ -39,8 +38,8 @@ pub(super) struct RawUnderlay {
 pub(super) struct RawCluster {
     pub(super) name: Option<Spanned<String>>,
     pub(super) count: Option<Spanned<i64>>,
-    pub(super) mode: Option<Mode>,
-    pub(super) family: Option<Families>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) family: Option<Spanned<String>>,
     pub(super) nodes: Option<Spanned<i64>>,
     #[serde(rename = "podCIDRs")]
     pub(super) pod_cidrs: Option<Spanned<Vec<Spanned<String>>>>,
@@ -56,14 +55,14 @@ pub(super) struct RawCluster {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawWorkloads {
     pub(super) floater: bool,
-    pub(super) floaters: Floaters,
+    pub(super) floaters: Option<Spanned<String>>,
 }
 
 impl Default for RawWorkloads {
     fn default() -> Self {
         Self {
             floater: true,
-            floaters: Floaters::Auto,
+            floaters: None,
         }
     }
 }

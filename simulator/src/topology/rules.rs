@@ -10,7 +10,9 @@ use serde_saphyr::Spanned;
 
 use super::addresses::{self, UNDERLAY_V4, UNDERLAY_V6};
 use super::document::{Document, RawCluster, RawExpect, RawFault, RawUnderlay};
-use super::{Cluster, Expect, Families, Fault, MAX_CLUSTERS, MAX_NODES, Mode, Topology, Underlay};
+use super::{
+    Cluster, Expect, Families, Fault, Floaters, MAX_CLUSTERS, MAX_NODES, Mode, Topology, Underlay,
+};
 use crate::Error;
 use crate::codes;
 
@@ -44,6 +46,8 @@ pub(super) struct Draft {
     pub(super) service_cidrs: Option<Vec<IpNet>>,
     pub(super) global_cidrs_map: BTreeMap<String, String>,
     pub(super) underlay: Underlay,
+    /// The lines of the prefixes that the file names.
+    pub(super) lines: BTreeMap<IpNet, u64>,
 }
 
 impl Draft {
@@ -59,6 +63,7 @@ impl Draft {
             service_cidrs: None,
             global_cidrs_map: BTreeMap::new(),
             underlay: DEFAULT_UNDERLAY,
+            lines: BTreeMap::new(),
         }
     }
 }
@@ -132,7 +137,10 @@ fn topology(document: Document) -> Result<Topology, Refusal> {
             );
         }
     }
-    let lines: Vec<u64> = drafts.iter().map(|draft| draft.line).collect();
+    let lines: Vec<Lines> = drafts
+        .iter()
+        .map(|draft| (draft.line, draft.lines.clone()))
+        .collect();
     let clusters = addresses::assign(drafts)?;
     separate(&clusters, &lines)?;
     let faults = document
@@ -149,9 +157,26 @@ fn topology(document: Document) -> Result<Topology, Refusal> {
         name: document.name.map(|name| name.value),
         clusters,
         floater: document.workloads.floater,
-        floaters: document.workloads.floaters,
+        floaters: match &document.workloads.floaters {
+            Some(text) => word(text, "floaters", "process, shared, auto")?,
+            None => Floaters::Auto,
+        },
         faults,
         expect,
+    })
+}
+
+/// A value of a set, by its word; the refusal names the key.
+fn word<T: serde::de::DeserializeOwned>(
+    text: &Spanned<String>,
+    key: &str,
+    known: &str,
+) -> Result<T, Refusal> {
+    serde_json::from_value(serde_json::Value::from(text.value.as_str())).or_else(|_| {
+        refuse(
+            line(text),
+            format!("{key} `{}` is none of {known}", text.value),
+        )
     })
 }
 
@@ -196,7 +221,14 @@ fn replicas(
         }
         None => default_name(index, entries),
     };
-    let family = cluster.family.unwrap_or(Families::Ipv4);
+    let family = match &cluster.family {
+        Some(text) => word(text, "family", "ipv4, ipv6, all")?,
+        None => Families::Ipv4,
+    };
+    let mode = match &cluster.mode {
+        Some(text) => word(text, "mode", "gateway, p2p")?,
+        None => Mode::Gateway,
+    };
     let nodes = match &cluster.nodes {
         Some(nodes) => in_range(nodes, "nodes", 1, MAX_NODES.into())?,
         None => 2,
@@ -217,16 +249,23 @@ fn replicas(
     let service_cidrs = prefixes(cluster.service_cidrs.as_ref(), "serviceCIDRs", family)?;
     within(&[cluster.pod_cidrs.as_ref(), cluster.service_cidrs.as_ref()])?;
     let global_cidrs_map = global_map(cluster, pod_cidrs.as_deref(), service_cidrs.as_deref())?;
+    let named = [&cluster.pod_cidrs, &cluster.service_cidrs];
+    let named = named.into_iter().flatten().flat_map(|list| &list.value);
+    let lines: BTreeMap<IpNet, u64> = named
+        .chain(cluster.global_cidrs_map.values())
+        .filter_map(|text| Some((text.value.parse().ok()?, line(text))))
+        .collect();
     let draft = |name| Draft {
         line: at,
         name,
-        mode: cluster.mode.unwrap_or(Mode::Gateway),
+        mode,
         family,
         nodes,
         pod_cidrs: pod_cidrs.clone(),
         service_cidrs: service_cidrs.clone(),
         global_cidrs_map: global_cidrs_map.clone(),
         underlay,
+        lines: lines.clone(),
     };
     let Some(count) = &cluster.count else {
         return Ok(vec![draft(name)]);
@@ -446,9 +485,12 @@ fn outside(cluster: &Cluster) -> Vec<IpNet> {
         .collect()
 }
 
+/// Where a cluster is, and where the prefixes are that it was given.
+type Lines = (u64, BTreeMap<IpNet, u64>);
+
 /// Two clusters can reach each other: what one is called outside overlaps nothing that the other is called, outside or
 /// inside (a node never routes its own cluster's prefixes into a tunnel).
-fn separate(clusters: &[Cluster], lines: &[u64]) -> Result<(), Refusal> {
+fn separate(clusters: &[Cluster], lines: &[Lines]) -> Result<(), Refusal> {
     #[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
     struct Span {
         first: IpAddr,
@@ -506,10 +548,11 @@ fn separate(clusters: &[Cluster], lines: &[u64]) -> Result<(), Refusal> {
                     earlier.net,
                     clusters[earlier.cluster].name
                 );
+                let (at, place) = &lines[later.cluster];
                 worst = Some((
                     later.cluster,
                     Refusal {
-                        line: lines[later.cluster],
+                        line: *place.get(&later.net).unwrap_or(at),
                         rule,
                     },
                 ));

@@ -175,10 +175,10 @@ const REFUSED: &[(&str, u64, &str)] = &[
     (
         "clusters:\n  - mode: star",
         2,
-        "`star` is none of gateway, p2p",
+        "mode `star` is none of gateway, p2p",
     ),
-    ("clusters:\n  - mode: mixed", 2, "`mixed` is none of"),
-    ("clusters:\n  - family: ipv5", 2, "`ipv5` is none of"),
+    ("clusters:\n  - mode: mixed", 2, "mode `mixed` is none of"),
+    ("clusters:\n  - family: ipv5", 2, "family `ipv5` is none of"),
     ("clusters:\n  - name: East", 2, "DNS label"),
     ("clusters:\n  - name: -east", 2, "DNS label"),
     ("clusters:\n  - name: east-", 2, "DNS label"),
@@ -295,6 +295,11 @@ const REFUSED: &[(&str, u64, &str)] = &[
         "overlaps",
     ),
     (
+        "clusters:\n  - podCIDRs: [10.20.0.0/16]\n  - name: b\n    podCIDRs:\n    - 10.20.128.0/17",
+        5,
+        "10.20.128.0/17 of b overlaps",
+    ),
+    (
         "clusters:\n  - podCIDRs: [100.100.0.0/16]",
         2,
         "overlaps the underlay",
@@ -391,7 +396,7 @@ const REFUSED: &[(&str, u64, &str)] = &[
     (
         "clusters: [{}]\nworkloads: {floaters: threads}",
         2,
-        "`threads` is none of",
+        "floaters `threads` is none of",
     ),
     (
         "clusters: [{}]\nfaults:\n  - {at: c1}",
