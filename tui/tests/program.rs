@@ -130,6 +130,87 @@ fn schemas_are_json() {
     assert_eq!(schema["$id"], "floater.report/v1");
 }
 
+/// Everything about labs that can be said without one.
+#[test]
+fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
+    let directory = tempfile::tempdir().unwrap();
+    let scenario = directory.path().join("scenario.yaml");
+    fs::write(&scenario, "clusters:\n  - name: a\n").unwrap();
+    let scenario = scenario.to_str().unwrap();
+    for (arguments, code, part) in [
+        (&["sim", "schema"][..], 0, ""),
+        (&["sim", "fault", "list"], 0, ""),
+        (&["sim", "down", "--all"], 0, ""),
+        (&["sim", "status"], 65, "no lab is up"),
+        (&["sim", "down"], 65, "no lab is up"),
+        (
+            &["sim", "kubeconfig", "--name", "nosuchlab"],
+            65,
+            "nosuchlab",
+        ),
+        (&["sim", "exec", "a/n1", "--", "true"], 65, "no lab is up"),
+        (
+            &["sim", "freeze", "--name", "Not_A_Label"],
+            65,
+            "Not_A_Label",
+        ),
+        (&["dr", "--sim", "nosuchlab"], 65, "--sim: "),
+        (&["matrix", "--sim", "nosuchlab"], 65, "--sim: "),
+        (&["sim", "up"], 64, "--clusters"),
+        (&["sim", "up", "--nodes", "3"], 64, "--clusters"),
+        (
+            &["sim", "up", "/nonexistent.yaml"],
+            65,
+            "/nonexistent.yaml: ",
+        ),
+        (
+            &["sim", "run", "/nonexistent.yaml"],
+            65,
+            "/nonexistent.yaml: ",
+        ),
+        (
+            &["sim", "run", scenario],
+            65,
+            "scenario.yaml: a scenario needs `expect`",
+        ),
+        (
+            &["sim", "run", scenario, "-o", "table"],
+            64,
+            "junit and json",
+        ),
+        (&["demo", "--fault", "NO-SUCH-CODE"], 64, "GATEWAY-DOWN"),
+        (&["demo", "-o", "json", "-o", "table"], 64, "stdout"),
+        (
+            &["sim", "fault", "inject", "NO-SUCH-CODE", "--at", "a/n1"],
+            64,
+            "GATEWAY-DOWN",
+        ),
+        (
+            &["sim", "fault", "inject", "GATEWAY-DOWN", "--at", "a/n1"],
+            65,
+            "no lab is up",
+        ),
+    ] {
+        let output = command(arguments)
+            .env("XDG_RUNTIME_DIR", directory.path())
+            .output()
+            .unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(
+            said.contains(part),
+            "{arguments:?}: wanted `{part}` in: {said}"
+        );
+        if code != 0 {
+            assert!(
+                said.starts_with("error: ") && said.lines().count() == 1,
+                "{said}"
+            );
+            assert_eq!(stdout(&output), "", "{arguments:?}");
+        }
+    }
+}
+
 #[test]
 fn codes_are_explained() {
     let output = run(&["explain", "fdb-missing"]);

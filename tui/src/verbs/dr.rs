@@ -85,7 +85,12 @@ pub(super) async fn diagnose(
 /// The inventory that the command line names.
 pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
     if let Some(name) = &inventory.sim {
-        let mut options = of_kubeconfig(&control::kubeconfig(Some(name))?);
+        let kubeconfig = control::kubeconfig(Some(name)).map_err(|error| match error {
+            // The simulator names its own option; here it is this one.
+            simulator::Error::Input { rule, .. } => Failure::input("--sim", None, rule),
+            other => other.into(),
+        })?;
+        let mut options = of_kubeconfig(&kubeconfig);
         options.contexts.clone_from(&inventory.contexts);
         return Ok(options);
     }
