@@ -277,16 +277,16 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
                 "{cluster: east, user: admin}",
                 "{cluster: west, user: admin}",
             ),
-            0,
-            "west",
+            12,
+            "cluster",
         ),
         (
             change(
                 "{cluster: east, user: admin}",
                 "{cluster: east, user: nobody}",
             ),
-            0,
-            "nobody",
+            12,
+            "user",
         ),
         (
             change("{cluster: east, user: admin}", "{cluster: 7.5, user: [x]}"),
@@ -330,8 +330,8 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
                 "insecure-skip-tls-verify: true",
                 "certificate-authority: no-such-file",
             ),
-            0,
-            "no-such-file",
+            6,
+            "certificate-authority",
         ),
         (change("https://127.0.0.1:1", "not a url"), 0, "server"),
         (
