@@ -191,7 +191,8 @@ fn start(program: &Program) -> Result<Child, Error> {
 #[must_use]
 pub fn exec(mut command: Command, userns: Option<OwnedFd>, netns: &Netns) -> Error {
     let doing = format!("run {}", command.get_program().display());
-    if let Some(userns) = userns
+    // Nobody may join the user namespace that he is in (setns(2)).
+    if let Some(userns) = userns.filter(|userns| !is_own_user_namespace(userns))
         && let Err(error) = setns(&userns, CloneFlags::CLONE_NEWUSER)
     {
         return Error::new("enter the lab's user namespace", error);
@@ -200,6 +201,12 @@ pub fn exec(mut command: Command, userns: Option<OwnedFd>, netns: &Netns) -> Err
         return error;
     }
     Error::new(doing, command.exec())
+}
+
+fn is_own_user_namespace(userns: &OwnedFd) -> bool {
+    let own = nix::sys::stat::stat("/proc/self/ns/user");
+    let other = nix::sys::stat::fstat(userns);
+    matches!((own, other), (Ok(own), Ok(other)) if own.st_ino == other.st_ino)
 }
 
 /// Waits until a process that is not our child has ended; at once when there is none by this number.
