@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datapath::api::NodeConfigSpec;
 use datapath::kernel::{LinuxKernel, Monitor};
@@ -25,8 +25,9 @@ use crate::reconciler::spec_of;
 
 /// How often an agent looks although nothing was told: drift is repaired within a second.
 const ROUND: Duration = Duration::from_millis(900);
-/// In large fleets the rounds of all agents together take no more than a part of the machine.
-const ROUND_PER_NODE: Duration = Duration::from_millis(40);
+/// In large fleets the rounds of all agents together take a tenth of a core: each pauses this many times the time that all
+/// of them would take.
+const IDLENESS: u32 = 10;
 /// The least time between two looks at one node, whatever the kernel tells.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -109,15 +110,14 @@ impl Agents {
         let mut tasks = JoinSet::new();
         // Reading and changing tables is the kernel's work: more at once than cores gains nothing.
         let turns = Arc::new(Semaphore::new(2));
-        let round =
-            ROUND.max(ROUND_PER_NODE * u32::try_from(self.agents.len()).unwrap_or(u32::MAX));
+        let fleet = u32::try_from(self.agents.len()).unwrap_or(u32::MAX);
         for (name, monitor) in monitors {
             let Some(agent) = self.agents.get(&name).cloned() else {
                 continue;
             };
             let (freezer, turns) = (self.freezer.clone(), turns.clone());
             tasks.spawn(async move {
-                if let Err(error) = agent.run(monitor, &freezer, &turns, round).await {
+                if let Err(error) = agent.run(monitor, &freezer, &turns, fleet).await {
                     warn!(name, error = %crate::error::chain(&error), "the agent cannot hear its kernel");
                 }
             });
@@ -220,12 +220,13 @@ impl Agent {
         mut monitor: Monitor,
         freezer: &Freezer,
         turns: &Semaphore,
-        round: Duration,
+        fleet: u32,
     ) -> std::io::Result<()> {
         let news = Readable::new(monitor.as_fd().try_clone_to_owned()?)?;
         let mut config = self.config.subscribe();
         let mut frozen = freezer.subscribe();
         let mut waiting = false;
+        let mut round = ROUND;
         loop {
             let wanted = config.borrow_and_update().clone();
             frozen.borrow_and_update();
@@ -239,6 +240,7 @@ impl Agent {
                 let this = self.clone();
                 let place = (self.net.cluster.clone(), self.net.node.name.clone());
                 let still = freezer.subscribe();
+                let started = Instant::now();
                 let done = tokio::task::spawn_blocking(move || {
                     let mut hands = this.hands.lock().unwrap_or_else(PoisonError::into_inner);
                     // Frozen while it waited for its turn.
@@ -255,6 +257,11 @@ impl Agent {
                         "the agent failed"
                     );
                 }
+                round = ROUND.max(
+                    started
+                        .elapsed()
+                        .saturating_mul(IDLENESS.saturating_mul(fleet)),
+                );
                 // Our own changes are no news.
                 monitor.drain();
                 waiting = true;
