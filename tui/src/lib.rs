@@ -5,6 +5,16 @@
 //!
 //! Results go to stdout, everything else to stderr. Units: as in the crates below; times of the command line are seconds
 //! unless they carry a unit.
+//!
+//! ```
+//! use tui::cli::Verb;
+//!
+//! let words = ["floaterctl", "dr", "--sim", "lab"].map(Into::into).to_vec();
+//! let env = |name: &str| (name == "FLOATER_ROUNDS").then(|| "3".into());
+//! let cli = tui::config::parse(words, &env, None).expect("a right command line and environment");
+//! let Verb::Dr(dr) = cli.verb else { panic!("another verb") };
+//! assert_eq!((dr.inventory.sim.as_deref(), dr.how.rounds), (Some("lab"), Some(3)));
+//! ```
 
 #![forbid(unsafe_code)]
 
