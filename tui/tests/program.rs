@@ -181,6 +181,11 @@ fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
         (&["demo", "--fault", "NO-SUCH-CODE"], 64, "GATEWAY-DOWN"),
         (&["demo", "-o", "json", "-o", "table"], 64, "stdout"),
         (
+            &["demo", "--clusters", "1", "--fault", "FDB-MISSING"],
+            64,
+            "--clusters 2",
+        ),
+        (
             &["sim", "fault", "inject", "NO-SUCH-CODE", "--at", "a/n1"],
             64,
             "GATEWAY-DOWN",

@@ -29,6 +29,14 @@ pub(super) async fn run(arguments: &Demo, color: bool, progress: Progress) -> Ou
         .iter()
         .map(|cluster| cluster.name.clone())
         .collect();
+    if let Some(code) = arguments.fault.as_deref()
+        && concerns_a_peer(code)
+        && names.len() < 2
+    {
+        return Err(Failure::Usage(format!(
+            "--fault {code} is about another cluster, so it needs --clusters 2 at least"
+        )));
+    }
     let mut lab = OwnLab::up("demo", topology, &interrupt, progress).await?;
     let judged = diagnose(arguments, &lab, &names, &interrupt, progress).await;
     progress.say("removing everything");
@@ -79,14 +87,17 @@ async fn diagnose(
 /// The gateway node of the first cluster, and what it cannot reach any more where the code concerns a peer: the second
 /// cluster.
 fn place(code: &str, clusters: &[String]) -> String {
-    let concerns_a_peer = ["FDB-", "NEIGH-", "ROUTE-"]
-        .iter()
-        .any(|begin| code.starts_with(begin));
     match clusters {
-        [first, second, ..] if concerns_a_peer => format!("{first}/n1,{second}"),
+        [first, second, ..] if concerns_a_peer(code) => format!("{first}/n1,{second}"),
         [first, ..] => format!("{first}/n1"),
         [] => String::new(),
     }
+}
+
+fn concerns_a_peer(code: &str) -> bool {
+    ["FDB-", "NEIGH-", "ROUTE-"]
+        .iter()
+        .any(|begin| code.starts_with(begin))
 }
 
 #[cfg(test)]
