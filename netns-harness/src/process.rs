@@ -11,8 +11,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
@@ -45,7 +45,7 @@ type Request = (Program, mpsc::SyncSender<Result<Child, Error>>);
 /// be it by [`Drop`] or because the process was killed.
 #[derive(Debug)]
 pub struct Spawner {
-    requests: Option<Mutex<Sender<Request>>>,
+    requests: Mutex<Option<Sender<Request>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -67,7 +67,7 @@ impl Spawner {
             })
             .map_err(Error::doing("start the spawner thread"))?;
         Ok(Self {
-            requests: Some(Mutex::new(requests)),
+            requests: Mutex::new(Some(requests)),
             thread: Some(thread),
         })
     }
@@ -81,19 +81,28 @@ impl Spawner {
             )
         };
         let (answer, started) = mpsc::sync_channel(1);
-        let requests = self.requests.as_ref().ok_or_else(ended)?;
-        requests
+        self.requests
             .lock()
-            .map_err(|_| ended())?
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .ok_or_else(ended)?
             .send((program, answer))
             .map_err(|_| ended())?;
         started.recv().map_err(|_| ended())?
     }
 }
 
+impl Spawner {
+    /// Starts nothing any more, and lets the kernel kill what was started.
+    pub fn close(&self) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests = None;
+    }
+}
+
 impl Drop for Spawner {
     fn drop(&mut self) {
-        self.requests = None;
+        self.close();
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported to its asker.
             let _ = thread.join();

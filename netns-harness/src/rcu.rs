@@ -14,17 +14,11 @@ impl Expedited {
     /// Asks for them; none where that takes more rights than we have, or where they are on already.
     #[must_use]
     pub fn begin() -> Option<Self> {
-        let before = current()?;
-        if before == "1" || fs::write(FILE, "1").is_err() {
+        let before = to_be_changed()?;
+        if fs::write(FILE, "1").is_err() {
             return None;
         }
         Some(Self { before })
-    }
-
-    /// What was set before, to be written down for whoever cleans up after a crash.
-    #[must_use]
-    pub fn before(&self) -> &str {
-        &self.before
     }
 }
 
@@ -32,6 +26,13 @@ impl Drop for Expedited {
     fn drop(&mut self) {
         restore(&self.before);
     }
+}
+
+/// What [`Expedited::begin`] would change, to be written down first for whoever cleans up after a crash; none where it would
+/// leave things as they are, since somebody else has them so already.
+#[must_use]
+pub fn to_be_changed() -> Option<String> {
+    current().filter(|value| value != "1")
 }
 
 /// What is set now; none where it cannot be read.

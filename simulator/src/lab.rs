@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netns_harness::rcu::Expedited;
+use netns_harness::rcu::{self, Expedited};
 use netns_harness::{caps, rootless, wire};
 use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
@@ -317,15 +317,13 @@ fn remove(
     let Some(fleet) = fleet else {
         return folder.remove();
     };
+    // Written down before it is changed, for whoever cleans up after a crash in between.
+    let changed = Record {
+        rcu_expedited: rcu::to_be_changed(),
+        ..record.clone()
+    };
+    folder.write_record(&changed)?;
     let expedited = Expedited::begin();
-    if let Some(expedited) = &expedited {
-        let changed = Record {
-            rcu_expedited: Some(expedited.before().to_owned()),
-            ..record.clone()
-        };
-        // Without it a crash in the next moments would leave the setting changed: rather be slow.
-        folder.write_record(&changed)?;
-    }
     match Arc::try_unwrap(fleet).map(Fleet::into_underlay) {
         Ok(Some((underlay, links))) => {
             drop(links);

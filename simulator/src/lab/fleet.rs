@@ -1,7 +1,7 @@
 //! Everything that a lab consists of while it is up.
 
 use std::ffi::OsString;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,8 +44,8 @@ pub(crate) struct Fleet {
     pub(crate) agents: Arc<Agents>,
     pub(crate) freezer: Arc<Freezer>,
     pub(crate) faults: tokio::sync::Mutex<Faults>,
-    /// Taken away when the lab goes down: nothing can be started then.
-    spawner: Mutex<Option<Arc<Spawner>>>,
+    reconciler: Arc<Reconciler>,
+    spawner: Arc<Spawner>,
 }
 
 /// A cluster that is up.
@@ -150,7 +150,8 @@ impl Fleet {
             agents: agents.clone(),
             freezer,
             faults: tokio::sync::Mutex::default(),
-            spawner: Mutex::new(Some(spawner)),
+            reconciler: reconciler.clone(),
+            spawner,
         });
         *slot = Some(fleet.clone());
         let start = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
@@ -227,12 +228,17 @@ impl Fleet {
         self.members[0].api.store()
     }
 
-    /// Starts nothing any more. What was started by the spawner dies with it.
+    /// Starts nothing any more; what was started dies.
     pub(super) fn stop(&self) {
-        self.spawner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.spawner.close();
+    }
+
+    /// Has the thawed part of the fleet catch up: gateways, plan, and every kernel.
+    pub(crate) async fn settle(&self) -> Result<(), Error> {
+        let reconciler = self.reconciler.clone();
+        blocking(move || Ok(reconciler.step())).await?;
+        self.agents.look_again();
+        self.agents.wait_settled(self.patience()).await
     }
 
     /// Lets go of everything but the underlay; none where somebody still holds the network.

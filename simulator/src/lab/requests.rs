@@ -199,12 +199,6 @@ impl Fleet {
         self.settle().await
     }
 
-    /// Has the thawed part of the fleet catch up.
-    pub(crate) async fn settle(&self) -> Result<(), Error> {
-        self.agents.look_again();
-        self.agents.wait_settled(self.patience()).await
-    }
-
     async fn status(&self) -> Status {
         let faults = self.faults.lock().await.words();
         let clusters = self
