@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[ignore = "netns: needs CAP_SYS_ADMIN"]
+    #[ignore = "netns: needs veth"]
     fn namespaces_are_distinct_and_the_caller_stays_where_it_is() {
         let home = Netns::current().expect("open").inode().expect("stat");
         let made = build(vec![(); 20], 2, |builder, ()| builder.create()).expect("build");

@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "netns: needs CAP_NET_ADMIN"]
+    #[ignore = "netns: needs veth"]
     fn every_failure_of_a_batch_is_told_by_name() {
         let netns = crate::namespace::Netns::create().expect("create");
         let mut netlink = netns.run(Netlink::open).expect("run").expect("open");

@@ -84,7 +84,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    #[ignore = "netns: needs CAP_SYS_ADMIN"]
+    #[ignore = "netns: needs veth"]
     fn a_socket_stays_in_the_namespace_of_its_birth() {
         let opener = Opener::start().expect("start");
         let netns = Netns::create().expect("create");

@@ -283,7 +283,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    #[ignore = "netns: needs CAP_SYS_ADMIN"]
+    #[ignore = "netns: needs veth"]
     fn a_program_runs_where_it_should_and_dies_with_its_spawner() {
         let netns = Netns::create().expect("create");
         let spawner = Spawner::start().expect("start");

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,14 +17,29 @@ struct Place {
     program: PathBuf,
 }
 
-impl Place {
-    fn new() -> Self {
+/// The driver, built for whoever runs this test without it.
+fn driver() -> &'static Path {
+    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+    DRIVER.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // With the whole workspace, as tests are built: other features would build half of it anew.
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--workspace", "--example", "lab"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(built.unwrap().success());
         // target/debug/deps/lab-… lies beside target/debug/examples/lab.
         let test = std::env::current_exe().unwrap();
         let folder = test.parent().unwrap().parent().unwrap();
+        folder.join("examples/lab")
+    })
+}
+
+impl Place {
+    fn new() -> Self {
         Self {
             root: tempfile::tempdir().unwrap(),
-            program: folder.join("examples/lab"),
+            program: driver().to_owned(),
         }
     }
 
@@ -404,7 +420,7 @@ fn a_kubelet_runs_what_it_knows_and_says_what_it_does_not() {
 
 /// Two cores bring up 100 clusters with their APIs and 400 floaters in about five seconds when nothing else runs.
 #[test]
-#[ignore = "scale: netns, minutes on a busy machine"]
+#[ignore = "scale: needs netns, vxlan, nft"]
 fn a_hundred_clusters() {
     let place = Place::new();
     let started = Instant::now();
