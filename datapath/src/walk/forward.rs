@@ -114,6 +114,8 @@ pub(super) struct Walker<'w> {
     answering: bool,
     /// The outer source of the last frame that a tunnel gave out.
     pub(super) learned: Option<IpAddr>,
+    /// The tunnels that the packet is inside of, outermost last.
+    pub(super) inside: Vec<(NodeId, LinkId)>,
 }
 
 impl<'w> Walker<'w> {
@@ -126,6 +128,7 @@ impl<'w> Walker<'w> {
             tracked: Vec::new(),
             answering: false,
             learned: None,
+            inside: Vec::new(),
         }
     }
 

@@ -26,7 +26,8 @@ impl Walker<'_> {
         let world = self.world;
         let here = world.node(node);
         let at = here.link(link);
-        if depth >= DEPTH {
+        // Its own packet comes back to it: the kernel drops that at once (`ELOOP`), and each turn would be flooded anew.
+        if depth >= DEPTH || self.inside.contains(&(node, link)) {
             let row = at.name.to_string();
             out.push(lost(node, Stop::Loop { row }));
             return;
@@ -66,6 +67,7 @@ impl Walker<'_> {
         }
         let mark = self.mark();
         let mut kept = false;
+        self.inside.push((node, link));
         for remote in remotes {
             let row_mac = if flooded { Mac::ZERO } else { mac };
             self.note_tunnel(|| Carrier {
@@ -87,6 +89,7 @@ impl Walker<'_> {
                 self.rewind(mark);
             }
         }
+        self.inside.pop();
         let matters = |landing: &Landing| {
             matches!(
                 landing,

@@ -479,6 +479,46 @@ fn loops_and_hops() {
     assert_eq!(stop(&short, "d1"), &Stop::TtlExpired);
 }
 
+/// A prefix of table 200 that covers the underlay sends a tunnel's own packets into it. Every copy of a flood comes back, so that a walk
+/// that followed them would have 60 to the power of its depth.
+#[test]
+fn a_tunnel_over_itself_is_no_explosion() {
+    for family in FAMILIES {
+        let own = node("a1");
+        let mut state = fleet::state(&own);
+        let link = bridge(family);
+        let cover = match family {
+            Family::Ipv4 => net("192.168.0.0/16"),
+            Family::Ipv6 => net("fd00::/16"),
+        };
+        let hop = own.overlay(&link);
+        let hop = match hop {
+            IpAddr::V4(ip) => IpAddr::from((u32::from(ip) + 90).to_be_bytes()),
+            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) + 90).to_be_bytes()),
+        };
+        let dst = pod("c2", 7, family);
+        state
+            .routes
+            .insert(route(fleet::TABLE, cover, Some(hop), &link));
+        state.neighbours.retain(|row| row.link != link);
+        for peer in 100..160_u16 {
+            let remote = match family {
+                Family::Ipv4 => ip(&format!("192.168.7.{peer}")),
+                Family::Ipv6 => ip(&format!("fd00:7::{peer}")),
+            };
+            state.fdb.insert(fleet::fdb(&link, Mac::ZERO, remote));
+        }
+        let mut world = World::new();
+        world.insert("a1", state);
+        let packet = Packet::udp(own.overlay(&link), dst, 8889);
+        let walk = walk::walk(&world, "a1", None, packet);
+        assert!(
+            matches!(stop(&walk, "a1"), Stop::NoNeighbour { link: at, .. } if *at == link),
+            "{walk}"
+        );
+    }
+}
+
 #[test]
 fn sizes() {
     let world = fleet::wired(tables());
