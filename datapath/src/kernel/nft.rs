@@ -7,17 +7,12 @@
 //! ```
 //!
 //! The priorities are just before those of other people's translation, because the first that translates a connection wins. Each rule
-//! carries its words as a comment, and counts only while its expressions are those that we write for these words. A change writes
-//! the whole table anew in one transaction, so that no packet finds a part of it.
-
-use std::net::IpAddr;
-
-use ipnet::IpNet;
+//! carries its words as a comment, and counts only while its expressions are those that we write for these words and its chain is
+//! hooked as drawn. A change writes the whole table anew in one transaction, so that no packet finds a part of it.
 
 use super::address::{AF_INET, AF_INET6};
 use super::message::{
-    Attributes, Batch, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Pardon, attributes, read_text,
-    read_u32,
+    Attributes, Batch, NLM_F_APPEND, NLM_F_CREATE, Pardon, attributes, read_text, read_u32,
 };
 use super::socket::Netlink;
 use crate::api::Iptables;
@@ -27,6 +22,8 @@ use crate::nodeconfig::translation;
 use crate::state::{Nat, Row};
 use crate::table::Table;
 
+mod expression;
+
 /// The name of our tables.
 const TABLE: &str = "clusterlink";
 
@@ -35,6 +32,7 @@ const NFT_MSG_NEWTABLE: u16 = SUBSYSTEM << 8;
 const NFT_MSG_GETTABLE: u16 = SUBSYSTEM << 8 | 1;
 const NFT_MSG_DELTABLE: u16 = SUBSYSTEM << 8 | 2;
 const NFT_MSG_NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
+const NFT_MSG_GETCHAIN: u16 = SUBSYSTEM << 8 | 4;
 const NFT_MSG_NEWRULE: u16 = SUBSYSTEM << 8 | 6;
 const NFT_MSG_GETRULE: u16 = SUBSYSTEM << 8 | 7;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
@@ -46,6 +44,7 @@ const NFT_TABLE_F_DORMANT: u32 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
@@ -53,24 +52,47 @@ const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_RULE_USERDATA: u16 = 7;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
 
 /// The type of a comment in a rule's user data (libnftnl).
 const UDATA_COMMENT: u8 = 0;
 
+const NF_ACCEPT: u32 = 1;
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_POST_ROUTING: u32 = 4;
-const NF_NAT_RANGE_MAP_IPS: u32 = 1;
-const NF_NAT_RANGE_NETMAP: u32 = 1 << 6;
 
 /// One of the two chains of a table.
 struct Chain {
     name: &'static str,
     hook: u32,
     priority: i32,
+}
+
+impl Chain {
+    /// Whether the kernel's attributes of a chain are those of this one.
+    fn is_told_by(&self, told: &[u8]) -> bool {
+        let number = |value| read_u32(value).map(u32::from_be);
+        let (mut hook, mut priority, mut policy, mut kind) = (None, None, None, None);
+        for (attribute, value) in attributes(told) {
+            match attribute {
+                NFTA_CHAIN_HOOK => {
+                    for (attribute, value) in attributes(value) {
+                        match attribute {
+                            NFTA_HOOK_HOOKNUM => hook = number(value),
+                            NFTA_HOOK_PRIORITY => priority = number(value),
+                            _ => {}
+                        }
+                    }
+                }
+                NFTA_CHAIN_POLICY => policy = number(value),
+                NFTA_CHAIN_TYPE => kind = read_text(value),
+                _ => {}
+            }
+        }
+        hook == Some(self.hook)
+            && priority == Some(self.priority.cast_unsigned())
+            && policy == Some(NF_ACCEPT)
+            && kind.as_deref() == Some("nat")
+    }
 }
 
 const PREROUTING: Chain = Chain {
@@ -95,9 +117,10 @@ pub(super) fn observe(socket: &mut Netlink) -> Result<Table<Nat>, Error> {
             continue;
         }
         let dump = socket.dump("nftables", NFT_MSG_GETRULE, &header(family, 0), &filter)?;
+        let mut rows = Vec::new();
         for (_, payload) in dump.messages() {
             match read(payload) {
-                Some(Read::Ours(row)) => drop(found.insert(row)),
+                Some(Read::Ours(row)) => rows.push(row),
                 Some(Read::Changed) => {}
                 Some(Read::Foreign) => {
                     // Nobody else writes here. Whatever it does to packets, our rules are not what decides any more.
@@ -106,8 +129,28 @@ pub(super) fn observe(socket: &mut Netlink) -> Result<Table<Nat>, Error> {
                 None => {}
             }
         }
+        for chain in [PREROUTING, POSTROUTING] {
+            let is_in_it = |row: &Nat| chain_of(row).name == chain.name;
+            if rows.iter().any(is_in_it) && !is_hooked(socket, family, &chain)? {
+                rows.retain(|row| !is_in_it(row));
+            }
+        }
+        found.extend(rows);
     }
     Ok(found)
+}
+
+/// Whether a chain is where we put it: packets pass none that has no hook, and another's order is not the one that we need.
+fn is_hooked(socket: &mut Netlink, family: u8, chain: &Chain) -> Result<bool, Error> {
+    let mut name = Vec::new();
+    Attributes::new(&mut name)
+        .text(NFTA_CHAIN_TABLE, TABLE)
+        .text(NFTA_CHAIN_NAME, chain.name);
+    let answer = socket.get("nftables", NFT_MSG_GETCHAIN, &header(family, 0), &name)?;
+    Ok(answer.is_some_and(|answer| {
+        let mut messages = answer.messages();
+        messages.any(|(_, payload)| chain.is_told_by(payload.get(4..).unwrap_or_default()))
+    }))
 }
 
 /// Whether our table of a family is there and its hooks are registered.
@@ -124,6 +167,14 @@ fn is_awake(socket: &mut Netlink, family: u8) -> Result<bool, Error> {
         Some(u32::from_be(read_u32(value)?))
     });
     Ok(flags.unwrap_or(0) & NFT_TABLE_F_DORMANT == 0)
+}
+
+/// Whether a notice of nftables tells of a table of ours, or of something in one: all of its kinds name the table first.
+pub(super) fn is_of_our_tables(kind: u16, payload: &[u8]) -> bool {
+    let named = attributes(payload.get(4..).unwrap_or_default())
+        .find(|(attribute, _)| *attribute == NFTA_TABLE_NAME)
+        .and_then(|(_, value)| read_text(value));
+    kind >> 8 == SUBSYSTEM && named.as_deref() == Some(TABLE)
 }
 
 /// Makes our tables hold these rows, in one transaction.
@@ -149,33 +200,38 @@ pub(super) fn replace(socket: &mut Netlink, rows: &Table<Nat>) -> Result<(), (i3
         table(NFT_MSG_NEWTABLE, NLM_F_CREATE);
         for chain in [PREROUTING, POSTROUTING] {
             push(&mut batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE, family, |new| {
-                new.text(NFTA_CHAIN_TABLE, TABLE)
-                    .text(NFTA_CHAIN_NAME, chain.name)
-                    .nest(NFTA_CHAIN_HOOK, |hook| {
-                        hook.u32_be(NFTA_HOOK_HOOKNUM, chain.hook)
-                            .u32_be(NFTA_HOOK_PRIORITY, chain.priority.cast_unsigned());
-                    })
-                    .text(NFTA_CHAIN_TYPE, "nat");
+                write_chain(&chain, Some((chain.hook, chain.priority)), new);
             });
         }
         for row in of_family {
-            let words = name_of(&Row::Nat(row.clone()));
-            push(
-                &mut batch,
-                NFT_MSG_NEWRULE,
-                NLM_F_CREATE | NLM_F_APPEND,
-                family,
-                |rule| {
-                    rule.text(NFTA_RULE_TABLE, TABLE)
-                        .text(NFTA_RULE_CHAIN, chain_of(row).name)
-                        .nest(NFTA_RULE_EXPRESSIONS, |list| write_expressions(row, list))
-                        .bytes(NFTA_RULE_USERDATA, &comment(&words));
-                },
-            );
+            write_rule(&mut batch, row);
         }
     }
     marker(&mut batch, NFNL_MSG_BATCH_END);
     socket.transact(&mut batch)
+}
+
+fn write_chain(chain: &Chain, hook: Option<(u32, i32)>, new: &mut Attributes<'_>) {
+    new.text(NFTA_CHAIN_TABLE, TABLE)
+        .text(NFTA_CHAIN_NAME, chain.name);
+    if let Some((number, priority)) = hook {
+        new.nest(NFTA_CHAIN_HOOK, |hook| {
+            hook.u32_be(NFTA_HOOK_HOOKNUM, number)
+                .u32_be(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
+        })
+        .text(NFTA_CHAIN_TYPE, "nat");
+    }
+}
+
+fn write_rule(batch: &mut Batch, row: &Nat) {
+    let words = name_of(&Row::Nat(row.clone()));
+    let flags = NLM_F_CREATE | NLM_F_APPEND;
+    push(batch, NFT_MSG_NEWRULE, flags, family_of(row), |rule| {
+        rule.text(NFTA_RULE_TABLE, TABLE)
+            .text(NFTA_RULE_CHAIN, chain_of(row).name)
+            .nest(NFTA_RULE_EXPRESSIONS, |list| expression::write(row, list))
+            .bytes(NFTA_RULE_USERDATA, &comment(&words));
+    });
 }
 
 fn push(
@@ -186,7 +242,7 @@ fn push(
     write: impl FnOnce(&mut Attributes<'_>),
 ) {
     batch.push(
-        (kind, flags | NLM_F_ACK),
+        (kind, flags),
         (0, Pardon::Nothing),
         &header(family, 0),
         write,
@@ -227,183 +283,6 @@ fn chain_of(row: &Nat) -> Chain {
     match row {
         Nat::Masquerade { .. } | Nat::Snat { .. } => POSTROUTING,
         Nat::Netmap { .. } => PREROUTING,
-    }
-}
-
-/// The value of an attribute of an expression.
-enum Value {
-    /// Octets inside of `NFTA_DATA_VALUE`.
-    Data(Vec<u8>),
-    /// A number in network byte order.
-    Number(u32),
-}
-
-impl Value {
-    fn write(&self, kind: u16, into: &mut Attributes<'_>) {
-        match self {
-            Self::Data(octets) => drop(into.nest(kind, |data| {
-                data.bytes(NFTA_DATA_VALUE, octets);
-            })),
-            Self::Number(number) => drop(into.u32_be(kind, *number)),
-        }
-    }
-
-    fn is(&self, bytes: &[u8]) -> bool {
-        match self {
-            Self::Data(octets) => attributes(bytes)
-                .any(|(kind, value)| kind == NFTA_DATA_VALUE && value == octets.as_slice()),
-            Self::Number(number) => bytes == number.to_be_bytes(),
-        }
-    }
-}
-
-/// A name and attributes.
-type Expression = (&'static str, Vec<(u16, Value)>);
-
-/// The registers that we use, of 16 octets each.
-const FIRST: u32 = 1;
-const SECOND: u32 = 2;
-
-/// The expressions of a rule.
-fn expressions(row: &Nat) -> Vec<Expression> {
-    match row {
-        Nat::Masquerade { src, out } => {
-            let mut list = in_prefix(*src, Side::Source);
-            if let Some(link) = out {
-                list.extend(on_link(link, META_OIFNAME));
-            }
-            list.push(("masq", Vec::new()));
-            list
-        }
-        Nat::Netmap { dst, input, to } => {
-            let mut list = in_prefix(*dst, Side::Destination);
-            list.extend(on_link(input, META_IIFNAME));
-            list.push(load(FIRST, octets(to.network())));
-            list.push(load(SECOND, octets(to.broadcast())));
-            list.push(nat(
-                1,
-                to.addr(),
-                SECOND,
-                NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_NETMAP,
-            ));
-            list
-        }
-        Nat::Snat { src, out, to } => {
-            let mut list = in_prefix(*src, Side::Source);
-            list.extend(on_link(out, META_OIFNAME));
-            list.push(load(FIRST, octets(*to)));
-            list.push(nat(0, *to, FIRST, NF_NAT_RANGE_MAP_IPS));
-            list
-        }
-    }
-}
-
-fn write_expressions(row: &Nat, list: &mut Attributes<'_>) {
-    for (name, data) in expressions(row) {
-        list.nest(NFTA_LIST_ELEM, |expression| {
-            expression.text(NFTA_EXPR_NAME, name);
-            expression.nest(NFTA_EXPR_DATA, |inside| {
-                for (kind, value) in &data {
-                    value.write(*kind, inside);
-                }
-            });
-        });
-    }
-}
-
-enum Side {
-    Destination,
-    Source,
-}
-
-/// The packet's address, masked, is the prefix.
-fn in_prefix(net: IpNet, side: Side) -> Vec<Expression> {
-    // Offsets in the headers of RFC 791 and RFC 8200.
-    let (offset, length) = match (net, side) {
-        (IpNet::V4(_), Side::Source) => (12, 4),
-        (IpNet::V4(_), Side::Destination) => (16, 4),
-        (IpNet::V6(_), Side::Source) => (8, 16),
-        (IpNet::V6(_), Side::Destination) => (24, 16),
-    };
-    let (network, mask) = (octets(net.network()), octets(net.netmask()));
-    let zero = vec![0; mask.len()];
-    vec![
-        (
-            "payload",
-            vec![
-                (1, Value::Number(FIRST)),
-                // NFT_PAYLOAD_NETWORK_HEADER
-                (2, Value::Number(1)),
-                (3, Value::Number(offset)),
-                (4, Value::Number(length)),
-            ],
-        ),
-        (
-            "bitwise",
-            vec![
-                (1, Value::Number(FIRST)),
-                (2, Value::Number(FIRST)),
-                (3, Value::Number(length)),
-                (4, Value::Data(mask)),
-                (5, Value::Data(zero)),
-            ],
-        ),
-        equals(network),
-    ]
-}
-
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
-
-/// The link's name, padded to `IFNAMSIZ`, is this.
-fn on_link(name: &str, key: u32) -> [Expression; 2] {
-    let mut padded = name.as_bytes().to_vec();
-    padded.resize(16, 0);
-    [
-        (
-            "meta",
-            vec![(1, Value::Number(FIRST)), (2, Value::Number(key))],
-        ),
-        equals(padded),
-    ]
-}
-
-fn equals(octets: Vec<u8>) -> Expression {
-    (
-        "cmp",
-        vec![
-            (1, Value::Number(FIRST)),
-            // NFT_CMP_EQ
-            (2, Value::Number(0)),
-            (3, Value::Data(octets)),
-        ],
-    )
-}
-
-fn load(register: u32, octets: Vec<u8>) -> Expression {
-    (
-        "immediate",
-        vec![(1, Value::Number(register)), (2, Value::Data(octets))],
-    )
-}
-
-fn nat(kind: u32, ip: IpAddr, last: u32, flags: u32) -> Expression {
-    (
-        "nat",
-        vec![
-            (1, Value::Number(kind)),
-            (2, Value::Number(u32::from(super::address::family(ip)))),
-            (3, Value::Number(FIRST)),
-            (4, Value::Number(last)),
-            (7, Value::Number(flags)),
-        ],
-    )
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
@@ -450,40 +329,19 @@ fn read(payload: &[u8]) -> Option<Read> {
         return Some(Read::Foreign);
     };
     let in_place = chain.as_deref() == Some(chain_of(&row).name) && family == family_of(&row);
-    Some(if in_place && are_those_of(list, &row) {
+    Some(if in_place && expression::are_those_of(list, &row) {
         Read::Ours(row)
     } else {
         Read::Changed
     })
 }
 
-/// Whether a list of expressions is what we write for a row. The kernel adds attributes of its own; ours must be among them unchanged.
-fn are_those_of(list: &[u8], row: &Nat) -> bool {
-    let mut there = attributes(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
-    for (name, wanted) in expressions(row) {
-        let Some((_, expression)) = there.next() else {
-            return false;
-        };
-        let (mut is_named, mut data) = (false, &[][..]);
-        for (kind, value) in attributes(expression) {
-            match kind {
-                NFTA_EXPR_NAME => is_named = read_text(value).as_deref() == Some(name),
-                NFTA_EXPR_DATA => data = value,
-                _ => {}
-            }
-        }
-        let holds = |(wanted, value): &(u16, Value)| {
-            attributes(data).any(|(kind, bytes)| kind == *wanted && value.is(bytes))
-        };
-        if !is_named || !wanted.iter().all(holds) {
-            return false;
-        }
-    }
-    there.next().is_none()
-}
-
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
+    use netlink_sys::protocols::NETLINK_NETFILTER;
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
 
     fn rows() -> Vec<Nat> {
@@ -522,18 +380,18 @@ mod tests {
     fn a_rule_is_known_by_what_it_does() {
         for written in rows() {
             let mut list = Vec::new();
-            write_expressions(&written, &mut Attributes::new(&mut list));
+            expression::write(&written, &mut Attributes::new(&mut list));
             for read in rows() {
                 assert_eq!(
-                    are_those_of(&list, &read),
+                    expression::are_those_of(&list, &read),
                     read == written,
                     "{written:?} {read:?}"
                 );
             }
             let mut longer = list.clone();
-            write_expressions(&written, &mut Attributes::new(&mut longer));
-            assert!(!are_those_of(&longer, &written));
-            assert!(!are_those_of(&[], &written));
+            expression::write(&written, &mut Attributes::new(&mut longer));
+            assert!(!expression::are_those_of(&longer, &written));
+            assert!(!expression::are_those_of(&[], &written));
         }
     }
 
@@ -545,7 +403,7 @@ mod tests {
             Attributes::new(&mut payload)
                 .text(NFTA_RULE_TABLE, TABLE)
                 .text(NFTA_RULE_CHAIN, POSTROUTING.name)
-                .nest(NFTA_RULE_EXPRESSIONS, |list| write_expressions(deed, list))
+                .nest(NFTA_RULE_EXPRESSIONS, |list| expression::write(deed, list))
                 .bytes(
                     NFTA_RULE_USERDATA,
                     &comment(&name_of(&Row::Nat(words.clone()))),
@@ -570,5 +428,81 @@ mod tests {
             .text(NFTA_RULE_CHAIN, POSTROUTING.name);
         assert!(matches!(read(&foreign), Some(Read::Foreign)));
         assert!(read(&[2, 0, 0, 0]).is_none());
+    }
+    #[test]
+    fn notices_of_other_tables_are_none_of_ours() {
+        let notice = |name: &str| {
+            let mut payload = header(AF_INET, 0).to_vec();
+            Attributes::new(&mut payload).text(NFTA_TABLE_NAME, name);
+            payload
+        };
+        assert!(is_of_our_tables(NFT_MSG_DELTABLE, &notice(TABLE)));
+        assert!(is_of_our_tables(NFT_MSG_NEWRULE, &notice(TABLE)));
+        assert!(!is_of_our_tables(NFT_MSG_NEWRULE, &notice("kube-proxy")));
+        // Of another subsystem of nfnetlink.
+        assert!(!is_of_our_tables(1 << 8, &notice(TABLE)));
+        assert!(!is_of_our_tables(NFT_MSG_NEWTABLE, &[2, 0]));
+    }
+
+    /// Our two chains, each with the hook given here, in place of what is there.
+    fn rehook(socket: &mut Netlink, rows: &[Nat], change: impl Fn(&Chain) -> Option<(u32, i32)>) {
+        let mut batch = Batch::default();
+        marker(&mut batch, NFNL_MSG_BATCH_BEGIN);
+        for kind in [NFT_MSG_DELTABLE, NFT_MSG_NEWTABLE] {
+            push(&mut batch, kind, NLM_F_CREATE, AF_INET, |table| {
+                table.text(NFTA_TABLE_NAME, TABLE);
+            });
+        }
+        for chain in [PREROUTING, POSTROUTING] {
+            push(&mut batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE, AF_INET, |new| {
+                write_chain(&chain, change(&chain), new);
+            });
+        }
+        for row in rows {
+            write_rule(&mut batch, row);
+        }
+        marker(&mut batch, NFNL_MSG_BATCH_END);
+        socket.transact(&mut batch).expect("a possible act");
+    }
+
+    #[test]
+    #[ignore = "netns: needs nft"]
+    fn rows_of_a_chain_that_is_not_hooked_as_ours_do_not_count() {
+        let worker = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            let mut socket = Netlink::open(NETLINK_NETFILTER, "nfnetlink").expect("a socket");
+            let rows: Vec<Nat> = rows()
+                .into_iter()
+                .filter(|row| family_of(row) == AF_INET)
+                .collect();
+            let wanted: Table<Nat> = rows.iter().cloned().collect();
+            replace(&mut socket, &wanted).expect("a table");
+            assert_eq!(observe(&mut socket).expect("an observation"), wanted);
+            rehook(&mut socket, &rows, |chain| {
+                Some((chain.hook, chain.priority))
+            });
+            assert_eq!(observe(&mut socket).expect("an observation"), wanted);
+
+            let netmaps: Table<Nat> = rows
+                .iter()
+                .filter(|row| matches!(row, Nat::Netmap { .. }))
+                .cloned()
+                .collect();
+            assert!(!netmaps.is_empty() && netmaps.len() < wanted.len());
+            for other in [None, Some((NF_INET_POST_ROUTING, 101))] {
+                rehook(&mut socket, &rows, |chain| {
+                    if chain.name == POSTROUTING.name {
+                        other
+                    } else {
+                        Some((chain.hook, chain.priority))
+                    }
+                });
+                let found = observe(&mut socket).expect("an observation");
+                assert_eq!(found, netmaps, "{other:?}");
+            }
+            replace(&mut socket, &wanted).expect("a table");
+            assert_eq!(observe(&mut socket).expect("an observation"), wanted);
+        });
+        worker.join().expect("no panic in the namespace");
     }
 }
