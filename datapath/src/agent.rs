@@ -85,7 +85,8 @@ pub async fn keep(
     reason = "tokio asks for a promise about the descriptor that its type cannot make"
 )]
 fn readiness_of(monitor: Monitor) -> Result<AsyncFd<Monitor>, Error> {
-    // SAFETY: the monitor owns its one socket, gives out no other and closes it only when it is dropped, after the registration.
+    // SAFETY: the monitor owns the descriptor that it gives out, always the same, and closes it only when it is dropped, after the
+    // registration.
     let registered = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
     registered.map_err(|error| Error::Missing {
         what: "readiness of the monitor".to_owned(),

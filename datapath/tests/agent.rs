@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use datapath::agent::{Event, Timing, keep};
-use datapath::api::{Device, Fdb as FdbRow, NodeConfigSpec, Route as RouteRow};
+use datapath::api::{Device, Fdb as FdbRow, Iptables, NodeConfigSpec, Route as RouteRow};
 use datapath::diff::{Change, ChangeSet, diff};
 use datapath::kernel::{LinuxKernel, Monitor};
 use datapath::mac::Mac;
@@ -36,6 +36,11 @@ fn config() -> NodeConfigSpec {
             ip: "100.64.0.3".into(),
             mac: "02:00:00:00:0b:03".into(),
             dev: "vx-bridge".into(),
+        }],
+        iptables: vec![Iptables {
+            table: "nat".into(),
+            chain: "POSTROUTING".into(),
+            rule: "-s 220.0.0.0/8 -j MASQUERADE".into(),
         }],
         ..NodeConfigSpec::default()
     }
@@ -157,7 +162,9 @@ fn acts(healthy: &NodeState) -> Vec<Change> {
         .iter()
         .find(|row| row.link == "vx-bridge")
         .expect("the row");
+    let translation = healthy.nat.iter().next().expect("the translation");
     vec![
+        Change::Remove(Row::Nat(translation.clone())),
         Change::Remove(Row::Route(route.clone())),
         Change::Remove(Row::Fdb(row.clone())),
         Change::Replace {

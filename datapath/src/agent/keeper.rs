@@ -17,7 +17,7 @@ use crate::api::NodeConfigSpec;
 pub struct Timing {
     /// From the first notice of a change to the look at it, so that one look serves many.
     pub settle: Duration,
-    /// Between looks when nothing happens: nftables gives no notice.
+    /// Between looks when nothing happens: for what gives no notice.
     pub resync: Duration,
     /// From the deletion of the NodeConfig to the withdrawal of its rows.
     pub grace: Duration,

@@ -4,12 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::MsgFlags;
 
 use super::message::read_u16;
 use super::neigh::{NUD_NOARP, NUD_PERMANENT, RTM_NEWNEIGH};
+use super::nft;
 use super::socket::{Buffer, Message};
 use crate::error::Error;
 
@@ -26,16 +28,22 @@ const GROUPS: [(&str, u32); 10] = [
     ("RTNLGRP_IPV4_NETCONF", 24),
     ("RTNLGRP_IPV6_NETCONF", 25),
 ];
+/// `NFNLGRP_NFTABLES`.
+const NFTABLES: u32 = 7;
 
-/// A socket that is readable when links, addresses, permanent neighbours, FDB rows, rules, routes or forwarding settings changed.
+/// A descriptor that is readable when links, addresses, permanent neighbours, FDB rows, rules, routes, forwarding settings or nftables
+/// changed.
 ///
-/// It does not tell of nftables, which another socket would have to: look there from time to time.
+/// nftables is heard with `CAP_NET_ADMIN` only, and on a kernel that has it; without, look there from time to time.
 pub struct Monitor {
-    socket: Socket,
+    route: Socket,
+    netfilter: Option<Socket>,
+    /// Joins the sockets into one descriptor.
+    either: Epoll,
 }
 
 impl Monitor {
-    /// Listens in the namespace of the calling thread. One descriptor, usable from any thread.
+    /// Listens in the namespace of the calling thread. Three descriptors, usable from any thread.
     ///
     /// # Errors
     /// [`Error::Missing`] when the kernel gives no such socket.
@@ -44,42 +52,70 @@ impl Monitor {
             what: what.to_owned(),
             why: error.to_string(),
         };
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|error| missing("netlink socket for notices", error))?;
+        let route = listener(NETLINK_ROUTE)
+            .map_err(|error| missing("netlink socket for notices", error))?;
         for (name, group) in GROUPS {
-            match socket.add_membership(group) {
+            match route.add_membership(group) {
                 Ok(()) => {}
                 // A kernel without IPv6 has fewer groups.
                 Err(_) if name.contains("IPV6") => {}
                 Err(error) => return Err(missing(name, error)),
             }
         }
-        Ok(Self { socket })
+        let hears = |socket: &Socket| socket.add_membership(NFTABLES).is_ok();
+        let netfilter = listener(NETLINK_NETFILTER).ok().filter(hears);
+        let either = join([Some(&route), netfilter.as_ref()])
+            .map_err(|errno| missing("epoll descriptor for notices", errno.into()))?;
+        Ok(Self {
+            route,
+            netfilter,
+            either,
+        })
     }
 
     /// Reads all notices that wait; whether one of them is worth an observation. Never blocks.
     ///
     /// True also when notices were lost, because anything may have changed then.
     pub fn drain(&mut self) -> bool {
-        let mut changed = false;
-        let mut buffer = Buffer::borrowed();
-        loop {
-            match buffer.receive(&self.socket, MsgFlags::MSG_DONTWAIT) {
-                Ok(mut messages) => changed |= messages.any(|message| matters(&message)),
-                Err(Errno::ENOBUFS) => changed = true,
-                Err(_) => return changed,
-            }
+        let mut changed = drain(&self.route, is_drift);
+        if let Some(netfilter) = &self.netfilter {
+            changed |= drain(netfilter, |message| {
+                nft::is_of_our_tables(message.kind, message.payload)
+            });
+        }
+        changed
+    }
+}
+
+fn listener(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    Ok(socket)
+}
+
+fn join(sockets: [Option<&Socket>; 2]) -> Result<Epoll, Errno> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    for socket in sockets.into_iter().flatten() {
+        epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    }
+    Ok(epoll)
+}
+
+fn drain(socket: &Socket, matters: impl Fn(&Message<'_>) -> bool) -> bool {
+    let mut changed = false;
+    let mut buffer = Buffer::borrowed();
+    loop {
+        match buffer.receive(socket, MsgFlags::MSG_DONTWAIT) {
+            Ok(mut messages) => changed |= messages.any(|message| matters(&message)),
+            Err(Errno::ENOBUFS) => changed = true,
+            Err(_) => return changed,
         }
     }
 }
 
 /// Neighbours that the kernel learns, and their ageing, are nobody's drift.
-fn matters(message: &Message<'_>) -> bool {
+fn is_drift(message: &Message<'_>) -> bool {
     if message.kind != RTM_NEWNEIGH {
         return true;
     }
@@ -89,13 +125,13 @@ fn matters(message: &Message<'_>) -> bool {
 
 impl AsFd for Monitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.either.0.as_fd()
     }
 }
 
 /// For event loops that ask for a number.
 impl AsRawFd for Monitor {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        self.either.0.as_raw_fd()
     }
 }
