@@ -140,11 +140,13 @@ impl Netlink {
                     }
                     interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                     match message.kind {
-                        NLMSG_DONE => done = true,
-                        NLMSG_ERROR => match message.errno() {
-                            0 => {}
-                            errno => return Err(failed(Errno::from_raw(errno))),
-                        },
+                        // The end too may say that it is one before time.
+                        NLMSG_DONE | NLMSG_ERROR => {
+                            done |= message.kind == NLMSG_DONE;
+                            if message.errno() > 0 {
+                                return Err(Error::kernel("read", what, message.errno()));
+                            }
+                        }
                         _ => found.extend_from_slice(message.whole),
                     }
                 }
@@ -178,11 +180,10 @@ impl Netlink {
                 }
                 match message.kind {
                     NLMSG_ERROR => {
-                        return match Errno::from_raw(message.errno()) {
-                            // Zero is the acknowledgement.
-                            Errno::UnknownErrno => Ok(found),
-                            Errno::ENODEV | Errno::ENOENT | Errno::ESRCH => Ok(None),
-                            errno => Err(failed(errno)),
+                        return match message.errno() {
+                            0 => Ok(found),
+                            errno if is_gone(errno) => Ok(None),
+                            errno => Err(Error::kernel("read", what, errno)),
                         };
                     }
                     _ => found = Some(Dump(message.whole.to_vec())),
@@ -344,14 +345,17 @@ impl AsFd for Netlink {
     }
 }
 
-fn refusal(part: &Part, message: &Message<'_>) -> Option<Refused> {
-    let errno = message.errno();
-    let gone = matches!(
+fn is_gone(errno: i32) -> bool {
+    matches!(
         Errno::from_raw(errno),
         Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENOENT | Errno::ESRCH
-    );
+    )
+}
+
+fn refusal(part: &Part, message: &Message<'_>) -> Option<Refused> {
+    let errno = message.errno();
     let pardoned = match part.pardon {
-        Pardon::Gone => gone,
+        Pardon::Gone => is_gone(errno),
         Pardon::Nothing => false,
         Pardon::There => errno == Errno::EEXIST as i32,
     };
@@ -428,7 +432,52 @@ impl Message<'_> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_sys::protocols::NETLINK_ROUTE;
+    use nix::sys::socket::{setsockopt, sockopt};
+
     use super::*;
+
+    /// No kernel knows it, and anybody may ask.
+    const UNKNOWN: u16 = 0x7ff0;
+
+    #[test]
+    fn refusals_that_do_not_fit_the_queue_are_all_told_once() {
+        let mut socket = Netlink::open(NETLINK_ROUTE, "rtnetlink").expect("a socket");
+        setsockopt(&socket.socket, sockopt::RcvBuf, &2048).expect("a smaller queue");
+        let mut batch = Batch::default();
+        for change in 0..3 * CHUNK_PARTS {
+            batch.push((UNKNOWN, 0), (change, Pardon::Nothing), &[0; 16], |_| {});
+        }
+        // All at once the answers are too many, which is what the rest is about.
+        let mut refused = Vec::new();
+        let lost = socket.try_chunk(&mut batch, 0..CHUNK_PARTS, &mut refused);
+        assert_eq!(lost, Err(Errno::ENOBUFS));
+        socket.discard_answers();
+
+        let refused = socket.make(&mut batch).expect("answers");
+        let changes: Vec<usize> = refused.iter().map(|refused| refused.change).collect();
+        assert_eq!(changes, (0..3 * CHUNK_PARTS).collect::<Vec<_>>());
+        let errnos = refused.iter().map(|refused| refused.errno);
+        assert!(
+            errnos
+                .into_iter()
+                .all(|errno| errno == Errno::EOPNOTSUPP as i32)
+        );
+    }
+
+    #[test]
+    fn a_refused_dump_is_a_failure_and_spoils_nothing_after_it() {
+        let mut socket = Netlink::open(NETLINK_ROUTE, "rtnetlink").expect("a socket");
+        let Err(error) = socket.dump("something", UNKNOWN, &[0; 16], &[]) else {
+            panic!("nobody can read that");
+        };
+        assert_eq!(
+            error.problem().rule,
+            "cannot read something: Operation not supported (os error 95)"
+        );
+        let links = socket.dump("links", 18, &[0; 16], &[]).expect("the links");
+        assert!(links.messages().count() > 0);
+    }
 
     proptest::proptest! {
         #[test]
