@@ -380,8 +380,19 @@ fn write_change(
             }
             Row::Fdb(row) => neigh::add_fdb(batch, place, row, index(&row.link)?),
             Row::Neighbour(row) => neigh::add(batch, place, row, index(&row.link)?),
-            Row::Route(row) => route::add(batch, place, row, &|link| index(link).ok())
-                .map_err(|_| Errno::ENODEV)?,
+            Row::Route(row) => {
+                // Several with this key: the kernel replaces one of them, or none if ours is among them.
+                if let Change::Replace {
+                    from: Row::Route(from),
+                    ..
+                } = change
+                    && from.hops.len() > 1
+                {
+                    route::delete(batch, place, from);
+                }
+                route::add(batch, place, row, &|link| index(link).ok())
+                    .map_err(|_| Errno::ENODEV)?;
+            }
             Row::Rule(row) => rule::add(batch, place, row),
             Row::Link(_) | Row::Nat(_) | Row::Sysctl(_) => {}
         },

@@ -192,14 +192,16 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Takes the route with this key out, whatever it does.
+/// Takes the routes with this key out, whatever they do: one request each, and those of a multipath route find nothing more.
 pub(super) fn delete(batch: &mut Batch, change: usize, row: &Route) {
-    batch.push(
-        (RTM_DELROUTE, 0),
-        (change, Pardon::Gone),
-        &header(row, 0, RT_SCOPE_NOWHERE, 0, 0),
-        |route| write_key(row, route),
-    );
+    for _ in 0..row.hops.len().max(1) {
+        batch.push(
+            (RTM_DELROUTE, 0),
+            (change, Pardon::Gone),
+            &header(row, 0, RT_SCOPE_NOWHERE, 0, 0),
+            |route| write_key(row, route),
+        );
+    }
 }
 
 fn header(row: &Route, protocol: u8, scope: u8, kind: u8, flags: u32) -> [u8; 12] {
@@ -240,11 +242,137 @@ fn hop_bytes(hops: &[(&NextHop, u32)]) -> Vec<u8> {
     bytes
 }
 
-/// Joins a route to one with the same key: IPv6 has one connected route a link under one key.
+/// Joins a route to one with the same key: IPv6 has one connected route a link under one key, and either family has what was appended.
 pub(super) fn join(into: &mut Route, other: Route) {
     for hop in other.hops {
         if !into.hops.contains(&hop) {
             into.hops.push(hop);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::super::LinuxKernel;
+    use super::super::message::NLM_F_APPEND;
+    use super::*;
+    use crate::diff::diff;
+    use crate::mac::Mac;
+    use crate::nodeconfig::{PROTOCOL, TABLE, default_metric};
+    use crate::reconcile::Kernel;
+    use crate::state::{Address, Link, LinkKind, NodeState, Vxlan};
+
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().expect("a literal")
+    }
+
+    fn via(dst: &str, via: Option<&str>) -> Route {
+        Route {
+            table: TABLE,
+            dst: parsed(dst),
+            metric: default_metric(parsed(dst)),
+            kind: RouteKind::Unicast,
+            hops: vec![NextHop {
+                via: via.map(parsed),
+                link: "vx-bridge".into(),
+                onlink: via.is_some(),
+                weight: 1,
+                dead: false,
+            }],
+            src: None,
+            protocol: PROTOCOL,
+            mtu: None,
+        }
+    }
+
+    /// Routes with one key, in the order in which they are appended.
+    fn append(kernel: &mut LinuxKernel, rows: &[Route]) {
+        let index = kernel.index_of("vx-bridge").expect("an answer");
+        let mut batch = Batch::default();
+        for row in rows {
+            add(&mut batch, 0, row, &|_| index).expect("a link");
+        }
+        for part in &batch.parts {
+            let flags = NLM_F_CREATE | NLM_F_APPEND | super::super::message::NLM_F_REQUEST;
+            let at = part.range.start + 6;
+            batch.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
+        }
+        let refused = kernel.route.make(&mut batch).expect("answers");
+        let refused: Vec<_> = refused
+            .iter()
+            .map(|part| (part.errno, &part.detail))
+            .collect();
+        assert_eq!(refused, []);
+    }
+
+    fn desired(routes: &[Route]) -> NodeState {
+        let mut state = NodeState::default();
+        state.links.insert(Link {
+            name: "vx-bridge".into(),
+            index: 0,
+            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+            mtu: 1450,
+            up: true,
+            carrier: true,
+            kind: LinkKind::Vxlan(Vxlan {
+                vni: 54,
+                port: 4876,
+                local: None,
+                lower: None,
+                learning: false,
+            }),
+            master: None,
+            tx_dropped: 0,
+            rx_dropped: 0,
+        });
+        for net in ["220.0.0.1/8", "9470::1/16"] {
+            state.addresses.insert(Address {
+                link: "vx-bridge".into(),
+                net: parsed(net),
+            });
+        }
+        state.routes.extend(routes.iter().cloned());
+        state
+    }
+
+    #[test]
+    #[ignore = "netns: needs vxlan"]
+    fn what_was_appended_to_our_routes_goes_in_one_round() {
+        let worker = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            let mut kernel = LinuxKernel::open().expect("sockets");
+            let bare = desired(&[]);
+            let tunnel = diff(&bare, &NodeState::default());
+            kernel.apply(&tunnel).expect("a tunnel");
+            for (dst, ours, other, third) in [
+                ("10.21.0.0/16", "220.0.0.3", "220.0.0.4", "220.0.0.5"),
+                ("fd21::/48", "9470::3", "9470::4", "9470::5"),
+            ] {
+                let ours = via(dst, Some(ours));
+                let others = [via(dst, Some(other)), via(dst, None), via(dst, Some(third))];
+                let mut orders = vec![vec![ours.clone()], Vec::new()];
+                for order in &mut orders {
+                    order.extend(others.iter().cloned());
+                }
+                orders.push(others.iter().cloned().chain([ours.clone()]).collect());
+                for (rows, wanted) in orders
+                    .iter()
+                    .flat_map(|rows| [(rows, desired(&[ours.clone()])), (rows, bare.clone())])
+                {
+                    append(&mut kernel, rows);
+                    let observed = kernel.observe().expect("an observation");
+                    let set = diff(&wanted, &observed);
+                    assert!(!set.is_empty());
+                    kernel.apply(&set).expect("a possible change");
+                    let left = diff(&wanted, &kernel.observe().expect("an observation"));
+                    assert!(left.is_empty(), "{set}leaves\n{left}");
+                    let none = diff(&bare, &kernel.observe().expect("an observation"));
+                    kernel.apply(&none).expect("a clean table");
+                }
+            }
+        });
+        worker.join().expect("no panic in the namespace");
     }
 }
