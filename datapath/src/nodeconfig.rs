@@ -177,6 +177,12 @@ impl Rows {
     fn fdb(&mut self, link: &str, mac: &str, dst: &str) -> Result<(), Refusal> {
         self.require(link)?;
         let (mac, dst) = (ethernet(mac)?, address(dst)?);
+        if let Some(LinkKind::Vxlan(tunnel)) = self.state.links.get(link).map(|link| &link.kind)
+            && let Some(local) = tunnel.local
+            && Family::of(local) != Family::of(dst)
+        {
+            return Err(Some(format!("{dst} is not of the family of {local}")));
+        }
         if !mac.is_zero() {
             let first = *self.unicast.entry((link.to_owned(), mac)).or_insert(dst);
             if first != dst {

@@ -114,6 +114,8 @@ fn each_bad_part_is_left_out_alone() {
             fdb("100.64.0.4", "02:00:00:00:00:03"),
             fdb("100.64.0.3", "00:00:00:00:00:00"),
             fdb("100.64.0.4", "00:00:00:00:00:00"),
+            // A tunnel over IPv4 has no way to it (`EAFNOSUPPORT`).
+            fdb("fd64::4", "00:00:00:00:00:00"),
         ],
         arps: vec![
             arp("220.0.0.3", "02:00:00:00:00:03"),
@@ -134,6 +136,7 @@ fn each_bad_part_is_left_out_alone() {
             "device eth0",
             "arp 220.0.0.3",
             "fdb 02:00:00:00:00:03",
+            "fdb 00:00:00:00:00:00",
             "route 10.21.0.0/16",
             "route 10.22.0.0/16",
             "route ten",
@@ -213,6 +216,16 @@ fn the_four_translations_are_read_and_nothing_else() {
         (
             "PREROUTING",
             "-d fd00::/48 -i vx-bridge -j NETMAP --to 10.0.0.0/8",
+        ),
+        // The kernel's names have room for 15 octets, and no wildcards.
+        (
+            "POSTROUTING",
+            "-s 220.0.0.0/8 -o vx-bridge-of-many -j MASQUERADE",
+        ),
+        ("POSTROUTING", "-s 220.0.0.0/8 -o vx-+ -j MASQUERADE"),
+        (
+            "PREROUTING",
+            "-d 10.1.0.0/16 -i a/b -j NETMAP --to 10.2.0.0/16",
         ),
         ("POSTROUTING", ""),
     ] {

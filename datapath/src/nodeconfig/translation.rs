@@ -49,7 +49,7 @@ pub(crate) fn parse(row: &Iptables) -> Result<Nat, String> {
             },
         ) => Ok(Nat::Masquerade {
             src: prefix(src)?,
-            out: out.map(str::to_owned),
+            out: out.map(link).transpose()?,
         }),
         (
             "POSTROUTING",
@@ -71,7 +71,7 @@ pub(crate) fn parse(row: &Iptables) -> Result<Nat, String> {
             }
             Ok(Nat::Snat {
                 src,
-                out: out.to_owned(),
+                out: link(out)?,
                 to,
             })
         }
@@ -92,7 +92,7 @@ pub(crate) fn parse(row: &Iptables) -> Result<Nat, String> {
             }
             Ok(Nat::Netmap {
                 dst,
-                input: input.to_owned(),
+                input: link(input)?,
                 to,
             })
         }
@@ -108,6 +108,15 @@ struct Words<'a> {
     out: Option<&'a str>,
     target: Option<&'a str>,
     to: Option<&'a str>,
+}
+
+/// A name that a link can have (`dev_valid_name`, `IFNAMSIZ`); iptables' `+` for any ending is not understood.
+fn link(text: &str) -> Result<String, String> {
+    if text.len() < 16 && !text.contains(['/', ':', '+']) && !matches!(text, "." | "..") {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is not the name of a link"))
+    }
 }
 
 fn prefix(text: &str) -> Result<IpNet, String> {
