@@ -151,13 +151,18 @@ impl LinuxKernel {
                 link::change(&mut making, place, index, (from, to), master.copied());
                 continue;
             }
+            let lower = match lower_of(to, &indices) {
+                Ok(lower) => lower,
+                Err(errno) => {
+                    // The former one stays rather than none.
+                    failures.add_errno(place, errno);
+                    continue;
+                }
+            };
             if let (Some(_), Some(index)) = (from, there) {
                 link::delete(&mut removal, place, index);
             }
-            match lower_of(to, &indices) {
-                Ok(lower) => link::create(&mut making, place, to, lower, master.copied()),
-                Err(errno) => failures.add_errno(place, errno),
-            }
+            link::create(&mut making, place, to, lower, master.copied());
         }
         self.make(removal, failures)?;
         self.make(making, failures)

@@ -67,9 +67,11 @@ pub(super) fn write(
     in_namespace_of(socket.as_fd(), || {
         rows.iter()
             .filter_map(|(place, row)| {
-                let path = path(&row.name)?;
-                let error = fs::write(path, row.value.to_string()).err()?;
-                Some((*place, error))
+                let written = match path(&row.name) {
+                    Some(path) => fs::write(path, row.value.to_string()),
+                    None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+                };
+                Some((*place, written.err()?))
             })
             .collect()
     })
