@@ -279,13 +279,14 @@ proptest! {
         prop_assert!(untouched(&after));
     }
 
+    /// A batch whose answers were lost is made once more, so each row by itself can be; a link is made or refused.
     #[test]
     fn twice_is_once(desired in state(), observed in state()) {
         let set = diff(&desired, &observed);
         let once = applied(&set, &observed);
-        let twice = diff(&once, &once);
-        prop_assert!(twice.is_empty());
-        prop_assert!(diff(&desired, &once).is_empty());
+        let is_link = |change: &Change| matches!(change.row(), Row::Link(_));
+        let rows = set.changes.into_iter().filter(|change| !is_link(change)).collect();
+        prop_assert_eq!(applied(&ChangeSet { changes: rows }, &once), once);
     }
 
     #[test]

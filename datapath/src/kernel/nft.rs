@@ -429,6 +429,26 @@ mod tests {
         assert!(matches!(read(&foreign), Some(Read::Foreign)));
         assert!(read(&[2, 0, 0, 0]).is_none());
     }
+    proptest::proptest! {
+        #[test]
+        fn no_rule_makes_the_reader_panic(list in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+            data in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+            for row in rows() {
+                let mut payload = header(family_of(&row), 0).to_vec();
+                Attributes::new(&mut payload)
+                    .text(NFTA_RULE_TABLE, TABLE)
+                    .text(NFTA_RULE_CHAIN, chain_of(&row).name)
+                    .bytes(NFTA_RULE_EXPRESSIONS, &list);
+                let mut ours = payload.clone();
+                Attributes::new(&mut ours).bytes(NFTA_RULE_USERDATA, &comment(&name_of(&Row::Nat(row))));
+                assert!(matches!(read(&ours), Some(Read::Changed)));
+                Attributes::new(&mut payload).bytes(NFTA_RULE_USERDATA, &data);
+                assert!(!matches!(read(&payload), Some(Read::Ours(_))));
+                PREROUTING.is_told_by(&data);
+            }
+        }
+    }
+
     #[test]
     fn notices_of_other_tables_are_none_of_ours() {
         let notice = |name: &str| {

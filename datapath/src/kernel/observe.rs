@@ -78,3 +78,52 @@ fn or_none(dump: Result<Dump, Error>) -> Result<Dump, Error> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::num::u8;
+    use proptest::prelude::*;
+
+    use super::super::message::Attributes;
+    use super::super::nft;
+    use super::*;
+
+    prop_compose! {
+        /// A message's fixed part and attributes that are in order; what is in them is not, and neither need be what follows.
+        fn payload()(
+            header in vec(u8::ANY, 0..20),
+            list in vec((0_u16..32, vec(u8::ANY, 0..40)), 0..6),
+            rest in vec(u8::ANY, 0..6),
+        ) -> Vec<u8> {
+            let mut payload = header;
+            for (kind, value) in list {
+                Attributes::new(&mut payload).bytes(kind, &value);
+            }
+            payload.extend(rest);
+            payload
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_a_reader_panic(payload in payload(), family in prop::sample::select(&[2_u8, 7, 10][..])) {
+            let mut payload = payload;
+            if let Some(first) = payload.first_mut() {
+                *first = family;
+            }
+            let mut names = Names::default();
+            for index in [0, 1, 0x0101_0101] {
+                names.insert(index, "eth0".to_owned());
+            }
+            let _ = link::read(&payload).map(|read| read.resolved(&names));
+            let _ = (address::read(&payload, &names), rule::read(&payload));
+            let _ = (neigh::read(&payload, &names), neigh::read_fdb(&payload, &names, &NodeState::default()));
+            if let Some(row) = route::read(&payload, &names) {
+                let mut joined = row.clone();
+                route::join(&mut joined, row);
+            }
+            nft::is_of_our_tables(10 << 8, &payload);
+        }
+    }
+}
