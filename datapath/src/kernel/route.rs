@@ -357,10 +357,12 @@ mod tests {
                     order.extend(others.iter().cloned());
                 }
                 orders.push(others.iter().cloned().chain([ours.clone()]).collect());
-                for (rows, wanted) in orders
-                    .iter()
-                    .flat_map(|rows| [(rows, desired(&[ours.clone()])), (rows, bare.clone())])
-                {
+                for (rows, wanted) in orders.iter().flat_map(|rows| {
+                    [
+                        (rows, desired(std::slice::from_ref(&ours))),
+                        (rows, bare.clone()),
+                    ]
+                }) {
                     append(&mut kernel, rows);
                     let observed = kernel.observe().expect("an observation");
                     let set = diff(&wanted, &observed);
