@@ -45,6 +45,35 @@ pub(crate) fn labelled(kubeconfig: &str, contexts: &[String]) -> Vec<String> {
     found
 }
 
+/// Puts the end of life of everything that runs have left in a cluster into the past.
+pub(crate) fn expire(kubeconfig: &str, context: &str) {
+    let selector = "app.kubernetes.io/managed-by=floaterctl,floater.kosmos.io/run!=lab";
+    let annotation = "floater.kosmos.io/expires=2000-01-01T00:00:00Z";
+    for kind in [
+        "daemonsets",
+        "secrets",
+        "serviceaccounts",
+        "configmaps",
+        "namespaces",
+    ] {
+        kubectl(
+            kubeconfig,
+            context,
+            &[
+                "annotate",
+                kind,
+                "-A",
+                "--overwrite",
+                "-l",
+                selector,
+                annotation,
+            ],
+            "",
+        )
+        .expect(0);
+    }
+}
+
 const MANIFEST: &str = "\
 apiVersion: v1
 kind: Namespace

@@ -86,6 +86,66 @@ fn an_interrupted_run_removes_everything_it_made() {
     lab.down();
 }
 
+/// Killed, a run cannot remove what it made; the next one does, once it has expired, and touches nothing else.
+#[test]
+#[ignore = "netns: needs vxlan, nft, kubectl"]
+fn what_a_killed_run_left_is_swept_once_it_has_expired() {
+    let lab = lab_without_floaters();
+    let (name, kubeconfig) = (lab.name(), lab.kubeconfig());
+    let child = lab.place.start(["dr", "--sim", &name, "--rounds", "500"]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !objects_of_runs(&lab)
+        .iter()
+        .any(|object| object.contains("daemonset"))
+    {
+        assert!(Instant::now() < deadline, "nothing was deployed");
+    }
+    signal(&child, Signal::SIGKILL);
+    assert_eq!(ended(child, Duration::from_secs(5)).code, None);
+    let left = objects_of_runs(&lab);
+    assert!(
+        left.iter().any(|object| object.contains("daemonset")),
+        "{left:?}"
+    );
+    lab.place.run(["dr", "--sim", &name, "--sweep"]).expect(0);
+    assert!(!objects_of_runs(&lab).is_empty(), "swept before its time");
+    for cluster in &lab.clusters {
+        crate::kubectl::expire(&kubeconfig, cluster);
+    }
+    lab.place.run(["dr", "--sim", &name, "--sweep"]).expect(0);
+    // Pods end with their owner, a moment later.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !objects_of_runs(&lab).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", objects_of_runs(&lab));
+    }
+    lab.down();
+}
+
+/// A scenario passes if and only if everything that it expects holds.
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_scenario_is_judged_by_its_expectations() {
+    let place = Place::new();
+    let scenario = |expect: &str| {
+        format!(
+            "clusters:\n  - name: east\n  - name: west\n    mode: p2p\n\
+             faults: [{{code: FDB-WRONG-VTEP, at: east/n1, peer: west}}]\nexpect: [{expect}]\n"
+        )
+    };
+    place.write("good.yaml", scenario("{code: FDB-WRONG-VTEP, at: east/n1}"));
+    place.write("bad.yaml", scenario("{verdict: healthy}"));
+    place
+        .run(["sim", "run", "good.yaml", "-o", "junit=report.xml"])
+        .expect(0);
+    let junit = std::fs::read_to_string(place.path().join("report.xml")).unwrap();
+    assert!(
+        junit.contains("<testcase") && !junit.contains("<failure"),
+        "{junit}"
+    );
+    place.run(["sim", "run", "bad.yaml"]).expect(1);
+    place.assert_empty();
+}
+
 #[test]
 #[ignore = "netns: needs vxlan, nft"]
 fn an_interrupted_demo_leaves_nothing() {

@@ -126,6 +126,7 @@ impl Cargo {
             "build",
             "--workspace",
             "--bins",
+            "--examples",
             "--quiet",
             "--message-format=json-render-diagnostics",
         ])?;
