@@ -383,6 +383,46 @@ fn a_cluster_that_nobody_reaches_is_one_finding_outside_of_it() {
     assert_eq!(finding.affects.len(), 8);
 }
 
+/// What one family loses is told by that family: the other one neither clears it nor is blamed with it.
+#[test]
+fn the_underlay_of_one_family_alone_is_one_finding() {
+    for (place, is_lost) in [
+        (
+            "west - all others in ipv6",
+            (|src, dst| (src == (2, 0) || src == (2, 1)) != (dst == (2, 0) || dst == (2, 1)))
+                as fn((usize, usize), (usize, usize)) -> bool,
+        ),
+        ("west in ipv6", |src, dst| src.0 == 2 || dst.0 == 2),
+        ("east/n1 - west/n2 in ipv6", |src, dst| {
+            [(src, dst), (dst, src)].contains(&((0, 0), (2, 1)))
+        }),
+    ] {
+        let mut gathered = healthy(&[gateway("east", BOTH), p2p("north", BOTH), p2p("west", BOTH)]);
+        probe(&mut gathered, &What::default());
+        for record in &mut gathered.probes {
+            let ends = [record.src, record.dst].map(|at| (at.cluster, at.node));
+            // What pods send between clusters crosses the gateways of those that have the mode.
+            let over = [record.src, record.dst].map(|at| match (record.layer, at.cluster) {
+                (Layer::Pod, 0) if record.src.cluster != record.dst.cluster => (0, 0),
+                _ => (at.cluster, at.node),
+            });
+            if record.family == Family::Ipv6 && ends[0] != ends[1] && is_lost(over[0], over[1]) {
+                lose(record);
+            }
+        }
+        let judged = look(&gathered);
+        let finding = only(&judged);
+        assert_eq!(finding.code, "UNDERLAY-ARP-POISON");
+        assert_eq!(finding.element.name, place);
+        assert!(
+            finding
+                .affects
+                .iter()
+                .all(|cell| cell.family == Family::Ipv6)
+        );
+    }
+}
+
 #[test]
 fn without_packets_on_the_underlay_it_is_not_accused() {
     let what = What {
