@@ -69,6 +69,8 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     let mut unjudged = scope.unasked();
     let pairs = pairs::judge(&scope, &mut unjudged);
     let intended = intent::Intended::new(&scope);
+    unjudged.extend(intended.problems.iter().cloned());
+    unjudged.extend(tables::unread(&scope, &intended));
     let mut graph = join::graph(&scope, &intended);
     join::cover(&scope, &mut graph, &pairs);
     let suspicions = tables::suspicions(&scope, &intended);

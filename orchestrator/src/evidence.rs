@@ -56,6 +56,8 @@ pub struct NodeFacts {
     pub pod_ips: Vec<IpAddr>,
     /// The tables of its own network, or why they could not be read.
     pub tables: Result<NodeState, String>,
+    /// Why its address translations could not be read where the rest was: their absence from `tables` says nothing.
+    pub nat_unread: Option<String>,
     /// Why its host floater could not be asked; none when it could.
     pub host_floater: Option<String>,
     /// Why its pod floater could not be asked; none when it could.

@@ -411,6 +411,7 @@ mod tests {
                         gateway: node == 0,
                         pod_ips: vec![format!("10.{cluster}.{node}.2").parse().expect("ip")],
                         tables: Ok(NodeState::default()),
+                        nat_unread: None,
                         host_floater: None,
                         pod_floater: None,
                     })

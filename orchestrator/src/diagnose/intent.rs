@@ -32,6 +32,8 @@ pub(super) struct Intended {
     pub(super) gateways: Vec<NodeRef>,
     /// Whether the objects were guessed.
     pub(super) guessed: bool,
+    /// What the planner cannot use of the objects, one sentence each.
+    pub(super) problems: Vec<String>,
     /// Who has an underlay or overlay address.
     owners: HashMap<IpAddr, NodeRef>,
 }
@@ -80,7 +82,19 @@ impl Intended {
             }
         }
         gateways.sort_unstable();
-        let planned: BTreeMap<NodeRef, NodeConfigSpec> = datapath::plan::plan(fleet)
+        let plan = datapath::plan::plan(fleet);
+        let problems = plan
+            .problems
+            .iter()
+            .filter(|_| !guessed)
+            .map(|problem| {
+                format!(
+                    "intent leaves out what it cannot use of {}: {}",
+                    problem.object, problem.rule
+                )
+            })
+            .collect();
+        let planned: BTreeMap<NodeRef, NodeConfigSpec> = plan
             .configs
             .into_iter()
             .filter_map(|(name, config)| Some((*by_object.get(name.as_str())?, config)))
@@ -116,6 +130,7 @@ impl Intended {
             lower,
             gateways,
             guessed,
+            problems,
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use datapath::api::NetworkType;
 use datapath::diff::{Change, diff};
-use datapath::state::{NodeState, Row};
+use datapath::state::{Nat, NodeState, Row};
 use rayon::prelude::*;
 
 use super::intent::{Intended, rows_of};
@@ -49,6 +49,29 @@ pub(super) fn suspicions(scope: &Scope<'_>, intended: &Intended) -> Vec<Suspicio
     found.into_iter().flatten().collect()
 }
 
+/// Nodes whose translations matter to pods and could not be looked at, one sentence each.
+pub(super) fn unread(scope: &Scope<'_>, intended: &Intended) -> Vec<String> {
+    let is_needed = |row: &Nat| !matches!(row, Nat::Masquerade { .. });
+    scope
+        .all_nodes()
+        .into_iter()
+        .filter(|&at| {
+            let (cluster, node) = (&scope.cluster(at.cluster).name, &scope.node(at).name);
+            scope.what.wants_node(cluster, node)
+        })
+        .filter_map(|at| {
+            let why = scope.node(at).nat_unread.as_ref()?;
+            let desired = intended.desired.get(&at)?;
+            desired.nat.iter().any(is_needed).then(|| {
+                format!(
+                    "whether {} translates addresses as planned is not known: {why}",
+                    scope.place(at)
+                )
+            })
+        })
+        .collect()
+}
+
 fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion> {
     let Ok(observed) = &scope.node(at).tables else {
         return Vec::new();
@@ -59,6 +82,10 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
         .into_iter()
         // A row that is stated again only because applying the set would cost it is there, and right.
         .filter(|change| !matches!(change, Change::Replace { from, to } if from == to))
+        // A translation that nobody could look for is not missing.
+        .filter(|change| {
+            scope.node(at).nat_unread.is_none() || !matches!(change.row(), Row::Nat(_))
+        })
         .collect();
     if let Some(down) = underlay_down(scope, intended, at, observed, &changes) {
         return vec![down];
@@ -291,7 +318,12 @@ fn intent_stale(
             .flat_map(|suspicion| suspicion.parts)
             .collect(),
         summary: format!(
-            "the NodeConfig of {place} is old or was changed by hand, and the node's kernel follows it"
+            "the NodeConfig of {place} is old or was changed by hand, {}",
+            if followed.is_empty() {
+                "and the node's kernel does not follow it yet"
+            } else {
+                "and the node's kernel follows it"
+            }
         ),
         evidence,
         fix: format!(

@@ -115,8 +115,12 @@ fn observed(
         let read = tables
             .remove(&name)
             .unwrap_or_else(|| Err("they were not asked for".to_owned()));
+        let mut nat_unread = None;
         let read = read.map(|tables| {
             for missing in tables.missing {
+                if missing.starts_with("nat") {
+                    nat_unread = Some(missing.clone());
+                }
                 *lacking.entry(missing).or_default() += 1;
             }
             tables.state
@@ -127,6 +131,7 @@ fn observed(
             gateway: gateways.contains(name.as_str()),
             pod_ips,
             tables: read,
+            nat_unread,
             host_floater,
             pod_floater,
             name,
@@ -168,6 +173,7 @@ fn from_intent(name: &str, fleet: &Fleet, reason: &str) -> Vec<NodeFacts> {
             gateway: node.spec.is_gateway(),
             pod_ips: Vec::new(),
             tables: Err(reason.to_owned()),
+            nat_unread: None,
             host_floater: Some(reason.to_owned()),
             pod_floater: Some(reason.to_owned()),
         })

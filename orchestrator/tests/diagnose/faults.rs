@@ -3,12 +3,14 @@
 use datapath::api::NetworkType;
 use datapath::mac::Mac;
 use datapath::state::{Family, NeighbourState, NodeState, RouteKind};
+use orchestrator::diagnose::diagnose;
 use orchestrator::evidence::Gathered;
+use orchestrator::probe_plan::What;
 use orchestrator::report::{CellVerdict, RunVerdict, Severity};
 
 use super::fleet::{
-    BOTH, IPV4, IPV6, Spec, at, gateway, healthy, ip, judged, only, p2p, pods, tables, titles,
-    underlay,
+    BOTH, IPV4, IPV6, Spec, at, gateway, healthy, ip, judged, only, p2p, pods, probe, tables,
+    titles, underlay,
 };
 
 /// Fleets that every fault is tried in, each with a node that holds rows for the peer west/n1 on the tunnel and family.
@@ -493,6 +495,42 @@ fn rows_of_a_rule_and_a_translation() {
     assert_eq!(
         titles(&judged(&mut gathered)),
         ["warning NAT-MISSING at east/n1 nat"]
+    );
+}
+
+/// A floater without `CAP_NET_ADMIN` sees no translation: that is no finding, and worth a word only where pods depend on one.
+#[test]
+fn translations_that_could_not_be_looked_at_are_not_missing() {
+    let blind = |map: &'static [(&'static str, &'static str)]| {
+        let east = Spec {
+            map,
+            ..gateway("east", IPV4)
+        };
+        let mut gathered = healthy(&[east, gateway("west", IPV4)]);
+        probe(&mut gathered, &What::default());
+        for facts in gathered
+            .clusters
+            .iter_mut()
+            .flat_map(|cluster| &mut cluster.nodes)
+        {
+            let tables = facts.tables.as_mut().expect("readable");
+            tables.nat.retain(|_| false);
+            facts.nat_unread = Some("nat: it takes CAP_NET_ADMIN".to_owned());
+        }
+        diagnose(&gathered, &What::default())
+    };
+    let masquerades = blind(&[]);
+    assert_eq!(titles(&masquerades), [""; 0]);
+    assert_eq!(masquerades.unjudged, [""; 0]);
+
+    let mapped = blind(&[("10.20.0.0/16", "10.220.0.0/16")]);
+    assert_eq!(titles(&mapped), [""; 0]);
+    assert!(
+        mapped.unjudged.iter().any(|told| {
+            told.starts_with("whether east/n1 translates addresses as planned is not known")
+        }),
+        "{:?}",
+        mapped.unjudged
     );
 }
 

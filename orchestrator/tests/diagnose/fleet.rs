@@ -139,6 +139,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
                             .map(|&family| pod(at, node, family))
                             .collect(),
                         tables: Ok(merged(bare, &desired)),
+                        nat_unread: None,
                         host_floater: None,
                         pod_floater: None,
                     }
