@@ -14,6 +14,7 @@ pub(crate) mod api;
 pub(crate) mod deploy;
 pub(crate) mod look;
 pub(crate) mod objects;
+pub(crate) mod patience;
 pub(crate) mod remove;
 
 /// How many clusters are worked on at a time: each holds a few connections, and descriptors are bounded.

@@ -188,7 +188,6 @@ impl Agent {
         let _permits = self.gates.pass().await;
         let body = serde_json::to_vec(plan).map_err(|error| error.to_string())?;
         let limit = expected(plan) + PLAN_SLACK;
-        let deadline = deadline.min(Instant::now() + limit);
         let work = async {
             let response = self.ask(Method::POST, "/v1/probe", body, limit).await?;
             let mut lines = Lines::new(response.into_body());
@@ -211,17 +210,24 @@ impl Agent {
                 }
             }
         };
-        within(deadline, work).await
+        // A floater whose results keep coming and never end is dead, too.
+        let bounded = async {
+            tokio::time::timeout(limit, work)
+                .await
+                .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+        };
+        within(deadline, bounded).await
     }
 }
 
+/// Ends with the run, for which nobody who is asked can be blamed.
 async fn within<T>(
     deadline: Instant,
     work: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
     tokio::time::timeout_at(deadline, work)
         .await
-        .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+        .unwrap_or_else(|_| Err("the run's time was up before it answered".to_owned()))
 }
 
 /// How long a plan takes by its own arithmetic.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use floater::wire::{Layer, Tables};
 use tokio::time::Instant;
@@ -11,7 +12,11 @@ use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
 use crate::fleet::look::Seen;
 use crate::fleet::objects::Pod;
+use crate::fleet::patience::Patience;
 use crate::fleet::{FLOATERS_AT_ONCE, concurrently};
+
+/// How long a floater that does not answer is waited for at least once the others have answered.
+const LATE: Duration = Duration::from_secs(5);
 
 /// The floaters of a cluster and what they said.
 pub(super) struct Asked {
@@ -83,9 +88,23 @@ pub(super) async fn ask(
         .collect();
     let id: Arc<str> = seen.id.as_str().into();
     let deadline = context.deadline;
+    let patience = Arc::new(Patience::new(questions.len(), LATE, deadline));
     let answers = concurrently(questions, FLOATERS_AT_ONCE, |(node, layer, agent)| {
         let id = Arc::clone(&id);
-        async move { answer(&id, &node, layer, &agent, deadline).await }
+        let patience = Arc::clone(&patience);
+        async move {
+            let work = async {
+                let answer = answer(&id, &node, layer, &agent, deadline).await;
+                if answer.dead.is_none() { Ok(answer) } else { Err(answer) }
+            };
+            match patience.with(work).await {
+                Ok(Ok(answer) | Err(answer)) => answer,
+                Err(waited) => Answer::dead(format!(
+                    "it has not answered after {:.1} s, when the other floaters of its cluster had long done so",
+ waited.as_secs_f64()
+                )),
+            }
+        }
     })
     .await;
     for ((node, layer, agent), answer) in places.into_iter().zip(answers) {

@@ -19,6 +19,7 @@ use crate::fleet::agents::Agent;
 use crate::fleet::api::Api;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
+use crate::fleet::patience::Patience;
 use crate::fleet::{CLUSTERS_AT_ONCE, concurrently, deploy, remove};
 use crate::inventory::{Role, Target};
 use crate::kubeconfig;
@@ -31,6 +32,9 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 const LONG_RUN: Duration = Duration::from_secs(15 * 60);
 /// What is added to everything else before floaters expire.
 const EXPIRY_SLACK: Duration = Duration::from_secs(5 * 60);
+
+/// How long a cluster that does not answer is waited for at least once the others have answered.
+const LATE: Duration = Duration::from_secs(3);
 
 /// All clusters of a run as they were found.
 pub(super) struct Found {
@@ -238,10 +242,12 @@ fn decoded(name: &str, encoded: &str) -> Result<kubeconfig::Selected, String> {
 }
 
 async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
+    let patience = Arc::new(Patience::new(targets.len(), LATE, context.deadline));
     let results = concurrently(targets.clone(), CLUSTERS_AT_ONCE, |target| {
         let context = context.clone();
+        let patience = Arc::clone(&patience);
         async move {
-            tokio::time::timeout_at(context.deadline, open(&context, &target))
+            tokio::time::timeout_at(context.deadline, open(&context, &target, &patience))
                 .await
                 .unwrap_or_else(|_| Err("the run's time was up before it answered".to_owned()))
         }
@@ -258,10 +264,19 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
 }
 
 /// Everything that changes nothing: who the cluster is, and its floaters' answers if they stand ready.
-async fn open(context: &Context, target: &Target) -> Result<Open, String> {
+async fn open(context: &Context, target: &Target, patience: &Patience) -> Result<Open, String> {
     let namespace = &context.options.namespace;
-    let api = Api::new(target.client().await?);
-    let seen = look::look(&api, namespace).await?;
+    let look = async {
+        let api = Api::new(target.client().await?);
+        let seen = look::look(&api, namespace).await?;
+        Ok((api, seen))
+    };
+    let (api, seen) = patience.with(look).await.unwrap_or_else(|waited| {
+        Err(format!(
+            "it has not answered after {:.1} s, when the other clusters had long done so",
+            waited.as_secs_f64()
+        ))
+    })?;
     let asked = match &seen.floaters {
         Err(_) => None,
         Ok(floaters) => {

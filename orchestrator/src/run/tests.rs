@@ -239,11 +239,14 @@ async fn some_clusters_that_do_not_answer_are_unobserved_and_none_at_all_is_an_e
 
 #[tokio::test]
 async fn the_run_s_time_limit_bounds_a_cluster_that_hangs() {
-    let (east, west) = two(Behaviour {
+    let hang = || Behaviour {
         hang: vec![(Method::GET, "/api/v1/nodes")],
         ..Default::default()
-    });
-    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    };
+    let (east, west) = two(hang());
+    // While only one of three has answered nobody is late.
+    let north = Mock::new(3, 1, hang());
+    let mut setup = setup(&[("east", &east), ("west", &west), ("x", &north)]);
     setup.options.timeout = Some(Duration::from_millis(600));
     let began = Instant::now();
     let report = run(setup.options.clone(), never())
@@ -253,6 +256,34 @@ async fn the_run_s_time_limit_bounds_a_cluster_that_hangs() {
     let reason = report.clusters[1].reason.clone().unwrap_or_default();
     assert!(reason.contains("time was up"), "{reason}");
     assert_eq!(east.ours(), Vec::<String>::new());
+}
+
+/// Neither an API that hangs half-way nor one that never answers takes the others' time, whatever its own limits are.
+#[tokio::test]
+async fn a_cluster_that_hangs_leaves_time_for_the_others() {
+    let north = Mock::new(3, 1, Behaviour::default());
+    let (east, west) = two(Behaviour {
+        hang: vec![(Method::GET, "/api/v1/nodes")],
+        ..Default::default()
+    });
+    let mut setup = setup(&[("east", &east), ("north", &north), ("west", &west)]);
+    setup.options.timeout = Some(Duration::from_secs(8));
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("two answer");
+    let reason = report.clusters[2].reason.clone().unwrap_or_default();
+    assert!(
+        reason.contains("the other clusters had long done so"),
+        "{reason}"
+    );
+    let between: Vec<_> = report
+        .cells
+        .iter()
+        .filter(|cell| cell.src != "west" && cell.dst != "west")
+        .map(|cell| cell.verdict)
+        .collect();
+    assert_eq!(between, [CellVerdict::Pass; 8]);
+    assert_eq!(exit_code(&report, Severity::Error), 2);
 }
 
 #[tokio::test]

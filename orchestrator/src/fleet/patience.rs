@@ -1,0 +1,140 @@
+//! How long the last of many are waited for, so that one that hangs does not cost all the others its whole time limit.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Many that are asked at once. From the moment that half of them have answered, the others have as long as that took
+/// three times over, and `least` at any rate.
+pub(crate) struct Patience {
+    began: Instant,
+    of: usize,
+    least: Duration,
+    /// When the run ends; of what is left at most a quarter is waited.
+    deadline: Instant,
+    answered: AtomicUsize,
+    until: watch::Sender<Option<Instant>>,
+}
+
+impl Patience {
+    pub(crate) fn new(of: usize, least: Duration, deadline: Instant) -> Self {
+        Self {
+            began: Instant::now(),
+            of,
+            least,
+            deadline,
+            answered: AtomicUsize::new(0),
+            until: watch::Sender::new(None),
+        }
+    }
+
+    /// One of them; what it gave, or the time after which it was no longer waited for.
+    pub(crate) async fn with<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Duration> {
+        let mut until = self.until.subscribe();
+        let over = async {
+            let at = match until.wait_for(Option::is_some).await {
+                Ok(at) => *at,
+                // The sender lives as long as this borrows it.
+                Err(_) => None,
+            };
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => {
+                if result.is_ok() {
+                    self.count();
+                }
+                Ok(result)
+            }
+            () = over => Err(self.began.elapsed()),
+        }
+    }
+
+    /// Only those that answer say how long an answer takes: a refusal comes at once.
+    fn count(&self) {
+        let answered = self.answered.fetch_add(1, Ordering::Relaxed) + 1;
+        if answered * 2 < self.of {
+            return;
+        }
+        self.until.send_if_modified(|until| {
+            let now = Instant::now();
+            let fair = self.least.max((now - self.began) * 3);
+            let left = self.deadline.saturating_duration_since(now) / 4;
+            let is_first = until.is_none();
+            until.get_or_insert(now + fair.min(left));
+            is_first
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    async fn after(millis: u64) -> Result<u64, String> {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Ok(millis)
+    }
+
+    async fn never() -> Result<u64, String> {
+        std::future::pending().await
+    }
+
+    /// Real time, so only what no load of the machine turns round is asserted.
+    #[tokio::test]
+    async fn one_that_hangs_is_left_behind_once_the_others_have_answered() {
+        let patience = Patience::new(4, Duration::from_millis(50), Instant::now() + HOUR);
+        let began = Instant::now();
+        let (one, two, hangs) = tokio::join!(
+            patience.with(after(0)),
+            patience.with(after(40)),
+            patience.with(never()),
+        );
+        assert_eq!((one, two), (Ok(Ok(0)), Ok(Ok(40))));
+        assert!(hangs.is_err(), "{hangs:?}");
+        // Three times the forty that half of them took, after them.
+        assert!(began.elapsed() >= Duration::from_millis(160));
+    }
+
+    #[tokio::test]
+    async fn without_half_of_them_nobody_is_cut_off() {
+        let patience = Patience::new(4, Duration::ZERO, Instant::now() + HOUR);
+        let (one, slow) = tokio::join!(
+            patience.with(after(0)),
+            tokio::time::timeout(Duration::from_millis(100), patience.with(never())),
+        );
+        assert_eq!(one, Ok(Ok(0)));
+        assert!(slow.is_err(), "{slow:?}");
+        assert!(patience.until.borrow().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_short_waits_for_a_quarter_of_what_is_left() {
+        let patience = Patience::new(2, HOUR, Instant::now() + Duration::from_secs(4));
+        assert_eq!(patience.with(after(0)).await, Ok(Ok(0)));
+        let until = patience.until.borrow().expect("one of two has answered");
+        assert!(until <= Instant::now() + Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn refusals_hurry_nobody() {
+        let patience = Patience::new(3, Duration::ZERO, Instant::now() + HOUR);
+        for _ in 0..2 {
+            let refused = async { Err::<u64, _>("refused") };
+            assert_eq!(patience.with(refused).await, Ok(Err("refused")));
+        }
+        assert_eq!(patience.with(after(20)).await, Ok(Ok(20)));
+    }
+}
