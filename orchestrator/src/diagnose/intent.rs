@@ -257,12 +257,27 @@ fn guess_fleet(scope: &Scope<'_>) -> Fleet {
         object.metadata.name.clone_from(&facts.name);
         object.spec.cluster_link_options = Some(options);
         let status = &mut object.status.cluster_link_status;
-        status.pod_cidrs = facts.pod_prefixes.iter().map(ToString::to_string).collect();
-        for prefix in routed_to(scope, cluster) {
-            if !facts.pod_prefixes.iter().any(|pods| pods.contains(&prefix)) {
-                status.service_cidrs.push(prefix.to_string());
-            }
-        }
+        let routed = routed_to(scope, cluster);
+        // Nodes know their own shares of the cluster's prefix, which is what the others route.
+        let (whole, rest): (Vec<IpNet>, Vec<IpNet>) = routed
+            .into_iter()
+            .filter(|prefix| {
+                !facts
+                    .pod_prefixes
+                    .iter()
+                    .any(|pods| pods.contains(prefix) && pods != prefix)
+            })
+            .partition(|prefix| facts.pod_prefixes.iter().any(|pods| prefix.contains(pods)));
+        let shares = facts
+            .pod_prefixes
+            .iter()
+            .filter(|pods| !whole.iter().any(|prefix| prefix.contains(*pods)));
+        status.pod_cidrs = whole
+            .iter()
+            .chain(shares)
+            .map(ToString::to_string)
+            .collect();
+        status.service_cidrs = rest.iter().map(ToString::to_string).collect();
         fleet.clusters.push(object);
         for (node, known) in facts.nodes.iter().enumerate() {
             let at = NodeRef { cluster, node };

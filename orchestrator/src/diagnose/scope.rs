@@ -137,6 +137,12 @@ impl<'a> Scope<'a> {
     pub(super) fn unasked(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         let layers = self.what.layers();
+        if self.cells().is_empty() {
+            sentences.push(
+                "nothing of what was asked is there: no two clusters match as source and destination with a family in common"
+                    .to_owned(),
+            );
+        }
         for (at, cluster) in self.gathered.clusters.iter().enumerate() {
             if !self.what.wants_source(&cluster.name) && !self.what.wants_destination(&cluster.name)
             {
@@ -151,6 +157,11 @@ impl<'a> Scope<'a> {
             }
             if cluster.nodes.is_empty() {
                 sentences.push(format!("cluster {} has no node to ask", cluster.name));
+            } else if self.members(at).is_empty() {
+                sentences.push(format!(
+                    "no node of cluster {} is among those asked for",
+                    cluster.name
+                ));
             }
             for node in self.members(at) {
                 let facts = self.node(node);

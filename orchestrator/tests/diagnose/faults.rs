@@ -640,6 +640,36 @@ fn without_a_control_plane_the_other_nodes_tell() {
     }
 }
 
+/// Where only the nodes themselves say which pods they have, the others' routes for all of a cluster are as planned.
+#[test]
+fn without_a_control_plane_the_shares_of_nodes_are_no_prefix_of_the_cluster() {
+    let mut gathered = healthy(&[
+        p2p("east", BOTH),
+        gateway("north", BOTH),
+        gateway("west", BOTH),
+    ]);
+    gathered.intent = orchestrator::evidence::Intent::default();
+    for (at, cluster) in gathered.clusters.iter_mut().enumerate() {
+        cluster.mode = None;
+        cluster.pod_prefixes = (0..cluster.nodes.len())
+            .flat_map(|node| BOTH.iter().map(move |&family| pods(at, Some(node), family)))
+            .collect();
+    }
+    assert_eq!(titles(&judged(&mut gathered)), Vec::<String>::new());
+    let gone = pods(2, None, Family::Ipv4);
+    tables(&mut gathered, "east/n1")
+        .routes
+        .retain(|row| row.dst != gone);
+    let judged = judged(&mut gathered);
+    assert_eq!(
+        titles(&judged),
+        ["error ROUTE-MISSING at east/n1 route"],
+        "{:#?}",
+        judged.findings
+    );
+    assert_eq!(judged.findings[0].element.name, "10.22.0.0/16 table 200");
+}
+
 #[test]
 fn what_an_unplanned_row_does_is_told_by_the_walk() {
     let mut gathered = healthy(&[gateway("east", IPV4), gateway("west", IPV4)]);

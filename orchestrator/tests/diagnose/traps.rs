@@ -246,6 +246,45 @@ fn t11_an_ipv4_cluster_beside_dual_stack_ones() {
     assert_eq!(judged.verdict, RunVerdict::Healthy);
 }
 
+/// A run that judged nothing has found nothing healthy.
+#[test]
+fn what_nobody_has_is_unknown_and_says_so() {
+    let globs = |text: &str| vec![text.to_owned()];
+    for (what, told) in [
+        (
+            What {
+                sources: globs("nobody"),
+                ..What::default()
+            },
+            "nothing of what was asked is there",
+        ),
+        (
+            What {
+                families: vec![Family::Ipv6],
+                ..What::default()
+            },
+            "nothing of what was asked is there",
+        ),
+        (
+            What {
+                nodes: globs("nobody"),
+                ..What::default()
+            },
+            "no node of cluster east is among those asked for",
+        ),
+    ] {
+        let mut gathered = healthy(&[gateway("east", IPV4), p2p("west", IPV4)]);
+        probe(&mut gathered, &what);
+        let judged = diagnose(&gathered, &what);
+        assert_eq!(judged.verdict, RunVerdict::Unknown);
+        assert!(
+            judged.unjudged[0].starts_with(told),
+            "{:?}",
+            judged.unjudged
+        );
+    }
+}
+
 #[test]
 fn t20_nodes_of_equal_name_are_told_apart() {
     let mut gathered = three();
