@@ -35,6 +35,7 @@ mod discovery;
 mod fields;
 mod handler;
 mod ids;
+mod impersonate;
 mod kinds;
 mod managed;
 mod openapi;

@@ -1,5 +1,7 @@
 //! Who asks: bearer tokens of the administrator and of service accounts.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
@@ -19,7 +21,16 @@ pub(crate) struct User {
     pub(crate) groups: Vec<String>,
     /// The uid of a service account.
     pub(crate) uid: String,
+    /// What else is known, by whoever vouched for it.
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
 }
+
+/// Whoever shows no credentials.
+pub(crate) const ANONYMOUS: &str = "system:anonymous";
+/// The group of everybody who does.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+/// The group of everybody who does not.
+pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 impl User {
     /// Whether everything is allowed.
@@ -33,9 +44,10 @@ impl User {
             groups: vec![
                 "system:serviceaccounts".to_owned(),
                 format!("system:serviceaccounts:{namespace}"),
-                "system:authenticated".to_owned(),
+                AUTHENTICATED.to_owned(),
             ],
             uid: uid.to_owned(),
+            extra: BTreeMap::new(),
         }
     }
 }
@@ -86,9 +98,10 @@ impl Tokens {
     pub(crate) fn user(&self, headers: &HeaderMap, store: &Store) -> Result<User, Status> {
         let Some(value) = headers.get(http::header::AUTHORIZATION) else {
             return Ok(User {
-                name: "system:anonymous".to_owned(),
-                groups: vec!["system:unauthenticated".to_owned()],
+                name: ANONYMOUS.to_owned(),
+                groups: vec![UNAUTHENTICATED.to_owned()],
                 uid: String::new(),
+                extra: BTreeMap::new(),
             });
         };
         let token = value
@@ -102,11 +115,9 @@ impl Tokens {
         if same(token.as_bytes(), self.admin.as_bytes()) {
             return Ok(User {
                 name: "kubernetes-admin".to_owned(),
-                groups: vec![
-                    "system:masters".to_owned(),
-                    "system:authenticated".to_owned(),
-                ],
+                groups: vec!["system:masters".to_owned(), AUTHENTICATED.to_owned()],
                 uid: String::new(),
+                extra: BTreeMap::new(),
             });
         }
         self.account(token, store).ok_or_else(Status::unauthorized)

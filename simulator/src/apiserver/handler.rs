@@ -17,7 +17,7 @@ use super::request::{Accept, Form, Query, Target, decode, media_type};
 use super::resource::Resource;
 use super::status::Status;
 use super::write::{Write, Written};
-use super::{ApiCluster, discovery, openapi, proxy, review};
+use super::{ApiCluster, discovery, impersonate, openapi, proxy, review};
 
 /// The largest body that is read, as in etcd with some room for its encoding.
 const LARGEST: usize = 3 * 1024 * 1024;
@@ -35,7 +35,8 @@ async fn route(
     request: Request<Body>,
 ) -> Result<Response<Body>, Status> {
     let store = cluster.store();
-    let user = cluster.tokens.user(request.headers(), store)?;
+    let sender = cluster.tokens.user(request.headers(), store)?;
+    let user = impersonate::user(store, request.headers(), sender)?;
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let target = Target::parse(&path);

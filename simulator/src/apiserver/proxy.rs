@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::ApiCluster;
 use super::answer::Body;
+use super::impersonate;
 use super::resource::Resource;
 use super::status::Status;
 
@@ -139,6 +140,15 @@ async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     }
     // The credentials are the API's and none of the pod's business.
     parts.headers.remove(header::AUTHORIZATION);
+    let ours: Vec<_> = parts
+        .headers
+        .keys()
+        .filter(|name| impersonate::is_ours(name))
+        .cloned()
+        .collect();
+    for name in ours {
+        parts.headers.remove(name);
+    }
     parts
         .headers
         .insert(header::HOST, HeaderValue::from_static("pod"));

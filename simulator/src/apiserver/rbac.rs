@@ -49,22 +49,25 @@ impl Attributes {
             "User {:?} cannot {} resource {:?} in API group {:?} {place}",
             user.name, self.verb, self.resource, self.group
         );
-        // Only names that the server knows are kept for ever, so an unknown one is put in below.
-        let resource = resource.unwrap_or(Resource {
-            group: "",
-            version: "",
-            plural: "",
-            kind: "",
-            namespaced: false,
-        });
-        let mut status = Status::forbidden(resource, name, why);
-        if resource.plural.is_empty() {
-            status.message =
-                status
-                    .message
-                    .replacen(" is forbidden", &format!("{plural} is forbidden"), 1);
-            status.details["kind"] = plural.into();
+        if let Some(resource) = resource {
+            return Status::forbidden(resource, name, why);
         }
+        // Only names that the server knows are kept for ever, so an unknown one is written out here.
+        let mut subject = match self.group.as_str() {
+            "" => plural.clone(),
+            group => format!("{plural}.{group}"),
+        };
+        let mut details = serde_json::Map::new();
+        if !name.is_empty() {
+            subject.push_str(&format!(" {name:?}"));
+            details.insert("name".into(), name.into());
+        }
+        if !self.group.is_empty() {
+            details.insert("group".into(), self.group.as_str().into());
+        }
+        details.insert("kind".into(), plural.into());
+        let mut status = Status::new(403, "Forbidden", format!("{subject} is forbidden: {why}"));
+        status.details = details.into();
         status
     }
 }

@@ -18,9 +18,7 @@ pub(crate) fn answer(
     mut review: Value,
 ) -> Result<Value, Status> {
     let status = match plural {
-        "selfsubjectreviews" => json!({"userInfo": {
-            "username": user.name, "uid": user.uid, "groups": user.groups,
-        }}),
+        "selfsubjectreviews" => json!({"userInfo": who(user)}),
         "selfsubjectaccessreviews" => access(store, user, &review["spec"]),
         "subjectaccessreviews" => {
             let spec = &review["spec"];
@@ -33,6 +31,7 @@ pub(crate) fn answer(
                     .filter_map(|group| group.as_str().map(str::to_owned))
                     .collect(),
                 uid: String::new(),
+                extra: std::collections::BTreeMap::new(),
             };
             access(store, &asked, spec)
         }
@@ -82,6 +81,19 @@ pub(crate) fn answer(
     }
     answer["status"] = status;
     Ok(answer)
+}
+
+/// A user as reviews tell about it, empty parts left out.
+fn who(user: &User) -> Value {
+    let mut info = json!({"username": user.name});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.as_str().into();
+    }
+    info["groups"] = user.groups.clone().into();
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
 }
 
 fn access(store: &Store, user: &User, spec: &Value) -> Value {
