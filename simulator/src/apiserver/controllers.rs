@@ -37,6 +37,7 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
     let version = inner.version();
     let mut touched: BTreeSet<Table> = BTreeSet::new();
     let mut gone: BTreeSet<String> = BTreeSet::new();
+    let mut bared: BTreeSet<String> = BTreeSet::new();
     let mut ending: Vec<(Table, Arc<Value>)> = Vec::new();
     match seen.and_then(|seen| inner.since(seen)) {
         Some(changes) => {
@@ -44,12 +45,24 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
                 touched.insert(change.table);
                 if change.kind == EventKind::Deleted {
                     gone.extend(uid(&change.object));
+                    if change.table == Resource::CONFIG_MAPS.table()
+                        || change.table == Resource::SERVICE_ACCOUNTS.table()
+                    {
+                        let namespace = &change.object["metadata"]["namespace"];
+                        bared.extend(namespace.as_str().map(str::to_owned));
+                    }
                 } else if change.object["metadata"]["deletionTimestamp"].is_string() {
                     ending.push((change.table, change.object.clone()));
                 }
             }
         }
-        None => touched.extend(inner.tables()),
+        None => {
+            touched.extend(inner.tables());
+            let namespaces = inner.list(Resource::NAMESPACES, None);
+            bared.extend(
+                namespaces.filter_map(|one| one["metadata"]["name"].as_str().map(str::to_owned)),
+            );
+        }
     }
     if touched.is_empty() {
         return version;
@@ -67,6 +80,12 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
         daemonset::schedule(inner);
     }
     end_namespaces(inner);
+    for namespace in bared {
+        let held = inner.get(Resource::NAMESPACES, &format!("/{namespace}"));
+        if held.is_some_and(|held| !held["metadata"]["deletionTimestamp"].is_string()) {
+            inner.furnish(&namespace);
+        }
+    }
     version
 }
 

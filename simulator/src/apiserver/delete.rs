@@ -13,12 +13,22 @@ use super::status::{Cause, Status};
 use super::store::{Inner, key, key_of, mark_deleted};
 use super::write::Write;
 
+/// Namespaces that a cluster is never without.
+const IMMORTAL: &[&str] = &["default", "kube-public", "kube-system"];
+
 impl Write<'_> {
     /// DELETE of an object.
     pub(crate) fn delete(&self) -> Result<Value, Status> {
         let r = self.served.resource;
         let name = self.name.unwrap_or_default();
         let options = Deletion::parse(self.query, self.media, self.body)?;
+        if r == Resource::NAMESPACES && IMMORTAL.contains(&name) {
+            return Err(Status::forbidden(
+                r,
+                name,
+                "this namespace may not be deleted",
+            ));
+        }
         self.store.write(|inner| {
             let old = inner
                 .get(r, &key(self.namespace, name))
@@ -97,11 +107,12 @@ impl Deletion {
             .as_array()
             .is_some_and(|runs| runs.iter().any(|run| run == "All"));
         Ok(Self {
-            grace: options["gracePeriodSeconds"].as_i64().or_else(|| {
-                query
-                    .number("gracePeriodSeconds")
-                    .and_then(|n| i64::try_from(n).ok())
-            }),
+            grace: match options["gracePeriodSeconds"].as_i64() {
+                Some(seconds) => Some(seconds),
+                None => query.number("gracePeriodSeconds")?,
+            }
+            // A negative grace is the shortest one, not none.
+            .map(|seconds| if seconds < 0 { 1 } else { seconds }),
             policy,
             uid: word(&options["preconditions"]["uid"]),
             version: word(&options["preconditions"]["resourceVersion"]),

@@ -465,8 +465,8 @@ impl Inner {
         }
     }
 
-    /// What every namespace gets by itself.
-    fn furnish(&mut self, namespace: &str) {
+    /// What every namespace has by itself, as far as it is missing.
+    pub(crate) fn furnish(&mut self, namespace: &str) {
         let account = json!({"metadata": {"name": "default"}});
         let root = json!({
             "metadata": {
@@ -482,7 +482,7 @@ impl Inner {
             },
             "data": {"ca.crt": ""},
         });
-        // They cannot exist: the namespace did not.
+        // What is there already stays as it is.
         let _ = self.create(Resource::CONFIG_MAPS, Some(namespace), root);
         let _ = self.create(Resource::SERVICE_ACCOUNTS, Some(namespace), account);
     }
