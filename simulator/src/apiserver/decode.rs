@@ -201,13 +201,17 @@ fn fit(
                 map.shift_remove(&name);
             }
             // A built-in field that says null says nothing.
-            if !lenient {
+            if !lenient || judge && !path.is_empty() {
                 map.retain(|name, inner| {
-                    !inner.is_null()
-                        || matches!(
-                            fields.fields.get(&**name).map(|field| &*field.shape),
-                            Some(Shape::Any)
-                        )
+                    let shape = fields.fields.get(&**name).map(|field| &*field.shape);
+                    match shape {
+                        Some(Shape::Any) => true,
+                        // Nor does an empty map, which is written as no map at all.
+                        Some(Shape::Map { .. }) => {
+                            inner.as_object().is_none_or(|map| !map.is_empty()) && !inner.is_null()
+                        }
+                        _ => !inner.is_null(),
+                    }
                 });
             }
             Ok(())
