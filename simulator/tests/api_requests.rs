@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, NoPods, Resource};
+use simulator::apiserver::{ApiCluster, EventKind, NoPods, Resource};
 
 #[path = "api/tls.rs"]
 #[allow(dead_code, reason = "shared with tests that serve over TLS")]
@@ -168,4 +168,166 @@ async fn others_ask_as_whom_they_may() {
     // Neither another user nor a group comes with it.
     assert_eq!(service("eve", None).await.0, 403);
     assert_eq!(service("bob", Some("system:masters")).await.0, 403);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_a_bad_request() {
+    let asked = Asked::new();
+    for path in [
+        "/api/v1/namespaces/de%zzfault/pods",
+        "/api/v1/namespaces/%",
+        "/api/v1/namespaces/default/configmaps?limit=abc",
+        "/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=abc",
+        "/api/v1/namespaces/default/configmaps?resourceVersion=-1",
+        "/api/v1/namespaces/default/configmaps?continue=%25%25",
+        "/api/v1/namespaces/default/configmaps?labelSelector=(((",
+    ] {
+        let answer = asked.get(path).await;
+        assert_eq!(
+            (answer.code, &answer.body["reason"]),
+            (400, &json!("BadRequest")),
+            "{path}"
+        );
+    }
+    // A watch without an end by any measure is one all the same.
+    let forever = format!("{MAPS}?watch=1&timeoutSeconds=9223372036854775807");
+    let request = http::Request::get(forever)
+        .header("authorization", format!("Bearer {}", tls::TOKEN))
+        .body(Full::new(bytes::Bytes::new()))
+        .unwrap();
+    let mut watch = asked.0.handle(request).await.into_body();
+    let first = watch.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(first.starts_with(b"{\"type\":\"ADDED\""), "{first:?}");
+    // Any value but these two means yes.
+    for (value, watches) in [("0", false), ("false", false), ("maybe", true)] {
+        let body = asked
+            .get(&format!(
+                "{MAPS}?watch={value}&timeoutSeconds=1&resourceVersion=0"
+            ))
+            .await
+            .body;
+        assert_eq!(body["kind"] != json!("ConfigMapList"), watches, "{value}");
+    }
+}
+
+#[tokio::test]
+async fn no_request_grows_beyond_its_size() {
+    let asked = Asked::new();
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "x".repeat(1000)}});
+    assert_eq!(asked.post(MAPS, &map).await.code, 201);
+    let one = format!("{MAPS}/m");
+    // Every copy doubles what is there: forty of them would be a thousand gigabytes.
+    let mut doubling = vec![json!({"op": "add", "path": "/x", "value": ["a".repeat(1000)]})];
+    doubling.extend((0..40).map(|_| json!({"op": "copy", "from": "/x", "path": "/x/-"})));
+    let many = vec![json!({"op": "test", "path": "/metadata/name", "value": "m"}); 10_001];
+    for operations in [doubling, many] {
+        let answer = asked
+            .patch(&one, "json-patch+json", &operations.into())
+            .await;
+        assert_eq!(
+            (answer.code, &answer.body["reason"]),
+            (413, &json!("RequestEntityTooLarge"))
+        );
+    }
+    let answer = asked
+        .patch(
+            &one,
+            "json-patch+json",
+            &json!([{"op": "copy", "from": "/data/a", "path": "/data/b"}]),
+        )
+        .await;
+    assert_eq!(answer.body["data"]["b"], answer.body["data"]["a"]);
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let large = "x".repeat(1024 * 1024 + 1);
+    for (path, object, field) in [
+        (
+            MAPS,
+            json!({"metadata": {"name": "l"}, "data": {"a": large}}),
+            "[]",
+        ),
+        (
+            secrets,
+            json!({"metadata": {"name": "l"}, "stringData": {"a": large}}),
+            "data",
+        ),
+        (
+            MAPS,
+            json!({"metadata": {"name": "l", "annotations": {"a": large}}}),
+            "metadata.annotations",
+        ),
+    ] {
+        let answer = asked.post(path, &object).await;
+        assert_eq!(answer.code, 422, "{field}");
+        let cause = &answer.body["details"]["causes"][0];
+        assert_eq!(
+            (&cause["reason"], &cause["field"]),
+            (&json!("FieldValueTooLong"), &json!(field))
+        );
+    }
+    let larger = json!({"metadata": {"name": "l"}, "data": {"a": large.repeat(3)}});
+    assert_eq!(asked.post(MAPS, &larger).await.code, 413);
+}
+
+#[tokio::test]
+async fn the_cluster_keeps_what_it_is_never_without() {
+    let asked = Asked::new();
+    let controllers = tokio::spawn(
+        asked
+            .0
+            .clone()
+            .run_controllers(std::future::pending::<()>()),
+    );
+    for name in ["default", "kube-public", "kube-system"] {
+        let path = format!("/api/v1/namespaces/{name}");
+        let answer = asked.send("DELETE", &path, &[], "").await;
+        assert_eq!(answer.code, 403, "{answer:?}");
+        assert_eq!(
+            answer.body["message"],
+            format!("namespaces {name:?} is forbidden: this namespace may not be deleted")
+        );
+    }
+    for (resource, path) in [
+        (Resource::CONFIG_MAPS, format!("{MAPS}/kube-root-ca.crt")),
+        (
+            Resource::SERVICE_ACCOUNTS,
+            "/api/v1/namespaces/default/serviceaccounts/default".to_owned(),
+        ),
+    ] {
+        let mut watch = asked.0.store().watch(resource, asked.0.store().version());
+        let before = asked.get(&path).await.body["metadata"]["uid"].clone();
+        assert_eq!(asked.send("DELETE", &path, &[], "").await.code, 200);
+        let both = async { [watch.next().await.kind, watch.next().await.kind] };
+        let kinds = tokio::time::timeout(std::time::Duration::from_secs(20), both).await;
+        assert_eq!(kinds.unwrap(), [EventKind::Deleted, EventKind::Added]);
+        let after = asked.get(&path).await.body["metadata"]["uid"].clone();
+        assert!(after.is_string() && after != before, "{after}");
+    }
+    controllers.abort();
+}
+
+#[tokio::test]
+async fn empty_maps_are_written_as_none() {
+    let asked = Asked::new();
+    let map = json!({"metadata": {"name": "m", "labels": {"a": "b"}, "annotations": {}}, "data": {"a": "1"}});
+    let made = asked.post(MAPS, &map).await.body;
+    assert!(made["metadata"].get("annotations").is_none(), "{made}");
+    let bare = json!({"metadata": {"labels": {"a": null}}, "data": {"a": null}});
+    let left = asked
+        .patch(&format!("{MAPS}/m"), "merge-patch+json", &bare)
+        .await
+        .body;
+    assert!(
+        left.get("data").is_none() && left["metadata"].get("labels").is_none(),
+        "{left}"
+    );
+    // A structure is one even if nothing is in it.
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "emptyDir": {}}],
+    }});
+    let pod = asked
+        .post("/api/v1/namespaces/default/pods", &pod)
+        .await
+        .body;
+    assert_eq!(pod["spec"]["volumes"][0]["emptyDir"], json!({}));
+    assert_eq!(pod["spec"]["securityContext"], json!({}));
 }

@@ -1,6 +1,7 @@
 //! From a request to its answer: who asks, whether they may, and what is done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response};
@@ -13,7 +14,7 @@ use super::kinds::{self, Served};
 use super::patch;
 use super::rbac::{self, Attributes};
 use super::read::Read;
-use super::request::{Accept, Form, Query, Target, decode, media_type};
+use super::request::{Accept, Form, Query, Target, decode, is_escaped, media_type};
 use super::resource::Resource;
 use super::status::Status;
 use super::write::{Write, Written};
@@ -38,6 +39,11 @@ async fn route(
     let sender = cluster.tokens.user(request.headers(), store)?;
     let user = impersonate::user(store, request.headers(), sender)?;
     let path = request.uri().path().to_owned();
+    if !is_escaped(&path) {
+        return Err(Status::bad_request(format!(
+            "invalid URL escape in {path:?}"
+        )));
+    }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let target = Target::parse(&path);
     let served = target
@@ -346,7 +352,20 @@ async fn resource(
     Ok(response)
 }
 
-async fn read_all(mut body: Body) -> Result<Bytes, Status> {
+/// How long a body may take to arrive.
+const SLOWEST: Duration = Duration::from_secs(60);
+
+async fn read_all(body: Body) -> Result<Bytes, Status> {
+    within(SLOWEST, body).await
+}
+
+async fn within(patience: Duration, body: Body) -> Result<Bytes, Status> {
+    tokio::time::timeout(patience, collect(body))
+        .await
+        .unwrap_or_else(|_| Err(Status::timeout()))
+}
+
+async fn collect(mut body: Body) -> Result<Bytes, Status> {
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -354,11 +373,9 @@ async fn read_all(mut body: Body) -> Result<Bytes, Status> {
         })?;
         if let Ok(data) = frame.into_data() {
             if all.len() + data.len() > LARGEST {
-                return Err(Status::new(
-                    413,
-                    "RequestEntityTooLarge",
-                    format!("Request entity too large: limit is {LARGEST}"),
-                ));
+                return Err(Status::too_large(format!(
+                    "Request entity too large: limit is {LARGEST}"
+                )));
             }
             all.extend_from_slice(&data);
         }
@@ -390,5 +407,23 @@ fn log(cluster: &ApiCluster, namespace: &str, name: &str) -> Result<Response<Bod
                 decode(name)
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt;
+    use hyper::body::Frame;
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_not_waited_for() {
+        let start = futures::stream::iter([Ok(Frame::data(Bytes::from_static(b"{")))]);
+        let endless = start.chain(futures::stream::pending());
+        let body = http_body_util::StreamBody::new(endless).boxed_unsync();
+        let refused = within(Duration::from_millis(20), body).await;
+        assert_eq!(refused, Err(Status::timeout()));
+        let whole = within(SLOWEST, answer::full("{}")).await;
+        assert_eq!(whole.expect("it ends"), "{}");
     }
 }

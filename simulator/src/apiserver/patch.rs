@@ -21,13 +21,27 @@ pub(crate) const MERGE: &str = "application/merge-patch+json";
 pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
+/// How much a JSON patch may copy in all: each copy can double what is there.
+const LARGEST_COPIES: usize = 3 * 1024 * 1024;
+/// How many operations a JSON patch may have.
+const MOST_OPERATIONS: usize = 10_000;
+
 impl Patch {
     pub(crate) fn parse(media: &str, body: &[u8], custom: bool) -> Result<Self, Status> {
         let bad = |error: serde_json::Error| {
             Status::bad_request(format!("error decoding patch: {error}"))
         };
         match media {
-            JSON => Ok(Self::Json(serde_json::from_slice(body).map_err(bad)?)),
+            JSON => {
+                let operations: Vec<_> = serde_json::from_slice(body).map_err(bad)?;
+                if operations.len() > MOST_OPERATIONS {
+                    return Err(Status::too_large(format!(
+                        "Request entity too large: The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {}",
+                        operations.len()
+                    )));
+                }
+                Ok(Self::Json(operations))
+            }
             MERGE => Ok(Self::Merge(map(body)?)),
             STRATEGIC if !custom => Ok(Self::Strategic(map(body)?)),
             STRATEGIC => Err(Status::unsupported_media_type(&format!(
@@ -47,7 +61,20 @@ impl Patch {
         let mut patched = object.clone();
         match self {
             Self::Json(operations) => {
-                json_patch::patch(&mut patched, operations).map_err(|_| Status::unprocessable())?;
+                let mut copied = 0;
+                for operation in operations {
+                    if let json_patch::PatchOperation::Copy(copy) = operation {
+                        let source = patched.pointer(copy.from.as_str());
+                        copied += source.map_or(0, |source| source.to_string().len());
+                        if copied > LARGEST_COPIES {
+                            return Err(Status::too_large(format!(
+                                "Request entity too large: the copies of the patch exceed {LARGEST_COPIES} bytes"
+                            )));
+                        }
+                    }
+                    json_patch::patch(&mut patched, std::slice::from_ref(operation))
+                        .map_err(|_| Status::unprocessable())?;
+                }
             }
             Self::Merge(patch) => json_patch::merge(&mut patched, patch),
             Self::Strategic(patch) => strategic(shape, &mut patched, patch)?,

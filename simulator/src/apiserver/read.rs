@@ -99,7 +99,7 @@ impl Read<'_> {
                 return Err(Status::invalid_options("ListOptions", cause));
             }
         }
-        let limit = usize::try_from(self.query.number("limit").unwrap_or(0)).unwrap_or(0);
+        let limit = usize::try_from(self.query.positive("limit")?.unwrap_or(0)).unwrap_or(0);
         let token = self.query.get("continue").map(Token::parse).transpose()?;
         if let Some(wanted) = wanted.filter(|wanted| *wanted > self.store.version()) {
             return future_version(self.query, wanted, self.store.version()).await;
@@ -219,9 +219,10 @@ impl Read<'_> {
         let from_now = initial == Some("false") && wanted.is_none();
         let with_state =
             initial == Some("true") || initial.is_none() && wanted.is_none_or(|wanted| wanted == 0);
-        let seconds = match self.query.number("timeoutSeconds") {
-            Some(seconds) if seconds > 0 => seconds,
-            _ => 1800 + u64::from(super::ids::bytes::<1>()[0]),
+        let seconds = match self.query.positive("timeoutSeconds")? {
+            // Longer than anybody waits, and within what the clock can add.
+            Some(seconds) => seconds.min(u64::from(u32::MAX)),
+            None => 1800 + u64::from(super::ids::bytes::<1>()[0]),
         };
         let bookmarks = self.query.is_true("allowWatchBookmarks");
         let mut stream = Stream {

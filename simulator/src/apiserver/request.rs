@@ -33,12 +33,29 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// Whether a parameter is given and says neither `0` nor `false`.
     pub(crate) fn is_true(&self, name: &str) -> bool {
-        matches!(self.get(name), Some("true" | "1" | "True" | "t" | "T"))
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .is_some_and(|(_, value)| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
-    pub(crate) fn number(&self, name: &str) -> Option<u64> {
-        self.get(name)?.parse().ok()
+    pub(crate) fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
+            ))
+        })
+    }
+
+    /// A number, none if it is not positive.
+    pub(crate) fn positive(&self, name: &str) -> Result<Option<u64>, Status> {
+        let number = self.number(name)?;
+        Ok(number.and_then(|number| u64::try_from(number).ok().filter(|number| *number > 0)))
     }
 
     /// Whether nothing may be written.
@@ -63,6 +80,7 @@ pub(crate) fn decode(text: &str) -> String {
         let escape = (bytes[at] == b'%')
             .then(|| text.get(at + 1..at + 3))
             .flatten()
+            .filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match escape {
             Some(byte) => {
@@ -76,6 +94,14 @@ pub(crate) fn decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// Whether every `%` begins an escape.
+pub(crate) fn is_escaped(text: &str) -> bool {
+    text.split('%').skip(1).all(|rest| {
+        let mut digits = rest.bytes();
+        (0..2).all(|_| digits.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
+    })
 }
 
 /// What a path names.
@@ -231,6 +257,14 @@ mod tests {
     #[test]
     fn escapes_are_read_and_broken_ones_kept() {
         assert_eq!(decode("a%3Db%2"), "a=b%2");
+        for (text, good) in [
+            ("a%3Db", true),
+            ("a%2", false),
+            ("%zz", false),
+            ("%+1", false),
+        ] {
+            assert_eq!(is_escaped(text), good, "{text}");
+        }
         assert_eq!(Query::parse("l=a%20in%20(x)").get("l"), Some("a in (x)"));
     }
 }

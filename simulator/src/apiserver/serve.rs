@@ -1,6 +1,7 @@
 //! HTTP/1.1 over TLS, one task per connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use hyper::service::service_fn;
@@ -10,6 +11,9 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::ApiCluster;
+
+/// How long a client may take to agree on TLS.
+const SLOWEST: Duration = Duration::from_secs(10);
 
 /// Serves until told to stop; connections end with it.
 pub(crate) async fn serve(
@@ -39,10 +43,14 @@ pub(crate) async fn serve(
         connections.spawn(async move {
             // Watches are streams of small pieces; failing to turn the delay off costs only time.
             let _ = stream.set_nodelay(true);
-            let stream = match acceptor.accept(stream).await {
-                Ok(stream) => stream,
-                Err(error) => {
+            let stream = match tokio::time::timeout(SLOWEST, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
                     tracing::debug!(%error, "no TLS");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!("TLS was never begun or never finished");
                     return;
                 }
             };

@@ -73,6 +73,15 @@ impl Cause {
         }
     }
 
+    /// A value that is longer than it may be.
+    pub fn too_long(field: impl Into<String>, most: usize) -> Self {
+        Self {
+            reason: "FieldValueTooLong",
+            message: format!("Too long: may not be more than {most} bytes"),
+            field: field.into(),
+        }
+    }
+
     fn value(&self) -> Value {
         json!({"reason": self.reason, "message": self.message, "field": self.field})
     }
@@ -208,6 +217,13 @@ impl Status {
         Self::new(410, "Expired", message)
     }
 
+    /// 413.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        let mut status = Self::new(413, "RequestEntityTooLarge", message);
+        status.details = json!({});
+        status
+    }
+
     /// 415.
     pub fn unsupported_media_type(accepted: &str) -> Self {
         Self::new(
@@ -302,6 +318,15 @@ impl Status {
     /// 503.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message)
+    }
+
+    /// 504.
+    pub fn timeout() -> Self {
+        Self::generic(
+            504,
+            "Timeout",
+            "Timeout: request did not complete within the allotted timeout",
+        )
     }
 
     /// Adds one cause to the details.

@@ -27,6 +27,10 @@ pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Resul
         }
     }
     labels(&metadata["labels"], "metadata.labels", &mut causes);
+    let annotations = size_of(&metadata["annotations"]);
+    if annotations > LARGEST_ANNOTATIONS {
+        causes.push(Cause::too_long("metadata.annotations", LARGEST_ANNOTATIONS));
+    }
     for (key, _) in metadata["annotations"].as_object().into_iter().flatten() {
         if !qualified(&key.to_lowercase()) {
             causes.push(Cause::invalid(
@@ -51,7 +55,7 @@ pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Resul
     } else if r == Resource::ROLE_BINDINGS || r == Resource::CLUSTER_ROLE_BINDINGS {
         binding(new, old, &mut causes);
     } else if r == Resource::CONFIG_MAPS || r == Resource::SECRETS {
-        data(new, old, &mut causes);
+        data(r, new, old, &mut causes);
     }
     if causes.is_empty() {
         Ok(())
@@ -331,7 +335,42 @@ fn binding(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     }
 }
 
-fn data(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+/// What all annotations of an object may come to.
+const LARGEST_ANNOTATIONS: usize = 256 * 1024;
+/// What all values of a config map or a secret may come to.
+const LARGEST_DATA: usize = 1024 * 1024;
+
+/// The bytes of a map's keys and texts.
+fn size_of(map: &Value) -> usize {
+    let entries = map.as_object().into_iter().flatten();
+    entries
+        .map(|(key, value)| key.len() + value.as_str().map_or(0, str::len))
+        .sum()
+}
+
+/// The bytes that a map's values stand for: their own, or those that base64 of them stands for.
+fn values_of(map: &Value, encoded: bool) -> usize {
+    let texts = map.as_object().into_iter().flat_map(|map| map.values());
+    texts
+        .filter_map(Value::as_str)
+        .map(|text| {
+            if encoded {
+                text.trim_end_matches('=').len() * 3 / 4
+            } else {
+                text.len()
+            }
+        })
+        .sum()
+}
+
+fn data(resource: Resource, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let secret = resource == Resource::SECRETS;
+    if values_of(&new["data"], secret) + values_of(&new["binaryData"], true) > LARGEST_DATA {
+        causes.push(Cause::too_long(
+            if secret { "data" } else { "[]" },
+            LARGEST_DATA,
+        ));
+    }
     for part in ["data", "binaryData"] {
         for (key, _) in new[part].as_object().into_iter().flatten() {
             if key.is_empty()
