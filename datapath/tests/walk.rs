@@ -1,10 +1,14 @@
 //! The walk over hand-built tables: the paths of the datapath's own drawings, and what each fault does to them.
 #![allow(missing_docs, reason = "a test")]
 
+#[path = "walk/chance.rs"]
+mod chance;
 #[path = "walk/faults.rs"]
 mod faults;
 #[path = "walk/fleet.rs"]
 mod fleet;
+#[path = "walk/nonsense.rs"]
+mod nonsense;
 
 use std::net::IpAddr;
 
