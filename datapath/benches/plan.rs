@@ -2,31 +2,11 @@
 #![allow(missing_docs, reason = "made by criterion's macros")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use datapath::api::Fleet;
 use datapath::plan::plan;
-use serde_json::json;
+use fleet::fleet;
 
-fn fleet(mode: &str, clusters: usize, nodes: usize) -> Fleet {
-    let mut cluster_rows = Vec::new();
-    let mut node_rows = Vec::new();
-    for cluster in 0..clusters {
-        let (high, low) = (cluster / 256, cluster % 256);
-        cluster_rows.push(json!({"metadata": {"name": format!("c{cluster}")},
-            "spec": {"clusterLinkOptions": {"networkType": mode, "ipFamily": "ipv4"}},
-            "status": {"clusterLinkStatus": {"podCIDRs": [format!("{}.{low}.0.0/16", 10 + high)], "serviceCIDRs": []}}}));
-        for node in 0..nodes {
-            let roles: &[&str] = if node == 0 { &["gateway"] } else { &[] };
-            node_rows.push(json!({"metadata": {"name": format!("c{cluster}-n{node}")}, "spec": {
-                "clusterName": format!("c{cluster}"), "nodeName": format!("n{node}"), "interfaceName": "eth0", "roles": roles,
-                "ip": format!("100.{}.{low}.{}", 64 + high, node + 1),
-                "podCIDRs": [format!("{}.{low}.{node}.0/24", 10 + high)]}}));
-        }
-    }
-    match serde_json::from_value(json!({"clusters": cluster_rows, "clusterNodes": node_rows})) {
-        Ok(fleet) => fleet,
-        Err(error) => panic!("the fleet is one: {error}"),
-    }
-}
+#[path = "plan/fleet.rs"]
+mod fleet;
 
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
