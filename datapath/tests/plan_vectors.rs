@@ -8,6 +8,7 @@ use std::path::Path;
 use datapath::api::{Fleet, NodeConfigSpec};
 use datapath::plan::{Plan, Planner, plan};
 use serde::Deserialize;
+use serde_json::json;
 
 #[derive(Deserialize)]
 struct Vector {
@@ -172,5 +173,36 @@ fn two_gateways_give_one_and_a_problem() {
         plan.problems
             .iter()
             .any(|problem| problem.object == "node c0-n1")
+    );
+}
+
+#[test]
+fn shared_overlay_addresses_are_told() {
+    let node = |cluster: &str, name: &str, ip: &str| {
+        let roles: &[&str] = if name == "n1" { &["gateway"] } else { &[] };
+        json!({"metadata": {"name": format!("{cluster}-{name}")}, "spec": {"clusterName": cluster, "nodeName": name, "ip": ip,
+            "interfaceName": "eth0", "roles": roles}})
+    };
+    let cluster = |name: &str| json!({"metadata": {"name": name}, "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}}});
+    let fleet = serde_json::from_value(json!({
+        "clusters": [cluster("a"), cluster("b")],
+        "clusterNodes": [
+            node("a", "n1", "10.1.0.1"), node("a", "n2", "10.1.0.2"), node("a", "n3", "11.1.0.2"),
+            // As a-n2 and a-n1, which matters for the gateways only.
+            node("b", "n2", "12.1.0.2"), node("b", "n1", "12.1.0.1"),
+        ],
+    }))
+    .expect("a fleet");
+    let problems: Vec<String> = plan(&fleet)
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        problems,
+        [
+            "node a-n3: its overlay address 210.1.0.2 on vx-local is also that of a-n2",
+            "node b-n1: its overlay address 220.1.0.1 on vx-bridge is also that of a-n1",
+        ]
     );
 }

@@ -138,23 +138,27 @@ pub(super) fn address(pool: IpNet, underlay: &str) -> Result<IpNet, String> {
     IpNet::new(joined, pool.prefix_len()).map_err(|error| error.to_string())
 }
 
-/// Overlay addresses have only as many host bits as the pool leaves: nodes that share them share the address.
+/// Overlay addresses have only as many host bits as the pool leaves: nodes that share them share the address. That of vx-bridge has to
+/// be the only one in the fleet, that of vx-local in its cluster.
 pub(super) fn report_collisions(members: &Members<'_>, problems: &mut Vec<Problem>) {
-    for family in FAMILIES {
-        let mut holders: HashMap<IpAddr, &str> = HashMap::new();
-        for node in members.mesh() {
-            let Some(tunnel) = node.bridge.get(family) else {
-                continue;
-            };
-            if let Some(other) = holders.insert(tunnel.ip(), &node.name) {
-                problems.push(Problem::new(
-                    format!("node {}", node.name),
-                    format!(
-                        "its overlay address {} on {} is also that of {other}",
-                        tunnel.ip(),
-                        tunnel.kind.name
-                    ),
-                ));
+    let mut holders: HashMap<(Option<usize>, IpAddr), &str> = HashMap::new();
+    for node in &members.nodes {
+        for family in FAMILIES {
+            let tunnels = [(None, &node.bridge), (Some(node.cluster), &node.local)];
+            for (cluster, tunnels) in tunnels {
+                let Some(tunnel) = tunnels.get(family) else {
+                    continue;
+                };
+                if let Some(other) = holders.insert((cluster, tunnel.ip()), &node.name) {
+                    problems.push(Problem::new(
+                        format!("node {}", node.name),
+                        format!(
+                            "its overlay address {} on {} is also that of {other}",
+                            tunnel.ip(),
+                            tunnel.kind.name
+                        ),
+                    ));
+                }
             }
         }
     }
