@@ -142,18 +142,10 @@ impl Walker<'_> {
                         out.push(lost(peer, Stop::LinkMissing { link }));
                         return;
                     };
-                    let end = far.link(peer_link);
-                    if end.mtu > 0 && frame.len() > end.mtu + TAG {
-                        out.push(lost(
-                            peer,
-                            Stop::TooBig {
-                                link: end.name.to_string(),
-                                mtu: end.mtu,
-                            },
-                        ));
-                        return;
+                    match self.too_big(peer, peer_link, frame) {
+                        Some(end) => out.push(end),
+                        None => self.arrive(peer, peer_link, frame, depth, out),
                     }
-                    self.arrive(peer, peer_link, frame, depth, out);
                 }
                 None if self.world.trusts_underlay && at.underlay => {
                     self.cross(node, link, frame, depth, out);
@@ -299,18 +291,19 @@ impl Walker<'_> {
         depth: u8,
         out: &mut Vec<Landing>,
     ) {
-        let at = self.world.node(node).link(port);
-        if at.mtu > 0 && frame.len() > at.mtu + TAG {
-            out.push(lost(
-                node,
-                Stop::TooBig {
-                    link: at.name.to_string(),
-                    mtu: at.mtu,
-                },
-            ));
-            return;
+        match self.too_big(node, port, frame) {
+            Some(end) => out.push(end),
+            None => self.emit(node, port, frame, depth, out),
         }
-        self.emit(node, port, frame, depth, out);
+    }
+
+    /// Neither the end of a wire nor a bridge's port cuts a frame.
+    fn too_big(&self, node: NodeId, link: LinkId, frame: &Frame) -> Option<Landing> {
+        let at = self.world.node(node).link(link);
+        (at.mtu > 0 && frame.len() > at.mtu.saturating_add(TAG)).then(|| {
+            let link = at.name.to_string();
+            lost(node, Stop::TooBig { link, mtu: at.mtu })
+        })
     }
 
     /// A frame crosses an underlay that gives no tables: to the next hop if a node has that address, else to the node that

@@ -146,7 +146,7 @@ impl Walker<'_> {
             protocol: Packet::UDP,
             src_port: 0,
             dst_port: tunnel.port,
-            len: frame.len() + ENCAPSULATION + header,
+            len: frame.len().saturating_add(ENCAPSULATION + header),
             // The kernel cuts a tunnel's own packet for IPv4 only (`ip6_fragment` without `ignore_df`).
             dont_fragment: remote.is_ipv6(),
             ttl: 64,
