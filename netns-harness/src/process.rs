@@ -5,7 +5,7 @@ mod vfork;
 use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -14,6 +14,7 @@ use std::process::Command;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -219,21 +220,69 @@ fn is_own_user_namespace(userns: &OwnedFd) -> bool {
 }
 
 /// Waits until a process that is not our child has ended; at once when there is none by this number.
-pub fn wait_for_end(pid: i32, limit: std::time::Duration) -> Result<bool, Error> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let Some(pidfd) = pidfd(pid).map_err(Error::doing(format!("watch process {pid}")))? else {
-        return Ok(true);
-    };
-    let deadline = std::time::Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(Error::new(format!("watch process {pid}"), error)),
+pub fn wait_for_end(pid: i32, limit: Duration) -> Result<bool, Error> {
+    match Other::find(pid)? {
+        Some(process) => process.wait_for_end(limit),
+        None => Ok(true),
+    }
+}
+
+/// A process that is not our child, held so that its number cannot come to mean another one.
+#[derive(Debug)]
+pub struct Other {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+impl Other {
+    /// The process that has this number now; none where there is none. Whether it is the one that is meant is to be
+    /// asked afterwards: from here on it is the same one.
+    pub fn find(pid: i32) -> Result<Option<Self>, Error> {
+        // 0 and negative numbers mean groups to kill(2), and nobody to pidfd_open(2).
+        if pid <= 0 {
+            return Ok(None);
+        }
+        let pidfd = pidfd(pid).map_err(Error::doing(format!("watch process {pid}")))?;
+        Ok(pidfd.map(|pidfd| Self { pid, pidfd }))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends it a signal; one that has ended takes no notice.
+    #[expect(unsafe_code, reason = "nix has no pidfd_send_signal")]
+    pub fn signal(&self, signal: Signal) {
+        // SAFETY: pidfd_send_signal takes an open descriptor, two integers and no signal information.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal as libc::c_int,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            );
+        }
+    }
+
+    /// Waits until it has ended, or until the limit: then false.
+    pub fn wait_for_end(&self, limit: Duration) -> Result<bool, Error> {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    return Err(Error::new(format!("watch process {}", self.pid), error));
+                }
+            }
         }
     }
 }
@@ -266,21 +315,51 @@ pub fn marked(marker: &str) -> Vec<i32> {
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| *pid != me)
-        .filter(|pid| {
-            std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
-                environ
-                    .split(|byte| *byte == 0)
-                    .any(|entry| entry == marker.as_bytes())
-            })
-        })
+        .filter(|pid| *pid != me && is_marked(*pid, marker))
         .collect()
+}
+
+/// [`marked`], each held: none of them can be mistaken for a later process of its number.
+pub fn held_marked(marker: &str) -> Result<Vec<Other>, Error> {
+    let mut held = Vec::new();
+    for pid in marked(marker) {
+        // Its number may have found a new owner between the first look and the holding.
+        held.extend(Other::find(pid)?.filter(|_| is_marked(pid, marker)));
+    }
+    Ok(held)
+}
+
+fn is_marked(pid: i32, marker: &str) -> bool {
+    std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+        environ
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == marker.as_bytes())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn a_process_is_ended_by_what_holds_it_and_groups_are_nobody() {
+        for group in [0, -1, i32::MIN] {
+            assert!(Other::find(group).expect("ask").is_none());
+        }
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let held = Other::find(i32::try_from(child.id()).expect("a number")).expect("find");
+        let held = held.expect("it waits for a line");
+        assert!(!held.wait_for_end(Duration::ZERO).expect("wait"));
+        held.signal(Signal::SIGKILL);
+        assert!(held.wait_for_end(Duration::from_secs(5)).expect("wait"));
+        child.wait().expect("reap");
+        // Its number is free, and whoever has it next is not meant.
+        held.signal(Signal::SIGKILL);
+    }
 
     #[test]
     #[ignore = "netns: needs veth"]
@@ -314,6 +393,8 @@ mod tests {
         let mut child = spawner.spawn(program("exec sleep 1000")).expect("spawn");
         let pid = child.id();
         assert_eq!(marked(&format!("SPAWNER_TEST={}", getpid())), [pid]);
+        let held = held_marked(&format!("SPAWNER_TEST={}", getpid())).expect("hold");
+        assert_eq!(held.iter().map(Other::id).collect::<Vec<_>>(), [pid]);
         drop(spawner);
         assert!(wait_for_end(pid, Duration::from_secs(5)).expect("wait"));
         assert_eq!(child.wait().expect("reap"), 128 + libc::SIGKILL);
