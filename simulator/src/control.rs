@@ -5,21 +5,21 @@ mod protocol;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use netns_harness::namespace::Netns;
+use netns_harness::process::Other;
 use netns_harness::{handover, process};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use protocol::{Answer, Order, Ready, Request, listen};
 
-use crate::state::{self, Folder, MARKER};
+use crate::state::{self, Folder, MARKER, Taken};
 use crate::topology::{Topology, is_dns_label};
 use crate::{Error, codes};
 
@@ -28,7 +28,7 @@ pub use crate::state::state_root;
 /// How long a lab may take to come down before it is killed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The environment variable of lab processes that says where their state will be.
-const ROOT: &str = "FLOATER_LAB_ROOT";
+pub(crate) const ROOT: &str = "FLOATER_LAB_ROOT";
 /// The name of a lab that was given none.
 const DEFAULT_NAME: &str = "lab";
 
@@ -117,9 +117,6 @@ pub fn up(
     let name = name.or(topology.name.as_deref()).unwrap_or(DEFAULT_NAME);
     let folder = checked(name)?;
     crate::lab::possible(topology)?;
-    if folder.holder().is_some() {
-        return Err(taken(name));
-    }
     let doing = || format!("start lab {name}");
     let mut child = Command::new(&caller.program)
         .args(&caller.lab_verb)
@@ -194,10 +191,6 @@ impl Lab {
     }
 }
 
-fn taken(name: &str) -> Error {
-    Error::argument("--name", format!("a lab called `{name}` is up already"))
-}
-
 fn checked(name: &str) -> Result<Folder, Error> {
     if is_dns_label(name) {
         Ok(Folder::of(name))
@@ -213,7 +206,7 @@ fn checked(name: &str) -> Result<Folder, Error> {
 fn named(name: Option<&str>) -> Result<Folder, Error> {
     if let Some(name) = name {
         let folder = checked(name)?;
-        return if folder.exists() {
+        return if state::names()?.contains(&folder.name) {
             Ok(folder)
         } else {
             Err(Error::argument(
@@ -222,14 +215,26 @@ fn named(name: Option<&str>) -> Result<Folder, Error> {
             ))
         };
     }
-    match state::names().as_slice() {
+    match state::names()?.as_slice() {
         [] => Err(Error::argument("--name", "no lab is up")),
         [only] => Ok(Folder::of(only)),
         several => Err(Error::argument(
             "--name",
-            format!("several labs are up: {}; say which", several.join(", ")),
+            format!("there are several labs: {}; say which", several.join(", ")),
         )),
     }
+}
+
+/// Refuses a lab whose process is no more.
+fn alive(folder: &Folder) -> Result<(), Error> {
+    if folder.is_held() {
+        return Ok(());
+    }
+    let name = &folder.name;
+    Err(Error::argument(
+        "--name",
+        format!("lab `{name}` was killed; `sim down` removes what it left"),
+    ))
 }
 
 /// Asks a lab something. What comes first is a byte with descriptors, then the answer, one JSON object.
@@ -240,14 +245,22 @@ fn ask(
     let folder = named(name)?;
     let name = &folder.name;
     let doing = || format!("talk to lab {name}");
-    if folder.holder().is_none() {
-        return Err(Error::argument(
-            "--name",
-            format!("lab `{name}` was killed; `sim down` removes what it left"),
-        ));
-    }
-    let mut stream: UnixStream =
-        protocol::connect(folder.path()).map_err(Error::failed(doing()))?;
+    alive(&folder)?;
+    let mut stream: UnixStream = match protocol::connect(folder.path()) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Err(Error::argument(
+                "--name",
+                format!("lab `{name}` is coming up or going down"),
+            ));
+        }
+        Err(error) => return Err(Error::failed(doing())(error)),
+    };
     let exchange = |stream: &mut UnixStream| {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
@@ -283,7 +296,8 @@ pub fn status(name: Option<&str>) -> Result<Status, Error> {
 /// The names of all labs that left a trace, sorted; some may be coming up, going down, or killed.
 #[must_use]
 pub fn names() -> Vec<String> {
-    state::names()
+    // A folder that is not ours holds no lab of ours; whoever asks for one is told.
+    state::names().unwrap_or_default()
 }
 
 /// The path of a lab's kubeconfig.
@@ -292,6 +306,7 @@ pub fn names() -> Vec<String> {
 /// There is no such lab.
 pub fn kubeconfig(name: Option<&str>) -> Result<PathBuf, Error> {
     let folder = named(name)?;
+    alive(&folder)?;
     let path = folder.kubeconfig();
     if path.is_file() {
         Ok(path)
@@ -394,7 +409,7 @@ pub fn down_all() -> Result<Vec<String>, Error> {
     let mut ended = BTreeSet::new();
     loop {
         let mut failed = None;
-        for name in state::names() {
+        for name in state::names()? {
             match end(&Folder::of(&name)) {
                 Ok(()) => {
                     ended.insert(name);
@@ -408,36 +423,53 @@ pub fn down_all() -> Result<Vec<String>, Error> {
             return Err(error);
         }
         // A lab whose caller was killed may not have left a trace yet.
-        let starting = process::marked(&format!("{ROOT}={}", state_root().display()));
+        let starting = process::held_marked(&format!("{ROOT}={}", state_root().display()))?;
         if starting.is_empty() {
             return Ok(ended.into_iter().collect());
         }
-        for pid in starting {
-            // It may have ended by itself.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-            process::wait_for_end(pid, PATIENCE)?;
+        for process in starting {
+            end_process(&process, "a lab that starts")?;
         }
     }
 }
 
+/// Ends a lab's process: it is asked first.
+fn end_process(process: &Other, what: &str) -> Result<(), Error> {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        process.signal(signal);
+        if process.wait_for_end(PATIENCE)? {
+            return Ok(());
+        }
+    }
+    Err(Error::Failed {
+        doing: format!("end {what}"),
+        why: format!("process {} survives SIGKILL", process.id()),
+    })
+}
+
 fn end(folder: &Folder) -> Result<(), Error> {
     let record = folder.record();
-    while folder.exists() {
-        if let Some(pid) = folder.holder() {
-            // It may have ended by itself; its number was taken from the lock that it holds.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-            if !process::wait_for_end(pid, PATIENCE)? {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                if !process::wait_for_end(pid, PATIENCE)? {
-                    return Err(Error::Failed {
-                        doing: format!("end lab {}", folder.name),
-                        why: format!("process {pid} survives SIGKILL"),
-                    });
+    let process = match &record {
+        Some(record) => Other::find(record.pid)?.filter(|_| folder.is_held_by(record.pid)),
+        None => None,
+    };
+    loop {
+        match folder.take_there()? {
+            Taken::Gone => break,
+            Taken::Ours(lock) => folder.clean(&lock)?,
+            Taken::Lab(pid) => {
+                // Held first and asked for again, so that its number means it and nobody else.
+                if let Some(process) = Other::find(pid)?
+                    && folder.is_held_by(pid)
+                {
+                    end_process(&process, &format!("lab {}", folder.name))?;
                 }
             }
-        } else if let Some(lock) = folder.lock()? {
-            folder.clean(&lock)?;
         }
+    }
+    // It removes its folder before it ends.
+    if let Some(process) = process {
+        end_process(&process, &format!("lab {}", folder.name))?;
     }
     match record {
         Some(record) => state::end_marked(&record.marker()),

@@ -13,6 +13,7 @@ mod requests;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::control::{Order, Ready};
-use crate::state::{self, Folder, Lock, Record};
+use crate::control::{Order, ROOT, Ready};
+use crate::state::{self, Folder, Lock, Record, Taken};
 use crate::topology::Topology;
 use crate::{Error, pki};
 pub(crate) use fleet::Fleet;
@@ -82,6 +83,9 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let name = args.next().and_then(|name| name.into_string().ok());
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
+    if let Some(root) = std::env::var_os(ROOT) {
+        state::keep_state_in(root.into());
+    }
     let order: Option<Order> = read.ok().and_then(|_| serde_json::from_str(&line).ok());
     let (Some(name), Some(order)) = (name, order) else {
         eprintln!("this verb is for the program's own use");
@@ -129,25 +133,36 @@ fn live(name: &str, order: Order) -> Result<(), Error> {
     capable()?;
     raise_descriptors();
     let folder = Folder::of(name);
-    let Some(lock) = folder.lock()? else {
-        return Err(Error::argument(
-            "--name",
-            format!("a lab called `{name}` is up already"),
-        ));
+    let lock = loop {
+        match folder.take()? {
+            Taken::Ours(lock) if folder.record().is_some() => {
+                // Left by one that was killed; the lock goes with it.
+                folder.clean(&lock)?;
+            }
+            Taken::Ours(lock) => break lock,
+            Taken::Gone => {}
+            Taken::Lab(_) => {
+                return Err(Error::argument(
+                    "--name",
+                    format!("a lab called `{name}` is up already"),
+                ));
+            }
+        }
     };
-    if folder.record().is_some() {
-        // Left by one that was killed.
-        folder.clean(&lock)?;
-        drop(lock);
-        return match Folder::of(name).lock()? {
-            Some(lock) => held(&folder, &lock, order),
-            None => Err(Error::argument(
-                "--name",
-                format!("a lab called `{name}` is up already"),
-            )),
-        };
+    let record = Record {
+        id: pki::random_hex(16)?,
+        pid: nix::unistd::getpid().as_raw(),
+        started: jiff::Timestamp::now().to_string(),
+        clusters: order.topology.clusters.len(),
+        rcu_expedited: None,
+    };
+    let written = folder.write_record(&record).and_then(|()| lock.settle());
+    if let Err(error) = written {
+        // A full disk, perhaps: nothing was made yet but the folder.
+        folder.remove()?;
+        return Err(error);
     }
-    held(&folder, &lock, order)
+    held(&folder, &lock, &record, order)
 }
 
 /// Everything that no lab can do without.
@@ -173,15 +188,7 @@ fn raise_descriptors() {
 }
 
 /// Builds, runs and removes the lab while its name is ours.
-fn held(folder: &Folder, lock: &Lock, order: Order) -> Result<(), Error> {
-    let record = Record {
-        id: pki::random_hex(16)?,
-        pid: nix::unistd::getpid().as_raw(),
-        started: jiff::Timestamp::now().to_string(),
-        clusters: order.topology.clusters.len(),
-        rcu_expedited: None,
-    };
-    folder.write_record(&record)?;
+fn held(folder: &Folder, lock: &Lock, record: &Record, order: Order) -> Result<(), Error> {
     let built = open_log(folder).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -189,7 +196,7 @@ fn held(folder: &Folder, lock: &Lock, order: Order) -> Result<(), Error> {
             .build()
             .map_err(Error::failed("start a runtime"))?;
         // A panic must not keep the folder from being removed.
-        std::panic::catch_unwind(AssertUnwindSafe(|| run(folder, &record, order, runtime))).map_err(
+        std::panic::catch_unwind(AssertUnwindSafe(|| run(folder, record, order, runtime))).map_err(
             |panic| Error::Failed {
                 doing: format!("run lab {}", folder.name),
                 why: words_of(panic.as_ref()),
@@ -197,7 +204,7 @@ fn held(folder: &Folder, lock: &Lock, order: Order) -> Result<(), Error> {
         )
     });
     let (ended, fleet) = built.unwrap_or_else(|error| (Err(error), None));
-    let removed = remove(folder, lock, &record, fleet);
+    let removed = remove(folder, lock, record, fleet);
     ended.and(removed)
 }
 
@@ -205,10 +212,14 @@ fn held(folder: &Folder, lock: &Lock, order: Order) -> Result<(), Error> {
 fn open_log(folder: &Folder) -> Result<(), Error> {
     let path = folder.log();
     let doing = || format!("open {}", path.display());
-    std::fs::create_dir_all(folder.logs()).map_err(Error::failed(doing()))?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(folder.logs())
+        .map_err(Error::failed(doing()))?;
     let log = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
+        .mode(0o600)
         .open(&path)
         .map_err(Error::failed(doing()))?;
     nix::unistd::dup2_stderr(&log).map_err(Error::failed(doing()))?;
@@ -322,8 +333,13 @@ fn remove(
         rcu_expedited: rcu::to_be_changed(),
         ..record.clone()
     };
-    folder.write_record(&changed)?;
-    let expedited = Expedited::begin();
+    let expedited = match folder.write_record(&changed) {
+        Ok(()) => Expedited::begin(),
+        Err(error) => {
+            warn!(%error, "the kernel is not asked to hurry");
+            None
+        }
+    };
     match Arc::try_unwrap(fleet).map(Fleet::into_underlay) {
         Ok(Some((underlay, links))) => {
             drop(links);

@@ -13,30 +13,74 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use netns_harness::{process, rcu};
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::{AccessFlags, access, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::topology::is_dns_label;
 
 /// The environment variable by which everything that a lab starts can be told from everything else.
 pub(crate) const MARKER: &str = "FLOATER_LAB";
+
+/// Where the lab's process was told to keep its state: what it is itself after it became root of a user namespace would lead
+/// it elsewhere.
+static TOLD: OnceLock<PathBuf> = OnceLock::new();
 
 /// Where labs keep their state: `$XDG_RUNTIME_DIR/floater`, or `/run/floater` for root, or a folder of the user's own below
 /// the folder for temporary files.
 #[must_use]
 pub fn state_root() -> PathBuf {
-    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
-        return PathBuf::from(runtime).join("floater");
+    if let Some(told) = TOLD.get() {
+        return told.clone();
     }
-    if geteuid().is_root() {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    // One that is not absolute means nothing, says the specification of base directories.
+    if let Some(runtime) = runtime.filter(|path| path.is_absolute()) {
+        return runtime.join("floater");
+    }
+    // Root of a user namespace may not be root of the files.
+    if geteuid().is_root() && access("/run", AccessFlags::W_OK).is_ok() {
         return PathBuf::from("/run/floater");
     }
     std::env::temp_dir().join(format!("floater-{}", geteuid()))
+}
+
+/// Fixes [`state_root`] for the rest of the process.
+pub(crate) fn keep_state_in(root: PathBuf) {
+    // A lab's process is told once.
+    let _ = TOLD.set(root);
+}
+
+/// Refuses a root that is not the user's own folder: below a folder that is everybody's, somebody else could have made it to
+/// read our secrets, or put a link there to have us remove other things. Whether there is one.
+fn check_root(root: &Path) -> Result<bool, Error> {
+    let refused = |why: String| {
+        Err(Error::Failed {
+            doing: "keep state".to_owned(),
+            why: format!("{} {why}", root.display()),
+        })
+    };
+    let found = match fs::symlink_metadata(root) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return refused(format!("cannot be looked at: {error}")),
+    };
+    if !found.is_dir() {
+        return refused("is no folder".to_owned());
+    }
+    if found.uid() != geteuid().as_raw() {
+        return refused(format!("belongs to user {}", found.uid()));
+    }
+    if found.mode() & 0o022 != 0 {
+        return refused("can be written by others".to_owned());
+    }
+    Ok(true)
 }
 
 /// What has to be known to clean up after a lab that was killed.
@@ -68,9 +112,39 @@ pub(crate) struct Folder {
     path: PathBuf,
 }
 
-/// Holds a lab's name against a second lab.
+/// Holds a lab's name against a second lab. The kernel lets go of it when *any* descriptor of the file is closed: whoever
+/// holds it never opens the file again.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "closing it releases the lock")] File);
+pub(crate) struct Lock(File);
+
+/// The byte of the lock file that a lab holds while it lives.
+const LIFE: libc::off_t = 0;
+/// The byte that is held while the first one changes hands and by whoever removes what a killed lab left. Waiting for it is
+/// short; nobody who holds only this one is a lab.
+const CHANGE: libc::off_t = 1;
+
+impl Lock {
+    /// Lets others ask for the name again, who find it taken.
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        fcntl(
+            self.0.as_fd(),
+            FcntlArg::F_SETLK(&byte(libc::F_UNLCK, CHANGE)),
+        )
+        .map(drop)
+        .map_err(Error::failed("unlock a lab's name"))
+    }
+}
+
+/// Who has a lab's name.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Nobody: there is no such folder.
+    Gone,
+    /// A lab; its process.
+    Lab(i32),
+    /// The caller from now on.
+    Ours(Lock),
+}
 
 impl Folder {
     pub(crate) fn of(name: &str) -> Self {
@@ -96,34 +170,34 @@ impl Folder {
         self.path.join("logs")
     }
 
-    pub(crate) fn exists(&self) -> bool {
-        self.path.is_dir()
-    }
-
     /// Makes the folder, for nobody else to read.
-    pub(crate) fn make(&self) -> Result<(), Error> {
-        let doing = || format!("make {}", self.path.display());
+    fn make(&self) -> Result<(), Error> {
         let root = state_root();
         let mut builder = DirBuilder::new();
         builder.mode(0o700).recursive(true);
-        builder.create(&root).map_err(Error::failed(doing()))?;
-        // Somebody else's folder could give our secrets away (the folder for temporary files is everybody's).
-        let owner = fs::metadata(&root).map_err(Error::failed(doing()))?.uid();
-        if owner != geteuid().as_raw() {
-            return Err(Error::Failed {
-                doing: doing(),
-                why: format!("{} belongs to user {owner}", root.display()),
-            });
-        }
-        builder.create(&self.path).map_err(Error::failed(doing()))
+        let made = builder.create(&root);
+        check_root(&root)?;
+        made.and_then(|()| builder.create(&self.path))
+            .map_err(Error::failed(format!("make {}", self.path.display())))
     }
 
-    /// Takes the lab's name; none while another process holds it.
-    pub(crate) fn lock(&self) -> Result<Option<Lock>, Error> {
-        let doing = || format!("lock {}", self.path.display());
+    /// Takes the lab's name for a lab that is to be; both bytes, until [`Lock::settle`].
+    pub(crate) fn take(&self) -> Result<Taken, Error> {
         loop {
             self.make()?;
-            let path = self.path.join("lock");
+            match self.take_there()? {
+                // It went between the two calls, with the lab that it belonged to.
+                Taken::Gone => {}
+                taken => return Ok(taken),
+            }
+        }
+    }
+
+    /// Takes the lab's name where there is a trace of a lab, to remove it.
+    pub(crate) fn take_there(&self) -> Result<Taken, Error> {
+        let doing = || format!("lock {}", self.path.display());
+        let path = self.path.join("lock");
+        loop {
             let opened = OpenOptions::new()
                 .create(true)
                 .truncate(false)
@@ -133,33 +207,54 @@ impl Folder {
                 .open(&path);
             let file = match opened {
                 Ok(file) => file,
-                // The folder went between the two calls, with the lab that it belonged to.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Taken::Gone),
                 Err(error) => return Err(Error::failed(doing())(error)),
             };
-            match fcntl(file.as_fd(), FcntlArg::F_SETLK(&whole(libc::F_WRLCK))) {
+            let change = byte(libc::F_WRLCK, CHANGE);
+            match fcntl(file.as_fd(), FcntlArg::F_SETLKW(&change)) {
                 Ok(_) => {}
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => return Ok(None),
+                Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(Error::failed(doing())(error)),
             }
             // The file may have been removed, and made anew by another, before we had the lock.
             let ours = file.metadata().map_err(Error::failed(doing()))?;
-            if fs::metadata(&path).is_ok_and(|there| there.ino() == ours.ino()) {
-                return Ok(Some(Lock(file)));
+            if !fs::metadata(&path).is_ok_and(|there| there.ino() == ours.ino()) {
+                continue;
+            }
+            match fcntl(file.as_fd(), FcntlArg::F_SETLK(&byte(libc::F_WRLCK, LIFE))) {
+                Ok(_) => return Ok(Taken::Ours(Lock(file))),
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => {}
+                Err(error) => return Err(Error::failed(doing())(error)),
+            }
+            match holder_of(&file) {
+                // It ended in between.
+                None => {}
+                Some(pid) if pid > 0 => return Ok(Taken::Lab(pid)),
+                Some(_) => {
+                    return Err(Error::Failed {
+                        doing: doing(),
+                        why: "a process that cannot be seen from here holds it (another PID namespace)"
+                            .to_owned(),
+                    });
+                }
             }
         }
     }
 
-    /// The process that holds the lab's name.
-    pub(crate) fn holder(&self) -> Option<i32> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path.join("lock"))
-            .ok()?;
-        let mut asked = whole(libc::F_WRLCK);
-        fcntl(file.as_fd(), FcntlArg::F_GETLK(&mut asked)).ok()?;
-        (i32::from(asked.l_type) != libc::F_UNLCK).then_some(asked.l_pid)
+    /// Whether a process holds the lab's name.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holder().is_some()
+    }
+
+    /// Whether this process does.
+    pub(crate) fn is_held_by(&self, pid: i32) -> bool {
+        self.holder() == Some(pid)
+    }
+
+    fn holder(&self) -> Option<i32> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(self.path.join("lock"));
+        holder_of(&file.ok()?)
     }
 
     /// What the lab wrote down about itself.
@@ -201,15 +296,34 @@ impl Folder {
         self.remove()
     }
 
-    /// Removes the folder, and the one above it where it was the last.
+    /// Removes the folder, and the one above it where it was the last. The record and the lock
+    /// go last: until then nobody else takes what is left for a lab of its own, or for nothing to clean up after.
     pub(crate) fn remove(&self) -> Result<(), Error> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::failed(format!("remove {}", self.path.display()))(
-                    error,
-                ));
+        let gone = |removed: io::Result<()>| match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        let failed = || Error::failed(format!("remove {}", self.path.display()));
+        let last = ["lab.json", "lock"];
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if last.iter().any(|name| entry.file_name() == *name) {
+                continue;
             }
-            _ => {}
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_folder {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
+            gone(removed).map_err(failed())?;
+        }
+        for name in last {
+            gone(fs::remove_file(self.path.join(name))).map_err(failed())?;
+        }
+        match gone(fs::remove_dir(&self.path)) {
+            // The next lab of this name has it already.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            removed => removed.map_err(failed())?,
         }
         // Others may be up.
         let _ = fs::remove_dir(state_root());
@@ -217,13 +331,20 @@ impl Folder {
     }
 }
 
-fn whole(kind: libc::c_int) -> libc::flock {
+/// The process that holds a lab's life; 0 or less for one that cannot be seen.
+fn holder_of(file: &File) -> Option<i32> {
+    let mut asked = byte(libc::F_WRLCK, LIFE);
+    fcntl(file.as_fd(), FcntlArg::F_GETLK(&mut asked)).ok()?;
+    (i32::from(asked.l_type) != libc::F_UNLCK).then_some(asked.l_pid)
+}
+
+fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
     libc::flock {
         // Lock kinds are 0, 1 and 2; libc types the constants wider than the field.
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: at,
+        l_len: 1,
         l_pid: 0,
     }
 }
@@ -232,19 +353,18 @@ fn whole(kind: libc::c_int) -> libc::flock {
 pub(crate) fn end_marked(marker: &str) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let pids = process::marked(marker);
-        if pids.is_empty() {
+        let processes = process::held_marked(marker)?;
+        if processes.is_empty() {
             return Ok(());
         }
-        for pid in &pids {
-            // It may have ended by itself.
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        for process in &processes {
+            process.signal(Signal::SIGKILL);
         }
-        for pid in &pids {
+        for process in &processes {
             let left = deadline.saturating_duration_since(Instant::now());
-            if !process::wait_for_end(*pid, left)? {
+            if !process.wait_for_end(left)? {
                 return Err(Error::Failed {
-                    doing: format!("end process {pid}"),
+                    doing: format!("end process {}", process.id()),
                     why: "it survives SIGKILL".to_owned(),
                 });
             }
@@ -253,21 +373,27 @@ pub(crate) fn end_marked(marker: &str) -> Result<(), Error> {
 }
 
 /// The names of all labs of this user that left a trace, sorted.
-pub(crate) fn names() -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(state_root())
+pub(crate) fn names() -> Result<Vec<String>, Error> {
+    let root = state_root();
+    if !check_root(&root)? {
+        return Ok(Vec::new());
+    }
+    let mut names: Vec<String> = fs::read_dir(&root)
         .into_iter()
         .flatten()
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| is_dns_label(name))
         .collect();
     names.sort();
-    names
+    Ok(names)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn folder(root: &Path) -> Folder {
         Folder {
@@ -297,6 +423,41 @@ mod tests {
             .expect("stat")
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(folder.holder(), None);
+        assert!(!folder.is_held());
+    }
+
+    #[test]
+    fn a_root_that_is_not_ours_alone_is_refused() {
+        let place = tempfile::tempdir().expect("tempdir");
+        let root = place.path().join("floater");
+        assert!(!check_root(&root).expect("nothing there"));
+        // What somebody puts into a folder that is everybody's: `down --all` would remove all that is behind it.
+        std::os::unix::fs::symlink(place.path(), &root).expect("link");
+        let refused = check_root(&root).expect_err("a link");
+        assert!(refused.to_string().contains("no folder"), "{refused}");
+        fs::remove_file(&root).expect("remove");
+        fs::create_dir(&root).expect("make");
+        let open = |mode| fs::set_permissions(&root, fs::Permissions::from_mode(mode));
+        open(0o777).expect("chmod");
+        let refused = check_root(&root).expect_err("open to all");
+        assert!(refused.to_string().contains("by others"), "{refused}");
+        open(0o700).expect("chmod");
+        assert!(check_root(&root).expect("ours"));
+    }
+
+    #[test]
+    fn a_folder_is_removed_with_all_that_is_in_it_and_its_name_is_free_again() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let folder = folder(root.path());
+        assert!(matches!(folder.take_there().expect("ask"), Taken::Gone));
+        fs::create_dir_all(folder.logs()).expect("make");
+        fs::write(folder.log(), "x").expect("write");
+        let Taken::Ours(lock) = folder.take_there().expect("take") else {
+            panic!("nobody has it");
+        };
+        lock.settle().expect("settle");
+        folder.clean(&lock).expect("clean");
+        assert!(!folder.path().exists());
+        folder.remove().expect("twice is once");
     }
 }

@@ -302,6 +302,52 @@ fn a_lab_that_is_killed_at_any_moment_leaves_nothing_after_down_all() {
 
 #[test]
 #[ignore = "netns: needs vxlan, nft"]
+fn those_who_take_the_same_labs_down_do_not_end_each_other() {
+    let place = Place::new();
+    for killed in [true, true, true, false] {
+        for name in ["one", "two"] {
+            place.run(&["up", "1", "1", "p2p", "ipv4", name]);
+        }
+        if killed {
+            for pid in place.processes() {
+                // A floater may have ended with its lab.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        let downs: Vec<Child> = (0..3)
+            .map(|_| {
+                let mut down = place.command(&["down-all"]);
+                down.stdout(Stdio::piped()).stderr(Stdio::piped());
+                down.spawn().unwrap()
+            })
+            .collect();
+        for down in downs {
+            let output = down.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        place.assert_empty();
+    }
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_killed_lab_is_told_as_such_and_its_name_is_free_again() {
+    let place = Place::new();
+    place.run(&["up", "1", "1", "p2p", "ipv4"]);
+    let lab = place.status()["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(i32::try_from(lab).unwrap()), Signal::SIGKILL).unwrap();
+    netns_harness::process::wait_for_end(i32::try_from(lab).unwrap(), Duration::from_secs(5))
+        .unwrap();
+    for verb in ["status", "clear"] {
+        place.refused(&[verb], "was killed");
+    }
+    place.run(&["up", "1", "1", "p2p", "ipv4"]);
+    assert_eq!(place.status()["name"], "lab");
+    place.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
 fn a_tied_lab_ends_with_its_caller() {
     use std::io::{BufRead as _, BufReader};
     let place = Place::new();
