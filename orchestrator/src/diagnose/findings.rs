@@ -169,7 +169,7 @@ pub(super) fn of_losses(cells: &[Cell], findings: &[Finding]) -> Vec<Finding> {
             finding(
                 "LOSS-GRAY",
                 element,
-                format!("{} loses {} of {} packets", cell.name(), cell.sent - cell.received, cell.sent),
+                format!("{} loses {} of {} packets", cell.name(), cell.sent.saturating_sub(cell.received), cell.sent),
                 vec![Evidence {
                     kind: EvidenceKind::Probe,
                     source: cell.src.clone(),

@@ -22,6 +22,9 @@ const TABLES_TIMEOUT: Duration = Duration::from_secs(15);
 const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its own arithmetic a plan may take before its floater counts as dead.
 const PLAN_SLACK: Duration = Duration::from_secs(15);
+/// How long to wait before a floater that serves somebody else's plan is asked again, and how often.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+const BUSY_TRIES: usize = 150;
 /// How many floaters of one cluster are asked at a time.
 const OF_A_CLUSTER_AT_ONCE: usize = 64;
 /// The wire protocol's major version.
@@ -104,16 +107,16 @@ impl Agent {
         path: &str,
         body: Vec<u8>,
         limit: Duration,
-    ) -> Result<http::Response<kube::client::Body>, String> {
+    ) -> Result<http::Response<kube::client::Body>, Refusal> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
         let header = sign(&self.run_key, method.as_str(), path, &body, now);
-        let told = |failure: Failure| failure.to_string();
+        let told = |failure: Failure| Refusal::from(failure.to_string());
         let mut request =
             api::request(method, &format!("{}{path}", self.proxy), body).map_err(told)?;
         let header = HeaderValue::from_str(&header)
-            .map_err(|_| "its signature cannot be sent".to_owned())?;
+            .map_err(|_| Refusal::from("its signature cannot be sent".to_owned()))?;
         request.headers_mut().insert(AUTH_HEADER, header);
         request.headers_mut().insert(
             http::header::CONTENT_TYPE,
@@ -126,7 +129,28 @@ impl Agent {
         let (status, body) = api::read_all(response, Duration::from_secs(5))
             .await
             .map_err(told)?;
-        Err(refusal(status, &body))
+        Err(Refusal {
+            is_busy: status == StatusCode::TOO_MANY_REQUESTS,
+            why: refusal(status, &body),
+        })
+    }
+
+    /// A floater has one plan at a time; another run's, or the last round's that has just ended, is waited for.
+    async fn start(
+        &self,
+        body: &[u8],
+        limit: Duration,
+    ) -> Result<http::Response<kube::client::Body>, String> {
+        for _ in 0..BUSY_TRIES {
+            match self
+                .ask(Method::POST, "/v1/probe", body.to_vec(), limit)
+                .await
+            {
+                Err(refusal) if refusal.is_busy => tokio::time::sleep(BUSY_PAUSE).await,
+                answer => return answer.map_err(|refusal| refusal.why),
+            }
+        }
+        Err("it is busy with the plan of another run".to_owned())
     }
 
     async fn read<T: DeserializeOwned>(
@@ -138,7 +162,10 @@ impl Agent {
     ) -> Result<T, String> {
         let _permits = self.gates.pass().await;
         let work = async {
-            let response = self.ask(Method::GET, path, Vec::new(), limit).await?;
+            let response = self
+                .ask(Method::GET, path, Vec::new(), limit)
+                .await
+                .map_err(|refusal| refusal.why)?;
             let (_, body) = api::read_all(response, limit)
                 .await
                 .map_err(|failure| failure.to_string())?;
@@ -189,34 +216,50 @@ impl Agent {
         let body = serde_json::to_vec(plan).map_err(|error| error.to_string())?;
         let limit = expected(plan) + PLAN_SLACK;
         let work = async {
-            let response = self.ask(Method::POST, "/v1/probe", body, limit).await?;
+            let response = self.start(&body, limit).await?;
             let mut lines = Lines::new(response.into_body());
-            loop {
-                let line = lines
-                    .next()
-                    .await
-                    .map_err(|failure| format!("its results broke off: {failure}"))?;
-                let Some(line) = line else {
-                    return Err("its results ended before it was done".to_owned());
-                };
-                if line.is_empty() {
-                    continue;
+            let results = async {
+                loop {
+                    let line = lines
+                        .next()
+                        .await
+                        .map_err(|failure| format!("its results broke off: {failure}"))?;
+                    let Some(line) = line else {
+                        return Err("its results ended before it was done".to_owned());
+                    };
+                    if line.is_empty() {
+                        continue;
+                    }
+                    match serde_json::from_slice(&line) {
+                        Ok(Event::Outcome(result)) => outcome(result),
+                        Ok(Event::Done { .. }) => return Ok(()),
+                        // A newer floater may tell more than is known here.
+                        Err(_) => {}
+                    }
                 }
-                match serde_json::from_slice(&line) {
-                    Ok(Event::Outcome(result)) => outcome(result),
-                    Ok(Event::Done { .. }) => return Ok(()),
-                    // A newer floater may tell more than is known here.
-                    Err(_) => {}
-                }
-            }
-        };
-        // A floater whose results keep coming and never end is dead, too.
-        let bounded = async {
-            tokio::time::timeout(limit, work)
+            };
+            // A floater whose results keep coming and never end is dead, too.
+            tokio::time::timeout(limit, results)
                 .await
                 .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
         };
-        within(deadline, bounded).await
+        within(deadline, work).await
+    }
+}
+
+/// A question that was not answered.
+struct Refusal {
+    /// Whether another try may be taken.
+    is_busy: bool,
+    why: String,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self {
+            is_busy: false,
+            why,
+        }
     }
 }
 

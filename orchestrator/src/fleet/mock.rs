@@ -37,6 +37,8 @@ pub(crate) struct Behaviour {
     pub(crate) ready_on_watch: bool,
     /// Floaters on these nodes break off in the middle of a plan.
     pub(crate) dies_probing: BTreeSet<&'static str>,
+    /// How many plans are refused because another one is under way.
+    pub(crate) busy: usize,
     /// Addresses that do not answer probes.
     pub(crate) dead: BTreeSet<&'static str>,
 }
@@ -171,6 +173,18 @@ impl Mock {
             .find(|(method, part, _)| is(method, part))
         {
             return Ok(status_answer(*status, "forbidden by the test"));
+        }
+        if path.ends_with("/v1/probe") {
+            let asked = self
+                .state()
+                .log
+                .iter()
+                .filter(|line| line.ends_with("/v1/probe"))
+                .count();
+            if asked <= behaviour.busy {
+                let busy = json!({"error": "another plan is under way"});
+                return Ok(json_answer(429, &busy));
+            }
         }
         if let Some(at) = path.find("/proxy/") {
             return Ok(self.proxy(&parts, &path[..at], &path[at + 6..], &body));

@@ -114,7 +114,11 @@ fn take(
 ) {
     let mut told: HashMap<usize, Outcome> = outcomes
         .into_iter()
-        .map(|outcome| (outcome.id as usize, outcome))
+        .map(|mut outcome| {
+            // More answers than questions are no better than as many.
+            outcome.received = outcome.received.min(outcome.sent);
+            (outcome.id as usize, outcome)
+        })
         .collect();
     for &at in chunk {
         let record = &mut records[at];

@@ -200,6 +200,21 @@ async fn a_floater_that_dies_in_the_middle_is_a_reason_and_no_verdict() {
     assert_ne!(exit_code(&report, Severity::Error), 1);
 }
 
+/// Another run's plan, or this one's last round that is just being put away.
+#[tokio::test]
+async fn a_floater_that_is_busy_is_asked_again() {
+    let (east, west) = two(Behaviour {
+        busy: 3,
+        ..Default::default()
+    });
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert_eq!(report.unjudged, Vec::<String>::new());
+    assert_eq!(report.coverage.probes_sent, PACKETS);
+}
+
 #[tokio::test]
 async fn some_clusters_that_do_not_answer_are_unobserved_and_none_at_all_is_an_error() {
     let dead = || {
