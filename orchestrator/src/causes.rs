@@ -323,7 +323,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "One pod does not answer.",
         proof: "The state of the link in the pod's network.",
         fix: "Restart the pod.",
-        found: false,
+        found: true,
     },
     Cause {
         code: "POD-POLICY",

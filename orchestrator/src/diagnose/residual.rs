@@ -46,7 +46,7 @@ enum Hypothesis {
     /// The underlay drops this tunnel's packets between two nodes.
     Tunnel(NodeRef, NodeRef, &'static str),
     /// The node does not forward between its pods and the underlay.
-    Forwarding(NodeRef, Family),
+    Forwarding(NodeRef, Only),
     /// The responder of the node is cut off in this protocol.
     Protocol(NodeRef, Layer),
     /// The underlay between two nodes.
@@ -243,7 +243,8 @@ fn suspects(
             all.insert(Hypothesis::Unread(node));
         }
         if let crate::graph::Part::Forward(family) = part {
-            all.insert(Hypothesis::Forwarding(node, family));
+            all.insert(Hypothesis::Forwarding(node, None));
+            all.insert(Hypothesis::Forwarding(node, Some(family)));
         }
     }
     all.into_iter().collect()

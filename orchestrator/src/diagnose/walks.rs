@@ -169,7 +169,7 @@ impl<'a> Walks<'a> {
 }
 
 /// The link by which a node reaches one of its pods.
-fn pod_link(tables: &NodeState, ip: IpAddr) -> Option<&str> {
+pub(super) fn pod_link(tables: &NodeState, ip: IpAddr) -> Option<&str> {
     tables
         .routes
         .iter()

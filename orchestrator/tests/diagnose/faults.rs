@@ -498,6 +498,37 @@ fn rows_of_a_rule_and_a_translation() {
     );
 }
 
+/// The kernel takes the routes to a pod away with its link, of both families.
+#[test]
+fn a_pod_whose_link_is_down_is_one_finding() {
+    let mut gathered = healthy(&[gateway("east", BOTH), gateway("west", BOTH)]);
+    for is_whole in [false, true] {
+        let tables = tables(&mut gathered, "east/n2");
+        tables.links.get_mut("pod").expect("a link").carrier = false;
+        if is_whole {
+            tables.links.get_mut("pod").expect("a link").up = false;
+            tables
+                .routes
+                .retain(|row| row.hops.iter().all(|hop| hop.link != "pod"));
+        }
+        let mut probed = gathered.clone();
+        probe(&mut probed, &What::default());
+        for record in &mut probed.probes {
+            let is_there =
+                |node: orchestrator::evidence::NodeRef| (node.cluster, node.node) == (0, 1);
+            if record.layer == floater::wire::Layer::Pod
+                && record.src != record.dst
+                && (is_there(record.src) || is_there(record.dst))
+            {
+                super::traps::lose(record);
+            }
+        }
+        let judged = diagnose(&probed, &What::default());
+        assert_eq!(titles(&judged), ["error POD-NIC-DOWN at east/n2 link"]);
+        assert_eq!(only(&judged).element.name, "pod");
+    }
+}
+
 /// A floater without `CAP_NET_ADMIN` sees no translation: that is no finding, and worth a word only where pods depend on one.
 #[test]
 fn translations_that_could_not_be_looked_at_are_not_missing() {

@@ -29,7 +29,7 @@ fn probed(
     gathered
 }
 
-fn lose(record: &mut orchestrator::evidence::ProbeRecord) {
+pub(crate) fn lose(record: &mut orchestrator::evidence::ProbeRecord) {
     let outcome = record.outcome.as_mut().expect("an outcome");
     outcome.received = 0;
     outcome.failure = Some(Failure::Timeout);

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use datapath::state::Family;
+use datapath::state::{Family, LinkKind};
 use floater::wire::Layer;
 
 use super::super::findings::{affected, finding, packets};
 use super::super::intent::Intended;
 use super::super::join::Joined;
 use super::super::scope::Scope;
+use super::super::walks::pod_link;
 use super::{Code, Hypothesis, Only};
 use crate::evidence::NodeRef;
 use crate::report::{Element, Evidence, EvidenceKind, Finding, Severity};
@@ -22,6 +23,36 @@ fn kind_of_code(code: Code) -> &'static str {
         "VTEP-IP-DUPLICATE" => "address",
         _ => "link",
     }
+}
+
+/// What a node's tables say against its way to its own pod, with the link that is to blame.
+fn pod_nic(scope: &Scope<'_>, at: NodeRef, only: Only) -> Option<(String, String)> {
+    let facts = scope.node(at);
+    let tables = facts.tables.as_ref().ok()?;
+    facts
+        .pod_ips
+        .iter()
+        .filter(|&&ip| only.is_none_or(|family| family == Family::of(ip)))
+        .find_map(|&ip| {
+            let Some(name) = pod_link(tables, ip) else {
+                // The kernel takes the route away with the link.
+                let mut down = tables.links.iter().filter(|link| {
+                    matches!(link.kind, LinkKind::Veth { .. }) && !(link.up && link.carrier)
+                });
+                let link = match (down.next(), down.next()) {
+                    (Some(only), None) => only.name.clone(),
+                    _ => ip.to_string(),
+                };
+                return Some((link, format!("no route to {ip} but the default one")));
+            };
+            let link = tables.links.get(name)?;
+            let state = match (link.up, link.carrier) {
+                (true, true) => return None,
+                (true, false) => "has no carrier",
+                (false, _) => "is down",
+            };
+            Some((name.to_owned(), format!("link {name} {state}")))
+        })
 }
 
 /// ` in ipv4`, where the other family is not concerned.
@@ -270,19 +301,34 @@ pub(super) fn tell(
             ]),
             "allow UDP 4876, 4877 (IPv6 4866, 4867) between the two".to_owned(),
         ),
-        Hypothesis::Forwarding(at, family) => (
-            "FORWARD-POLICY-DROP",
-            on_node(*at, "rule", format!("forward {family}")),
-            format!(
-                "{} does not pass on {family} of pods, and its tables are as planned",
-                scope.place(*at)
-            ),
-            words(&["POD-POLICY", "POD-NIC-DOWN", "INTENT-STALE"]),
-            format!(
-                "on {}: nft list ruleset; iptables -S FORWARD",
-                scope.place(*at)
-            ),
-        ),
+        Hypothesis::Forwarding(at, only) => {
+            let place = scope.place(*at);
+            if let Some((link, seen)) = pod_nic(scope, *at, *only) {
+                evidence.push(Evidence {
+                    kind: EvidenceKind::Table,
+                    source: place.clone(),
+                    text: seen.clone(),
+                });
+                (
+                    "POD-NIC-DOWN",
+                    on_node(*at, "link", link),
+                    format!("{place} does not reach its own pod: {seen}"),
+                    Vec::new(),
+                    format!("on {place}: restart the pod, whose network is made anew with it"),
+                )
+            } else {
+                let what = only.map_or_else(|| "packets".to_owned(), |family| family.to_string());
+                (
+                    "FORWARD-POLICY-DROP",
+                    on_node(*at, "rule", format!("forward{}", within(*only))),
+                    format!(
+                        "{place} does not pass on {what} of pods, and its tables are as planned"
+                    ),
+                    words(&["POD-POLICY", "POD-NIC-DOWN", "INTENT-STALE"]),
+                    format!("on {place}: nft list ruleset; iptables -S FORWARD"),
+                )
+            }
+        }
         Hypothesis::Protocol(at, layer) => (
             "L4-SELECTIVE-DROP",
             on_node(
