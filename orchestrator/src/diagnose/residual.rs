@@ -16,7 +16,7 @@ use super::pairs::{Fate, PairKey};
 use super::scope::Scope;
 use super::walks::Walked;
 use crate::evidence::NodeRef;
-use crate::graph::{Connectivity, family_of_tunnel};
+use crate::graph::{Connectivity, family_of_tunnel, tunnel_named};
 use crate::report::Finding;
 
 mod told;
@@ -269,6 +269,7 @@ fn code_of(stop: &Stop) -> Code {
         Stop::VniUnknown { .. } => "VNI-MISMATCH",
         Stop::NobodyListens { .. } => "TUNNEL-PORT-MISMATCH",
         Stop::VtepLocalGone { .. } => "VTEP-LOCAL-STALE",
+        Stop::LinkDown { link } if tunnel_named(link).is_none() => "POD-NIC-DOWN",
         Stop::LinkDown { .. } => "TUNNEL-DEV-DOWN",
         Stop::LinkMissing { .. } => "DEV-DELETED",
         Stop::TooBig { .. } => "INNER-MTU-TOO-BIG",

@@ -9,8 +9,8 @@ use orchestrator::probe_plan::What;
 use orchestrator::report::{CellVerdict, RunVerdict, Severity};
 
 use super::fleet::{
-    BOTH, IPV4, IPV6, Spec, at, gateway, healthy, ip, judged, only, p2p, pods, probe, tables,
-    titles, underlay,
+    BOTH, IPV4, IPV6, Spec, at, gateway, healthy, judged, only, p2p, pods, probe, tables, titles,
+    underlay,
 };
 
 /// Fleets that every fault is tried in, each with a node that holds rows for the peer west/n1 on the tunnel and family.
@@ -502,11 +502,15 @@ fn rows_of_a_rule_and_a_translation() {
 #[test]
 fn a_pod_whose_link_is_down_is_one_finding() {
     let mut gathered = healthy(&[gateway("east", BOTH), gateway("west", BOTH)]);
-    for is_whole in [false, true] {
+    for (up, carrier, routes) in [
+        (true, false, true),
+        (false, true, true),
+        (false, true, false),
+    ] {
         let tables = tables(&mut gathered, "east/n2");
-        tables.links.get_mut("pod").expect("a link").carrier = false;
-        if is_whole {
-            tables.links.get_mut("pod").expect("a link").up = false;
+        let link = tables.links.get_mut("pod").expect("a link");
+        (link.up, link.carrier) = (up, carrier);
+        if !routes {
             tables
                 .routes
                 .retain(|row| row.hops.iter().all(|hop| hop.link != "pod"));
@@ -713,5 +717,15 @@ fn what_an_unplanned_row_does_is_told_by_the_walk() {
     assert_eq!(finding.code, "ROUTE-BLACKHOLE");
     assert_eq!(finding.element.node.as_deref(), Some("n1"));
     assert_eq!(finding.severity, Severity::Error);
-    let _ = ip("10.21.0.2");
+    let told: Vec<&str> = finding
+        .evidence
+        .iter()
+        .map(|told| told.text.as_str())
+        .collect();
+    assert!(
+        told.iter()
+            .any(|text| text
+                .starts_with("by a walk over the tables the packet is stopped at east/n1")),
+        "{told:?}"
+    );
 }

@@ -9,7 +9,7 @@ use super::super::findings::{affected, finding, packets};
 use super::super::intent::Intended;
 use super::super::join::Joined;
 use super::super::scope::Scope;
-use super::super::walks::pod_link;
+use super::super::walks::{Walked, pod_link};
 use super::{Code, Hypothesis, Only};
 use crate::evidence::NodeRef;
 use crate::report::{Element, Evidence, EvidenceKind, Finding, Severity};
@@ -112,6 +112,20 @@ pub(super) fn tell(
         }
         Hypothesis::Walk(at, code, row) => {
             let place = at.map_or_else(|| "outside".to_owned(), |at| scope.place(at));
+            let walk = explained.iter().find_map(|joined| match &joined.walked {
+                Some(Walked::Stops {
+                    at: here,
+                    stop: Some(stop),
+                    text,
+                    ..
+                }) if here == at && stop.row() == *row => Some(text),
+                _ => None,
+            });
+            evidence.extend(walk.map(|text| Evidence {
+                kind: EvidenceKind::Table,
+                source: place.clone(),
+                text: format!("by a walk over the tables the packet is {text}"),
+            }));
             (
                 *code,
                 match at {
