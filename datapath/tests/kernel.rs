@@ -3,7 +3,6 @@
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use datapath::api::{Fleet, NodeConfigSpec};
 use datapath::diff::{Change, ChangeSet, diff};
@@ -494,20 +493,13 @@ fn a_thousand_peers_are_programmed_in_batches() {
     in_namespace(|| {
         let mut kernel = prepared("all");
         let config = config("all", 1000);
-        let start = Instant::now();
         let done = reconcile(&mut kernel, &config).expect("a reconciliation");
-        let took = start.elapsed();
         assert_verified(&done);
         assert!(
             done.applied.changes.len() > 8000,
             "{}",
             done.applied.changes.len()
         );
-        eprintln!(
-            "{} changes made and verified in {took:?}",
-            done.applied.changes.len()
-        );
-        assert!(took < Duration::from_secs(20), "{took:?}");
     });
 }
 
@@ -613,23 +605,4 @@ fn an_open_kernel_and_monitor_serve_their_namespace_from_any_thread() {
     assert_eq!(poll(&mut descriptors, PollTimeout::from(1000_u16)), Ok(1));
     assert!(second_monitor.drain());
     assert!(!second_monitor.drain());
-}
-
-#[test]
-#[ignore = "netns: needs vxlan, nft"]
-fn observing_a_small_node_is_fast() {
-    in_namespace(|| {
-        let mut kernel = prepared("all");
-        assert_verified(&reconcile(&mut kernel, &config("all", 3)).expect("a reconciliation"));
-        let best = (0..20)
-            .map(|_| {
-                let start = Instant::now();
-                kernel.observe().expect("an observation");
-                start.elapsed()
-            })
-            .min()
-            .expect("twenty observations");
-        eprintln!("one observation takes {best:?}");
-        assert!(best < Duration::from_millis(10), "{best:?}");
-    });
 }

@@ -152,24 +152,3 @@ fn every_planned_path_leads_there_and_back() {
         }
     }
 }
-
-/// A walk costs microseconds whatever the size of the fleet; the bound is generous, for builds without optimisation.
-#[test]
-#[ignore = "scale: 200 clusters"]
-fn a_walk_does_not_grow_with_the_fleet() {
-    let count = 200;
-    let world = planned(count);
-    let start = std::time::Instant::now();
-    let mut walks = 0;
-    for src in 0..count {
-        for dst in (0..count).filter(|&dst| dst != src) {
-            let packet = Packet::udp(pod(src, 1, Family::Ipv4), pod(dst, 1, Family::Ipv4), 8889);
-            let end = walk::verdict(&world, &name(src, 1), None, packet);
-            assert!(matches!(end, End::Left { .. }), "{end}");
-            walks += 1;
-        }
-    }
-    let each = start.elapsed() / walks;
-    eprintln!("{walks} walks, {each:?} each");
-    assert!(each < std::time::Duration::from_micros(200), "{each:?}");
-}
