@@ -35,6 +35,21 @@ pub(super) struct Slot {
     cost: usize,
 }
 
+impl Slot {
+    /// The round-trip time, and whether it is the kernel's.
+    ///
+    /// The kernel's clock may be set while a packet is on its way: a time that is negative or longer than the session's
+    /// own, which brackets it, is not believed.
+    pub(super) fn rtt(&self, now: Duration, received: Option<Duration>) -> (Duration, bool) {
+        let own = now.saturating_sub(self.sent);
+        received
+            .zip(self.kernel.or(self.user))
+            .and_then(|(received, sent)| received.checked_sub(sent))
+            .filter(|rtt| *rtt <= own)
+            .map_or((own, false), |rtt| (rtt, true))
+    }
+}
+
 struct Waiting {
     probe: usize,
     cost: usize,
