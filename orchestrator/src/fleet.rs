@@ -1,7 +1,7 @@
 //! Everything that a run does with clusters over their APIs: look, deploy, ask, remove.
 //!
-//! Every cluster is worked on by a task of its own with its own time limits, so that one that hangs, refuses or breaks
-//! costs nobody else anything. What could not be had is a reason in words, never an error of the run.
+//! Every cluster is worked on by a task of its own with its own time limits, so that one that hangs, refuses or breaks costs
+//! the others at most the seconds that [`patience`] gives it. What could not be had is a reason in words, never an error.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -29,6 +29,7 @@ use crate::report::{CellVerdict, Finding, Observation, Report, Run, RunVerdict, 
 mod ask;
 mod assemble;
 mod clusters;
+mod opened;
 mod probe;
 
 /// What a run is to do. [`RunOptions::default`] asks for everything, of nothing.
