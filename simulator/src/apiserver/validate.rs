@@ -27,6 +27,8 @@ pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Resul
         }
     }
     labels(&metadata["labels"], "metadata.labels", &mut causes);
+    finalizers(&metadata["finalizers"], &mut causes);
+    owners(&metadata["ownerReferences"], &mut causes);
     let annotations = size_of(&metadata["annotations"]);
     if annotations > LARGEST_ANNOTATIONS {
         causes.push(Cause::too_long("metadata.annotations", LARGEST_ANNOTATIONS));
@@ -120,6 +122,47 @@ fn labels(labels: &Value, field: &str, causes: &mut Vec<Cause>) {
         if !word(value.as_str().unwrap_or_default()) {
             causes.push(Cause::invalid(field, value, VALUE));
         }
+    }
+}
+
+fn finalizers(list: &Value, causes: &mut Vec<Cause>) {
+    const OURS: &[&str] = &["foregroundDeletion", "kubernetes", "orphan"];
+    for name in list.as_array().into_iter().flatten() {
+        let text = name.as_str().unwrap_or_default();
+        if !qualified(text) {
+            causes.push(Cause::invalid("metadata.finalizers", name, QUALIFIED));
+        } else if !text.contains('/') && !OURS.contains(&text) {
+            causes.push(Cause::invalid(
+                "metadata.finalizers",
+                name,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
+        }
+    }
+}
+
+fn owners(list: &Value, causes: &mut Vec<Cause>) {
+    let (mut controllers, list) = (0, list.as_array());
+    for (at, owner) in list.into_iter().flatten().enumerate() {
+        let field = format!("metadata.ownerReferences[{at}]");
+        for part in ["apiVersion", "kind", "name", "uid"] {
+            if owner[part].as_str().unwrap_or_default().is_empty() {
+                let empty = owner[part].as_str().unwrap_or_default();
+                causes.push(Cause::invalid(
+                    format!("{field}.{part}"),
+                    &empty.into(),
+                    "must not be empty",
+                ));
+            }
+        }
+        controllers += usize::from(owner["controller"] == json!(true));
+    }
+    if controllers > 1 {
+        causes.push(Cause::invalid(
+            "metadata.ownerReferences",
+            &list.map_or(Value::Null, |list| list.clone().into()),
+            "Only one reference can have Controller set to true",
+        ));
     }
 }
 
