@@ -37,6 +37,7 @@ mod handler;
 mod ids;
 mod impersonate;
 mod kinds;
+mod log;
 mod managed;
 mod openapi;
 mod patch;

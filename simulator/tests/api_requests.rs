@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, EventKind, NoPods, Resource};
+use simulator::apiserver::{ApiCluster, EventKind, NoPods, PodDialer, Resource};
 
 #[path = "api/tls.rs"]
 #[allow(dead_code, reason = "shared with tests that serve over TLS")]
@@ -330,4 +330,171 @@ async fn empty_maps_are_written_as_none() {
         .body;
     assert_eq!(pod["spec"]["volumes"][0]["emptyDir"], json!({}));
     assert_eq!(pod["spec"]["securityContext"], json!({}));
+}
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+
+#[tokio::test]
+async fn updates_make_leases_and_name_their_version() {
+    let asked = Asked::new();
+    let json = [("content-type", "application/json")];
+    let lease = |holder: &str, version: &Value| {
+        json!({"metadata": {"name": "l", "resourceVersion": version}, "spec": {"holderIdentity": holder}}).to_string()
+    };
+    let one = format!("{LEASES}/l");
+    let made = asked
+        .send("PUT", &one, &json, &lease("a", &Value::Null))
+        .await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let version = &made.body["metadata"]["resourceVersion"];
+    let blind = asked
+        .send("PUT", &one, &json, &lease("b", &Value::Null))
+        .await;
+    assert_eq!(blind.code, 422);
+    assert_eq!(
+        blind.body["details"]["causes"][0]["field"],
+        json!("metadata.resourceVersion")
+    );
+    // Of two who saw the same version one wins.
+    let codes = [
+        asked
+            .send("PUT", &one, &json, &lease("b", version))
+            .await
+            .code,
+        asked
+            .send("PUT", &one, &json, &lease("c", version))
+            .await
+            .code,
+    ];
+    assert_eq!(codes, [200, 409]);
+    assert_eq!(
+        asked.get(&one).await.body["spec"]["holderIdentity"],
+        json!("b")
+    );
+    let map = json!({"metadata": {"name": "m"}}).to_string();
+    assert_eq!(
+        asked
+            .send("PUT", &format!("{MAPS}/m"), &json, &map)
+            .await
+            .code,
+        404
+    );
+}
+
+/// Pods that have written three lines.
+struct Written;
+
+impl PodDialer for Written {
+    fn dial<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: u16,
+    ) -> futures::future::BoxFuture<'a, std::io::Result<tokio::net::TcpStream>> {
+        Box::pin(async { Err(std::io::ErrorKind::ConnectionRefused.into()) })
+    }
+
+    fn log(&self, _: &str, _: &str) -> std::io::Result<Vec<u8>> {
+        Ok(b"one\ntwo\nthree\n".to_vec())
+    }
+}
+
+#[tokio::test]
+async fn logs_are_cut_and_followed_and_pods_evicted() {
+    let asked = Asked(tls::cluster(Arc::new(Written)));
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    let store = asked.0.store();
+    store.create(Resource::PODS, Some("default"), pod).unwrap();
+    let path = "/api/v1/namespaces/default/pods/p";
+    for (query, code, text) in [
+        ("", 200, "one\ntwo\nthree\n"),
+        ("?tailLines=2&container=c", 200, "two\nthree\n"),
+        ("?limitBytes=5", 200, "one\nt"),
+        ("?tailLines=1&limitBytes=2", 200, "th"),
+        ("?container=d", 400, "container d is not valid for pod p"),
+        (
+            "?previous=true",
+            400,
+            "previous terminated container \"c\" in pod \"p\" not found",
+        ),
+        (
+            "?tailLines=x",
+            400,
+            "strconv.ParseInt: parsing \"x\": invalid syntax",
+        ),
+    ] {
+        let answer = asked.get(&format!("{path}/log{query}")).await;
+        let said = answer.body.get("message").unwrap_or(&answer.body);
+        assert_eq!((answer.code, said), (code, &json!(text)), "{query}");
+    }
+    let log = format!("{path}/log?follow=true&tailLines=1");
+    let follow = asked.get(&log);
+    let evict = async {
+        tokio::task::yield_now().await;
+        let wrong =
+            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}});
+        assert_eq!(
+            asked.post(&format!("{path}/eviction"), &wrong).await.code,
+            400
+        );
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 0}});
+        let dry = asked
+            .post(&format!("{path}/eviction?dryRun=All"), &eviction)
+            .await;
+        assert_eq!((dry.code, asked.get(path).await.code), (201, 200));
+        let evicted = asked.post(&format!("{path}/eviction"), &eviction).await;
+        assert_eq!(
+            (evicted.code, &evicted.body["status"]),
+            (201, &json!("Success"))
+        );
+    };
+    // The log ends with its pod.
+    let both = futures::future::join(follow, evict);
+    let (followed, ()) = tokio::time::timeout(std::time::Duration::from_secs(20), both)
+        .await
+        .unwrap();
+    assert_eq!(followed.body, json!("three\n"));
+    assert_eq!(asked.get(path).await.code, 404);
+}
+
+#[tokio::test]
+async fn metadata_is_held_to_its_rules() {
+    let asked = Asked::new();
+    for (metadata, fields) in [
+        (
+            json!({"finalizers": ["no slash "]}),
+            vec!["metadata.finalizers"],
+        ),
+        (json!({"finalizers": ["mine"]}), vec!["metadata.finalizers"]),
+        (
+            json!({"ownerReferences": [{"apiVersion": "v1", "name": "a"}]}),
+            vec![
+                "metadata.ownerReferences[0].kind",
+                "metadata.ownerReferences[0].uid",
+            ],
+        ),
+    ] {
+        let mut map = json!({"metadata": metadata});
+        map["metadata"]["name"] = "m".into();
+        let answer = asked.post(MAPS, &map).await;
+        let causes = answer.body["details"]["causes"].as_array().unwrap();
+        let found: Vec<&str> = causes
+            .iter()
+            .map(|cause| cause["field"].as_str().unwrap())
+            .collect();
+        assert_eq!((answer.code, found), (422, fields));
+    }
+    let map = json!({"metadata": {"generateName": "g".repeat(300)}});
+    let made = asked.post(MAPS, &map).await;
+    let name = made.body["metadata"]["name"].as_str().unwrap();
+    assert_eq!((made.code, name.len()), (201, 63), "{name}");
+    for (manager, reason) in [
+        ("m".repeat(129), "FieldValueTooLong"),
+        ("%01".to_owned(), "FieldValueInvalid"),
+    ] {
+        let answer = asked
+            .post(&format!("{MAPS}?fieldManager={manager}"), &map)
+            .await;
+        assert_eq!(answer.body["details"]["causes"][0]["reason"], json!(reason));
+    }
 }

@@ -94,6 +94,7 @@ fn roles() -> Vec<(&'static str, Value)> {
             &[
                 "configmaps",
                 "pods",
+                "pods/eviction",
                 "pods/proxy",
                 "secrets",
                 "serviceaccounts",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::decode;
@@ -46,6 +47,35 @@ impl Write<'_> {
                 Ok(Status::deleted(r, name, &old["metadata"]["uid"]))
             }
         })
+    }
+
+    /// POST of `pods/NAME/eviction`: a deletion that may be refused. Nothing here refuses it: no kind of this API
+    /// says how many pods of a kind have to be left.
+    pub(crate) fn evict(&self) -> Result<Value, Status> {
+        let name = self.name.unwrap_or_default();
+        let eviction = decode::object("Eviction", self.media, self.body)?;
+        if let Some(own) = eviction["metadata"]["name"].as_str()
+            && own != name
+        {
+            return Err(Status::bad_request(format!(
+                "name in URL does not match name in Eviction object: {own}"
+            )));
+        }
+        let options = &eviction["deleteOptions"];
+        let body = if options.is_object() {
+            Bytes::from(options.to_string())
+        } else {
+            Bytes::new()
+        };
+        let deletion = Write {
+            media: "application/json",
+            body: &body,
+            ..*self
+        };
+        deletion.delete()?;
+        Ok(
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+        )
     }
 
     /// DELETE of a collection.

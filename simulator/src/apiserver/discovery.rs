@@ -162,10 +162,15 @@ pub(crate) fn resources(store: &Store, group: &str, version: &str) -> Option<Val
         }
         resources.push(value);
         for (name, kind, verbs) in entry.subresources {
-            resources.push(json!({
+            let mut value = json!({
                 "name": format!("{}/{name}", r.plural), "singularName": "", "namespaced": r.namespaced,
                 "kind": kind, "verbs": verbs,
-            }));
+            });
+            if let Some((group, version)) = kinds::elsewhere(kind) {
+                value["group"] = group.into();
+                value["version"] = version.into();
+            }
+            resources.push(value);
         }
     }
     let mut list = json!({"kind": "APIResourceList"});
@@ -233,7 +238,13 @@ fn aggregated_entry(entry: Entry) -> Value {
             .subresources
             .iter()
             .map(|(name, subkind, verbs)| {
-                json!({"subresource": name, "responseKind": kind(subkind), "verbs": verbs})
+                let kind = match kinds::elsewhere(subkind) {
+                    Some((group, version)) => {
+                        json!({"group": group, "version": version, "kind": subkind})
+                    }
+                    None => kind(subkind),
+                };
+                json!({"subresource": name, "responseKind": kind, "verbs": verbs})
             })
             .collect();
     }

@@ -14,11 +14,11 @@ use super::kinds::{self, Served};
 use super::patch;
 use super::rbac::{self, Attributes};
 use super::read::Read;
-use super::request::{Accept, Form, Query, Target, decode, is_escaped, media_type};
+use super::request::{Accept, Form, Query, Target, is_escaped, media_type};
 use super::resource::Resource;
 use super::status::Status;
 use super::write::{Write, Written};
-use super::{ApiCluster, discovery, impersonate, openapi, proxy, review};
+use super::{ApiCluster, discovery, impersonate, log, openapi, proxy, review};
 
 /// The largest body that is read, as in etcd with some room for its encoding.
 const LARGEST: usize = 3 * 1024 * 1024;
@@ -248,12 +248,13 @@ async fn resource(
     let is_pod = served.resource == Resource::PODS;
     match (subresource, name, namespace) {
         ("" | "status" | "finalize", ..) => {}
+        ("eviction", Some(_), Some(_)) if is_pod && request.method() == Method::POST => {}
         ("proxy", Some(name), Some(namespace)) if is_pod => {
             let rest = target.rest.as_deref().unwrap_or_default();
             return proxy::forward(cluster, request, namespace, name, rest).await;
         }
         ("log", Some(name), Some(namespace)) if is_pod => {
-            return log(cluster, namespace, name);
+            return log::read(cluster, namespace, name, query);
         }
         ("token", Some(name), Some(namespace))
             if served.resource == Resource::SERVICE_ACCOUNTS
@@ -320,6 +321,9 @@ async fn resource(
             }
             write.create()?
         }
+        (&Method::POST, Some(_)) if subresource == "eviction" => {
+            return Ok(answer::object(201, &write.evict()?, accept));
+        }
         (&Method::PUT, Some(_)) => write.update()?,
         (&Method::PATCH, Some(_)) if subresource != "finalize" => {
             if media == patch::APPLY || !media.is_empty() {
@@ -381,33 +385,6 @@ async fn collect(mut body: Body) -> Result<Bytes, Status> {
         }
     }
     Ok(all.freeze())
-}
-
-fn log(cluster: &ApiCluster, namespace: &str, name: &str) -> Result<Response<Body>, Status> {
-    let pod = cluster
-        .store()
-        .get(Resource::PODS, Some(namespace), name)
-        .ok_or_else(|| Status::not_found(Resource::PODS, name))?;
-    if pod["spec"]["nodeName"]
-        .as_str()
-        .unwrap_or_default()
-        .is_empty()
-    {
-        let mut response = answer::text(204, "");
-        response.headers_mut().remove(http::header::CONTENT_TYPE);
-        return Ok(response);
-    }
-    match cluster.dialer.log(namespace, name) {
-        Ok(text) => Ok(answer::bytes(200, "text/plain", text)),
-        Err(error) => Err(Status::new(
-            500,
-            "InternalError",
-            format!(
-                "cannot read the log of {namespace}/{}: {error}",
-                decode(name)
-            ),
-        )),
-    }
 }
 
 #[cfg(test)]

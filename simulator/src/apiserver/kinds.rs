@@ -42,6 +42,15 @@ const fn row(
     }
 }
 
+/// The group and version of a subresource's kind where they are not the resource's own.
+pub(crate) fn elsewhere(kind: &str) -> Option<(&'static str, &'static str)> {
+    match kind {
+        "Eviction" => Some(("policy", "v1")),
+        "TokenRequest" => Some(("authentication.k8s.io", "v1")),
+        _ => None,
+    }
+}
+
 const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 static ROWS: &[Row] = &[
@@ -95,6 +104,7 @@ static ROWS: &[Row] = &[
             "status.nominatedNodeName",
         ],
         more: &[
+            ("eviction", "Eviction", &["create"]),
             ("log", "Pod", &["get"]),
             ("proxy", "PodProxyOptions", PROXY),
         ],

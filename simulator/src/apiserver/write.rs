@@ -30,6 +30,11 @@ pub(crate) struct Write<'a> {
     pub(crate) body: &'a Bytes,
 }
 
+/// How much of a `generateName` is used.
+const LONGEST_PREFIX: usize = 58;
+/// The longest name of a field manager.
+const LONGEST_MANAGER: usize = 128;
+
 /// What a write is answered with.
 pub(crate) struct Written {
     pub(crate) code: u16,
@@ -49,6 +54,25 @@ impl Write<'_> {
         })
     }
 
+    /// Refuses names of managers that no owner may have.
+    fn check_manager(&self, kind: &str) -> Result<(), Status> {
+        let Some(manager) = self.query.get("fieldManager") else {
+            return Ok(());
+        };
+        let cause = if manager.len() > LONGEST_MANAGER {
+            Cause::too_long("fieldManager", LONGEST_MANAGER)
+        } else if manager.chars().any(char::is_control) {
+            Cause::invalid(
+                "fieldManager",
+                &manager.into(),
+                "should only contain printable characters",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Status::invalid_options(kind, cause))
+    }
+
     fn book(&self, old: &Value, new: &mut Value) {
         let version = self.resource().api_version();
         let writer = Writer {
@@ -62,6 +86,7 @@ impl Write<'_> {
     /// POST of a collection.
     pub(crate) fn create(&self) -> Result<Written, Status> {
         let r = self.resource();
+        self.check_manager("CreateOptions")?;
         let dry = self.query.dry_run()?;
         let strictness = Strictness::of(self.query)?;
         let mut object = decode::object(r.kind, self.media, self.body)?;
@@ -87,6 +112,8 @@ impl Write<'_> {
         let generated = !fields["name"].is_string() && fields["generateName"].is_string();
         if generated {
             let prefix = fields["generateName"].as_str().unwrap_or_default();
+            // Room is left for what is added, within the longest label.
+            let prefix: String = prefix.chars().take(LONGEST_PREFIX).collect();
             fields["name"] = format!("{prefix}{}", ids::suffix()).into();
         }
         if r.table() == Resource::NAMESPACES.table()
@@ -183,6 +210,7 @@ impl Write<'_> {
     pub(crate) fn update(&self) -> Result<Written, Status> {
         let r = self.resource();
         let name = self.name.unwrap_or_default();
+        self.check_manager("UpdateOptions")?;
         let strictness = Strictness::of(self.query)?;
         let mut object = decode::object(r.kind, self.media, self.body)?;
         decode::check_kind(self.served, &mut object)?;
@@ -200,6 +228,13 @@ impl Write<'_> {
             Some(_) => {}
             None => return Err(Status::bad_request("name must be provided")),
         }
+        if self.store.get(r, self.namespace, name).is_none() && self.may_make(&object) {
+            let creates = self.creating();
+            if rbac::allowed(self.store, self.user, &creates).is_none() {
+                return Err(creates.refusal(self.user, Some(r)));
+            }
+            return self.create();
+        }
         let object = self.change(|_| Ok(object.clone()))?;
         Ok(Written {
             code: 200,
@@ -208,8 +243,41 @@ impl Write<'_> {
         })
     }
 
+    /// Whether an update of an object that is not there makes it.
+    fn may_make(&self, object: &Value) -> bool {
+        let r = self.resource();
+        let versioned = object["metadata"]["resourceVersion"]
+            .as_str()
+            .is_some_and(|version| !matches!(version, "" | "0"));
+        self.subresource.is_empty()
+            && !versioned
+            && (r == Resource::LEASES || r == Resource::EVENTS || r.group == Resource::ROLES.group)
+    }
+
+    /// The right to make the object of the path.
+    fn creating(&self) -> rbac::Attributes {
+        let r = self.resource();
+        rbac::Attributes {
+            verb: "create".to_owned(),
+            group: r.group.to_owned(),
+            resource: r.plural.to_owned(),
+            namespace: self.namespace.map(str::to_owned),
+            name: self.name.map(str::to_owned),
+            path: None,
+        }
+    }
+
+    /// Whether an update has to say of which version it is one.
+    fn needs_version(&self) -> bool {
+        let r = self.resource();
+        self.served.custom.is_some()
+            || r == Resource::LEASES
+            || r == Resource::CUSTOM_RESOURCE_DEFINITIONS
+    }
+
     /// PATCH of an object.
     pub(crate) fn patch(&self) -> Result<Written, Status> {
+        self.check_manager("PatchOptions")?;
         if self.media == patch::APPLY {
             return self.apply();
         }
@@ -241,6 +309,15 @@ impl Write<'_> {
         loop {
             let old = self.store.get(r, self.namespace, name).ok_or_else(absent)?;
             let made = make(&old)?;
+            let version = made["metadata"]["resourceVersion"].as_str();
+            if self.needs_version() && matches!(version, None | Some("" | "0")) {
+                let cause = Cause {
+                    reason: "FieldValueInvalid",
+                    message: "Invalid value: 0x0: must be specified for an update".to_owned(),
+                    field: "metadata.resourceVersion".to_owned(),
+                };
+                return Err(Status::invalid(r, name, &[cause]));
+            }
             if let Some(version) = made["metadata"]["resourceVersion"].as_str()
                 && old["metadata"]["resourceVersion"] != version
                 && !matches!(version, "" | "0")
@@ -398,14 +475,7 @@ impl Write<'_> {
             fields.shift_remove("status");
         }
         // An apply that creates needs both rights.
-        let creates = rbac::Attributes {
-            verb: "create".to_owned(),
-            group: r.group.to_owned(),
-            resource: r.plural.to_owned(),
-            namespace: self.namespace.map(str::to_owned),
-            name: Some(name.to_owned()),
-            path: None,
-        };
+        let creates = self.creating();
         if self.store.get(r, self.namespace, name).is_none()
             && rbac::allowed(self.store, self.user, &creates).is_none()
         {
