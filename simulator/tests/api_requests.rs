@@ -498,3 +498,24 @@ async fn metadata_is_held_to_its_rules() {
         assert_eq!(answer.body["details"]["causes"][0]["reason"], json!(reason));
     }
 }
+
+#[tokio::test]
+async fn reviews_ask_one_thing_and_are_named() {
+    let asked = Asked::new();
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let what = json!({"resourceAttributes": {"verb": "get", "resource": "pods"}});
+    let answer = asked.post(path, &json!({"spec": what})).await;
+    assert_eq!(answer.body["kind"], json!("SelfSubjectAccessReview"));
+    assert_eq!(answer.body["status"]["allowed"], json!(true));
+    let both = json!({"resourceAttributes": {}, "nonResourceAttributes": {}});
+    for spec in [json!(null), json!({"resourceAttributes": 7}), both] {
+        let answer = asked.post(path, &json!({"spec": spec})).await;
+        let field = &answer.body["details"]["causes"][0]["field"];
+        assert_eq!(
+            (answer.code, field),
+            (422, &json!("spec.resourceAttributes"))
+        );
+    }
+    let other = json!({"apiVersion": "v1", "kind": "Pod", "spec": what});
+    assert_eq!(asked.post(path, &other).await.code, 400);
+}

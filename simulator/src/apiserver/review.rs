@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::auth::{ISSUER, Tokens, User};
+use super::kinds;
 use super::managed::{self, Writer};
 use super::rbac::{self, Attributes};
 use super::resource::Resource;
 use super::shape::ANY;
-use super::status::Status;
+use super::status::{Cause, Status};
 use super::store::{Store, stamp};
 
 /// Answers a review by its plural.
@@ -17,6 +18,39 @@ pub(crate) fn answer(
     plural: &str,
     mut review: Value,
 ) -> Result<Value, Status> {
+    // A review that does not say what it is, is what its path says.
+    let asked = kinds::REVIEWS
+        .iter()
+        .map(|(resource, _)| resource)
+        .find(|resource| resource.plural == plural)
+        .ok_or_else(Status::no_such_resource)?;
+    for (field, known) in [
+        ("kind", asked.kind.to_owned()),
+        ("apiVersion", asked.api_version()),
+    ] {
+        if review[field].is_null() {
+            review[field] = known.into();
+        } else if review[field] != known {
+            return Err(Status::bad_request(format!(
+                "{} in version {} cannot be handled as a {}",
+                review["kind"], review["apiVersion"], asked.kind
+            )));
+        }
+    }
+    if plural.ends_with("accessreviews") {
+        let one = ["resourceAttributes", "nonResourceAttributes"]
+            .iter()
+            .filter(|part| review["spec"][**part].is_object())
+            .count();
+        if one != 1 {
+            let cause = Cause::invalid(
+                "spec.resourceAttributes",
+                &review["spec"]["resourceAttributes"],
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            );
+            return Err(Status::invalid(*asked, "", &[cause]));
+        }
+    }
     let status = match plural {
         "selfsubjectreviews" => json!({"userInfo": who(user)}),
         "selfsubjectaccessreviews" => access(store, user, &review["spec"]),
@@ -148,7 +182,7 @@ pub(crate) fn token(
         .as_i64()
         .unwrap_or(3600);
     if seconds < 600 {
-        let cause = super::status::Cause::invalid(
+        let cause = Cause::invalid(
             "spec.expirationSeconds",
             &seconds.into(),
             "may not specify a duration less than 10 minutes",
