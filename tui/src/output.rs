@@ -1,8 +1,8 @@
 //! Where a report goes and in which form: `-o FORMAT[=FILE]`.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -78,7 +78,7 @@ impl FromStr for Output {
     }
 }
 
-/// Two reports on one stdout would be none.
+/// Two reports on one stdout would be none, and a file that cannot be written is better known before there is a report.
 pub fn check(outputs: &[Output]) -> Result<(), Failure> {
     if outputs
         .iter()
@@ -96,7 +96,32 @@ pub fn check(outputs: &[Output]) -> Result<(), Failure> {
             return Err(Failure::Usage("two -o name the same file".to_owned()));
         }
     }
-    Ok(())
+    outputs
+        .iter()
+        .filter_map(|output| output.file.as_deref())
+        .try_for_each(writable)
+}
+
+/// Whether a file could be written, so that nobody waits for a report that then goes nowhere. Leaves everything as it is.
+fn writable(file: &Path) -> Result<(), Failure> {
+    let refused = |error: std::io::Error| {
+        Failure::Usage(format!("-o cannot write {}: {error}", file.display()))
+    };
+    match fs::metadata(file) {
+        // Opening a pipe would wait for its reader.
+        Ok(there) if !there.is_file() && !there.is_dir() => Ok(()),
+        Ok(_) => OpenOptions::new()
+            .append(true)
+            .open(file)
+            .map(drop)
+            .map_err(refused),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let made = OpenOptions::new().write(true).create_new(true).open(file);
+            made.map_err(refused)?;
+            fs::remove_file(file).map_err(refused)
+        }
+        Err(error) => Err(refused(error)),
+    }
 }
 
 /// Writes text to where it belongs, with a newline at its end.
@@ -187,6 +212,36 @@ mod tests {
         assert!(check(&outputs(&["table", "json"])).is_err());
         assert!(check(&outputs(&["junit=a", "json=a"])).is_err());
         assert!(check(&[]).is_ok());
+    }
+
+    #[test]
+    fn files_are_tried_and_left_as_they_are() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let tried = |file: &Path| {
+            check(&[Output {
+                format: Format::Json,
+                file: Some(file.to_owned()),
+            }])
+        };
+        let new = directory.path().join("new.json");
+        assert!(tried(&new).is_ok());
+        assert!(!new.exists(), "only tried");
+        fs::write(&new, "old").expect("writable");
+        assert!(tried(&new).is_ok());
+        assert_eq!(fs::read_to_string(&new).expect("readable"), "old");
+        for bad in [
+            directory.path().join("no/such.json"),
+            directory.path().into(),
+            new.join("x"),
+        ] {
+            let refused = tried(&bad).expect_err("not writable");
+            assert_eq!(refused.code(), crate::exit::USAGE);
+            assert!(
+                refused.to_string().contains(bad.to_str().expect("UTF-8")),
+                "{refused}"
+            );
+        }
+        assert!(tried(Path::new("/dev/null")).is_ok());
     }
 
     #[test]
