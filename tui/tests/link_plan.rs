@@ -145,15 +145,49 @@ fn bad_input_is_65_with_file_line_and_rule() {
             "{\"clusters\": [],\n\"clusters\": []}",
             "c.json:2: duplicate field",
         ),
-        ("d.json", "[]", "d.json:1: "),
+        ("d.json", "[[], [], []]", "d.json:1: invalid type: sequence"),
         ("e.json", "{}", "e.json: a fleet has the lists"),
         ("f.json", "", "f.json: empty"),
         (
             "g.json",
-            "{\"clusterNodes\": [\n{\"spec\": {\"roles\": 1}}]}",
+            "{\"clusterNodes\": [\n{\"metadata\": {\"name\": \"n\"}, \"spec\": {\"roles\": 1}}]}",
             "g.json:2: invalid type",
         ),
-        ("h.yaml", "a: b\n", "h.yaml: a fleet has the lists"),
+        (
+            "h.yaml",
+            "a: b\n",
+            "h.yaml:1: unknown field `a`, expected one of",
+        ),
+        (
+            "o.json",
+            "{\"clusters\": [\n{\"a\": 1}]}",
+            "o.json:2: missing field `metadata`",
+        ),
+        (
+            "p.json",
+            "{\"clusterNodes\": [\n{\"metadata\": {}}]}",
+            "p.json:2: missing field `name`",
+        ),
+        (
+            "q.json",
+            "{\"clusterNodes\": [\n{\"metadata\": {\"name\": \"\"}}]}",
+            "q.json:2: metadata.name is empty",
+        ),
+        (
+            "r.yaml",
+            "name: a-topology\nclusters:\n  - name: east\n",
+            "r.yaml:1: unknown field `name`, expected one of",
+        ),
+        (
+            "s.yaml",
+            "clusters:\n  - name: east\n",
+            "s.yaml:2: missing field `metadata`",
+        ),
+        (
+            "t.yaml",
+            "clusters: []\nworkloads: {floater: true}\n",
+            "t.yaml:2: unknown field `workloads`",
+        ),
         (
             "i.yaml",
             "clusters:\n  - metadata: {name: [1]}\n",
@@ -175,7 +209,11 @@ fn bad_input_is_65_with_file_line_and_rule() {
             "clusters: []\nclusters: []\n",
             "m.yaml:2: duplicate",
         ),
-        ("n.yaml", "clusters:\n - a: 1\n  b: 2\n", "n.yaml:3: "),
+        (
+            "n.yaml",
+            "clusters:\n - metadata: {name: a}\n  b: 2\n",
+            "n.yaml:3: ",
+        ),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(name);

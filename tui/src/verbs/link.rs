@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use datapath::api::Fleet;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use crate::cli::{LinkPlan, PlanFormat};
 use crate::exit::{Failure, OK, Outcome};
@@ -61,36 +61,80 @@ fn written<T: serde::Serialize>(value: &T, format: PlanFormat) -> Result<String,
     }
 }
 
-/// Which of the planner's lists a document has.
+/// The lists of a fleet. Real objects carry fields that the planner does not know; the document around them does not.
 #[derive(Deserialize)]
 #[serde(
     rename_all = "camelCase",
+    deny_unknown_fields,
     expecting = "an object with lists of objects"
 )]
 struct Lists {
-    clusters: Option<IgnoredAny>,
-    cluster_nodes: Option<IgnoredAny>,
+    clusters: Option<Vec<Object>>,
+    cluster_nodes: Option<Vec<Object>>,
+    #[serde(rename = "nodeConfigs")]
+    _node_configs: Option<Vec<Object>>,
 }
 
-impl Lists {
-    fn is_fleet(&self) -> bool {
-        self.clusters.is_some() || self.cluster_nodes.is_some()
+/// What every object needs.
+#[derive(Deserialize)]
+#[serde(expecting = "an object of Kubernetes")]
+struct Object {
+    #[serde(rename = "metadata")]
+    _metadata: Named,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "metadata with a name")]
+struct Named {
+    #[serde(rename = "name", deserialize_with = "not_empty")]
+    _name: String,
+}
+
+fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.is_empty() {
+        return Err(D::Error::custom("metadata.name is empty"));
     }
+    Ok(name)
 }
 
 fn fleet(source: &Source) -> Result<Fleet, Failure> {
-    if !source.parse::<Lists>()?.is_fleet() {
+    // A derived struct would take a list for its fields in order.
+    source.parse::<BTreeMap<String, IgnoredAny>>()?;
+    let lists: Lists = source.parse()?;
+    if lists.clusters.is_none() && lists.cluster_nodes.is_none() {
         let rule = "a fleet has the lists `clusters` and `clusterNodes`";
         return Err(Failure::input(&source.name, None, rule));
     }
     source.parse()
 }
 
+/// The lists of one node's plan and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the rows of a node")]
+struct Rows {
+    #[serde(rename = "devices")]
+    _devices: Option<IgnoredAny>,
+    #[serde(rename = "routes")]
+    _routes: Option<IgnoredAny>,
+    #[serde(rename = "iptables")]
+    _iptables: Option<IgnoredAny>,
+    #[serde(rename = "fdbs")]
+    _fdbs: Option<IgnoredAny>,
+    #[serde(rename = "arps")]
+    _arps: Option<IgnoredAny>,
+}
+
 /// An earlier result of `link plan`, or the objects that it came from.
 fn old_configs(path: &Path) -> Result<Configs, Failure> {
     let source = Source::read(path)?;
-    if source.parse::<Lists>()?.is_fleet() {
-        return Ok(plan_of(&source.parse()?, &source.name));
+    let keys: BTreeMap<String, IgnoredAny> = source.parse()?;
+    if ["clusters", "clusterNodes"]
+        .iter()
+        .any(|list| keys.contains_key(*list))
+    {
+        return Ok(plan_of(&fleet(&source)?, &source.name));
     }
-    source.parse::<BTreeMap<String, _>>()
+    source.parse::<BTreeMap<String, Rows>>()?;
+    source.parse()
 }
