@@ -77,6 +77,22 @@ pub enum Verb {
     Version,
 }
 
+impl Verb {
+    /// Whether a broken configuration file stops the verb. What only tells or tidies up has to work beside one: it may
+    /// be how somebody finds out, or the way to be rid of what is left.
+    #[must_use]
+    pub fn needs_settings(&self) -> bool {
+        !matches!(
+            self,
+            Self::Completions(_)
+                | Self::Explain(_)
+                | Self::Man(_)
+                | Self::Sim(sim::Sim::Down(_) | sim::Sim::Status(_))
+                | Self::Version
+        )
+    }
+}
+
 /// Arguments of `demo`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Demo {

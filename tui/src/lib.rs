@@ -46,11 +46,21 @@ pub fn main(mut argv: Vec<OsString>) -> ExitCode {
         // As kubectl's plugin it is called with a space, and that is what help should say.
         *name = "kubectl floater".into();
     }
+    exit::finish(layered(argv).and_then(|cli| verbs::run(&cli)))
+}
+
+/// The command line with environment and configuration file applied.
+fn layered(argv: Vec<OsString>) -> Result<cli::Cli, exit::Failure> {
     let env = |name: &str| std::env::var_os(name);
     // The command line comes first, so that `--help` works beside a broken file.
-    let outcome = config::parse(argv.clone(), &|_| None, None)
-        .and_then(|_| config::read(&env))
-        .and_then(|file| config::parse(argv, &env, file.as_ref()))
-        .and_then(|cli| verbs::run(&cli));
-    exit::finish(outcome)
+    let bare = config::parse(argv.clone(), &|_| None, None)?;
+    let whole =
+        config::read(&env).and_then(|file| config::parse(argv.clone(), &env, file.as_ref()));
+    match whole {
+        Err(failure @ exit::Failure::Input { .. }) if !bare.verb.needs_settings() => {
+            progress::warn(format_args!("ignored: {failure}"));
+            config::parse(argv, &env, None)
+        }
+        other => other,
+    }
 }

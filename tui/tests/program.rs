@@ -181,6 +181,21 @@ fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
         (&["demo", "--fault", "NO-SUCH-CODE"], 64, "GATEWAY-DOWN"),
         (&["demo", "-o", "json", "-o", "table"], 64, "stdout"),
         (
+            &["demo", "-o", "json=/nonexistent/r.json"],
+            64,
+            "/nonexistent/r.json",
+        ),
+        (
+            &["dr", "--sim", "nosuchlab", "-o", "junit=/nonexistent/r.xml"],
+            64,
+            "/nonexistent/r.xml",
+        ),
+        (
+            &["sim", "run", scenario, "-o", "junit=/nonexistent/r.xml"],
+            64,
+            "/nonexistent/r.xml",
+        ),
+        (
             &["demo", "--clusters", "1", "--fault", "FDB-MISSING"],
             64,
             "--clusters 2",
@@ -326,15 +341,30 @@ fn a_bad_configuration_file_is_65_but_help_still_helps() {
             .output()
             .unwrap()
     };
-    let refused = with_file(&["version"]);
+    let refused = with_file(&["sim", "schema"]);
     assert_eq!(refused.status.code(), Some(65));
-    let wanted = format!("error: {}:2: `colour` is not an option\n", file.display());
-    assert_eq!(stderr(&refused), wanted);
+    let place = format!("{}:2: `colour` is not an option\n", file.display());
+    assert_eq!(stderr(&refused), format!("error: {place}"));
+    for arguments in [
+        &["version"][..],
+        &["completions", "bash"],
+        &["man"],
+        &["explain", "FDB-MISSING"],
+        &["sim", "down", "--all"],
+    ] {
+        let output = with_file(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let said = stderr(&output);
+        assert_eq!(said, format!("warning: ignored: {place}"), "{arguments:?}");
+    }
+    fs::write(&file, "color = 'sometimes'\n").unwrap();
+    assert_eq!(with_file(&["version"]).status.code(), Some(0));
+    assert_eq!(with_file(&["sim", "schema"]).status.code(), Some(65));
     assert_eq!(with_file(&["--help"]).status.code(), Some(0));
     assert_eq!(with_file(&["frobnicate"]).status.code(), Some(64));
     fs::remove_file(&file).unwrap();
     assert_eq!(
-        with_file(&["version"]).status.code(),
+        with_file(&["sim", "schema"]).status.code(),
         Some(65),
         "a file that was named has to be there"
     );
