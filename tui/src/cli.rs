@@ -168,8 +168,11 @@ pub struct Matrix {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Explain {
     /// A cause code, or the id of a finding of --report
-    #[arg(value_name = "CODE|FINDING-ID")]
-    pub subject: String,
+    #[arg(value_name = "CODE|FINDING-ID", required_unless_present = "list")]
+    pub subject: Option<String>,
+    /// Print every cause code
+    #[arg(long, conflicts_with_all = ["subject", "report"])]
+    pub list: bool,
     /// The report that holds the finding
     #[arg(long, value_name = "REPORT.json")]
     pub report: Option<PathBuf>,

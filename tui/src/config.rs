@@ -31,7 +31,7 @@ use crate::cli::Cli;
 use crate::exit::{self, Failure};
 
 /// What no lower layer may ask for: these are deeds, not settings.
-const DEEDS: [&str; 4] = ["all", "fault", "schema", "sweep"];
+const DEEDS: [&str; 5] = ["all", "fault", "list", "schema", "sweep"];
 
 /// The configuration file, read and checked for form.
 #[derive(Debug, Clone, Default)]

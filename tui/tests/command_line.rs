@@ -306,7 +306,8 @@ fn other_verbs() {
     assert_eq!(
         parsed("explain f1 --report r.json").verb,
         Verb::Explain(Explain {
-            subject: "f1".to_owned(),
+            subject: Some("f1".to_owned()),
+            list: false,
             report: Some("r.json".into())
         })
     );

@@ -1,5 +1,6 @@
 //! `explain`: what a cause code or a finding means.
 
+use orchestrator::report::Report;
 use orchestrator::{causes, explain};
 
 use crate::cli::Explain;
@@ -7,33 +8,118 @@ use crate::exit::{Failure, OK, Outcome};
 use crate::input::Source;
 use crate::output;
 
+/// How many codes are suggested in place of a wrong one.
+const SUGGESTED: usize = 3;
+
 pub(super) fn run(arguments: &Explain) -> Outcome {
-    let subject = arguments.subject.as_str();
-    let text = match &arguments.report {
-        None => explain::code(&subject.to_ascii_uppercase()).ok_or_else(|| {
-            Failure::Usage(format!(
-                "`{subject}` is not a cause code (a finding needs --report REPORT.json); codes: {}",
-                codes()
-            ))
-        })?,
-        Some(file) => {
-            let source = Source::read(file)?;
-            let report = super::matrix::report(&source)?;
-            explain::finding(&report, subject)
-                .or_else(|| explain::code(&subject.to_ascii_uppercase()))
-                .ok_or_else(|| {
-                    let rule = format!(
-                        "no finding of the report has the id `{subject}`, and it is no cause code"
-                    );
-                    Failure::input(&source.name, None, rule)
-                })?
-        }
-    };
-    output::print(&text)?;
+    output::print(&text(arguments)?)?;
     Ok(OK)
 }
 
-fn codes() -> String {
-    let codes: Vec<&str> = causes::CATALOGUE.iter().map(|cause| cause.code).collect();
-    codes.join(", ")
+fn text(arguments: &Explain) -> Result<String, Failure> {
+    let Some(subject) = arguments.subject.as_deref().filter(|_| !arguments.list) else {
+        return Ok(list());
+    };
+    let code = subject.to_ascii_uppercase();
+    let Some(file) = &arguments.report else {
+        return explain::code(&code).ok_or_else(|| {
+            Failure::Usage(format!(
+                "`{subject}` is not a cause code; near it: {}; all: floaterctl explain --list; a finding needs --report REPORT.json",
+                nearest(&code).join(", ")
+            ))
+        });
+    };
+    let source = Source::read(file)?;
+    let report = super::matrix::report(&source)?;
+    explain::finding(&report, subject)
+        .map(|text| with_commands(text, &report, subject))
+        .or_else(|| explain::code(&code))
+        .ok_or_else(|| {
+            let rule =
+                format!("no finding of the report has the id `{subject}`, and it is no cause code");
+            Failure::input(&source.name, None, rule)
+        })
+}
+
+/// Every code and what it is, one line each.
+fn list() -> String {
+    let width = causes::CATALOGUE.iter().map(|cause| cause.code.len()).max();
+    let width = width.unwrap_or(0);
+    causes::CATALOGUE
+        .iter()
+        .map(|cause| format!("{:<width$}  {}\n", cause.code, cause.title))
+        .collect()
+}
+
+/// A finding's command on a line of its own and whole, so that it can be pasted.
+fn with_commands(text: String, report: &Report, id: &str) -> String {
+    const HEAD: &str = "\nTo mend it (never run by this program)\n";
+    let findings = &report.findings;
+    let exact = findings.iter().find(|finding| finding.id == id);
+    let Some(found) = exact.or_else(|| findings.iter().find(|finding| finding.id.starts_with(id)))
+    else {
+        return text;
+    };
+    // Only a fix that names its place is a command; the others are advice, and may be broken into lines.
+    let Some((place, command)) = found
+        .fix
+        .strip_prefix("on ")
+        .and_then(|rest| rest.split_once(": "))
+    else {
+        return text;
+    };
+    let Some((before, rest)) = text.split_once(HEAD) else {
+        return text;
+    };
+    let after = rest.split_once("\n\n").map_or("", |(_, after)| after);
+    let gap = if after.is_empty() { "" } else { "\n" };
+    format!("{before}{HEAD}  on {place}:\n  {command}\n{gap}{after}")
+}
+
+/// The codes that are most like a word: those that share one of its parts, then those that need the fewest changes.
+fn nearest(word: &str) -> Vec<&'static str> {
+    let parts: Vec<&str> = word.split('-').filter(|part| part.len() > 1).collect();
+    let mut codes: Vec<&str> = causes::CATALOGUE.iter().map(|cause| cause.code).collect();
+    codes.sort_by_key(|code| {
+        let shared = code.split('-').filter(|part| parts.contains(part)).count();
+        (std::cmp::Reverse(shared), distance(word, code))
+    });
+    codes.truncate(SUGGESTED);
+    codes
+}
+
+/// How many letters have to be put in, left out or changed.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    // A word of any length comes from the command line, and no code is this long.
+    for (at, letter) in from.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = at + 1;
+        for (column, other) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_understood() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        for (word, code) in [
+            ("FDB-MISING", "FDB-MISSING"),
+            ("GATEWAYDOWN", "GATEWAY-DOWN"),
+            ("MISSING-ROUTE", "ROUTE-MISSING"),
+        ] {
+            let near = nearest(word);
+            assert!(near.contains(&code), "{word}: {near:?}");
+        }
+    }
 }
