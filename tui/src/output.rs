@@ -134,6 +134,13 @@ pub fn write(output: &Output, text: &str) -> Result<(), Failure> {
     }
 }
 
+/// `1 node`, `2 nodes`.
+#[must_use]
+pub fn counted(number: usize, noun: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{end}")
+}
+
 /// Writes to stdout; a reader that closed its end is content.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();

@@ -22,11 +22,17 @@ pub fn text(report: &Report, format: Format, kosmos: bool, color: bool) -> Strin
     }
 }
 
-/// Writes a report in every form that was asked for; a table on stdout where none was.
+/// Writes a report in every form that was asked for; a table on stdout where none was. `node_rows` says whether JSON has
+/// the rows per pair of nodes.
 ///
 /// # Errors
 /// [`Failure::Failed`] naming the file that could not be written; the others are written all the same.
-pub fn write(report: &Report, judge: &Judge, color: bool) -> Result<(), Failure> {
+pub fn write(report: &Report, judge: &Judge, node_rows: bool, color: bool) -> Result<(), Failure> {
+    // Rows that only another form needs are no part of the data: one `-o` does not change another.
+    let data = (!node_rows && !report.node_rows.is_empty()).then(|| Report {
+        node_rows: Vec::new(),
+        ..report.clone()
+    });
     let default = [Output::stdout(Format::Table)];
     let outputs = if judge.output.is_empty() {
         &default[..]
@@ -36,9 +42,12 @@ pub fn write(report: &Report, judge: &Judge, color: bool) -> Result<(), Failure>
     let mut failed = None;
     for output in outputs {
         let color = color && output.file.is_none();
-        if let Err(failure) =
-            output::write(output, &text(report, output.format, judge.kosmos, color))
-        {
+        let report = match output.format {
+            Format::Json => data.as_ref().unwrap_or(report),
+            _ => report,
+        };
+        let text = text(report, output.format, judge.kosmos, color);
+        if let Err(failure) = output::write(output, &text) {
             failed.get_or_insert(failure);
         }
     }

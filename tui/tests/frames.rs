@@ -9,7 +9,7 @@ use datapath::state::Family;
 use floater::wire::Layer;
 use orchestrator::report::{
     Cell, CellState, CellVerdict, ClusterReport, Coverage, Element, Evidence, EvidenceKind,
-    Finding, Observation, Report, RttSummary, Run, RunVerdict, SCHEMA, Severity,
+    Finding, NodeRow, Observation, Report, RttSummary, Run, RunVerdict, SCHEMA, Severity,
 };
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -319,8 +319,25 @@ fn reports_go_where_they_were_asked_to() {
             .collect(),
         ..Judge::default()
     };
-    let report = report(3);
-    render::write(&report, &judge, true).unwrap();
+    let mut report = report(3);
+    report.node_rows = vec![NodeRow {
+        src: "c1/n1".to_owned(),
+        dst: "c2/n1".to_owned(),
+        layer: Layer::Host,
+        family: Family::Ipv4,
+        target: "100.64.1.1".to_owned(),
+        verdict: CellVerdict::Pass,
+        sent: 5,
+        received: 5,
+        rtt_us: None,
+        reason: None,
+    }];
+    render::write(&report, &judge, true, true).unwrap();
+    let json = fs::read_to_string(at("a.json")).unwrap();
+    assert!(json.contains("node_rows"), "{json}");
+    render::write(&report, &judge, false, true).unwrap();
+    // What another form needs is no part of the data.
+    report.node_rows.clear();
     let json = fs::read_to_string(at("a.json")).unwrap();
     assert_eq!(
         orchestrator::report::parse(&json, "a.json").unwrap(),

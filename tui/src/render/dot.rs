@@ -6,7 +6,12 @@ use std::fmt::Write as _;
 use orchestrator::matrix::badness;
 use orchestrator::report::{CellVerdict, Observation, Report, layer_word};
 
-/// The report as a graph: pairs that pass have no arrow, so that a large fleet stays readable.
+use crate::output::counted;
+
+/// Up to so many clusters pairs that pass have arrows, too; in a larger fleet only trouble can be read.
+const SMALL: usize = 12;
+
+/// The report as a graph.
 #[must_use]
 pub fn render(report: &Report) -> String {
     let mut dot = String::from("digraph floater {\n  rankdir=LR;\n  node [shape=box];\n");
@@ -18,13 +23,19 @@ pub fn render(report: &Report) -> String {
             Observation::Unobserved => ", style=dotted",
         };
         let label = quoted(&format!(
-            "{}\n{mode}, {} nodes",
-            cluster.name, cluster.nodes
+            "{}\n{mode}, {}",
+            cluster.name,
+            counted(cluster.nodes, "node")
         ));
         let _ = writeln!(dot, "  {} [label={label}{look}];", quoted(&cluster.name));
     }
     let mut pairs: BTreeMap<(&str, &str), (CellVerdict, Vec<String>)> = BTreeMap::new();
-    for cell in report.cells.iter().filter(|cell| badness(cell.verdict) > 0) {
+    let small = report.clusters.len() <= SMALL;
+    for cell in &report.cells {
+        // A cluster within itself is worth an arrow only where it does not pass.
+        if badness(cell.verdict) == 0 && !(small && cell.src != cell.dst) {
+            continue;
+        }
         let label = format!(
             "{} {} {}",
             layer_word(cell.layer),
