@@ -9,6 +9,7 @@ use simulator::topology::{self, Topology};
 
 use crate::cli::sim::{Families, Mode, Shape};
 use crate::exit::Failure;
+use crate::output;
 use crate::progress::{self, Progress};
 use crate::signals::Interrupt;
 
@@ -72,7 +73,9 @@ pub async fn build(
         .sum();
     let clusters = topology.clusters.len();
     progress.say(format_args!(
-        "{name}: building {clusters} clusters, {nodes} nodes"
+        "{name}: building {}, {}",
+        output::counted(clusters, "cluster"),
+        output::counted(nodes, "node")
     ));
     // A fleet of this name that is up already is somebody else's, and has to outlive an interruption of this command.
     let taken = control::status(Some(&name)).is_ok();
@@ -84,6 +87,7 @@ pub async fn build(
     let built = tokio::select! {
         built = &mut building => built,
         () = interrupt.clone().come(), if !taken => {
+            progress::tell(format_args!("interrupted: removing {name}, {}", output::counted(nodes, "node")));
             // A fleet that is coming up ends at once when it is told to; there may be none yet.
             let _ = remove(name.clone()).await;
             building.await
@@ -151,6 +155,15 @@ impl OwnLab {
         let name = self.name.clone();
         let done = tokio::task::spawn_blocking(move || work(&name)).await;
         Ok(done.map_err(|error| Failure::Failed(error.to_string()))??)
+    }
+
+    /// Says that it is being removed: always to somebody who interrupts and then has to wait.
+    pub fn tell_removal(&self, interrupt: &Interrupt, progress: Progress) {
+        if interrupt.has_come() {
+            progress::tell(format_args!("interrupted: removing {}", self.name));
+        } else {
+            progress.say(format_args!("removing {}", self.name));
+        }
     }
 
     /// Removes it.

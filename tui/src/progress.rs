@@ -42,6 +42,11 @@ pub fn log() {
         .try_init();
 }
 
+/// Says what somebody waits for, wanted or not.
+pub fn tell(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{what}");
+}
+
 /// Says something that a person has to know, wanted or not.
 pub fn warn(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "warning: {what}");

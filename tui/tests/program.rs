@@ -142,6 +142,7 @@ fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
         (&["sim", "fault", "list"], 0, ""),
         (&["sim", "down", "--all"], 0, ""),
         (&["sim", "status"], 65, "no lab is up"),
+        (&["sim", "status", "-o", "json"], 0, ""),
         (&["sim", "down"], 65, "no lab is up"),
         (
             &["sim", "kubeconfig", "--name", "nosuchlab"],
@@ -241,9 +242,17 @@ fn codes_are_explained() {
     );
     let unknown = run(&["explain", "NO-SUCH-CODE"]);
     assert_eq!(unknown.status.code(), Some(64));
+    let said = stderr(&unknown);
     assert!(
-        stderr(&unknown).contains("GATEWAY-DOWN"),
-        "it names the codes"
+        said.contains("explain --list") && said.len() < 300,
+        "{said}"
+    );
+    let typo = stderr(&run(&["explain", "gateway-dwn"]));
+    assert!(typo.contains("near it: GATEWAY-DOWN"), "{typo}");
+    let list = stdout(&run(&["explain", "--list"]));
+    assert!(
+        list.lines().any(|line| line.starts_with("GATEWAY-DOWN  ")),
+        "{list}"
     );
 }
 
@@ -258,7 +267,7 @@ const REPORT: &str = r#"{"schema":"floater.report/v1",
  "findings":[{"id":"f1a2","code":"ROUTE-MISSING","severity":"error",
               "element":{"cluster":"east","node":"n1","kind":"route","name":"10.21.0.0/16 table 200"},
               "summary":"east/n1 has no route to 10.21.0.0/16.","evidence":[{"kind":"table","source":"east/n1","text":"no row"}],
-              "ambiguous_with":[],"affects":[{"src":"east","dst":"west","layer":"pod","family":"ipv4"}],"fix":"ip route replace"}],
+              "ambiguous_with":[],"affects":[{"src":"east","dst":"west","layer":"pod","family":"ipv4"}],"fix":"on east/n1: ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200 metric 20"}],
  "verdict":"fault"}"#;
 
 #[test]
@@ -287,6 +296,9 @@ fn a_report_is_replayed_and_its_findings_explained() {
             "{}",
             stderr(&explained)
         );
+        let command = "\n  on east/n1:\n  ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200 metric 20\n\nROUTE-MISSING";
+        let text = stdout(&explained);
+        assert!(text.contains(command), "a command is one line: {text}");
     }
     let by_code = run(&["explain", "ROUTE-MISSING", "--report", file]);
     assert_eq!(by_code.status.code(), Some(0));

@@ -29,24 +29,24 @@ pub(super) async fn run(arguments: &Demo, color: bool, progress: Progress) -> Ou
         .iter()
         .map(|cluster| cluster.name.clone())
         .collect();
-    if let Some(code) = arguments.fault.as_deref()
-        && concerns_a_peer(code)
-        && names.len() < 2
-    {
-        return Err(Failure::Usage(format!(
-            "--fault {code} is about another cluster, so it needs --clusters 2 at least"
-        )));
+    if let Some(code) = arguments.fault.as_deref() {
+        let nodes = topology
+            .clusters
+            .iter()
+            .map(|cluster| cluster.nodes.len())
+            .sum();
+        fits(code, names.len(), nodes)?;
     }
     let mut lab = OwnLab::up("demo", topology, &interrupt, progress).await?;
     let judged = diagnose(arguments, &lab, &names, &interrupt, progress).await;
-    progress.say("removing everything");
+    lab.tell_removal(&interrupt, progress);
     let removed = lab.down().await;
     if let (Err(_), Err(failure)) = (&judged, &removed) {
         // Of two failures the first is the exit code, but this one has to be known.
         progress::warn(failure);
     }
     let report = judged?;
-    render::write(&report, &arguments.judge, color)?;
+    render::write(&report, &arguments.judge, false, color)?;
     removed?;
     if interrupt.has_come() {
         return Err(Failure::Interrupted { left: Vec::new() });
@@ -67,11 +67,18 @@ async fn diagnose(
     if let Some(code) = arguments.fault.clone() {
         let at = place(&code, clusters);
         progress.say(format_args!("breaking {code} at {at}"));
-        lab.with(move |name| {
-            control::freeze(Some(name), None)?;
-            control::fault_inject(Some(name), &code, &at)
-        })
-        .await?;
+        let injected = {
+            let code = code.clone();
+            lab.with(move |name| {
+                control::freeze(Some(name), None)?;
+                control::fault_inject(Some(name), &code, &at)
+            })
+        };
+        injected.await.map_err(|failure| match failure {
+            // The place was chosen here, so it is the fault that does not fit.
+            Failure::Input { rule, .. } => Failure::Usage(format!("--fault {code}: {rule}")),
+            other => other,
+        })?;
     }
     let inventory = dr::of_kubeconfig(&lab.kubeconfig());
     let options = dr::options(
@@ -81,7 +88,7 @@ async fn diagnose(
         &arguments.judge,
         progress,
     );
-    dr::diagnose(options, interrupt).await
+    dr::diagnose_own(options, interrupt).await
 }
 
 /// The gateway node of the first cluster, and what it cannot reach any more where the code concerns a peer: the second
@@ -94,6 +101,21 @@ fn place(code: &str, clusters: &[String]) -> String {
     }
 }
 
+/// Whether a fault would break anything in such a fleet.
+fn fits(code: &str, clusters: usize, nodes: usize) -> Result<(), Failure> {
+    if clusters < 2 && (concerns_a_peer(code) || code.starts_with("TUNNEL-")) {
+        return Err(Failure::Usage(format!(
+            "--fault {code} is about another cluster, so it needs --clusters 2 at least"
+        )));
+    }
+    if nodes < 2 {
+        return Err(Failure::Usage(format!(
+            "--fault {code} is about another node, so it needs --nodes 2 or --clusters 2 at least"
+        )));
+    }
+    Ok(())
+}
+
 fn concerns_a_peer(code: &str) -> bool {
     ["FDB-", "NEIGH-", "ROUTE-"]
         .iter()
@@ -102,7 +124,7 @@ fn concerns_a_peer(code: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::place;
+    use super::{fits, place};
 
     #[test]
     fn faults_are_put_where_they_hurt() {
@@ -110,5 +132,19 @@ mod tests {
         assert_eq!(place("FDB-MISSING", &clusters), "c1/n1,c2");
         assert_eq!(place("GATEWAY-DOWN", &clusters), "c1/n1");
         assert_eq!(place("FDB-MISSING", &clusters[..1]), "c1/n1");
+    }
+
+    #[test]
+    fn faults_that_would_break_nothing_are_refused() {
+        for (code, clusters, nodes, good) in [
+            ("FDB-MISSING", 2, 2, true),
+            ("FDB-MISSING", 1, 2, false),
+            ("TUNNEL-DEV-DOWN", 1, 2, false),
+            ("FORWARD-OFF", 1, 2, true),
+            ("GATEWAY-DOWN", 1, 1, false),
+        ] {
+            let refused = fits(code, clusters, nodes);
+            assert_eq!(refused.is_ok(), good, "{code} {clusters} {nodes}");
+        }
     }
 }

@@ -43,7 +43,7 @@ pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outc
         }
         return Ok(OK);
     }
-    printed(options, judge, color, &interrupt).await
+    printed(options, what, judge, color, &interrupt).await
 }
 
 pub(super) async fn analyse(arguments: &Analyse, color: bool, progress: Progress) -> Outcome {
@@ -57,17 +57,18 @@ pub(super) async fn analyse(arguments: &Analyse, color: bool, progress: Progress
     output::check(&judge.output)?;
     let mut options = options(of(inventory)?, what, how, judge, progress);
     options.probe = false;
-    printed(options, judge, color, &interrupt).await
+    printed(options, what, judge, color, &interrupt).await
 }
 
 async fn printed(
     options: RunOptions,
+    what: &What,
     judge: &Judge,
     color: bool,
     interrupt: &Interrupt,
 ) -> Outcome {
     let report = diagnose(options, interrupt).await?;
-    render::write(&report, judge, color)?;
+    render::write(&report, judge, !what.nodes.is_empty(), color)?;
     Ok(render::exit_code(
         &report,
         judge.fail_on.unwrap_or_default(),
@@ -82,14 +83,29 @@ pub(super) async fn diagnose(
     Ok(run::run(options, interrupt.clone().come()).await?)
 }
 
+/// A run over a fleet that is taken down next, whatever comes of it: an interruption waits for no removal through its API.
+pub(super) async fn diagnose_own(
+    options: RunOptions,
+    interrupt: &Interrupt,
+) -> Result<Report, Failure> {
+    tokio::select! {
+        biased;
+        () = interrupt.clone().come() => Err(Failure::Interrupted { left: Vec::new() }),
+        report = run::run(options, std::future::pending()) => Ok(report?),
+    }
+}
+
 /// The inventory that the command line names.
 pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
     if let Some(name) = &inventory.sim {
-        let kubeconfig = control::kubeconfig(Some(name)).map_err(|error| match error {
-            // The simulator names its own option; here it is this one.
-            simulator::Error::Input { rule, .. } => Failure::input("--sim", None, rule),
-            other => other.into(),
-        })?;
+        // A killed lab still has a kubeconfig, of servers that nobody serves any more; its status knows.
+        let kubeconfig = control::kubeconfig(Some(name))
+            .and_then(|kubeconfig| control::status(Some(name)).map(|_| kubeconfig))
+            .map_err(|error| match error {
+                // The simulator names its own option; here it is this one.
+                simulator::Error::Input { rule, .. } => Failure::input("--sim", None, rule),
+                other => other.into(),
+            })?;
         let mut options = of_kubeconfig(&kubeconfig);
         options.contexts.clone_from(&inventory.contexts);
         return Ok(options);
@@ -220,7 +236,8 @@ fn told(progress: Progress, event: run::Progress) {
                 .map(|reason| format!(": {reason}"))
                 .unwrap_or_default();
             progress.say(format_args!(
-                "{name}: {nodes} nodes, {}{reason}",
+                "{name}: {}, {}{reason}",
+                output::counted(nodes, "node"),
                 state.word()
             ));
         }

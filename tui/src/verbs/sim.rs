@@ -28,11 +28,15 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
         }
         Sim::Fault(Fault::Inject(arguments)) => {
             known(&arguments.code)?;
-            control::fault_inject(arguments.name.as_deref(), &arguments.code, &arguments.at)?;
+            at(control::fault_inject(
+                arguments.name.as_deref(),
+                &arguments.code,
+                &arguments.at,
+            ))?;
         }
         Sim::Fault(Fault::Clear(named)) => control::fault_clear(named.name.as_deref())?,
-        Sim::Freeze(place) => control::freeze(place.name.as_deref(), place.at.as_deref())?,
-        Sim::Thaw(place) => control::thaw(place.name.as_deref(), place.at.as_deref())?,
+        Sim::Freeze(place) => at(control::freeze(place.name.as_deref(), place.at.as_deref()))?,
+        Sim::Thaw(place) => at(control::thaw(place.name.as_deref(), place.at.as_deref()))?,
         // These have a runtime, which the others must not have; see the caller.
         Sim::Run(_) | Sim::Up(_) => {}
         Sim::Schema => output::print(&json(&topology::schema())?)?,
@@ -69,10 +73,32 @@ pub(super) async fn up(arguments: &Up, progress: Progress) -> Outcome {
     Ok(OK)
 }
 
-/// One fleet as data; as a table also several.
+/// A wrong place is blamed on the option that names it here.
+fn at<T>(done: Result<T, simulator::Error>) -> Result<T, Failure> {
+    done.map_err(|error| match error {
+        simulator::Error::Input { file, rule, .. } if file == "PLACE" => {
+            Failure::input("--at", None, rule)
+        }
+        other => other.into(),
+    })
+}
+
+/// One fleet; several as a list, and none as an empty one where data is asked for.
 fn status(arguments: &Status) -> Result<(), Failure> {
     let name = arguments.name.as_deref();
     match (arguments.output.unwrap_or_default(), name) {
+        (StatusFormat::Json, None) if control::names().len() != 1 => {
+            let each =
+                control::names()
+                    .into_iter()
+                    .map(|name| match control::status(Some(&name)) {
+                        Ok(status) => serde_json::to_value(status).unwrap_or_default(),
+                        Err(error) => {
+                            serde_json::json!({"name": name, "trouble": error.to_string()})
+                        }
+                    });
+            output::print(&json(&each.collect::<Vec<_>>())?)
+        }
         (StatusFormat::Json, _) => output::print(&json(&control::status(name)?)?),
         (StatusFormat::Table, None) if control::names().len() > 1 => {
             control::names().iter().try_for_each(|name| {

@@ -138,6 +138,7 @@ async fn played(
     let faults = std::mem::take(&mut topology.faults);
     let mut lab = OwnLab::up("run", topology, interrupt, progress).await?;
     let report = diagnosed(&lab, faults, interrupt, progress).await;
+    lab.tell_removal(interrupt, progress);
     let removed = lab.down().await;
     let report = report?;
     removed?;
@@ -171,7 +172,7 @@ async fn diagnosed(
         &Judge::default(),
         progress,
     );
-    dr::diagnose(options, interrupt).await
+    dr::diagnose_own(options, interrupt).await
 }
 
 fn judge(expectation: &Expect, report: &Report) -> Judged {
