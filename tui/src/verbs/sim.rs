@@ -93,6 +93,9 @@ fn status(arguments: &Status) -> Result<(), Failure> {
                     .into_iter()
                     .map(|name| match control::status(Some(&name)) {
                         Ok(status) => serde_json::to_value(status).unwrap_or_default(),
+                        Err(simulator::Error::Input { rule, .. }) => {
+                            serde_json::json!({"name": name, "trouble": rule})
+                        }
                         Err(error) => {
                             serde_json::json!({"name": name, "trouble": error.to_string()})
                         }
