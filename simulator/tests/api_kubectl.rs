@@ -68,7 +68,7 @@ impl Kubectl {
 macro_rules! kubectl_test {
     ($name:ident, |$kubectl:ident| $body:block) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        #[ignore = "kubectl: needs kubectl in PATH"]
+        #[ignore = "kubectl: needs kubectl"]
         async fn $name() {
             let $kubectl = Kubectl::new().await;
             $body
