@@ -1,16 +1,23 @@
 //! Faults on purpose: each makes its cause with plain requests to the node's kernel, and knows how to take it back.
 //!
+//! What the kernel removed with what was broken (a link that goes down loses its routes and neighbours) comes back with it,
+//! also where nothing of the datapath runs that would mend it. In a node with both families the rows of IPv4 are broken; those
+//! of IPv6 stand.
+//!
 //! The node's agent is frozen first, so that the fault stays. What breaks is found by the node's own tables: the route to the
 //! peer's pods, the neighbour that it leads to, the forwarding row of that neighbour.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use datapath::diff::{Change, ChangeSet, diff, kind_of, name_of};
 use datapath::kernel::LinuxKernel;
 use datapath::mac::Mac;
 use datapath::nodeconfig::TABLE;
 use datapath::reconcile::Kernel as _;
-use datapath::state::{Family, NodeState, Route};
+use datapath::state::{Family, NeighbourState, NodeState, Route, Row};
+use ipnet::IpNet;
 use netns_harness::sysctl;
 use netns_harness::wire::{self, Wire as _};
 use tracing::info;
@@ -37,6 +44,59 @@ struct Injected {
     place: String,
     net: Arc<NodeNet>,
     undo: Undo,
+    lost: Lost,
+}
+
+/// The node's tables before a fault, and which of their rows it changed, by kind and name.
+struct Lost {
+    before: NodeState,
+    rows: BTreeSet<(&'static str, String)>,
+}
+
+impl Lost {
+    fn between(before: NodeState, after: &NodeState) -> Self {
+        let changed = diff(&before, after).changes;
+        let rows = changed.iter().map(Change::row);
+        let rows = rows.filter(|row| !is_of_the_kernel(row)).map(key_of);
+        Self {
+            rows: rows.collect(),
+            before,
+        }
+    }
+
+    /// Makes those rows what they were, and no others: people may have changed more since.
+    fn put_back(&self, kernel: &mut LinuxKernel) -> Result<(), Error> {
+        let now = kernel
+            .observe()
+            .map_err(Error::failed("read a node's tables"))?;
+        let missing = diff(&self.before, &now).changes.into_iter();
+        let missing = missing.filter(|change| self.rows.contains(&key_of(change.row())));
+        let set = ChangeSet::ordered(missing.collect());
+        if set.is_empty() {
+            return Ok(());
+        }
+        let failures = kernel.apply(&set).err().unwrap_or_default();
+        let failure = failures.into_iter().find(|error| !error.is_already_there());
+        failure.map_or(Ok(()), |error| {
+            Err(Error::failed("put back what a fault removed")(error))
+        })
+    }
+}
+
+/// Whether the kernel makes a row by itself where there is a reason for it.
+fn is_of_the_kernel(row: &Row) -> bool {
+    match row {
+        Row::Address(address) => {
+            matches!(address.net, IpNet::V6(net) if net.addr().is_unicast_link_local())
+        }
+        Row::Neighbour(row) => row.state != NeighbourState::Permanent,
+        Row::Route(route) => route.protocol == libc::RTPROT_KERNEL,
+        _ => false,
+    }
+}
+
+fn key_of(row: &Row) -> (&'static str, String) {
+    (kind_of(row), name_of(row))
 }
 
 impl std::fmt::Debug for Faults {
@@ -98,14 +158,20 @@ impl Fleet {
             frozen.faults.insert(place.clone());
         });
         self.agents.wait_idle();
-        match self.break_at(code, &net, peer) {
-            Ok(undo) => {
-                info!(code, place, "injected");
+        let broken = self.observe(&net).and_then(|before| {
+            let undo = self.break_at(code, &net, &before, peer)?;
+            let lost = Lost::between(before, &self.observe(&net)?);
+            Ok((undo, lost))
+        });
+        match broken {
+            Ok((undo, lost)) => {
+                info!(code, place, rows = ?lost.rows, "injected");
                 faults.0.push(Injected {
                     code: code.to_owned(),
                     place,
                     net,
                     undo,
+                    lost,
                 });
                 Ok(())
             }
@@ -125,14 +191,18 @@ impl Fleet {
         let mut faults = self.faults.lock().await;
         let mut failed = None;
         for fault in faults.0.drain(..).rev() {
-            if let Err(error) = (fault.undo)(&fault.net) {
+            let undone = (fault.undo)(&fault.net).map_err(Error::from);
+            let back = self
+                .kernel(&fault.net)
+                .and_then(|mut kernel| fault.lost.put_back(&mut kernel));
+            if let Err(error) = undone.and(back) {
                 // What the datapath owns its agent mends; the rest is told.
                 failed.get_or_insert(error);
             }
         }
         self.freezer.change(|frozen| frozen.faults.clear());
         self.settle().await?;
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        failed.map_or(Ok(()), Err)
     }
 
     /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
@@ -182,9 +252,9 @@ impl Fleet {
         &self,
         code: &str,
         net: &Arc<NodeNet>,
+        state: &NodeState,
         peer: Option<(&Cluster, Option<String>)>,
     ) -> Result<Undo, Error> {
-        let state = self.observe(net)?;
         let family = if net.node.ip.is_some() {
             Family::Ipv4
         } else {
@@ -220,15 +290,23 @@ impl Fleet {
         let Some((peer, node)) = peer else {
             return refused(format!("{code} needs another cluster"));
         };
-        let way = self.way(net, &state, peer, node.as_deref())?;
+        let way = self.way(net, state, peer, node.as_deref())?;
         way.break_row(code, net)
     }
 
-    fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {
-        let doing = || format!("read the tables of {}/{}", net.cluster, net.node.name);
+    fn kernel(&self, net: &NodeNet) -> Result<LinuxKernel, Error> {
         let opened = self.network.opener.open(&net.netns, LinuxKernel::open)?;
-        let mut kernel = opened.map_err(Error::failed(doing()))?;
-        kernel.observe().map_err(Error::failed(doing()))
+        opened.map_err(Error::failed(format!(
+            "open the kernel of {}/{}",
+            net.cluster, net.node.name
+        )))
+    }
+
+    fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {
+        self.kernel(net)?.observe().map_err(Error::failed(format!(
+            "read the tables of {}/{}",
+            net.cluster, net.node.name
+        )))
     }
 
     /// How a node reaches the pods of a peer, by its tables; IPv4 where it does.
@@ -249,13 +327,11 @@ impl Fleet {
             None => peer.pod_cidrs.clone(),
         };
         let ways = state.routes.iter().filter(|route| {
-            let near =
-                |target: &ipnet::IpNet| target.contains(&route.dst) || route.dst.contains(target);
-            let mapped = peer.global_cidrs_map.values().any(|global| {
-                global
-                    .parse()
-                    .is_ok_and(|global: ipnet::IpNet| near(&global))
-            });
+            let near = |target: &IpNet| target.contains(&route.dst) || route.dst.contains(target);
+            let mapped = peer
+                .global_cidrs_map
+                .values()
+                .any(|global| global.parse().is_ok_and(|global: IpNet| near(&global)));
             route.table == TABLE && (targets.iter().any(near) || mapped)
         });
         let mut ways: Vec<Way> = ways.filter_map(|route| way_of(state, route)).collect();

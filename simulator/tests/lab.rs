@@ -140,6 +140,10 @@ async fn client(kubeconfig: &Path, context: &str) -> kube::Client {
     kube::Client::try_from(config).unwrap()
 }
 
+fn kubeconfig_of(place: &Place) -> PathBuf {
+    place.status()["kubeconfig"].as_str().unwrap().into()
+}
+
 /// The pods' addresses by place, as the clusters' APIs tell them.
 fn pods(kubeconfig: &Path, status: &Value) -> Vec<(String, String)> {
     use k8s_openapi::api::core::v1::Pod;
@@ -210,6 +214,42 @@ fn faults_break_what_they_say_and_are_cleared() {
     place.refused(&["inject", "NO-SUCH", "c1"], "NO-SUCH");
     place.refused(&["inject", "FDB-MISSING", "c7"], "no cluster `c7`");
     place.refused(&["inject", "FDB-MISSING", "c1,c1"], "no peer of its own");
+    place.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn what_a_fault_took_comes_back_also_where_everything_stands_still() {
+    let place = Place::new();
+    place.run(&["up", "2", "2", "gateway", "all"]);
+    let works = || {
+        let to = ["10.2.1.2", "fd10:0:2:1::2"];
+        let pods = pods(&kubeconfig_of(&place), &place.status());
+        assert!(
+            to.iter().all(|ip| pods.iter().any(|(_, held)| held == ip)),
+            "{pods:?}"
+        );
+        to.map(|ip| place.reaches("c1/n2/floater-n2", ip))
+    };
+    assert_eq!(works(), [true, true]);
+    place.run(&["freeze"]);
+    for code in [
+        "TUNNEL-DEV-DOWN",
+        "GATEWAY-DOWN",
+        "FORWARD-OFF",
+        "ROUTE-WRONG-DEV",
+    ] {
+        place.run(&["inject", code, "c1/n1,c2"]);
+        assert!(!works()[0], "{code}");
+        place.run(&["clear"]);
+        assert_eq!(works(), [true, true], "{code}");
+    }
+    // Two at one node, the second of which removes what the first one changed.
+    place.run(&["inject", "NEIGH-STALE-MAC", "c1/n1,c2"]);
+    place.run(&["inject", "TUNNEL-DEV-DOWN", "c1/n1"]);
+    place.run(&["clear"]);
+    assert_eq!(works(), [true, true]);
+    assert_eq!(place.status()["frozen"][0], "all");
     place.down();
 }
 
