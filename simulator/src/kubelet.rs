@@ -6,7 +6,10 @@
 //!                                                           └────────────────┘
 //! ```
 //!
-//! The kubelet's link to the API is out of band: no fault of the fleet's network hides a pod's state.
+//! Of a pod's containers the first is run; the status says so of all others, and such a pod never becomes ready. Neither does
+//! one with init containers, of which nothing is run.
+//!
+//! A node stays ready as long as nobody says otherwise of it by its status: the kubelet's link to the API is out of band: no fault of the fleet's network hides a pod's state.
 
 mod environment;
 mod probe;
@@ -230,8 +233,15 @@ impl Kubelet {
         pod: &mut watch::Receiver<Option<Arc<Value>>>,
     ) {
         let mut status = PodStatus::new(object, node.node.ips().collect());
-        if !is_known_image(text(object, "/spec/containers/0/image")) {
-            status.container = Container::NoImage;
+        let first = object.pointer("/spec/initContainers/0");
+        if first.is_some() || !is_known_image(text(object, "/spec/containers/0/image")) {
+            status.container = if first.is_some() {
+                // Running the others without it would pretend that it had succeeded.
+                let why = "a simulated node runs no init containers";
+                Container::Waiting("PodInitializing", why.to_owned())
+            } else {
+                Container::NoImage
+            };
             self.publish(object, &mut status);
             leaving(pod).await;
             return;

@@ -131,7 +131,7 @@ fn live(name: &str, order: Order) -> Result<(), Error> {
         why: format!("this user is not root, and {}", crate::error::chain(&error)),
     })?;
     capable()?;
-    raise_descriptors();
+    enough_descriptors(&order.topology)?;
     let folder = Folder::of(name);
     let lock = loop {
         match folder.take()? {
@@ -179,12 +179,36 @@ fn capable() -> Result<(), Error> {
     Ok(())
 }
 
-/// A node takes about ten descriptors, a pod five.
-fn raise_descriptors() {
-    if let Ok((_, hard)) = getrlimit(Limit::RLIMIT_NOFILE) {
-        // The soft limit may always be raised to the hard one.
-        let _ = setrlimit(Limit::RLIMIT_NOFILE, hard, hard);
+/// Descriptors that a lab takes for itself, and for each node: its namespace and sockets, those of its agent and of what
+/// listens to it, and both floaters' own, be they processes or share the lab's. Rather too many than too few.
+const DESCRIPTORS: u64 = 128;
+const DESCRIPTORS_PER_NODE: u64 = 16;
+/// What a node's floaters open besides while they probe in the lab's own process.
+const DESCRIPTORS_PER_PROBING: u64 = 64;
+
+/// Raises the limit as far as the lab may need it and this user may; a lab that would not even come up is refused before
+/// anything is made.
+fn enough_descriptors(topology: &Topology) -> Result<(), Error> {
+    let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
+    let nodes = nodes.sum::<usize>() as u64;
+    let needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes;
+    let wished = if topology.shares_floaters() {
+        needed + DESCRIPTORS_PER_PROBING * nodes
+    } else {
+        needed
+    };
+    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).map_err(Error::failed("read a limit"))?;
+    let limit = hard.max(wished);
+    // Above the hard one only root may go; up to it everybody.
+    if setrlimit(Limit::RLIMIT_NOFILE, limit, limit).is_ok()
+        || (needed <= hard && setrlimit(Limit::RLIMIT_NOFILE, hard, hard).is_ok())
+    {
+        return Ok(());
     }
+    Err(Error::Missing {
+        what: format!("room for {needed} descriptors ({nodes} nodes)"),
+        why: format!("this user's limit is {hard} (`ulimit -Hn`), and only root may raise it"),
+    })
 }
 
 /// Builds, runs and removes the lab while its name is ours.

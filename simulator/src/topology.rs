@@ -49,6 +49,18 @@ pub struct Topology {
     pub expect: Vec<Expect>,
 }
 
+impl Topology {
+    /// Whether floaters share the lab's process.
+    #[must_use]
+    pub fn shares_floaters(&self) -> bool {
+        match self.floaters {
+            Floaters::Auto => self.clusters.len() > Floaters::PROCESS_CLUSTERS,
+            Floaters::Process => false,
+            Floaters::Shared => true,
+        }
+    }
+}
+
 /// A cluster to be built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {

@@ -415,6 +415,49 @@ fn a_tied_lab_ends_with_its_caller() {
 
 #[test]
 #[ignore = "netns: needs vxlan, nft"]
+fn a_lab_that_cannot_be_is_refused_and_leaves_nothing() {
+    let place = Place::new();
+    // Neither the limit nor, for root, the right to raise it: resource limits go with the machine's own root only.
+    let mut command = Command::new("sh");
+    let limited =
+        "ulimit -n 300; exec setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource \"$@\"";
+    command.args(["-c", limited, "sh"]);
+    command.arg(&place.program);
+    command.args(["up", "20", "2", "p2p", "ipv4"]);
+    let output = command
+        .env("XDG_RUNTIME_DIR", place.root.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("descriptors (40 nodes)"), "{said}");
+    place.assert_empty();
+
+    // Somebody else's link in the place of the state: nothing is built there, and nothing behind it removed.
+    let other = tempfile::tempdir().unwrap();
+    let kept = other.path().join("documents");
+    std::fs::create_dir(&kept).unwrap();
+    let link = place.root.path().join("floater");
+    std::os::unix::fs::symlink(other.path(), &link).unwrap();
+    for words in [
+        &["up", "1", "1", "p2p", "ipv4"][..],
+        &["down-all"],
+        &["status"],
+    ] {
+        let output = place.try_run(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("is no folder"),
+            "{words:?}: {said}"
+        );
+    }
+    assert!(kept.is_dir());
+    std::fs::remove_file(&link).unwrap();
+    place.assert_empty();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
 fn a_topology_says_what_is_broken_and_how_floaters_run() {
     let place = Place::new();
     let file = place.root.path().join("t.yaml");

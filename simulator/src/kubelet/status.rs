@@ -33,6 +33,8 @@ pub(super) enum Container {
 #[derive(Debug)]
 pub(super) struct PodStatus {
     pod: Value,
+    /// The statuses of the containers after the first, which are never run.
+    others: Vec<Value>,
     host_ips: Vec<IpAddr>,
     pub(super) pod_ips: Vec<IpAddr>,
     pub(super) container: Container,
@@ -54,6 +56,29 @@ fn list(ips: &[IpAddr]) -> Vec<Value> {
     ips.iter().map(|ip| json!({"ip": ip})).collect()
 }
 
+/// What is said of the containers that this kubelet does not run. A pod that has some never becomes ready.
+fn others(pod: &Value) -> Vec<Value> {
+    let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
+    let others = containers.into_iter().flatten().skip(1);
+    others
+        .map(|container| {
+            json!({
+                "name": text(container, "/name"),
+                "image": text(container, "/image"),
+                "imageID": "",
+                "ready": false,
+                "started": false,
+                "restartCount": 0,
+                "state": {"waiting": {
+                    "reason": "CreateContainerError",
+                    "message": "a simulated node runs the first container of a pod only",
+                }},
+                "lastState": {},
+            })
+        })
+        .collect()
+}
+
 impl PodStatus {
     pub(super) fn new(pod: &Value, host_ips: Vec<IpAddr>) -> Self {
         Self {
@@ -62,6 +87,7 @@ impl PodStatus {
                 "image": text(pod, "/spec/containers/0/image"),
                 "uid": text(pod, "/metadata/uid"),
             }),
+            others: others(pod),
             host_ips,
             pod_ips: Vec::new(),
             container: Container::Creating,
@@ -84,8 +110,9 @@ impl PodStatus {
 
     /// The status as an object, where it differs from the last one.
     pub(super) fn changed(&mut self) -> Option<Value> {
-        if self.turned.0 != self.ready {
-            self.turned = (self.ready, now());
+        let ready = self.ready && self.others.is_empty();
+        if self.turned.0 != ready {
+            self.turned = (ready, now());
         }
         let value = self.value();
         if value == self.written {
@@ -127,18 +154,20 @@ impl PodStatus {
             }}),
             None => json!({}),
         };
-        let ready = if self.ready { "True" } else { "False" };
+        let unready: Vec<&str> = (!self.ready)
+            .then(|| text(&self.pod, "/container"))
+            .into_iter()
+            .chain(self.others.iter().map(|other| text(other, "/name")))
+            .collect();
+        let ready = if unready.is_empty() { "True" } else { "False" };
         let condition = |kind: &str, status: &str, since: &str| {
             let mut condition = json!({
                 "type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since,
             });
             if status == "False" {
                 condition["reason"] = "ContainersNotReady".into();
-                condition["message"] = format!(
-                    "containers with unready status: [{}]",
-                    text(&self.pod, "/container")
-                )
-                .into();
+                condition["message"] =
+                    format!("containers with unready status: [{}]", unready.join(" ")).into();
             }
             condition
         };
@@ -171,6 +200,9 @@ impl PodStatus {
                 "lastState": last,
             }],
         });
+        if let Some(statuses) = status["containerStatuses"].as_array_mut() {
+            statuses.extend(self.others.iter().cloned());
+        }
         if !self.pod_ips.is_empty() {
             status["podIP"] = json!(self.pod_ips.first());
             status["podIPs"] = list(&self.pod_ips).into();
@@ -211,6 +243,26 @@ mod tests {
             again["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
             137
         );
+    }
+
+    #[test]
+    fn a_pod_with_a_container_that_is_not_run_is_never_ready() {
+        let pod =
+            json!({"spec": {"containers": [{"name": "c"}, {"name": "sidecar", "image": "i"}]}});
+        let mut status = PodStatus::new(&pod, Vec::new());
+        status.start();
+        status.ready = true;
+        let value = status.changed().expect("new");
+        assert_eq!(value["containerStatuses"][0]["ready"], true);
+        let other = &value["containerStatuses"][1];
+        assert_eq!(
+            (&other["name"], &other["ready"]),
+            (&json!("sidecar"), &json!(false))
+        );
+        assert_eq!(other["state"]["waiting"]["reason"], "CreateContainerError");
+        assert_eq!(value["conditions"][1]["status"], "False");
+        let message = value["conditions"][1]["message"].as_str().expect("words");
+        assert!(message.ends_with("[sidecar]"), "{message}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::objects::{self, Access};
 use crate::pki::{self, Authority};
 use crate::reconciler::{Member, Reconciler};
 use crate::state::{Folder, MARKER, Record};
-use crate::topology::{Cluster, Floaters, Topology};
+use crate::topology::{Cluster, Topology};
 use crate::{Error, apiserver};
 
 /// How long everything may take to settle, and what every cluster adds.
@@ -275,11 +275,7 @@ fn image(order: &Order, record: &Record) -> Image {
         program: order.caller.program.clone(),
         verb: order.caller.floater_verb.clone(),
         env,
-        shared: match order.topology.floaters {
-            Floaters::Process => false,
-            Floaters::Shared => true,
-            Floaters::Auto => order.topology.clusters.len() > Floaters::PROCESS_CLUSTERS,
-        },
+        shared: order.topology.shares_floaters(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use netns_harness::namespace::Netns;
 use netns_harness::{handover, rootless};
@@ -17,6 +18,9 @@ use crate::control::{Answer, ClusterStatus, NodeStatus, Request, Status, listen 
 use crate::fault;
 use crate::network::NodeNet;
 use crate::objects;
+
+/// After a request that could not be taken: nothing tells when the cause is gone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes requests on threads of their own: they may wait, and descriptors are handed over with plain calls.
 pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
@@ -35,8 +39,9 @@ pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "cannot take requests");
-                    return;
+                    // No descriptor is left, perhaps; the next may find one, and the lab has to hear it.
+                    warn!(%error, "cannot take a request");
+                    std::thread::sleep(PAUSE);
                 }
             }
         }
