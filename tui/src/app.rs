@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!             ┌──────────┐  enter   ┌─────────┐
-//!   start ──► │  matrix  │ ───────► │ details │   f: findings, ?: help, from anywhere
+//!   start ──► │  matrix  │ ───────► │ details │   f: findings, ?: help, r: run now, from anywhere
 //!             └──────────┘ ◄─────── └─────────┘   esc: back to the matrix, q: end
 //!                            esc
 //! ```
 
-use orchestrator::matrix::Matrix;
-use orchestrator::report::{Cell, Report};
+use std::time::Duration;
+
+use orchestrator::matrix::{Matrix, Plane};
+use orchestrator::report::{Cell, Coverage, Report, Run, RunVerdict, SCHEMA};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// What is in front.
@@ -54,8 +56,12 @@ pub enum Message {
     NextTrouble,
     /// The previous layer and family.
     PreviousPlane,
-    /// End.
+    /// End, as by a signal.
+    Interrupt,
+    /// End; help only closes.
     Quit,
+    /// Look again now, where there is something to look at.
+    RunNow,
     /// A pane, or the matrix if it is in front already.
     Toggle(Pane),
 }
@@ -67,7 +73,11 @@ pub fn message(key: KeyEvent) -> Option<Message> {
         return None;
     }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return matches!(key.code, KeyCode::Char('c' | 'd')).then_some(Message::Quit);
+        return match key.code {
+            KeyCode::Char('c') => Some(Message::Interrupt),
+            KeyCode::Char('d') => Some(Message::Quit),
+            _ => None,
+        };
     }
     Some(match key.code {
         KeyCode::Char('q') => Message::Quit,
@@ -81,6 +91,7 @@ pub fn message(key: KeyEvent) -> Option<Message> {
         KeyCode::Tab => Message::NextPlane,
         KeyCode::BackTab => Message::PreviousPlane,
         KeyCode::Char('n') => Message::NextTrouble,
+        KeyCode::Char('r') => Message::RunNow,
         KeyCode::Enter => Message::Toggle(Pane::Details),
         KeyCode::Char('f') => Message::Toggle(Pane::Findings),
         KeyCode::Char('?') => Message::Toggle(Pane::Help),
@@ -89,16 +100,31 @@ pub fn message(key: KeyEvent) -> Option<Message> {
 }
 
 /// The keys and their meanings, for the help pane.
-pub const KEYS: [(&str, &str); 8] = [
+pub const KEYS: [(&str, &str); 10] = [
     ("arrows, h j k l", "move; scroll a pane of text"),
     ("g, G", "first and last cell"),
     ("tab, shift-tab", "next and previous layer and family"),
     ("n", "next cell that does not pass"),
     ("enter", "the cell's details"),
     ("f", "all findings"),
+    ("r", "run again now (live)"),
     ("esc", "back"),
-    ("q, ctrl-c", "end"),
+    ("q", "end; close this help"),
+    ("ctrl-c", "end, with exit code 130"),
 ];
+
+/// Where the reports of a live view come from. Times are told by who has a clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// How old the report is; none before the first one.
+    pub age: Option<Duration>,
+    /// How long until the next run; none while one goes on.
+    pub next: Option<Duration>,
+    /// What the run does that goes on.
+    pub doing: String,
+    /// Why the last run has no report, or what somebody should know of it.
+    pub trouble: Option<String>,
+}
 
 /// Everything that is drawn.
 #[derive(Debug, Clone)]
@@ -119,6 +145,12 @@ pub struct Model {
     pub scroll: u16,
     /// Whether the view has ended.
     pub done: bool,
+    /// Whether it was ended as by a signal.
+    pub interrupted: bool,
+    /// Whether somebody wants a run now; whoever starts it takes this back.
+    pub run_now: bool,
+    /// The runs behind the view; none for a report from a file.
+    pub live: Option<Live>,
 }
 
 impl Model {
@@ -134,11 +166,67 @@ impl Model {
             pane: Pane::Matrix,
             scroll: 0,
             done: false,
+            interrupted: false,
+            run_now: false,
+            live: None,
         };
-        if !model.cell().is_some_and(is_trouble) {
-            model.next_trouble();
-        }
+        model.to_trouble();
         model
+    }
+
+    /// A live view before its first report.
+    #[must_use]
+    pub fn waiting() -> Self {
+        let nothing = Report {
+            schema: SCHEMA.to_owned(),
+            run: Run {
+                id: String::new(),
+                started: String::new(),
+                seconds: 0.0,
+                seed: 0,
+                tool: String::new(),
+            },
+            clusters: Vec::new(),
+            coverage: Coverage::default(),
+            cells: Vec::new(),
+            findings: Vec::new(),
+            verdict: RunVerdict::Unknown,
+            unjudged: Vec::new(),
+            node_rows: Vec::new(),
+        };
+        Self {
+            live: Some(Live::default()),
+            ..Self::new(nothing)
+        }
+    }
+
+    /// A newer report. The cursor stays on its clusters, the plane on its layer and family, as far as they are still there.
+    pub fn replace(&mut self, report: Report) {
+        let first = self.matrix.names.is_empty();
+        let matrix = Matrix::of(&report);
+        let moved = |at: usize| {
+            let name = self.matrix.names.get(at)?;
+            matrix.names.iter().position(|known| known == name)
+        };
+        let (src, dst) = (moved(self.src), moved(self.dst));
+        let plane = self.matrix.planes.get(self.plane).and_then(|old| {
+            let same = |new: &Plane| (new.layer, new.family) == (old.layer, old.family);
+            matrix.planes.iter().position(same)
+        });
+        self.src = src.unwrap_or(0);
+        self.dst = dst.unwrap_or(0);
+        self.plane = plane.unwrap_or(0);
+        self.matrix = matrix;
+        self.report = report;
+        if first {
+            self.to_trouble();
+        }
+    }
+
+    fn to_trouble(&mut self) {
+        if !self.cell().is_some_and(is_trouble) {
+            self.next_trouble();
+        }
     }
 
     /// The cell under the cursor; none where the report has none.
@@ -159,7 +247,10 @@ impl Model {
         let last = self.matrix.names.len().saturating_sub(1);
         let planes = self.matrix.planes.len().max(1);
         match message {
+            Message::Interrupt => (self.done, self.interrupted) = (true, true),
+            Message::Quit if self.pane == Pane::Help => self.show(Pane::Matrix),
             Message::Quit => self.done = true,
+            Message::RunNow => self.run_now = self.live.is_some(),
             Message::Back if self.pane == Pane::Matrix => self.done = true,
             Message::Back => self.show(Pane::Matrix),
             Message::Toggle(pane) if self.pane == pane => self.show(Pane::Matrix),

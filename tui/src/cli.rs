@@ -58,7 +58,7 @@ pub enum Verb {
     /// Compare intent with the kernels' tables; sends no probe
     #[command(disable_version_flag = true)]
     Analyse(Analyse),
-    /// Show who reaches whom, in the terminal
+    /// Show who reaches whom, in the terminal, and keep looking
     #[command(disable_version_flag = true)]
     Matrix(Matrix),
     /// Say what a cause code or a finding means and what to do about it
@@ -159,6 +159,9 @@ pub struct Matrix {
     /// By which means.
     #[command(flatten)]
     pub how: How,
+    /// How long to wait after a run before the next one, seconds or with a unit; 5 without
+    #[arg(long, value_name = "SECONDS", value_parser = diagnosis::duration, conflicts_with = "replay")]
+    pub every: Option<std::time::Duration>,
     /// Show a report of an earlier run in place of running one
     #[arg(long, value_name = "REPORT.json", conflicts_with_all = diagnosis::SOURCES)]
     pub replay: Option<PathBuf>,

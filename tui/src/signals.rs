@@ -31,6 +31,12 @@ impl Interrupt {
         Ok(Self(receiver))
     }
 
+    /// One that comes when somebody says so.
+    pub(crate) fn switch() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
     /// Whether it has come.
     #[must_use]
     pub fn has_come(&self) -> bool {

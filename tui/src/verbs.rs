@@ -15,6 +15,7 @@ use crate::cli::{Cli, Link, Verb};
 use crate::exit::{Failure, OK, Outcome};
 use crate::output;
 use crate::progress::{self, Progress};
+use crate::terminal;
 
 /// Does what was asked.
 ///
@@ -22,7 +23,9 @@ use crate::progress::{self, Progress};
 /// Why it could not be done; see [`Failure::code`].
 pub fn run(cli: &Cli) -> Outcome {
     let progress = Progress::new(cli.global.verbose);
-    if cli.global.verbose > 1 {
+    // A view has the whole screen: lines of logs would be written across it.
+    let is_view = matches!(cli.verb, Verb::Matrix(_)) && terminal::is_interactive();
+    if cli.global.verbose > 1 && !is_view {
         progress::log();
     }
     let color = cli.global.color.unwrap_or_default().for_stdout();

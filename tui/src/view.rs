@@ -17,8 +17,9 @@ mod panes;
 
 use orchestrator::report::{CellVerdict, RunVerdict, Severity};
 use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout};
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
+use ratatui::widgets::Paragraph;
 
 use crate::app::{Model, Pane};
 
@@ -27,14 +28,21 @@ pub use grid::plain;
 /// From how many columns the details stand beside the matrix.
 const WIDE: u16 = 100;
 
+/// The least columns and rows in which anything can be told.
+const LEAST: (u16, u16) = (40, 12);
+
 /// Draws everything.
 pub fn render(frame: &mut Frame<'_>, model: &Model) {
+    let area = frame.area();
+    if area.width < LEAST.0 || area.height < LEAST.1 {
+        return too_small(frame, area);
+    }
     let [head, body, foot] = Layout::vertical([
-        Constraint::Length(2),
+        Constraint::Length(if model.live.is_some() { 3 } else { 2 }),
         Constraint::Min(3),
         Constraint::Length(1),
     ])
-    .areas(frame.area());
+    .areas(area);
     panes::head(frame, head, model);
     panes::foot(frame, foot);
     match model.pane {
@@ -60,6 +68,26 @@ pub fn render(frame: &mut Frame<'_>, model: &Model) {
             panes::details(frame, bottom, model, 0);
         }
     }
+}
+
+/// One line in the middle.
+fn too_small(frame: &mut Frame<'_>, area: Rect) {
+    let (width, height) = LEAST;
+    let whole = format!(
+        "{}x{} is too small, {width}x{height} needed",
+        area.width, area.height
+    );
+    let text = if whole.len() <= usize::from(area.width) {
+        whole
+    } else {
+        format!("needs {width}x{height}")
+    };
+    let middle = Rect {
+        y: area.y + area.height / 2,
+        height: 1,
+        ..area
+    };
+    frame.render_widget(Paragraph::new(text).centered(), middle.intersection(area));
 }
 
 fn of_verdict(verdict: CellVerdict) -> Style {

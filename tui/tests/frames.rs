@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use datapath::state::Family;
 use floater::wire::Layer;
@@ -15,7 +16,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use tui::app::{Model, Pane, message};
+use tui::app::{Live, Message, Model, Pane, message};
 use tui::cli::diagnosis::{FailOn, Judge};
 use tui::output::Format;
 use tui::{render, view};
@@ -220,13 +221,19 @@ fn keys_move_and_stay_inside() {
         "a pane of text scrolls, the cursor stays"
     );
     press(&mut model, "?q");
-    assert!(model.done);
+    assert!(
+        !model.done && model.pane == Pane::Matrix,
+        "help closes only"
+    );
+    press(&mut model, "q");
+    assert!(model.done && !model.interrupted);
 }
 
 #[test]
 fn control_c_ends_and_other_keys_mean_nothing() {
     let key = |code, modifiers| message(KeyEvent::new(code, modifiers));
-    assert!(key(KeyCode::Char('c'), KeyModifiers::CONTROL).is_some());
+    let interrupt = key(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(interrupt, Some(Message::Interrupt));
     assert!(key(KeyCode::Char('l'), KeyModifiers::CONTROL).is_none());
     assert!(key(KeyCode::F(5), KeyModifiers::NONE).is_none());
 }
@@ -358,4 +365,87 @@ fn reports_go_where_they_were_asked_to() {
             .unwrap()
             .starts_with("digraph")
     );
+}
+
+#[test]
+fn a_live_view_says_how_old_it_is_and_keeps_its_cursor() {
+    let mut model = Model::waiting();
+    model.live.as_mut().unwrap().doing = "3 floaters send 60 probes".to_owned();
+    let head = |model: &Model| -> Vec<String> {
+        let shown = text(&drawn(model, (80, 24)));
+        shown
+            .lines()
+            .take(2)
+            .map(|line| line.trim_end().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        head(&model),
+        [
+            "the first run is going on",
+            "running: 3 floaters send 60 probes"
+        ]
+    );
+    model.replace(report(3));
+    assert_eq!(
+        (model.plane, model.src, model.dst),
+        (1, 0, 1),
+        "the first report is shown at its trouble"
+    );
+    press(&mut model, "jl");
+    let mut fewer = report(3);
+    fewer.clusters.remove(0);
+    fewer
+        .cells
+        .retain(|cell| cell.src != "c1" && cell.dst != "c1");
+    model.replace(fewer);
+    assert_eq!(
+        (model.plane, model.src, model.dst),
+        (1, 0, 1),
+        "still c2 to c3"
+    );
+    model.live = Some(Live {
+        age: Some(Duration::from_secs(3)),
+        next: Some(Duration::from_secs(2)),
+        ..Live::default()
+    });
+    assert_eq!(head(&model)[1], "3 s old  next run in 2 s, r: now");
+    press(&mut model, "r");
+    assert!(model.run_now);
+    let mut replayed = Model::new(report(2));
+    press(&mut replayed, "r");
+    assert!(!replayed.run_now, "a file gets no newer");
+}
+
+#[test]
+fn the_plane_in_front_is_always_whole() {
+    let mut both = report(2);
+    let mut v6: Vec<Cell> = both.cells.clone();
+    for cell in &mut v6 {
+        cell.family = Family::Ipv6;
+    }
+    both.cells.extend(v6);
+    let mut model = Model::new(both);
+    for _ in 0..4 {
+        let title = format!("[{}]", model.matrix.planes[model.plane].title());
+        let shown = text(&drawn(&model, (40, 12)));
+        assert!(shown.lines().nth(1).unwrap().contains(&title), "{shown}");
+        press(&mut model, "\t");
+    }
+}
+
+#[test]
+fn a_terminal_that_is_too_small_is_told_so() {
+    for (size, line) in [
+        ((38, 20), "38x20 is too small, 40x12 needed"),
+        ((30, 8), "needs 40x12"),
+    ] {
+        let shown = text(&drawn(&Model::new(report(3)), size));
+        let lines: Vec<&str> = shown
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        assert_eq!(lines, [line]);
+    }
 }

@@ -206,8 +206,20 @@ fn protocol_of(protocol: ProtocolChoice) -> Protocol {
 
 /// A row as it appears.
 fn told(progress: Progress, event: run::Progress) {
-    use run::Progress as Event;
     match event {
+        run::Progress::Warning(text) => progress::warn(text),
+        other => {
+            if let Some(sentence) = sentence(&other) {
+                progress.say(sentence);
+            }
+        }
+    }
+}
+
+/// An event in words; none where it is no news.
+pub(super) fn sentence(event: &run::Progress) -> Option<String> {
+    use run::Progress as Event;
+    Some(match event {
         Event::Cell {
             src,
             dst,
@@ -218,13 +230,14 @@ fn told(progress: Progress, event: run::Progress) {
             verdict,
         } => {
             // Thousands of cells that pass are no news.
-            if badness(verdict) > 0 || sent <= 64 {
-                progress.say(format_args!(
-                    "{src} -> {dst} {} {family}: {}, {received} of {sent} answered",
-                    layer_word(layer),
-                    verdict.word()
-                ));
+            if badness(*verdict) == 0 && *sent > 64 {
+                return None;
             }
+            format!(
+                "{src} -> {dst} {} {family}: {}, {received} of {sent} answered",
+                layer_word(*layer),
+                verdict.word()
+            )
         }
         Event::Cluster {
             name,
@@ -232,34 +245,26 @@ fn told(progress: Progress, event: run::Progress) {
             state,
             reason,
         } => {
-            let reason = reason
-                .map(|reason| format!(": {reason}"))
-                .unwrap_or_default();
-            progress.say(format_args!(
-                "{name}: {}, {}{reason}",
-                output::counted(nodes, "node"),
-                state.word()
-            ));
+            let nodes = output::counted(*nodes, "node");
+            let reason = reason.as_ref().map(|reason| format!(": {reason}"));
+            let reason = reason.unwrap_or_default();
+            format!("{name}: {nodes}, {}{reason}", state.word())
         }
-        Event::Deploying { name } => progress.say(format_args!("{name}: deploying floaters")),
-        Event::Diagnosing => progress.say("diagnosing"),
-        Event::Finding(finding) => progress.say(format_args!(
-            "found {} at {}",
-            finding.code,
-            finding.element.place()
-        )),
+        Event::Deploying { name } => format!("{name}: deploying floaters"),
+        Event::Diagnosing => "diagnosing".to_owned(),
+        Event::Finding(finding) => {
+            format!("found {} at {}", finding.code, finding.element.place())
+        }
         Event::Probing { floaters, probes } => {
-            progress.say(format_args!("{floaters} floaters send {probes} probes"));
+            format!("{floaters} floaters send {probes} probes")
         }
-        Event::Removing => progress.say("removing the floaters"),
+        Event::Removing => "removing the floaters".to_owned(),
         Event::Started { run, clusters } => {
-            progress.say(format_args!("run {run} over {clusters} clusters"));
+            format!("run {run} over {}", output::counted(*clusters, "cluster"))
         }
         Event::Swept { cluster, object } => {
-            progress.say(format_args!(
-                "{cluster}: removed {object} of an expired run"
-            ));
+            format!("{cluster}: removed {object} of an expired run")
         }
-        Event::Warning(text) => progress::warn(text),
-    }
+        Event::Warning(text) => text.clone(),
+    })
 }

@@ -1,6 +1,21 @@
-//! `matrix`: who reaches whom, from a report or from a run.
+//! `matrix`: who reaches whom, from a report or from runs, one after the other while somebody looks.
+//!
+//! ```text
+//!  terminal thread            runtime
+//!  ┌──────────┐   news    ┌───────────────────────────┐
+//!  │   view   │ ◄──────── │ run ─► wait ─► run ─► ... │
+//!  └──────────┘ ────────► └───────────────────────────┘
+//!        │        again        ▲
+//!        └── q, ctrl-c: end ───┘ interrupts the run, which removes what it made
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use orchestrator::report::{self, Report};
+use orchestrator::run::{self, RunOptions};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::dr;
 use crate::app::Model;
@@ -8,31 +23,43 @@ use crate::cli::Matrix;
 use crate::cli::diagnosis::{Inventory, Judge};
 use crate::exit::{Failure, OK, Outcome};
 use crate::input::Source;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::signals::Interrupt;
+use crate::terminal::{End, Feed, News};
 use crate::{output, terminal, view};
 
+/// How long after a run the next one begins, without `--every`.
+const EVERY: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(arguments: &Matrix, progress: Progress) -> Outcome {
-    let report = match &arguments.replay {
-        Some(file) => report(&Source::read(file)?)?,
-        None => live(arguments, progress).await?,
-    };
-    show(report).await
+    if let Some(file) = &arguments.replay {
+        return replay(report(&Source::read(file)?)?).await;
+    }
+    let options = options(arguments, progress)?;
+    let interrupt = Interrupt::catch()?;
+    if terminal::is_interactive() {
+        return live(options, arguments.every.unwrap_or(EVERY), &interrupt).await;
+    }
+    output::print(&view::plain(&dr::diagnose(options, &interrupt).await?))?;
+    Ok(OK)
 }
 
-/// From a run of now.
-async fn live(arguments: &Matrix, progress: Progress) -> Result<Report, Failure> {
+fn options(arguments: &Matrix, progress: Progress) -> Result<RunOptions, Failure> {
     if arguments.inventory == Inventory::default() && std::env::var_os("KUBECONFIG").is_none() {
         return Err(Failure::Usage(
             "matrix needs an inventory (--kubeconfig, --sim, ... as dr), or --replay REPORT.json"
                 .to_owned(),
         ));
     }
-    let interrupt = Interrupt::catch()?;
     let inventory = dr::of(&arguments.inventory)?;
     let judge = Judge::default();
-    let options = dr::options(inventory, &arguments.what, &arguments.how, &judge, progress);
-    dr::diagnose(options, &interrupt).await
+    Ok(dr::options(
+        inventory,
+        &arguments.what,
+        &arguments.how,
+        &judge,
+        progress,
+    ))
 }
 
 /// A report from a file.
@@ -42,23 +69,130 @@ pub(super) fn report(source: &Source) -> Result<Report, Failure> {
 }
 
 /// A terminal gets the view, a pipe the text. Looking at a report judges nothing, so the exit code is 0.
-async fn show(report: Report) -> Outcome {
+async fn replay(report: Report) -> Outcome {
     if !terminal::is_interactive() {
         output::print(&view::plain(&report))?;
         return Ok(OK);
     }
     let interrupt = Interrupt::catch()?;
-    let view = tokio::task::spawn_blocking(move || terminal::show(&mut Model::new(report)));
-    tokio::select! {
-        shown = view => {
-            let shown = shown.map_err(|error| Failure::Failed(format!("the view: {error}")))?;
-            shown.map_err(|error| Failure::Missing(format!("the terminal cannot be used: {error}")))?;
-            Ok(OK)
+    let stop = Arc::new(AtomicBool::new(false));
+    let view = {
+        let stop = Arc::clone(&stop);
+        tokio::task::spawn_blocking(move || terminal::show(Model::new(report), None, &stop))
+    };
+    let mut view = std::pin::pin!(view);
+    let end = tokio::select! {
+        shown = &mut view => shown,
+        () = interrupt.clone().come() => {
+            stop.store(true, Ordering::Relaxed);
+            view.await
         }
-        // The view waits for a key on its thread, so it cannot give the terminal back itself.
-        () = interrupt.come() => {
-            terminal::give_back();
-            Err(Failure::Interrupted { left: Vec::new() })
+    };
+    if ended(end)? == End::Interrupted || interrupt.has_come() {
+        return Err(Failure::Interrupted { left: Vec::new() });
+    }
+    Ok(OK)
+}
+
+type Shown = Result<std::io::Result<End>, tokio::task::JoinError>;
+
+fn ended(shown: Shown) -> Result<End, Failure> {
+    shown
+        .map_err(|error| Failure::Failed(format!("the view: {error}")))?
+        .map_err(|error| Failure::Missing(format!("the terminal cannot be used: {error}")))
+}
+
+/// Runs while somebody looks. Leaving interrupts the run that goes on; the terminal is given back before its removal.
+async fn live(options: RunOptions, every: Duration, interrupt: &Interrupt) -> Outcome {
+    let (news, heard) = mpsc::channel();
+    let (again, wanted) = tokio::sync::mpsc::unbounded_channel();
+    let (leave, left) = Interrupt::switch();
+    let stop = Arc::new(AtomicBool::new(false));
+    let view = {
+        let stop = Arc::clone(&stop);
+        let feed = Feed {
+            news: heard,
+            again,
+            every,
+        };
+        tokio::task::spawn_blocking(move || terminal::show(Model::waiting(), Some(&feed), &stop))
+    };
+    let mut view = std::pin::pin!(view);
+    let mut runs = std::pin::pin!(runs(options, every, news, wanted, left));
+    let (shown, over) = tokio::select! {
+        shown = &mut view => (shown, None),
+        over = &mut runs => {
+            stop.store(true, Ordering::Relaxed);
+            (view.await, Some(over))
+        }
+        () = interrupt.clone().come() => {
+            stop.store(true, Ordering::Relaxed);
+            (view.await, None)
+        }
+    };
+    let remaining = match over {
+        Some(over) => over?,
+        None => {
+            // Nobody listens only where the runs are over.
+            let _ = leave.send(true);
+            tokio::select! {
+                over = &mut runs => over?,
+                () = tokio::time::sleep(Duration::from_millis(300)) => {
+                    progress::tell("removing what the run has made");
+                    runs.await?
+                }
+            }
+        }
+    };
+    if ended(shown)? == End::Interrupted || interrupt.has_come() {
+        return Err(Failure::Interrupted { left: remaining });
+    }
+    for what in remaining {
+        progress::warn(format_args!("not removed, expires by itself: {what}"));
+    }
+    Ok(OK)
+}
+
+/// One run after the other until somebody leaves; what could not be removed then.
+async fn runs(
+    mut options: RunOptions,
+    every: Duration,
+    news: mpsc::Sender<News>,
+    mut wanted: UnboundedReceiver<()>,
+    leave: Interrupt,
+) -> Result<Vec<String>, Failure> {
+    // A view that has ended hears nothing any more, and need not.
+    let tell = move |what: News| drop(news.send(what));
+    options.progress = {
+        let tell = tell.clone();
+        Arc::new(move |event| match event {
+            run::Progress::Warning(text) => tell(News::Warning(text)),
+            other => {
+                if let Some(sentence) = dr::sentence(&other) {
+                    tell(News::Doing(sentence));
+                }
+            }
+        })
+    };
+    let mut seen = false;
+    loop {
+        tell(News::Started);
+        match run::run(options.clone(), leave.clone().come()).await {
+            Ok(report) => {
+                seen = true;
+                tell(News::Report(Box::new(report)));
+            }
+            Err(orchestrator::Error::Interrupted { left }) => return Ok(left),
+            // There never was anything to look at.
+            Err(error) if !seen => return Err(error.into()),
+            Err(error) => tell(News::Failed(error.to_string())),
+        }
+        // What was wanted while it went on it has done.
+        while wanted.try_recv().is_ok() {}
+        tokio::select! {
+            () = leave.clone().come() => return Ok(Vec::new()),
+            () = tokio::time::sleep(every) => {}
+            Some(()) = wanted.recv() => {}
         }
     }
 }

@@ -1,41 +1,94 @@
 //! Everything around the matrix.
 
-use orchestrator::matrix::LEGEND;
+use orchestrator::matrix::{LEGEND, Plane};
 use ratatui::Frame;
 use ratatui::layout::Rect;
-use ratatui::style::{Modifier, Style};
+use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Wrap};
 
 use super::{of_run, of_severity, of_verdict};
-use crate::app::{KEYS, Model};
+use crate::app::{KEYS, Live, Model};
+use crate::output::counted;
 
 pub(super) fn head(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let report = &model.report;
-    let summary = Line::from(vec![
-        Span::styled(report.verdict.word().to_owned(), of_run(report.verdict)),
-        Span::raw(format!(
-            "  {} clusters, {} cells, {} findings, {} probes in {:.1} s",
-            report.clusters.len(),
-            report.coverage.cells,
-            report.findings.len(),
-            report.coverage.probes_sent,
-            report.run.seconds
-        )),
-    ]);
-    let mut tabs = Vec::new();
-    for (index, plane) in model.matrix.planes.iter().enumerate() {
+    let waiting = matches!(&model.live, Some(live) if live.age.is_none());
+    let summary = if waiting {
+        Line::from("the first run is going on")
+    } else {
+        Line::from(vec![
+            Span::styled(report.verdict.word().to_owned(), of_run(report.verdict)),
+            Span::raw(format!(
+                "  {}, {}, {}, {} in {:.1} s",
+                counted(report.clusters.len(), "cluster"),
+                counted(report.coverage.cells, "cell"),
+                counted(report.findings.len(), "finding"),
+                counted(
+                    usize::try_from(report.coverage.probes_sent).unwrap_or(usize::MAX),
+                    "probe"
+                ),
+                report.run.seconds
+            )),
+        ])
+    };
+    let mut lines = vec![summary];
+    lines.extend(model.live.as_ref().map(freshness));
+    lines.push(tabs(model, usize::from(area.width)));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// How old the report is, and what is done about it.
+fn freshness(live: &Live) -> Line<'static> {
+    let mut spans = Vec::new();
+    if let Some(age) = live.age {
+        spans.push(Span::raw(format!("{} s old  ", age.as_secs())));
+    }
+    spans.push(match live.next {
+        Some(next) => Span::raw(format!("next run in {} s, r: now", next.as_secs())),
+        None => Span::styled(
+            format!("running: {}", live.doing),
+            Style::new().fg(Color::Cyan),
+        ),
+    });
+    if let Some(trouble) = &live.trouble {
+        spans.push(Span::raw("  "));
+        spans.push(Span::styled(
+            trouble.clone(),
+            Style::new().fg(Color::Yellow),
+        ));
+    }
+    Line::from(spans)
+}
+
+/// The planes; where not all fit, those from which on the one in front is whole.
+fn tabs(model: &Model, width: usize) -> Line<'static> {
+    let titles: Vec<String> = model.matrix.planes.iter().map(Plane::title).collect();
+    // Every tab has two columns for its brackets and one between it and the next.
+    let wide = |title: &String| title.chars().count() + 3;
+    let mut first = model.plane.min(titles.len());
+    let mut taken = titles.get(first).map_or(0, wide);
+    while first > 0 && taken + wide(&titles[first - 1]) + 2 <= width {
+        first -= 1;
+        taken += wide(&titles[first]);
+    }
+    let mut spans = Vec::new();
+    if first > 0 {
+        spans.push(Span::raw("\u{2039} "));
+    }
+    for (index, plane) in model.matrix.planes.iter().enumerate().skip(first) {
         let here = index == model.plane;
-        let mut style = plane.worst(report).map_or(Style::new(), of_verdict);
+        let worst = plane.worst(&model.report);
+        let mut style = worst.map_or(Style::new(), of_verdict);
         if here {
             style = style.add_modifier(Modifier::BOLD);
         }
         let (before, after) = if here { ("[", "] ") } else { (" ", "  ") };
-        tabs.push(Span::raw(before));
-        tabs.push(Span::styled(plane.title(), style));
-        tabs.push(Span::raw(after));
+        spans.push(Span::raw(before));
+        spans.push(Span::styled(titles[index].clone(), style));
+        spans.push(Span::raw(after));
     }
-    frame.render_widget(Paragraph::new(vec![summary, Line::from(tabs)]), area);
+    Line::from(spans)
 }
 
 pub(super) fn foot(frame: &mut Frame<'_>, area: Rect) {
@@ -63,7 +116,12 @@ pub(super) fn details(frame: &mut Frame<'_>, area: Rect, model: &Model, scroll: 
         line.style = of_verdict(cell.verdict);
     }
     if lines.is_empty() {
-        lines.push(Line::from("not part of this report"));
+        let waiting = matches!(&model.live, Some(live) if live.age.is_none());
+        lines.push(Line::from(if waiting {
+            "nothing yet"
+        } else {
+            "not part of this report"
+        }));
     }
     text(frame, area, " cell ", lines, scroll);
 }
