@@ -469,8 +469,11 @@ mod tests {
             ..What::default()
         };
         let probes = plan(&facts, &what, 0);
-        assert_eq!(probes.len(), 1);
-        assert_eq!(probes[0].target.to_string(), "100.64.2.2");
+        let targets: Vec<String> = probes
+            .iter()
+            .map(|probe| probe.target.to_string())
+            .collect();
+        assert_eq!(targets, ["100.64.1.2", "100.64.2.2"]);
         let none = What {
             families: vec![Family::Ipv6],
             ..What::default()

@@ -303,6 +303,19 @@ fn check(options: &RunOptions) -> Result<(), Error> {
     if tag.is_empty() || tag.len() > 128 || !tag.chars().all(good) {
         return usage("--version is not an image tag");
     }
+    let what = &options.what;
+    for (option, patterns) in [
+        ("--contexts", &options.inventory.contexts),
+        ("--nodes", &what.nodes),
+        ("--sources", &what.sources),
+        ("--destinations", &what.destinations),
+    ] {
+        for pattern in patterns {
+            if let Err(why) = crate::glob::check(pattern) {
+                return usage(&format!("{option}: {why}"));
+            }
+        }
+    }
     Ok(())
 }
 

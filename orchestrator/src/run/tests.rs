@@ -742,3 +742,22 @@ async fn a_hundred_clusters_are_one_run() {
         assert_eq!(mock.ours(), Vec::<String>::new(), "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_pattern_that_is_none_is_a_usage_error() {
+    let east = Mock::new(1, 1, Behaviour::default());
+    let setup = setup(&[("east", &east)]);
+    for option in ["--contexts", "--nodes", "--sources", "--destinations"] {
+        let mut options = setup.options.clone();
+        let patterns = match option {
+            "--contexts" => &mut options.inventory.contexts,
+            "--nodes" => &mut options.what.nodes,
+            "--sources" => &mut options.what.sources,
+            _ => &mut options.what.destinations,
+        };
+        patterns.push("n[1".to_owned());
+        let error = run(options, never()).await.expect_err("no pattern");
+        assert_eq!(error.exit_code(), 64);
+        assert!(error.to_string().contains(option), "{error}");
+    }
+}
