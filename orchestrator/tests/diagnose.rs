@@ -5,6 +5,8 @@
 mod faults;
 #[path = "diagnose/fleet.rs"]
 mod fleet;
+#[path = "diagnose/own.rs"]
+mod own;
 #[path = "diagnose/reports.rs"]
 mod reports;
 #[path = "diagnose/traps.rs"]

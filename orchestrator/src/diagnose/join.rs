@@ -155,15 +155,20 @@ fn demanded(
         .collect();
     let is_suspected =
         |cell: &CellKey| suspected.contains(&cell.src) || suspected.contains(&cell.dst);
-    let all: usize = cells
-        .iter()
-        .filter(|cell| is_suspected(cell))
-        .map(|cell| members[cell.src].len() * members[cell.dst].len())
-        .sum();
+    let pairs_of = |wanted: &dyn Fn(&CellKey) -> bool| -> usize {
+        cells
+            .iter()
+            .filter(|cell| wanted(cell))
+            .map(|cell| members[cell.src].len() * members[cell.dst].len())
+            .sum()
+    };
+    let all = pairs_of(&is_suspected);
+    // Rows that nobody planned differ from no intent: without packets only a walk of every pair finds them.
+    let walk_all = scope.what.tables_only && pairs_of(&|_| true) <= EVERY_PAIR_UP_TO;
     let mut wanted: BTreeMap<PairKey, bool> = probed.keys().map(|&key| (key, false)).collect();
-    for cell in cells {
+    for &cell in &cells {
         let needed = !with_packets.contains(&cell);
-        let every = is_suspected(&cell) && all <= EVERY_PAIR_UP_TO;
+        let every = walk_all || (is_suspected(&cell) && all <= EVERY_PAIR_UP_TO);
         let (sources, targets) = (&members[cell.src], &members[cell.dst]);
         if sources.is_empty() || targets.is_empty() || !(needed || every) {
             continue;

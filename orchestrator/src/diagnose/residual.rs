@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datapath::state::Family;
+use datapath::state::{Family, TABLE_MAIN};
 use datapath::walk::Stop;
 use floater::wire::Layer;
 
@@ -87,9 +87,14 @@ pub(super) fn findings(
     let suspected: BTreeMap<PairKey, Vec<Hypothesis>> = rest
         .iter()
         .map(|joined| {
-            let mut all = suspects(scope, graph, joined, &passing);
-            all.retain(|hypothesis| !cleared.contains(hypothesis));
             let key = joined.key;
+            // Where the tables name the row that is missing nobody else is suspected.
+            let mut all = if is_told_by_tables(joined) {
+                Vec::new()
+            } else {
+                suspects(scope, graph, joined, &passing)
+            };
+            all.retain(|hypothesis| !cleared.contains(hypothesis));
             all.extend(proven[&key].iter().cloned());
             // The other direction crosses the same two ways: where a walk stops there, it stops here.
             let reverse = PairKey {
@@ -159,20 +164,40 @@ fn only_if_hosts_fail(suspected: &mut BTreeMap<PairKey, Vec<Hypothesis>>) {
     }
 }
 
+fn is_told_by_tables(joined: &Joined<'_, '_>) -> bool {
+    matches!(joined.walked, Some(Walked::Stops { lacks: Some(_), .. }))
+}
+
+/// Where a walk stops, by which code and row; none where it does not, or the tables do not say which row is to blame.
+fn stopped(walked: &Walked) -> Option<(Option<NodeRef>, Code, String)> {
+    match walked {
+        Walked::Stops {
+            at,
+            lacks: Some(dst),
+            ..
+        } => Some((*at, "ROUTE-MISSING", format!("{dst} table {TABLE_MAIN}"))),
+        Walked::Stops {
+            at,
+            stop: Some(stop),
+            ..
+        } => Some((*at, code_of(stop), stop.row())),
+        _ => None,
+    }
+}
+
 /// What a pair proves by itself.
 fn certain(joined: &Joined<'_, '_>) -> Vec<Hypothesis> {
     let mut all = Vec::new();
     if joined.pair.is_some_and(|pair| pair.impostor.is_some()) {
         all.push(Hypothesis::Impostor(joined.key.dst, joined.key.layer));
     }
-    if let Some(Walked::Stops {
-        at,
-        stop: Some(stop),
-        ..
-    }) = &joined.walked
-    {
-        all.push(Hypothesis::Walk(*at, code_of(stop), stop.row()));
-    }
+    all.extend(
+        joined
+            .walked
+            .as_ref()
+            .and_then(stopped)
+            .map(|(at, code, row)| Hypothesis::Walk(at, code, row)),
+    );
     if joined.fate() == Fate::Half {
         all.push(Hypothesis::Protocol(joined.key.dst, joined.key.layer));
     }

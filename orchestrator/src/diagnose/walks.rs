@@ -7,6 +7,9 @@ use datapath::nodeconfig::TABLE;
 use datapath::state::{Family, Nat, NodeState, RouteKind, TABLE_LOCAL};
 use datapath::walk::{End, Packet, Stop, World, round_trip, verdict};
 use floater::wire::Layer;
+use ipnet::IpNet;
+
+mod routes;
 
 use super::intent::Intended;
 use super::pairs::PairKey;
@@ -28,6 +31,8 @@ pub(super) enum Walked {
         answer: bool,
         /// Why; none where it ends elsewhere than it should.
         stop: Option<Stop>,
+        /// The route of the main table whose absence explains it.
+        lacks: Option<IpNet>,
         /// In words.
         text: String,
     },
@@ -153,15 +158,44 @@ impl<'a> Walks<'a> {
                         at,
                         answer,
                         stop: Some(stop.clone()),
+                        lacks: at.and_then(|at| match stop {
+                            Stop::NoRoute { dst } | Stop::RpFilter { src: dst, .. } => {
+                                routes::lacking(self.scope, at, *dst)
+                            }
+                            _ => None,
+                        }),
                         text: end.to_string(),
                     },
                 }
             }
             End::Left { link, .. } if link.is_empty() => Walked::Unknown,
-            End::Delivered { node, .. } | End::Left { node, .. } => Walked::Stops {
+            End::Left { node, packet, .. } => {
+                let at = self.names.get(node).copied();
+                let lacks = at.and_then(|at| routes::lacking(self.scope, at, packet.dst));
+                match at {
+                    // A cluster's router may know its pods where the nodes do not: no table that was read tells.
+                    Some(at)
+                        if lacks.is_none()
+                            && at != wanted
+                            && at.cluster == wanted.cluster
+                            && routes::is_of_the_cluster(self.scope, at, packet.dst) =>
+                    {
+                        Walked::Unknown
+                    }
+                    _ => Walked::Stops {
+                        at,
+                        answer,
+                        stop: None,
+                        lacks,
+                        text: end.to_string(),
+                    },
+                }
+            }
+            End::Delivered { node, .. } => Walked::Stops {
                 at: self.names.get(node).copied(),
                 answer,
                 stop: None,
+                lacks: None,
                 text: end.to_string(),
             },
         }

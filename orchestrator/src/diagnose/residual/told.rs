@@ -113,12 +113,11 @@ pub(super) fn tell(
         Hypothesis::Walk(at, code, row) => {
             let place = at.map_or_else(|| "outside".to_owned(), |at| scope.place(at));
             let walk = explained.iter().find_map(|joined| match &joined.walked {
-                Some(Walked::Stops {
-                    at: here,
-                    stop: Some(stop),
-                    text,
-                    ..
-                }) if here == at && stop.row() == *row => Some(text),
+                Some(walked @ Walked::Stops { text, .. })
+                    if super::stopped(walked).as_ref() == Some(&(*at, *code, row.clone())) =>
+                {
+                    Some(text)
+                }
                 _ => None,
             });
             evidence.extend(walk.map(|text| Evidence {
@@ -132,9 +131,22 @@ pub(super) fn tell(
                     Some(at) => on_node(*at, kind_of_code(code), row.clone()),
                     None => outside(row.clone()),
                 },
-                format!("packets stop at {place} ({row}), though its own rows are as planned"),
+                if *code == "ROUTE-MISSING" {
+                    format!(
+                        "{place} lacks a route that the datapath does not make and packets need: {row}"
+                    )
+                } else {
+                    format!("packets stop at {place} ({row}), though its own rows are as planned")
+                },
                 Vec::new(),
-                format!("on {place}: look at {row}, which the datapath did not make"),
+                if *code == "ROUTE-MISSING" {
+                    format!(
+                        "on {place}: put the route back as the other nodes of the cluster have theirs (ip route show table all), or restart what \
+                         makes it: the node's network or the pods'"
+                    )
+                } else {
+                    format!("on {place}: look at {row}, which the datapath did not make")
+                },
             )
         }
         Hypothesis::Off(at, only) => {

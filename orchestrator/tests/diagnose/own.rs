@@ -1,0 +1,86 @@
+//! Rows of a node's own network, which the datapath does not make: its way out, the cluster's ways to its pods, its neighbours.
+
+use datapath::state::TABLE_MAIN;
+use orchestrator::diagnose::{Judged, diagnose};
+use orchestrator::evidence::Gathered;
+use orchestrator::probe_plan::What;
+use orchestrator::report::{Severity};
+
+use super::fleet::{
+    IPV4, IPV6, Spec, consistent, gateway, healthy, judged, only, p2p, pods, tables, titles,
+};
+
+fn by_tables(gathered: &Gathered) -> Judged {
+    let what = What {
+        tables_only: true,
+        ..What::default()
+    };
+    let judged = diagnose(gathered, &what);
+    consistent(gathered, &judged);
+    judged
+}
+
+#[test]
+fn the_way_to_another_node_s_pods_is_named_where_it_is_gone() {
+    for family in [IPV4, IPV6] {
+        for nodes in [2, 3] {
+            for spec in [gateway("east", family), p2p("east", family)] {
+                let mut gathered = healthy(&[Spec { nodes, ..spec }, gateway("west", family)]);
+                let prefix = pods(0, Some(0), family[0]);
+                tables(&mut gathered, "east/n2")
+                    .routes
+                    .retain(|row| row.table != TABLE_MAIN || row.dst != prefix);
+                for judged in [judged(&mut gathered), by_tables(&gathered)] {
+                    assert_eq!(titles(&judged), ["error ROUTE-MISSING at east/n2 route"]);
+                    let found = only(&judged);
+                    assert_eq!(found.element.name, format!("{prefix} table 254"));
+                    assert!(
+                        found
+                            .evidence
+                            .iter()
+                            .any(|evidence| evidence.text.contains("by a walk over the tables")),
+                        "{:#?}",
+                        found.evidence
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_way_out_that_is_gone_is_named_there_and_nowhere_else() {
+    for (family, default) in [(IPV4, "0.0.0.0/0 table 254"), (IPV6, "::/0 table 254")] {
+        let mut gathered = healthy(&[gateway("east", family), gateway("west", family)]);
+        tables(&mut gathered, "east/n1")
+            .routes
+            .retain(|row| row.dst.prefix_len() > 0);
+        for judged in [judged(&mut gathered), by_tables(&gathered)] {
+            assert_eq!(titles(&judged), ["error ROUTE-MISSING at east/n1 route"]);
+            let found = only(&judged);
+            assert_eq!(found.element.name, default);
+            assert_eq!(found.affects.len(), 4, "{:?}", found.affects);
+        }
+    }
+}
+
+#[test]
+fn a_router_that_may_know_the_pods_is_not_called_a_missing_route() {
+    // No node has a route to a peer's pods: the network outside of them takes care of it.
+    let mut gathered = healthy(&[gateway("east", IPV4), gateway("west", IPV4)]);
+    for (place, peer) in [("east/n1", 1), ("east/n2", 0)] {
+        let prefix = pods(0, Some(peer), IPV4[0]);
+        tables(&mut gathered, place)
+            .routes
+            .retain(|row| row.table != TABLE_MAIN || row.dst != prefix);
+    }
+    let judged = by_tables(&gathered);
+    assert!(
+        judged
+            .findings
+            .iter()
+            .all(|finding| finding.severity != Severity::Error),
+        "{:?}",
+        titles(&judged)
+    );
+}
