@@ -261,7 +261,10 @@ pub fn exit_code(report: &Report, fail_on: Severity) -> u8 {
         .any(|finding| finding.severity <= fail_on);
     if found || report.verdict == RunVerdict::Fault {
         1
-    } else if report.verdict == RunVerdict::Unknown || !report.unjudged.is_empty() {
+    } else if report.verdict == RunVerdict::Unknown
+        || !report.unjudged.is_empty()
+        || report.coverage.unobserved > 0
+    {
         2
     } else {
         0

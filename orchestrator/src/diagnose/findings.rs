@@ -140,7 +140,11 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
         .collect();
     if suffering.len() > NAMED {
         evidence.push(Evidence {
-            kind: EvidenceKind::Probe,
+            kind: if suffering.iter().any(|joined| joined.pair.is_some()) {
+                EvidenceKind::Probe
+            } else {
+                EvidenceKind::Table
+            },
             source: scope.place(suffering[0].key.src),
             text: format!("and {} more pairs of nodes fail", suffering.len() - NAMED),
         });

@@ -73,8 +73,18 @@ fn sentence(report: &Report) -> String {
         }
         RunVerdict::Fault => format!("fault - {}", plural(errors, "cause", "causes")),
         RunVerdict::Degraded => format!(
-            "degraded - packets pass, {} from what is planned",
-            plural(warnings, "thing differs", "things differ")
+            "degraded - {}, {} from what is planned{}",
+            if report.coverage.probes_sent > 0 {
+                "packets pass"
+            } else {
+                "no packet was sent, nothing that the tables tell stops one"
+            },
+            plural(warnings, "thing differs", "things differ"),
+            if report.coverage.unobserved > 0 {
+                ", and not all that was asked could be judged"
+            } else {
+                ""
+            }
         ),
         RunVerdict::Unknown => {
             "unknown - no fault was found, but not all that was asked could be judged".to_owned()

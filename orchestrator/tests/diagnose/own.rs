@@ -4,7 +4,7 @@ use datapath::state::TABLE_MAIN;
 use orchestrator::diagnose::{Judged, diagnose};
 use orchestrator::evidence::Gathered;
 use orchestrator::probe_plan::What;
-use orchestrator::report::{Severity};
+use orchestrator::report::{CellState, CellVerdict, EvidenceKind, RunVerdict, Severity};
 
 use super::fleet::{
     IPV4, IPV6, Spec, consistent, gateway, healthy, judged, only, p2p, pods, tables, titles,
@@ -18,6 +18,34 @@ fn by_tables(gathered: &Gathered) -> Judged {
     let judged = diagnose(gathered, &what);
     consistent(gathered, &judged);
     judged
+}
+
+#[test]
+fn a_walk_that_stops_fails_a_cell_to_which_no_packet_was_sent() {
+    let mut gathered = healthy(&[gateway("east", IPV4), gateway("west", IPV4)]);
+    let prefix = pods(1, None, IPV4[0]);
+    tables(&mut gathered, "east/n1")
+        .routes
+        .retain(|row| row.dst != prefix);
+    let judged = by_tables(&gathered);
+    assert_eq!(titles(&judged), ["error ROUTE-MISSING at east/n1 route"]);
+    assert_eq!(judged.verdict, RunVerdict::Fault);
+    for cell in &judged.cells {
+        let fails = cell.name().to_string().contains("pod") && cell.src != cell.dst;
+        let (verdict, state) = if fails {
+            (CellVerdict::Fail, CellState::Proved)
+        } else {
+            (CellVerdict::Pass, CellState::Inferred)
+        };
+        assert_eq!((cell.verdict, cell.state), (verdict, state), "{cell:?}");
+    }
+    assert!(
+        only(&judged)
+            .evidence
+            .iter()
+            .all(|evidence| evidence.kind != EvidenceKind::Probe),
+        "no probe was sent"
+    );
 }
 
 #[test]
