@@ -1,6 +1,6 @@
 //! Rows of a node's own network, which the datapath does not make: its way out, the cluster's ways to its pods, its neighbours.
 
-use datapath::state::TABLE_MAIN;
+use datapath::state::{LinkKind, TABLE_MAIN};
 use orchestrator::diagnose::{Judged, diagnose};
 use orchestrator::evidence::Gathered;
 use orchestrator::probe_plan::What;
@@ -111,4 +111,33 @@ fn a_router_that_may_know_the_pods_is_not_called_a_missing_route() {
         "{:?}",
         titles(&judged)
     );
+}
+
+#[test]
+fn a_tunnel_s_mtu_other_than_planned_is_a_warning_with_both_values() {
+    for (mtu, code) in [(1200, "L2-MTU-MISMATCH"), (1500, "INNER-MTU-TOO-BIG")] {
+        let mut gathered = healthy(&[gateway("east", IPV4), gateway("west", IPV4)]);
+        let tables = tables(&mut gathered, "east/n1");
+        let mut link = tables.links.get("vx-bridge").expect("a tunnel").clone();
+        assert!(matches!(link.kind, LinkKind::Vxlan(_)));
+        let planned = link.mtu;
+        link.mtu = mtu;
+        tables.links.insert(link);
+        let judged = judged(&mut gathered);
+        assert_eq!(
+            titles(&judged),
+            [format!("warning {code} at east/n1 link")],
+            "{mtu}"
+        );
+        let found = only(&judged);
+        assert_eq!(found.element.name, "vx-bridge");
+        for value in [mtu, planned] {
+            assert!(
+                found.summary.contains(&value.to_string()),
+                "{}",
+                found.summary
+            );
+        }
+        assert_eq!(judged.verdict, RunVerdict::Degraded);
+    }
 }

@@ -26,7 +26,9 @@ pub(super) fn suspicions(node: &Node<'_>, changes: &[Change]) -> Vec<Suspicion> 
     let links: Vec<String> = found
         .iter()
         .filter(|suspicion| suspicion.kind == "link")
-        .filter(|suspicion| !["INNER-MTU-TOO-BIG", "NEIGH-STALE-MAC"].contains(&suspicion.code))
+        .filter(|suspicion| {
+            !["INNER-MTU-TOO-BIG", "L2-MTU-MISMATCH", "NEIGH-STALE-MAC"].contains(&suspicion.code)
+        })
         .map(|suspicion| suspicion.name.clone())
         .collect();
     found.retain(|suspicion| {
@@ -158,6 +160,22 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
             }
             found
         }
+        (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mtu < to.mtu => {
+            let mut found = link_suspicion(
+                node,
+                "L2-MTU-MISMATCH",
+                to,
+                format!(
+                    "{name} of {place} takes packets of {} bytes, and its peers send up to {}: large ones are cut or dropped there",
+                    from.mtu, to.mtu
+                ),
+                format!("on {place}: ip link set {name} mtu {}", to.mtu),
+            );
+            if let Some(found) = &mut found {
+                found.soft = true;
+            }
+            found
+        }
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) => None,
         _ => link_suspicion(
             node,
@@ -257,7 +275,7 @@ fn takes(suspicion: &Suspicion, change: &Change) -> bool {
         if from.state != NeighbourState::Permanent);
     match (suspicion.code, row) {
         (_, Row::Link(_)) => suspicion.kind == "link",
-        ("INNER-MTU-TOO-BIG", _) => false,
+        ("INNER-MTU-TOO-BIG" | "L2-MTU-MISMATCH", _) => false,
         ("NEIGH-STALE-MAC", Row::Neighbour(_)) => gone || replaced_by_kernel,
         ("NEIGH-STALE-MAC", _) => false,
         ("TUNNEL-DEV-DOWN", Row::Fdb(_) | Row::Sysctl(_)) => false,
