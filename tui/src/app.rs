@@ -170,7 +170,7 @@ impl Model {
             run_now: false,
             live: None,
         };
-        model.to_trouble();
+        model.find_trouble();
         model
     }
 
@@ -219,11 +219,11 @@ impl Model {
         self.matrix = matrix;
         self.report = report;
         if first {
-            self.to_trouble();
+            self.find_trouble();
         }
     }
 
-    fn to_trouble(&mut self) {
+    fn find_trouble(&mut self) {
         if !self.cell().is_some_and(is_trouble) {
             self.next_trouble();
         }
