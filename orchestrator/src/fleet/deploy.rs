@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floater::wire::Layer;
+use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -16,6 +17,9 @@ use crate::manifest::Spec;
 
 /// How long to wait before a list that failed or a watch that broke is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How long floaters may take to become ready before those that run and are not ready are asked themselves, and how long to wait
+/// between two such questions.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Creates the floaters' objects in a task that outlives whoever waits for it, so that the record of what may exist is
 /// never shorter than the truth.
@@ -88,8 +92,11 @@ struct WatchEvent {
     object: serde_json::Value,
 }
 
-/// Waits until every node has a floater that is ready in each layer, at most until `deadline`. What there is at the end,
-/// ready or not, is returned: some nodes without a floater do not keep the others from being asked.
+/// Asks a pod for a sign of life.
+pub(crate) type Answers<'a> = dyn Fn(&Pod) -> BoxFuture<'static, bool> + Send + Sync + 'a;
+
+/// Waits until every node has a floater in each layer that is ready, or runs and answers a question put to itself, at most until
+/// `deadline`. What there is at the end is returned: some nodes without a floater do not keep the others from being asked.
 pub(crate) async fn ready(
     api: &Api,
     namespace: &str,
@@ -97,22 +104,73 @@ pub(crate) async fn ready(
     nodes: &[String],
     layers: &[Layer],
     deadline: Instant,
+    answers: &Answers<'_>,
 ) -> Vec<Pod> {
-    let mut pods: BTreeMap<String, Pod> = BTreeMap::new();
-    let waiting = wait(api, namespace, run, nodes, layers, deadline, &mut pods);
+    let mut waited = Waited {
+        nodes,
+        layers,
+        pods: BTreeMap::new(),
+        answering: BTreeSet::new(),
+        ask_at: Instant::now() + GRACE,
+    };
+    let waiting = wait(api, namespace, run, deadline, answers, &mut waited);
     // Time being up is an answer as well: the pods say what they lack.
     let _ = tokio::time::timeout_at(deadline, waiting).await;
-    pods.into_values().collect()
+    waited.pods.into_values().collect()
+}
+
+/// What is waited for, and how far it is.
+struct Waited<'a> {
+    nodes: &'a [String],
+    layers: &'a [Layer],
+    /// By name.
+    pods: BTreeMap<String, Pod>,
+    /// The uids of those that answer without being ready.
+    answering: BTreeSet<String>,
+    /// When those that are not ready are asked next.
+    ask_at: Instant,
+}
+
+impl Waited<'_> {
+    fn is_complete(&self) -> bool {
+        let there: BTreeSet<(Layer, &str)> = self
+            .pods
+            .values()
+            .filter(|pod| pod.is_ready() || self.answering.contains(&pod.metadata.uid))
+            .filter_map(|pod| Some((pod.layer()?, pod.node()?)))
+            .collect();
+        self.layers
+            .iter()
+            .all(|&layer| self.nodes.iter().all(|node| there.contains(&(layer, node))))
+    }
+
+    /// Asks those that run and are not ready, when it is time.
+    async fn ask(&mut self, answers: &Answers<'_>) {
+        tokio::time::sleep_until(self.ask_at).await;
+        let unready = self
+            .pods
+            .values()
+            .filter(|pod| pod.runs() && !pod.is_ready())
+            .filter(|pod| !self.answering.contains(&pod.metadata.uid))
+            .take(super::FLOATERS_AT_ONCE);
+        let mut asked = Vec::new();
+        for pod in unready {
+            let (uid, answer) = (pod.metadata.uid.clone(), answers(pod));
+            asked.push(async move { answer.await.then_some(uid) });
+        }
+        let answering = futures::future::join_all(asked).await;
+        self.answering.extend(answering.into_iter().flatten());
+        self.ask_at = Instant::now() + GRACE;
+    }
 }
 
 async fn wait(
     api: &Api,
     namespace: &str,
     run: &str,
-    nodes: &[String],
-    layers: &[Layer],
     deadline: Instant,
-    pods: &mut BTreeMap<String, Pod>,
+    answers: &Answers<'_>,
+    waited: &mut Waited<'_>,
 ) {
     let collection = look::pods(namespace);
     let selector = look::of_run(run);
@@ -121,11 +179,11 @@ async fn wait(
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        *pods = found
+        waited.pods = found
             .into_iter()
             .map(|pod| (pod.metadata.name.clone(), pod))
             .collect();
-        if complete(pods, nodes, layers) {
+        if waited.is_complete() {
             return;
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -133,25 +191,22 @@ async fn wait(
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        while let Ok(Some(line)) = events.next().await {
-            let Ok(event) = serde_json::from_slice::<WatchEvent>(&line) else {
-                break;
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = events.next() => Some(next),
+                () = waited.ask(answers) => None,
             };
-            let Ok(pod) = serde_json::from_value::<Pod>(event.object) else {
-                break;
-            };
-            match event.r#type.as_str() {
-                "ADDED" | "MODIFIED" => {
-                    pods.insert(pod.metadata.name.clone(), pod);
+            match next {
+                None => {}
+                Some(Ok(Some(line))) => {
+                    if !take(&line, &mut waited.pods) {
+                        break;
+                    }
                 }
-                "DELETED" => {
-                    pods.remove(&pod.metadata.name);
-                }
-                "BOOKMARK" => {}
-                // Too old a version, or a server that is in trouble: list again.
-                _ => break,
+                Some(_) => break,
             }
-            if complete(pods, nodes, layers) {
+            if waited.is_complete() {
                 return;
             }
         }
@@ -159,13 +214,24 @@ async fn wait(
     }
 }
 
-fn complete(pods: &BTreeMap<String, Pod>, nodes: &[String], layers: &[Layer]) -> bool {
-    let there: BTreeSet<(Layer, &str)> = pods
-        .values()
-        .filter(|pod| pod.is_ready())
-        .filter_map(|pod| Some((pod.layer()?, pod.node()?)))
-        .collect();
-    layers
-        .iter()
-        .all(|&layer| nodes.iter().all(|node| there.contains(&(layer, node))))
+/// Takes an event in; whether the watch goes on.
+fn take(line: &[u8], pods: &mut BTreeMap<String, Pod>) -> bool {
+    let Ok(event) = serde_json::from_slice::<WatchEvent>(line) else {
+        return false;
+    };
+    let Ok(pod) = serde_json::from_value::<Pod>(event.object) else {
+        return false;
+    };
+    match event.r#type.as_str() {
+        "ADDED" | "MODIFIED" => {
+            pods.insert(pod.metadata.name.clone(), pod);
+        }
+        "DELETED" => {
+            pods.remove(&pod.metadata.name);
+        }
+        "BOOKMARK" => {}
+        // Too old a version, or a server that is in trouble: list again.
+        _ => return false,
+    }
+    true
 }

@@ -33,6 +33,8 @@ pub(crate) struct Behaviour {
     pub(crate) refuses_connections: bool,
     /// Pods of DaemonSets on these nodes never become ready.
     pub(crate) never_ready: BTreeSet<&'static str>,
+    /// Pods of DaemonSets on these nodes run and answer, and their node believes that they are not ready.
+    pub(crate) unready: BTreeSet<&'static str>,
     /// Pods become ready only once somebody watches.
     pub(crate) ready_on_watch: bool,
     /// Floaters on these nodes break off in the middle of a plan.
@@ -299,7 +301,13 @@ impl Mock {
         let never = pod["spec"]["nodeName"]
             .as_str()
             .is_some_and(|node| self.behaviour.never_ready.contains(node));
-        if ready && !never {
+        let unready = pod["spec"]["nodeName"]
+            .as_str()
+            .is_some_and(|node| self.behaviour.unready.contains(node));
+        if unready {
+            pod["status"]["containerStatuses"] = json!([{"state": {"running": {}}}]);
+            pod["status"]["phase"] = json!("Running");
+        } else if ready && !never {
             pod["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
             pod["status"]["phase"] = json!("Running");
         }

@@ -241,6 +241,16 @@ impl Pod {
         self.metadata.deletion_timestamp.is_some()
     }
 
+    /// Whether its container runs, ready or not: readiness is the node's opinion of an address, which a broken network spoils.
+    pub(crate) fn runs(&self) -> bool {
+        let is_up = |status: &ContainerStatus| {
+            status.state.waiting.is_none() && status.state.terminated.is_none()
+        };
+        !self.is_going()
+            && self.status.phase == "Running"
+            && self.status.container_statuses.iter().flatten().all(is_up)
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         !self.is_going() && is_ready(self.status.conditions.as_ref())
     }

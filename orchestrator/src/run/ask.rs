@@ -62,11 +62,16 @@ pub(super) async fn ask(
         tables: BTreeMap::new(),
     };
     let mut questions = Vec::new();
+    let mut unready = BTreeMap::new();
     for node in &seen.nodes {
         let name = &node.metadata.name;
         for layer in context.layers() {
             let reason = match by_place.get(&(name.as_str(), layer)) {
-                Some(pod) if pod.is_ready() => {
+                // Whether it is ready is its node's opinion; its own answer is better.
+                Some(pod) if pod.is_ready() || pod.runs() => {
+                    if !pod.is_ready() {
+                        unready.insert((name.clone(), layer), pod.trouble());
+                    }
                     let agent = Agent::new(api, &context.options.namespace, pod, run_key, &gates);
                     questions.push((name.clone(), layer, agent));
                     continue;

@@ -13,7 +13,7 @@ use super::ask::{Asked, ask, refuse};
 use super::opened::{Holder, Open, able, distinct, intent, lifetime, look_at_all};
 use super::{Context, Progress};
 use crate::Error;
-use crate::fleet::agents::Agent;
+use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
@@ -244,6 +244,8 @@ async fn own(
         .await
         .unwrap_or_else(|_| Err("the run's time was up before its floaters existed".to_owned()))?;
     let deadline = context.deadline.min(Instant::now() + options.pod_wait);
+    let run_key: Arc<[u8]> = run_key.into();
+    let gates = Gates::new(&context.gate);
     let pods = deploy::ready(
         api,
         &options.namespace,
@@ -251,10 +253,14 @@ async fn own(
         &nodes,
         &layers,
         deadline,
+        &|pod| {
+            let agent = Agent::new(api, &options.namespace, pod, &run_key, &gates);
+            Box::pin(async move { agent.info(deadline).await.is_ok() })
+        },
     )
     .await;
     let pods: Vec<&Pod> = pods.iter().collect();
-    Ok(ask(context, api, seen, &pods, &run_key.into()).await)
+    Ok(ask(context, api, seen, &pods, &run_key).await)
 }
 
 /// Whether a member translates addresses, so that its tables of it have to be read.

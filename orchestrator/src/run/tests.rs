@@ -182,6 +182,23 @@ async fn pods_that_never_come_cost_their_node_only() {
 }
 
 #[tokio::test]
+async fn floaters_that_answer_are_asked_whether_or_not_they_are_ready() {
+    let (east, west) = two(Behaviour {
+        unready: ["n2"].into(),
+        ..Default::default()
+    });
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.pod_wait = Duration::from_secs(300);
+    let report = tokio::time::timeout(Duration::from_secs(60), run(setup.options.clone(), never()))
+        .await
+        .expect("no floater's readiness is waited for")
+        .expect("both answer");
+    assert_eq!(report.clusters[1].state, Observation::Observed);
+    assert_eq!(report.unjudged, Vec::<String>::new());
+    assert_eq!(west.ours(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_floater_that_dies_in_the_middle_is_a_reason_and_no_verdict() {
     let (east, west) = two(Behaviour {
         dies_probing: ["n1"].into(),
