@@ -236,6 +236,15 @@ pub async fn run(
     }
 }
 
+/// What a sweep did, one sentence per object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What was removed.
+    pub removed: Vec<String>,
+    /// What runs have made and stays, and until when.
+    pub staying: Vec<String>,
+}
+
 /// Removes what expired runs have left in the clusters of the inventory; what was removed, one sentence each.
 ///
 /// # Errors
@@ -244,6 +253,17 @@ pub async fn sweep(
     options: RunOptions,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Vec<String>, Error> {
+    Ok(sweep_and_tell(options, interrupt).await?.removed)
+}
+
+/// As [`sweep`], and tells what stays as well.
+///
+/// # Errors
+/// As [`run`].
+pub async fn sweep_and_tell(
+    options: RunOptions,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Swept, Error> {
     let context = begin(options)?;
     tokio::select! {
         biased;

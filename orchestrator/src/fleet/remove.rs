@@ -307,7 +307,8 @@ async fn inhabitant(api: &Api, namespace: &str) -> Result<Option<String>, Failur
     Ok(None)
 }
 
-/// Removes what expired runs left in a namespace, and the namespace where a run had made it; names of what was removed.
+/// Removes what expired runs left in a namespace, and the namespace where a run had made it; names of what was removed, what could
+/// not be and why, and what of ours stays and until when.
 ///
 /// Only objects with our mark and an expiry in the past are touched, each by its uid, so that one that was made anew in
 /// the meantime stays.
@@ -315,8 +316,8 @@ pub(crate) async fn sweep(
     api: &Api,
     namespace: &str,
     now: Timestamp,
-) -> (Vec<String>, Vec<String>) {
-    let (mut removed, mut failed) = (Vec::new(), Vec::new());
+) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let (mut removed, mut failed, mut staying) = (Vec::new(), Vec::new(), Vec::new());
     let selector = look::ours();
     let collections = [
         (
@@ -339,8 +340,14 @@ pub(crate) async fn sweep(
                 continue;
             }
         };
-        for object in objects.iter().filter(|object| is_expired(object, now)) {
+        for object in &objects {
             let name = &object.metadata.name;
+            if !is_expired(object, now) {
+                staying.extend(
+                    until(object).map(|until| format!("{kind} {namespace}/{name} stays {until}")),
+                );
+                continue;
+            }
             let path = format!("{collection}/{name}");
             match insist(api, &path, Some(&object.metadata.uid)).await {
                 Ok(()) => removed.push(format!("{kind} {namespace}/{name}")),
@@ -359,7 +366,17 @@ pub(crate) async fn sweep(
             Err(why) => failed.push(why),
         }
     }
-    (removed, failed)
+    (removed, failed, staying)
+}
+
+/// How long an object of ours stays; none where it is somebody else's or going already.
+fn until(object: &Object) -> Option<String> {
+    let is_ours = object.metadata.label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
+        && object.metadata.deletion_timestamp.is_none();
+    is_ours.then(|| match object.metadata.expires() {
+        Some(expires) => format!("until {expires}"),
+        None => "for good: no expiry can be read of it".to_owned(),
+    })
 }
 
 fn is_expired(object: &Object, now: Timestamp) -> bool {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::ask::{Asked, ask, refuse};
 use super::opened::{Holder, Open, able, distinct, intent, lifetime, look_at_all};
-use super::{Context, Progress};
+use super::{Context, Progress, Swept};
 use crate::Error;
 use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
@@ -274,7 +274,7 @@ fn translates(fleet: &Fleet, name: &str) -> bool {
 }
 
 /// Sweeps every cluster of the inventory.
-pub(super) async fn sweep(context: &Context) -> Result<Vec<String>, Error> {
+pub(super) async fn sweep(context: &Context) -> Result<Swept, Error> {
     let targets = super::targets(context).await?;
     let (looked, _) = look_at_all(context, targets).await?;
     let mut open = Vec::new();
@@ -299,27 +299,38 @@ pub(super) async fn sweep(context: &Context) -> Result<Vec<String>, Error> {
         async move { sweep_one(&context, &cluster.name, &cluster.api, true).await }
     })
     .await;
-    Ok(swept.into_iter().flatten().flatten().collect())
+    let mut all = Swept::default();
+    for one in swept.into_iter().flatten() {
+        all.removed.extend(one.removed);
+        all.staying.extend(one.staying);
+    }
+    Ok(all)
 }
 
 /// `asked_for`: somebody wants to know what could not be swept; in the course of a run nobody does, since reading Secrets
 /// may well be forbidden.
-async fn sweep_one(context: &Context, name: &str, api: &Api, asked_for: bool) -> Vec<String> {
+async fn sweep_one(context: &Context, name: &str, api: &Api, asked_for: bool) -> Swept {
     let sweep = remove::sweep(api, &context.options.namespace, Timestamp::now());
-    let (removed, failed) = tokio::time::timeout_at(context.deadline, sweep)
+    let (removed, failed, staying) = tokio::time::timeout_at(context.deadline, sweep)
         .await
         .unwrap_or_default();
     for why in failed.into_iter().filter(|_| asked_for) {
         context.warn(format!("{name}: not swept: {why}"));
     }
-    removed
-        .into_iter()
-        .map(|object| {
-            context.tell(Progress::Swept {
-                cluster: name.to_owned(),
-                object: object.clone(),
-            });
-            format!("{name}: {object}")
-        })
-        .collect()
+    for object in &removed {
+        context.tell(Progress::Swept {
+            cluster: name.to_owned(),
+            object: object.clone(),
+        });
+    }
+    let of_it = |objects: Vec<String>| {
+        objects
+            .into_iter()
+            .map(|object| format!("{name}: {object}"))
+            .collect()
+    };
+    Swept {
+        removed: of_it(removed),
+        staying: of_it(staying),
+    }
 }

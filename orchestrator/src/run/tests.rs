@@ -540,9 +540,26 @@ async fn a_sweep_takes_what_is_ours_and_expired_and_nothing_else() {
         }
     }
     let setup = setup(&[("east", &east)]);
-    let removed = sweep(setup.options.clone(), never())
+    let Swept { removed, staying } = sweep_and_tell(setup.options.clone(), never())
         .await
         .expect("it answers");
+    for kind in ["DaemonSet", "Secret", "ServiceAccount"] {
+        assert_eq!(
+            staying
+                .iter()
+                .filter(|sentence| sentence.contains(kind))
+                .collect::<Vec<_>>(),
+            [
+                &format!("east: {kind} kosmos-system/alive stays until {future}"),
+                &format!(
+                    "east: {kind} kosmos-system/eternal stays for good: no expiry can be read of it"
+                ),
+                &format!(
+                    "east: {kind} kosmos-system/unreadable stays for good: no expiry can be read of it"
+                ),
+            ]
+        );
+    }
     assert_eq!(
         removed,
         [
