@@ -37,8 +37,14 @@ pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outc
     output::check(&judge.output)?;
     let options = options(of(inventory)?, what, how, judge, progress);
     if arguments.sweep {
-        let swept = run::sweep(options, interrupt.come()).await?;
-        for sentence in swept {
+        let swept = run::sweep_and_tell(options, interrupt.come()).await?;
+        for sentence in &swept.removed {
+            output::print(&format!("removed {sentence}\n"))?;
+        }
+        if swept.removed.is_empty() {
+            output::print("nothing that runs left has expired\n")?;
+        }
+        for sentence in &swept.staying {
             output::print(&format!("{sentence}\n"))?;
         }
         return Ok(OK);
