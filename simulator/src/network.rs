@@ -11,7 +11,7 @@
 //!
 //! One bridge per cluster, one routed namespace between all of them, so every packet between clusters crosses `underlay`.
 //! Pods are reached by host routes, and other nodes' pods by a route over `eth0` (host-gw). Neighbours that never change are
-//! permanent; nodes of one cluster find each other as usual.
+//! permanent; nodes of a small cluster find each other as usual, those of a large one are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -62,6 +62,11 @@ pub(crate) struct NodeNet {
     base: Base,
     pods: Mutex<Pods>,
 }
+
+/// The most nodes of a cluster that learn each other's addresses. The kernel keeps 1024 learned neighbours of a family
+/// for all namespaces together (`gc_thresh3`), and what many nodes learn of each other grows with their square;
+/// permanent neighbours do not count.
+const LEARNING_NODES: usize = 8;
 
 #[derive(Debug)]
 struct Base {
@@ -296,6 +301,10 @@ fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac) -> Base {
         });
         for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
             let via = other.ips().find(|ip| Family::of(*ip) == family);
+            if let Some(ip) = via.filter(|_| cluster.nodes.len() > LEARNING_NODES) {
+                let eth0 = mac(&[&cluster.name, &other.name, "eth0"]);
+                base.neighbours.push((ip, eth0));
+            }
             let shares = other.pod_cidrs.iter();
             for share in shares.filter(|share| Family::of(share.addr()) == family) {
                 base.routes.push(Route {

@@ -199,11 +199,7 @@ async fn wait(
             };
             match next {
                 None => {}
-                Some(Ok(Some(line))) => {
-                    if !take(&line, &mut waited.pods) {
-                        break;
-                    }
-                }
+                Some(Ok(Some(line))) if take(&line, &mut waited.pods) => {}
                 Some(_) => break,
             }
             if waited.is_complete() {
