@@ -390,7 +390,13 @@ mod tests {
         let error = spawner.spawn(missing).expect_err("there is none");
         assert_eq!(error.source.raw_os_error(), Some(libc::ENOENT));
 
-        let mut child = spawner.spawn(program("exec sleep 1000")).expect("spawn");
+        // A shell that opens its pipe is past its start, where its environment cannot be read yet; then it waits for a
+        // line that nobody writes.
+        let pipe = log.with_extension("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("make a pipe");
+        let script = format!(": > {0}; read line < {0}", pipe.display());
+        let mut child = spawner.spawn(program(&script)).expect("spawn");
+        drop(std::fs::File::open(&pipe).expect("meet the shell"));
         let pid = child.id();
         assert_eq!(marked(&format!("SPAWNER_TEST={}", getpid())), [pid]);
         let held = held_marked(&format!("SPAWNER_TEST={}", getpid())).expect("hold");
@@ -400,5 +406,6 @@ mod tests {
         assert_eq!(child.wait().expect("reap"), 128 + libc::SIGKILL);
         assert!(wait_for_end(pid, Duration::ZERO).expect("gone"));
         std::fs::remove_file(&log).expect("remove");
+        std::fs::remove_file(&pipe).expect("remove");
     }
 }
