@@ -34,6 +34,13 @@ fn floaterctl() -> &'static Path {
     })
 }
 
+/// The caller's search path and the folders of system programs, which not everybody's path has.
+fn path() -> std::ffi::OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin:/usr/bin:/bin");
+    path
+}
+
 /// An empty folder, an empty environment and a state folder of their own.
 pub(crate) struct Place {
     folder: TempDir,
@@ -82,7 +89,7 @@ impl Place {
             .args(arguments)
             .current_dir(self.path())
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("PATH", path())
             .env("HOME", self.path().join("home"))
             .env("XDG_RUNTIME_DIR", self.path().join("run"))
             .stdin(Stdio::null());
