@@ -15,13 +15,12 @@ mod responder;
 mod settings;
 mod socket;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use crate::error::Error;
 pub use crate::wire::Layer;
@@ -192,8 +191,33 @@ fn port_of(listener: &TcpListener) -> Result<u16, Error> {
         })
 }
 
-/// Waits until accepting is worth another try: descriptors run out and come back.
-async fn after_accept_error(error: &io::Error) {
-    tracing::debug!(%error, "accept");
-    tokio::time::sleep(Duration::from_millis(20)).await;
+/// Answers connections, at most so many at once, until it is dropped, and takes them with it; further ones wait to be accepted.
+async fn serve<A: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    most: usize,
+    answer: impl Fn(TcpStream) -> A,
+) {
+    let room = Arc::new(Semaphore::new(most));
+    let mut connections = JoinSet::new();
+    loop {
+        // Never closed, so always granted.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let answered = answer(stream);
+                connections.spawn(async move {
+                    answered.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "accept");
+                // Descriptors run out and come back.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
 }

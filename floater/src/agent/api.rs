@@ -66,25 +66,10 @@ pub(super) async fn serve(listener: TcpListener, config: Arc<Config>, sockets: A
         tls: OnceCell::new(),
     });
     let _stamping = super::echo::keep_stamping();
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        // Never closed, so always granted.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let api = Arc::clone(&api);
-                connections.spawn(async move {
-                    api.connection(stream).await;
-                    drop(place);
-                });
-            }
-            Err(error) => super::after_accept_error(&error).await,
-        }
-    }
+    super::serve(listener, CONNECTIONS, |stream| {
+        Arc::clone(&api).connection(stream)
+    })
+    .await;
 }
 
 impl Api {

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use super::Config;
 use crate::wire::{Identity, proof, unhex};
@@ -26,25 +24,13 @@ const NONCE: usize = 64;
 
 /// Serves until it is dropped, and takes its connections with it.
 pub(super) async fn serve(listener: TcpListener, config: Arc<Config>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        // Never closed, so always granted.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let config = Arc::clone(&config);
-                connections.spawn(async move {
-                    let _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &config)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => super::after_accept_error(&error).await,
+    super::serve(listener, CONNECTIONS, |stream| {
+        let config = Arc::clone(&config);
+        async move {
+            let _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &config)).await;
         }
-    }
+    })
+    .await;
 }
 
 async fn answer(mut stream: TcpStream, config: &Config) -> io::Result<()> {
