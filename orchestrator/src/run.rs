@@ -245,22 +245,11 @@ pub struct Swept {
     pub staying: Vec<String>,
 }
 
-/// Removes what expired runs have left in the clusters of the inventory; what was removed, one sentence each.
+/// Removes what expired runs have left in the clusters of the inventory, and tells what stays.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn sweep(
-    options: RunOptions,
-    interrupt: impl Future<Output = ()>,
-) -> Result<Vec<String>, Error> {
-    Ok(sweep_and_tell(options, interrupt).await?.removed)
-}
-
-/// As [`sweep`], and tells what stays as well.
-///
-/// # Errors
-/// As [`run`].
-pub async fn sweep_and_tell(
     options: RunOptions,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Swept, Error> {

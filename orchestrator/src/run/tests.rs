@@ -540,7 +540,7 @@ async fn a_sweep_takes_what_is_ours_and_expired_and_nothing_else() {
         }
     }
     let setup = setup(&[("east", &east)]);
-    let Swept { removed, staying } = sweep_and_tell(setup.options.clone(), never())
+    let Swept { removed, staying } = sweep(setup.options.clone(), never())
         .await
         .expect("it answers");
     for kind in ["DaemonSet", "Secret", "ServiceAccount"] {

@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outc
     output::check(&judge.output)?;
     let options = options(of(inventory)?, what, how, judge, progress);
     if arguments.sweep {
-        let swept = run::sweep_and_tell(options, interrupt.come()).await?;
+        let swept = run::sweep(options, interrupt.come()).await?;
         for sentence in &swept.removed {
             output::print(&format!("removed {sentence}\n"))?;
         }
