@@ -290,7 +290,7 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
         ),
         (
             change("{cluster: east, user: admin}", "{cluster: 7.5, user: [x]}"),
-            0,
+            12,
             "",
         ),
         (
@@ -298,7 +298,7 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
                 "{token: secret-token-of-east}",
                 "{token: [secret-token-of-east]}",
             ),
-            0,
+            9,
             "",
         ),
         (
@@ -306,7 +306,7 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
                 "{token: secret-token-of-east}",
                 "{client-key-data: '%c2VjcmV0LWtleS1kYXRh'}",
             ),
-            0,
+            9,
             "client-key-data",
         ),
         (
@@ -314,7 +314,7 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
                 "{token: secret-token-of-east}",
                 "{client-certificate: /no/such/file, client-key: /no/such/file}",
             ),
-            0,
+            9,
             "",
         ),
         (
@@ -322,7 +322,7 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
                 "insecure-skip-tls-verify: true",
                 "certificate-authority-data: '!secret-key-data'",
             ),
-            0,
+            6,
             "certificate-authority-data",
         ),
         (
@@ -333,15 +333,15 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
             6,
             "certificate-authority",
         ),
-        (change("https://127.0.0.1:1", "not a url"), 0, "server"),
+        (change("https://127.0.0.1:1", "not a url"), 6, "server"),
         (
             change("https://127.0.0.1:1", "ftp://127.0.0.1"),
-            0,
+            6,
             "server",
         ),
-        (change("server: 'https://127.0.0.1:1', ", ""), 0, "server"),
+        (change("server: 'https://127.0.0.1:1', ", ""), 5, "server"),
         (format!("{GOOD}---\n{GOOD}"), 0, "document"),
-        (change("kind: Config", "kind: Pod"), 0, "kind"),
+        (change("kind: Config", "kind: Pod"), 2, "kind"),
         (
             GOOD.replace(
                 "contexts:\n- name: east\n  context: {cluster: east, user: admin}\n",
@@ -357,63 +357,76 @@ fn kubeconfigs() -> Vec<(String, u64, &'static str)> {
 fn bad_kubeconfigs_are_refused_and_no_secret_is_printed() {
     let place = Place::new();
     let mut wrong = Vec::new();
-    let mut judge = |what: &str, arguments: &[&str], word: &str| {
+    let mut judge = |what: &str, arguments: &[&str], words: &[&str]| {
         let ran = place.run(arguments);
         let printed = format!("{}{}", ran.stdout, ran.stderr);
         let leaked: Vec<_> = SECRETS
             .iter()
             .filter(|secret| printed.contains(**secret))
             .collect();
-        if ran.code != Some(65) || !ran.stderr.contains(word) || !leaked.is_empty() {
+        let said = words.iter().all(|word| ran.stderr.contains(word));
+        if ran.code != Some(65) || !said || !leaked.is_empty() {
             wrong.push(format!(
-                "{what}\n    wanted 65 and `{word}`, leaked {leaked:?}, got {:?}: {}",
+                "{what}\n    wanted 65 and {words:?}, leaked {leaked:?}, got {:?}: {}",
                 ran.code, ran.stderr
             ));
         }
     };
-    for (text, _, word) in kubeconfigs() {
+    for (text, line, word) in kubeconfigs() {
         place.write("kubeconfig", &text);
-        judge(&text, &["dr", "--kubeconfig", "kubeconfig"], "kubeconfig");
-        judge(&text, &["dr", "--kubeconfig", "kubeconfig"], word);
+        let named = if line == 0 {
+            "kubeconfig".to_owned()
+        } else {
+            format!("kubeconfig:{line}: ")
+        };
+        judge(
+            &text,
+            &["dr", "--kubeconfig", "kubeconfig"],
+            &[&named, word],
+        );
     }
     place.write("binary", [0xff_u8, 0xfe, 0]);
     std::fs::create_dir(place.path().join("folder")).unwrap();
     std::fs::create_dir(place.path().join("empty")).unwrap();
     place.write("good", GOOD);
-    judge("absent", &["dr", "--kubeconfig", "absent"], "absent");
-    judge("not text", &["dr", "--kubeconfig", "binary"], "binary");
-    judge("a folder", &["dr", "--kubeconfig", "folder"], "folder");
+    judge("absent", &["dr", "--kubeconfig", "absent"], &["absent"]);
+    judge("not text", &["dr", "--kubeconfig", "binary"], &["binary"]);
+    judge("a folder", &["dr", "--kubeconfig", "folder"], &["folder"]);
     judge(
         "an empty folder",
         &["dr", "--kubeconfig-dir", "empty"],
-        "empty",
+        &["empty"],
     );
     judge(
         "no context matches",
         &["dr", "--kubeconfig", "good", "--contexts", "north*"],
-        "north",
+        &["north"],
     );
     judge(
         "absent source",
         &["dr", "--src-kubeconfig", "absent"],
-        "absent",
+        &["absent"],
     );
     judge(
         "absent context",
         &["dr", "--src-kubeconfig", "good", "--src-context", "north"],
-        "north",
+        &["north"],
     );
-    judge("unknown lab", &["dr", "--sim", "nosuchlab"], "nosuchlab");
-    judge("no label", &["dr", "--sim", "Not_A_Label"], "Not_A_Label");
+    judge("unknown lab", &["dr", "--sim", "nosuchlab"], &["nosuchlab"]);
+    judge(
+        "no label",
+        &["dr", "--sim", "Not_A_Label"],
+        &["Not_A_Label"],
+    );
     judge(
         "absent report",
         &["matrix", "--replay", "absent.json"],
-        "absent.json",
+        &["absent.json"],
     );
     judge(
         "absent fleet",
         &["link", "plan", "-f", "absent.yaml"],
-        "absent.yaml",
+        &["absent.yaml"],
     );
     assert!(wrong.is_empty(), "{}\n{}", wrong.len(), wrong.join("\n"));
     place.assert_empty();
@@ -464,6 +477,18 @@ fn usage_errors_are_64() {
     place.run(["--help"]).expect(0);
     place.run(["version"]).expect(0);
     place.assert_empty();
+}
+
+/// One program is enough: the agents' programs are its hidden verbs.
+#[test]
+fn the_agents_programs_are_hidden_verbs() {
+    let place = Place::new();
+    let help = place.run(["--help"]).expect(0).stdout;
+    for (verb, word) in [("__floater", "serve"), ("__clusterlink", "agent")] {
+        let said = place.run([verb, "--help"]).expect(0).stdout;
+        assert!(said.contains(word), "{said}");
+        assert!(!help.contains(verb), "{help}");
+    }
 }
 
 /// The planner through the program: equal as sets to every vector of another implementation.
