@@ -42,7 +42,9 @@ pub mod agent;
 pub mod api;
 #[cfg(feature = "clusterlink")]
 pub mod cli;
+pub mod code;
 pub mod diff;
+pub mod element;
 pub mod error;
 #[cfg(feature = "kernel")]
 pub mod kernel;
@@ -50,6 +52,7 @@ pub mod mac;
 pub mod memory;
 pub mod nodeconfig;
 pub mod plan;
+pub mod printable;
 pub mod reconcile;
 pub mod state;
 pub mod table;
