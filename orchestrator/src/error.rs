@@ -15,6 +15,9 @@ pub enum Error {
         /// The rule that it breaks.
         rule: String,
     },
+    /// This program itself failed.
+    #[error("internal error: {0}")]
+    Internal(String),
     /// Somebody interrupted the run; what it had made is removed.
     #[error("interrupted{}", left_behind(left))]
     Interrupted {
@@ -49,6 +52,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input { .. } => 65,
+            Self::Internal(_) => 70,
             Self::Interrupted { .. } => 130,
             Self::Missing { .. } => 69,
             Self::Usage(_) => 64,
@@ -87,6 +91,7 @@ mod tests {
         };
         assert_eq!(missing.exit_code(), 69);
         assert_eq!(Error::Usage(String::new()).exit_code(), 64);
+        assert_eq!(Error::Internal("a task died".into()).exit_code(), 70);
         let interrupted = Error::Interrupted {
             left: vec!["east: DaemonSet floater-x: 403".into()],
         };

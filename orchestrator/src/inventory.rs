@@ -30,6 +30,8 @@ pub struct InventoryOptions {
     pub contexts: Vec<String>,
     /// A folder of such files (`--kubeconfig-dir`).
     pub kubeconfig_dir: Option<PathBuf>,
+    /// Every context of the default file (`KUBECONFIG`) is a cluster, not the current one alone (`--all-contexts`).
+    pub all_contexts: bool,
     /// The control plane's file, whose `clusters.kosmos.io` are the inventory (`--fleet`).
     pub fleet: Option<PathBuf>,
 }
@@ -156,12 +158,18 @@ fn load_with(
         || options.dst_context.is_some();
     let many = !options.kubeconfigs.is_empty()
         || !options.contexts.is_empty()
+        || options.all_contexts
         || options.kubeconfig_dir.is_some();
     let fleet = options.fleet.is_some();
     if usize::from(pair) + usize::from(many) + usize::from(fleet) > 1 {
         return Err(Error::Usage(
-            "the inventory is a pair (--src-*, --dst-*), or --kubeconfig, --kubeconfig-dir and --contexts, or --fleet: not several of these"
+            "the inventory is a pair (--src-*, --dst-*), or --kubeconfig, --kubeconfig-dir, --contexts and --all-contexts, or --fleet: not several of these"
                 .to_owned(),
+        ));
+    }
+    if options.all_contexts && !options.contexts.is_empty() {
+        return Err(Error::Usage(
+            "--all-contexts and --contexts contradict each other".to_owned(),
         ));
     }
     if options.dst_context.is_some() && options.dst_kubeconfig.is_none() {
@@ -188,6 +196,9 @@ fn load_with(
             let selected = one(&destination, options.dst_context.as_deref())?;
             found.push((Role::Destination, selected));
         }
+    } else if !many {
+        // As kubectl: what nobody named is not asked.
+        found.push((Role::Member, one(&default()?, None)?));
     } else {
         let mut files = Vec::new();
         for path in &options.kubeconfigs {
@@ -445,6 +456,30 @@ mod tests {
         let targets = load_with(&InventoryOptions::default(), Some(list), None)
             .expect("merged as kubectl does");
         assert_eq!(names(&targets), [("admin", Role::Member)]);
+    }
+
+    #[test]
+    fn without_an_inventory_the_current_context_alone_is_asked() {
+        let folder = folder("current");
+        let list = std::env::join_paths([write(&folder, "a.yaml", &["mine", "production"])])
+            .expect("no colon in it");
+        let load = |options| load_with(&options, Some(list.clone()), None);
+        let targets = load(InventoryOptions::default()).expect("it has a current context");
+        assert_eq!(names(&targets), [("mine", Role::Member)]);
+        let all = InventoryOptions {
+            all_contexts: true,
+            ..Default::default()
+        };
+        let targets = load(all.clone()).expect("two contexts");
+        assert_eq!(
+            names(&targets),
+            [("mine", Role::Member), ("production", Role::Member)]
+        );
+        let both = InventoryOptions {
+            contexts: vec!["prod*".into()],
+            ..all
+        };
+        assert_eq!(load(both).expect_err("contradicting").exit_code(), 64);
     }
 
     #[test]

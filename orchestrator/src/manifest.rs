@@ -59,6 +59,10 @@ pub struct Spec {
     pub image_repository: String,
     /// The image's tag.
     pub version: String,
+    /// Names of Secrets of the namespace with credentials for the image's registry.
+    pub image_pull_secrets: Vec<String>,
+    /// A ServiceAccount that is there already and is used instead of an own one.
+    pub service_account: Option<String>,
     /// The run key of this cluster.
     pub run_key: Vec<u8>,
     /// The responder's port in the host network and the pods'.
@@ -91,18 +95,19 @@ impl Spec {
     #[must_use]
     pub fn objects(&self) -> Vec<Object> {
         let core = |plural: &str| format!("/api/v1/namespaces/{}/{plural}", self.namespace);
-        let mut objects = vec![
-            Object {
+        let mut objects = Vec::new();
+        if self.service_account.is_none() {
+            objects.push(Object {
                 kind: "ServiceAccount",
                 collection: core("serviceaccounts"),
                 value: self.service_account(),
-            },
-            Object {
-                kind: "Secret",
-                collection: core("secrets"),
-                value: self.secret(),
-            },
-        ];
+            });
+        }
+        objects.push(Object {
+            kind: "Secret",
+            collection: core("secrets"),
+            value: self.secret(),
+        });
         objects.extend(self.layers.iter().map(|&layer| Object {
             kind: "DaemonSet",
             collection: format!("/apis/apps/v1/namespaces/{}/daemonsets", self.namespace),
@@ -203,7 +208,7 @@ impl Spec {
 
     fn pod(&self, layer: Layer) -> Value {
         let mut pod = json!({
-            "serviceAccountName": self.name(),
+            "serviceAccountName": self.service_account.clone().unwrap_or_else(|| self.name()),
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": 1,
@@ -218,6 +223,10 @@ impl Spec {
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [self.container(layer)],
         });
+        if !self.image_pull_secrets.is_empty() {
+            let named = |name: &String| json!({"name": name});
+            pod["imagePullSecrets"] = self.image_pull_secrets.iter().map(named).collect();
+        }
         if layer == Layer::Host {
             pod["hostNetwork"] = json!(true);
             pod["dnsPolicy"] = json!("ClusterFirstWithHostNet");
@@ -290,6 +299,8 @@ mod tests {
             layers: vec![Layer::Host, Layer::Pod],
             image_repository: "ghcr.io/kosmos-io".into(),
             version: "0.1.0".into(),
+            image_pull_secrets: Vec::new(),
+            service_account: None,
             run_key: vec![0xab; 32],
             port: 8889,
             api_port: 8890,
@@ -332,6 +343,21 @@ mod tests {
         let objects = spec.objects();
         assert_eq!(add(&objects[2]), json!(["NET_ADMIN", "NET_RAW"]));
         assert_eq!(add(&objects[3]), json!(["NET_RAW"]));
+    }
+
+    #[test]
+    fn a_named_service_account_is_used_and_not_made() {
+        let mut spec = spec();
+        spec.service_account = Some("granted".into());
+        spec.image_pull_secrets = vec!["registry".into()];
+        let objects = spec.objects();
+        let kinds: Vec<_> = objects.iter().map(|object| object.kind).collect();
+        assert_eq!(kinds, ["Secret", "DaemonSet", "DaemonSet"]);
+        for set in &objects[1..] {
+            let pod = &set.value["spec"]["template"]["spec"];
+            assert_eq!(pod["serviceAccountName"], "granted");
+            assert_eq!(pod["imagePullSecrets"], json!([{"name": "registry"}]));
+        }
     }
 
     #[test]

@@ -59,6 +59,15 @@ pub struct RunOptions {
     pub rounds: u32,
     /// How long the whole run may take; what it has by then is judged.
     pub timeout: Option<Duration>,
+    /// How long one cluster may take until it is given up; without, 10 s for its first answer, and of three or more clusters
+    /// the slow ones three times as long as the faster half.
+    pub cluster_timeout: Option<Duration>,
+    /// Names of Secrets in the floaters' namespace that hold credentials for their image's registry.
+    pub image_pull_secrets: Vec<String>,
+    /// A ServiceAccount of the floaters' namespace that is there already: used, neither made nor removed. Without, a run makes its own.
+    pub service_account: Option<String>,
+    /// The cluster that is the control plane, by the name of its context, where several claim to be it.
+    pub control_plane: Option<String>,
     /// Leave the floaters in place; they expire after a day.
     pub keep: bool,
     /// What the choices of the run are drawn from.
@@ -84,6 +93,10 @@ impl Default for RunOptions {
             budget_pps: 1000,
             rounds: 1,
             timeout: None,
+            cluster_timeout: None,
+            image_pull_secrets: Vec::new(),
+            service_account: None,
+            control_plane: None,
             keep: false,
             seed: 0,
             probe: true,
@@ -245,19 +258,38 @@ pub struct Swept {
     pub staying: Vec<String>,
 }
 
-/// Removes what expired runs have left in the clusters of the inventory, and tells what stays.
+/// Removes what expired runs have left in the clusters of the inventory, and says what stays; with `force`, removes also what
+/// has not expired yet.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn sweep(
     options: RunOptions,
+    force: bool,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Swept, Error> {
     let context = begin(options)?;
     tokio::select! {
         biased;
         () = interrupt => Err(Error::Interrupted { left: Vec::new() }),
-        swept = clusters::sweep(&context) => swept,
+        swept = clusters::sweep(&context, force) => swept,
+    }
+}
+
+/// The objects that [`run`] would make in each cluster, by the cluster's name, as manifests in the order of creation. Reads
+/// from the clusters and makes nothing; empty for a cluster whose floaters stand ready or that takes no part.
+///
+/// # Errors
+/// As [`run`].
+pub async fn dry_run(
+    options: RunOptions,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Vec<(String, Vec<serde_json::Value>)>, Error> {
+    let context = begin(options)?;
+    tokio::select! {
+        biased;
+        () = interrupt => Err(Error::Interrupted { left: Vec::new() }),
+        planned = clusters::dry_run(&context) => planned,
     }
 }
 
@@ -301,7 +333,7 @@ fn begin(mut options: RunOptions) -> Result<Context, Error> {
 
 fn check(options: &RunOptions) -> Result<(), Error> {
     let usage = |why: &str| Err(Error::Usage(why.to_owned()));
-    if !is_label(&options.namespace) {
+    if !datapath::printable::is_dns_label(&options.namespace) {
         return usage("--namespace is not a DNS label");
     }
     if options.port == 0 || options.port == u16::MAX {
@@ -309,6 +341,21 @@ fn check(options: &RunOptions) -> Result<(), Error> {
     }
     if options.budget_pps == 0 || options.rounds == 0 {
         return usage("--budget and --rounds have to be at least 1");
+    }
+    for (option, name) in options
+        .image_pull_secrets
+        .iter()
+        .map(|name| ("--image-pull-secret", name))
+        .chain(
+            options
+                .service_account
+                .iter()
+                .map(|name| ("--service-account", name)),
+        )
+    {
+        if !datapath::printable::is_object_name(name) {
+            return usage(&format!("{option} is not the name of a Kubernetes object"));
+        }
     }
     let tag = &options.version;
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -329,16 +376,6 @@ fn check(options: &RunOptions) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// RFC 1123.
-fn is_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    !text.is_empty()
-        && text.len() <= 63
-        && text.bytes().all(|byte| inner(byte) || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
 }
 
 fn random(bytes: &mut [u8]) -> Result<(), Error> {

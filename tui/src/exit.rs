@@ -149,6 +149,7 @@ impl From<orchestrator::Error> for Failure {
         use orchestrator::Error;
         match error {
             Error::Input { file, line, rule } => Self::Input { file, line, rule },
+            Error::Internal(why) => Self::Failed(why),
             Error::Interrupted { left } => Self::Interrupted { left },
             Error::Missing { .. } => Self::Missing(error.to_string()),
             Error::Usage(text) => Self::Usage(text),

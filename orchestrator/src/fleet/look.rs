@@ -16,15 +16,14 @@ use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, NAME, NAME_LABEL, RUN_LABEL, SECRET_KEY, SHARED,
 };
 
-/// How long the first answer of a cluster may take: everybody else waits for it before probes are planned.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
-
 /// A cluster that answers.
 pub(crate) struct Seen {
     /// The uid of its kube-system namespace.
     pub(crate) id: String,
     /// Its nodes without Kosmos' virtual ones, sorted by name.
     pub(crate) nodes: Vec<Node>,
+    /// Whether the floaters' namespace exists.
+    pub(crate) namespace: bool,
     /// Every pod that is a floater, whosever, or why they cannot be listed.
     pub(crate) floaters: Result<Vec<Pod>, String>,
     /// The objects of `clusters.kosmos.io` as they are, for a fleet's inventory.
@@ -50,15 +49,15 @@ pub(crate) fn pods(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods")
 }
 
-/// Looks at a cluster. The first request is alone, so that a cluster that does not answer costs one connection.
-pub(crate) async fn look(api: &Api, namespace: &str) -> Result<Seen, String> {
+/// Looks at a cluster. The first request is alone, so that a cluster that does not answer within `first` costs one connection.
+pub(crate) async fn look(api: &Api, namespace: &str, first: Duration) -> Result<Seen, String> {
     let system = api.get::<Object>("/api/v1/namespaces/kube-system");
-    let system = tokio::time::timeout(FIRST_ANSWER, system)
+    let system = tokio::time::timeout(first, system)
         .await
         .map_err(|_| {
             format!(
                 "its API server does not answer within {} s",
-                FIRST_ANSWER.as_secs()
+                first.as_secs_f64()
             )
         })?
         .map_err(|failure| failure.to_string())?;
@@ -67,11 +66,14 @@ pub(crate) async fn look(api: &Api, namespace: &str) -> Result<Seen, String> {
     }
     let selector = format!("{NAME_LABEL}={NAME}");
     let collection = pods(namespace);
-    let (nodes, floaters, members) = tokio::join!(
+    let path = format!("/api/v1/namespaces/{namespace}");
+    let (nodes, floaters, members, namespace) = tokio::join!(
         api.list::<Node>("/api/v1/nodes", ""),
         api.list::<Pod>(&collection, &selector),
         api.list::<Value>("/apis/kosmos.io/v1alpha1/clusters", ""),
+        api.get::<Object>(&path),
     );
+    let namespace = !matches!(&namespace, Err(failure) if failure.is_absent());
     let (mut nodes, _) = nodes.map_err(|failure| format!("its nodes: {failure}"))?;
     nodes.retain(|node| !node.is_virtual());
     nodes.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -88,6 +90,7 @@ pub(crate) async fn look(api: &Api, namespace: &str) -> Result<Seen, String> {
     Ok(Seen {
         id: system.metadata.uid,
         nodes,
+        namespace,
         floaters,
         members,
         intent,

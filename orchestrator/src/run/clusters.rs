@@ -7,10 +7,11 @@ use std::sync::Arc;
 use datapath::api::Fleet;
 use floater::wire::{Layer, Tables};
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::ask::{Asked, ask, refuse};
-use super::opened::{Holder, Open, able, distinct, intent, lifetime, look_at_all};
+use super::opened::{Holder, Looked, Open, able, distinct, intent, lifetime, look_at_all};
 use super::{Context, Progress, Swept};
 use crate::Error;
 use crate::fleet::agents::{Agent, Gates};
@@ -51,21 +52,11 @@ pub(super) struct Members {
 /// Brings every cluster to where it can be probed.
 pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<Found, Error> {
     let (looked, fleet_holder) = look_at_all(context, targets).await?;
-    let mut open = Vec::new();
-    let mut clusters = Vec::new();
-    for (target, result) in distinct(context, looked) {
-        match result {
-            Ok(seen) => open.push(seen),
-            Err(reason) => clusters.push(Prepared {
-                name: target.name,
-                state: Err(reason),
-            }),
-        }
-    }
+    let (mut open, mut clusters) = parted(distinct(context, looked));
     if open.is_empty() {
         return Err(nobody(&clusters));
     }
-    let (fleet, control_plane) = intent(&open, fleet_holder);
+    let (fleet, control_plane) = intent(context, &open, fleet_holder)?;
     for cluster in &mut open {
         if let Some(name) = look::member_of(&cluster.name, &cluster.seen.nodes, &fleet) {
             cluster.name = name;
@@ -136,7 +127,7 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
     } = cluster;
     let what = &context.options.what;
     // What dead runs left has nothing to do with this one's floaters, so neither waits for the other.
-    let swept = sweep_one(context, &name, &api, false);
+    let swept = sweep_one(context, &name, &api, None);
     let asked = async {
         match asked {
             Some(asked) => asked,
@@ -199,7 +190,6 @@ async fn own(
     seen: &Seen,
 ) -> Result<Asked, String> {
     let options = &context.options;
-    let floaters = seen.floaters.as_ref().map_err(Clone::clone)?;
     let nodes: Vec<String> = able(&seen.nodes)
         .into_iter()
         .filter(|node| options.what.wants_node(name, node))
@@ -207,29 +197,8 @@ async fn own(
     if nodes.is_empty() {
         return Err("no node is ready that could run a floater".to_owned());
     }
-    let mut run_key = vec![0; 32];
-    super::random(&mut run_key).map_err(|error| error.to_string())?;
-    let (port, api_port) = deploy::free_ports(floaters, options.port);
-    let lifetime = lifetime(context);
-    let repository = match (role, &options.dst_image_repository) {
-        (Role::Destination, Some(repository)) => repository,
-        _ => &options.image_repository,
-    };
-    let spec = Spec {
-        run: context.run.clone(),
-        cluster_id: seen.id.clone(),
-        namespace: options.namespace.clone(),
-        layers: context.layers(),
-        image_repository: repository.trim_end_matches('/').to_owned(),
-        version: options.version.clone(),
-        run_key: run_key.clone(),
-        port,
-        api_port,
-        expires: Timestamp::now() + lifetime,
-        ttl: lifetime,
-        shared: options.keep,
-        reads_nat: translates(fleet, name),
-    };
+    let spec = spec(context, fleet, name, role, seen)?;
+    let run_key: Arc<[u8]> = spec.run_key.clone().into();
     context.tell(Progress::Deploying {
         name: name.to_owned(),
     });
@@ -244,7 +213,6 @@ async fn own(
         .await
         .unwrap_or_else(|_| Err("the run's time was up before its floaters existed".to_owned()))?;
     let deadline = context.deadline.min(Instant::now() + options.pod_wait);
-    let run_key: Arc<[u8]> = run_key.into();
     let gates = Gates::new(&context.gate);
     let pods = deploy::ready(
         api,
@@ -263,6 +231,93 @@ async fn own(
     Ok(ask(context, api, seen, &pods, &run_key).await)
 }
 
+/// What a run makes in a cluster.
+fn spec(
+    context: &Context,
+    fleet: &Fleet,
+    name: &str,
+    role: Role,
+    seen: &Seen,
+) -> Result<Spec, String> {
+    let options = &context.options;
+    let floaters = seen.floaters.as_ref().map_err(Clone::clone)?;
+    let mut run_key = vec![0; 32];
+    super::random(&mut run_key).map_err(|error| error.to_string())?;
+    let (port, api_port) = deploy::free_ports(floaters, options.port);
+    let lifetime = lifetime(context);
+    let repository = match (role, &options.dst_image_repository) {
+        (Role::Destination, Some(repository)) => repository,
+        _ => &options.image_repository,
+    };
+    Ok(Spec {
+        run: context.run.clone(),
+        cluster_id: seen.id.clone(),
+        namespace: options.namespace.clone(),
+        layers: context.layers(),
+        image_repository: repository.trim_end_matches('/').to_owned(),
+        version: options.version.clone(),
+        image_pull_secrets: options.image_pull_secrets.clone(),
+        service_account: options.service_account.clone(),
+        run_key,
+        port,
+        api_port,
+        expires: Timestamp::now() + lifetime,
+        ttl: lifetime,
+        shared: options.keep,
+        reads_nat: translates(fleet, name),
+    })
+}
+
+/// The manifests of what a run would make, by the clusters' names.
+pub(super) async fn dry_run(context: &Context) -> Result<Vec<(String, Vec<Value>)>, Error> {
+    let targets = super::targets(context).await?;
+    let (looked, holder) = look_at_all(context, targets).await?;
+    let (open, silent) = parted(distinct(context, looked));
+    for cluster in &silent {
+        if let Err(reason) = &cluster.state {
+            context.warn(format!("{}: {reason}", cluster.name));
+        }
+    }
+    if open.is_empty() {
+        return Err(nobody(&silent));
+    }
+    let (fleet, _) = intent(context, &open, holder)?;
+    let mut planned = Vec::new();
+    for cluster in open {
+        let name = look::member_of(&cluster.name, &cluster.seen.nodes, &fleet)
+            .unwrap_or_else(|| cluster.name.clone());
+        let what = &context.options.what;
+        if cluster.asked.is_some() || !what.wants_source(&name) && !what.wants_destination(&name) {
+            planned.push((name, Vec::new()));
+            continue;
+        }
+        match spec(context, &fleet, &name, cluster.role, &cluster.seen) {
+            Ok(spec) => {
+                let namespace = (!cluster.seen.namespace).then(|| spec.namespace());
+                let objects = namespace.into_iter().chain(spec.objects());
+                planned.push((name, objects.map(|object| object.value).collect()));
+            }
+            Err(reason) => context.warn(format!("{name}: {reason}")),
+        }
+    }
+    Ok(planned)
+}
+
+/// Those that answered, and the others.
+fn parted(looked: Vec<Looked>) -> (Vec<Open>, Vec<Prepared>) {
+    let (mut open, mut silent) = (Vec::new(), Vec::new());
+    for (target, result) in looked {
+        match result {
+            Ok(seen) => open.push(seen),
+            Err(reason) => silent.push(Prepared {
+                name: target.name,
+                state: Err(reason),
+            }),
+        }
+    }
+    (open, silent)
+}
+
 /// Whether a member translates addresses, so that its tables of it have to be read.
 fn translates(fleet: &Fleet, name: &str) -> bool {
     fleet
@@ -274,21 +329,13 @@ fn translates(fleet: &Fleet, name: &str) -> bool {
 }
 
 /// Sweeps every cluster of the inventory.
-pub(super) async fn sweep(context: &Context) -> Result<Swept, Error> {
+pub(super) async fn sweep(context: &Context, force: bool) -> Result<Swept, Error> {
     let targets = super::targets(context).await?;
     let (looked, _) = look_at_all(context, targets).await?;
-    let mut open = Vec::new();
-    let mut silent = Vec::new();
-    for (target, result) in distinct(context, looked) {
-        match result {
-            Ok(cluster) => open.push(cluster),
-            Err(reason) => {
-                context.warn(format!("{} is not swept: {reason}", target.name));
-                silent.push(Prepared {
-                    name: target.name,
-                    state: Err(reason),
-                });
-            }
+    let (open, silent) = parted(distinct(context, looked));
+    for cluster in &silent {
+        if let Err(reason) = &cluster.state {
+            context.warn(format!("{} is not swept: {reason}", cluster.name));
         }
     }
     if open.is_empty() {
@@ -296,7 +343,7 @@ pub(super) async fn sweep(context: &Context) -> Result<Swept, Error> {
     }
     let swept = concurrently(open, CLUSTERS_AT_ONCE, |cluster| {
         let context = context.clone();
-        async move { sweep_one(&context, &cluster.name, &cluster.api, true).await }
+        async move { sweep_one(&context, &cluster.name, &cluster.api, Some(force)).await }
     })
     .await;
     let mut all = Swept::default();
@@ -307,14 +354,19 @@ pub(super) async fn sweep(context: &Context) -> Result<Swept, Error> {
     Ok(all)
 }
 
-/// `asked_for`: somebody wants to know what could not be swept; in the course of a run nobody does, since reading Secrets
-/// may well be forbidden.
-async fn sweep_one(context: &Context, name: &str, api: &Api, asked_for: bool) -> Swept {
-    let sweep = remove::sweep(api, &context.options.namespace, Timestamp::now());
+/// `asked_for`: somebody wants to know what could not be swept, and whether what has not expired goes, too; in the course of
+/// a run nobody does, since reading Secrets may well be forbidden.
+async fn sweep_one(context: &Context, name: &str, api: &Api, asked_for: Option<bool>) -> Swept {
+    let now = if asked_for == Some(true) {
+        Timestamp::MAX
+    } else {
+        Timestamp::now()
+    };
+    let sweep = remove::sweep(api, &context.options.namespace, now);
     let (removed, failed, staying) = tokio::time::timeout_at(context.deadline, sweep)
         .await
         .unwrap_or_default();
-    for why in failed.into_iter().filter(|_| asked_for) {
+    for why in failed.into_iter().filter(|_| asked_for.is_some()) {
         context.warn(format!("{name}: not swept: {why}"));
     }
     for object in &removed {

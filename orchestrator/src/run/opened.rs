@@ -27,6 +27,8 @@ const LONG_RUN: Duration = Duration::from_secs(15 * 60);
 /// What is added to everything else before floaters expire.
 const EXPIRY_SLACK: Duration = Duration::from_secs(5 * 60);
 
+/// How long the first answer of a cluster may take: everybody else waits for it before probes are planned.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// How long a cluster that does not answer is waited for at least once the others have answered.
 const LATE: Duration = Duration::from_secs(3);
 
@@ -157,17 +159,26 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
 /// Everything that changes nothing: who the cluster is, and its floaters' answers if they stand ready.
 async fn open(context: &Context, target: &Target, patience: &Patience) -> Result<Open, String> {
     let namespace = &context.options.namespace;
+    let limit = context.options.cluster_timeout;
     let look = async {
         let api = Api::new(target.client().await?);
-        let seen = look::look(&api, namespace).await?;
+        let seen = look::look(&api, namespace, limit.unwrap_or(FIRST_ANSWER)).await?;
         Ok((api, seen))
     };
-    let (api, seen) = patience.with(look).await.unwrap_or_else(|waited| {
-        Err(format!(
-            "it has not answered after {:.1} s, when the other clusters had long done so",
-            waited.as_secs_f64()
-        ))
-    })?;
+    let (api, seen) = match limit {
+        Some(limit) => tokio::time::timeout(limit, look).await.unwrap_or_else(|_| {
+            Err(format!(
+                "it did not answer within {} s",
+                limit.as_secs_f64()
+            ))
+        }),
+        None => patience.with(look).await.unwrap_or_else(|waited| {
+            Err(format!(
+                "it has not answered after {:.1} s, when the other clusters had long done so",
+                waited.as_secs_f64()
+            ))
+        }),
+    }?;
     let asked = match &seen.floaters {
         Err(_) => None,
         Ok(floaters) => {
@@ -237,12 +248,26 @@ pub(super) fn distinct(context: &Context, looked: Vec<Looked>) -> Vec<Looked> {
     kept
 }
 
-/// The fleet's objects: those of the inventory's holder, else of the cluster that is most surely the control plane.
-pub(super) fn intent(open: &[Open], holder: Option<(String, Fleet)>) -> (Fleet, Option<Holder>) {
+/// The fleet's objects: those of the inventory's holder, else of the cluster that is named, else of the one that is most surely
+/// the control plane.
+pub(super) fn intent(
+    context: &Context,
+    open: &[Open],
+    holder: Option<(String, Fleet)>,
+) -> Result<(Fleet, Option<Holder>), Error> {
     if let Some((name, fleet)) = holder {
         let root = fleet.clusters.iter().find(|cluster| look::is_root(cluster));
         let name = root.map_or(name, |root| root.metadata.name.clone());
-        return (fleet, Some(Holder::Outside(name)));
+        return Ok((fleet, Some(Holder::Outside(name))));
+    }
+    if let Some(wanted) = &context.options.control_plane {
+        let Some(named) = open.iter().find(|cluster| cluster.name == *wanted) else {
+            return Err(Error::Usage(format!(
+                "--control-plane {wanted}: no cluster of that context can be reached"
+            )));
+        };
+        let fleet = named.seen.intent.clone().unwrap_or_default();
+        return Ok((fleet, Some(Holder::Inside(named.seen.id.clone()))));
     }
     let best = open
         .iter()
@@ -254,11 +279,11 @@ pub(super) fn intent(open: &[Open], holder: Option<(String, Fleet)>) -> (Fleet, 
         // Of equals the first, as the inventory lists them.
         .rev()
         .max_by_key(|(rank, _)| *rank);
-    match best {
+    Ok(match best {
         Some(((rank, _), cluster)) if rank > 0 => (
             cluster.seen.intent.clone().unwrap_or_default(),
             Some(Holder::Inside(cluster.seen.id.clone())),
         ),
         _ => (Fleet::default(), None),
-    }
+    })
 }

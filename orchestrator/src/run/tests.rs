@@ -233,6 +233,28 @@ async fn a_floater_that_is_busy_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_cluster_s_own_time_limit_is_neither_shortened_nor_exceeded() {
+    for (delay, answers) in [
+        (Duration::from_millis(50), true),
+        (Duration::from_secs(60), false),
+    ] {
+        let (east, west) = two(Behaviour {
+            slow: vec![(Method::GET, "/api/v1/nodes", delay)],
+            ..Default::default()
+        });
+        let mut setup = setup(&[("east", &east), ("west", &west)]);
+        setup.options.cluster_timeout = Some(Duration::from_millis(900));
+        let report = run(setup.options, never()).await.expect("east answers");
+        let reason = report.clusters[1].reason.clone().unwrap_or_default();
+        assert_eq!(
+            reason.contains("did not answer within 0.9 s"),
+            !answers,
+            "{reason}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn some_clusters_that_do_not_answer_are_unobserved_and_none_at_all_is_an_error() {
     let dead = || {
         Mock::new(
@@ -540,7 +562,7 @@ async fn a_sweep_takes_what_is_ours_and_expired_and_nothing_else() {
         }
     }
     let setup = setup(&[("east", &east)]);
-    let Swept { removed, staying } = sweep(setup.options.clone(), never())
+    let Swept { removed, staying } = sweep(setup.options.clone(), false, never())
         .await
         .expect("it answers");
     for kind in ["DaemonSet", "Secret", "ServiceAccount"] {
@@ -575,6 +597,52 @@ async fn a_sweep_takes_what_is_ours_and_expired_and_nothing_else() {
             .map(|name| format!("{collection}/{name}"))
             .collect();
         assert_eq!(left, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_forced_sweep_takes_what_has_not_expired_and_nothing_of_others() {
+    let east = Mock::new(1, 1, Behaviour::default());
+    let collection = "/api/v1/namespaces/kosmos-system/secrets";
+    for (name, managed) in [("alive", true), ("somebodys", false)] {
+        let object = marked(name, managed, Some("2120-01-01T00:00:00Z"));
+        east.put(&format!("{collection}/{name}"), object);
+    }
+    let setup = setup(&[("east", &east)]);
+    let Swept { removed, staying } = sweep(setup.options.clone(), true, never())
+        .await
+        .expect("it answers");
+    assert_eq!(removed, ["east: Secret kosmos-system/alive"]);
+    assert_eq!(staying, Vec::<String>::new());
+    assert_eq!(east.paths("secrets/"), [format!("{collection}/somebodys")]);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_it_would_make_and_makes_nothing() {
+    let (east, west) = two(Behaviour::default());
+    west.remove("/api/v1/namespaces/kosmos-system");
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.service_account = Some("granted".into());
+    let planned = dry_run(setup.options, never()).await.expect("both answer");
+    let kinds: Vec<(&str, Vec<&str>)> = planned
+        .iter()
+        .map(|(name, objects)| {
+            let kinds = objects.iter().filter_map(|object| object["kind"].as_str());
+            (name.as_str(), kinds.collect())
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            ("east", vec!["Secret", "DaemonSet", "DaemonSet"]),
+            (
+                "west",
+                vec!["Namespace", "Secret", "DaemonSet", "DaemonSet"]
+            ),
+        ]
+    );
+    for mock in [&east, &west] {
+        assert!(mock.log().iter().all(|line| line.starts_with("GET ")));
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outc
     output::check(&judge.output)?;
     let options = options(of(inventory)?, what, how, judge, progress);
     if arguments.sweep {
-        let swept = run::sweep(options, interrupt.come()).await?;
+        let swept = run::sweep(options, false, interrupt.come()).await?;
         for sentence in &swept.removed {
             output::print(&format!("removed {sentence}\n"))?;
         }
@@ -125,6 +125,7 @@ pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
         contexts: inventory.contexts.clone(),
         kubeconfig_dir: inventory.kubeconfig_dir.clone(),
         fleet: inventory.fleet.clone(),
+        all_contexts: false,
     })
 }
 
