@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::printable::{Printable, is_object_name};
+
+/// The most steps that are read of a written [`Fix`].
+const MOST_STEPS: usize = 256;
 
 /// What kind of object an [`Element`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -198,6 +201,71 @@ impl fmt::Display for Fix {
     }
 }
 
+/// A step as JSON has it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WrittenStep {
+    Advice {
+        advice: Printable,
+    },
+    Command {
+        place: Option<Printable>,
+        argv: Vec<Printable>,
+    },
+}
+
+/// A fix as JSON has it: one line for a person, the steps for a program.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    fix: String,
+    #[serde(default)]
+    fix_steps: Vec<WrittenStep>,
+}
+
+/// `fix`, one line, and `fix_steps`.
+impl Serialize for Fix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let steps = self.steps.iter().map(|step| match step {
+            Step::Advice(text) => WrittenStep::Advice {
+                advice: text.clone(),
+            },
+            Step::Command { place, argv } => WrittenStep::Command {
+                place: place.clone(),
+                argv: argv.iter().map(|word| Printable::new(word)).collect(),
+            },
+        });
+        Written {
+            fix: self.to_string(),
+            fix_steps: steps.collect(),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// Steps out of a report are held to the same rules as those that are made here.
+impl<'de> Deserialize<'de> for Fix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        if written.fix_steps.is_empty() {
+            return Ok(Self::advice(&written.fix));
+        }
+        let steps = written.fix_steps.into_iter().take(MOST_STEPS);
+        Ok(steps.fold(Self::default(), |fix, step| match step {
+            WrittenStep::Advice { advice } => fix.and_advice(&advice),
+            WrittenStep::Command { place, argv } => {
+                let argv = argv.into_iter().map(String::from);
+                match place {
+                    Some(place) => {
+                        let (cluster, node) = place.split_once('/').unwrap_or((&place, ""));
+                        fix.and_at(cluster, node, argv)
+                    }
+                    None => fix.and_here(argv),
+                }
+            }
+        }))
+    }
+}
+
 /// A command line of a POSIX shell that means exactly these words.
 #[must_use]
 pub fn quoted(argv: &[String]) -> String {
@@ -232,6 +300,21 @@ mod tests {
             fix.to_string(),
             "on c1/n1: ip link set vx-bridge up; then start the datapath's agent"
         );
+    }
+
+    #[test]
+    fn what_is_read_back_prints_the_same_and_names_no_stranger() {
+        let fix = Fix::at("c1", "n1", ["ip", "link", "set", "vx-bridge", "up"])
+            .and_here(["kubectl", "get", "nodes"])
+            .and_advice("start the datapath's agent");
+        let json = serde_json::to_value(&fix).expect("a fix");
+        assert_eq!(json["fix"], fix.to_string());
+        assert_eq!(serde_json::from_value::<Fix>(json).expect("a fix"), fix);
+        let evil = serde_json::json!({"fix": "x", "fix_steps": [{"place": "c1/n1;reboot", "argv": ["ip"]}]});
+        let read: Fix = serde_json::from_value(evil).expect("a fix");
+        assert!(matches!(read.steps(), [Step::Advice(_)]));
+        let old: Fix = serde_json::from_value(serde_json::json!({"fix": "look"})).expect("a fix");
+        assert_eq!(old, Fix::advice("look"));
     }
 
     #[test]

@@ -2,26 +2,33 @@
 
 use std::fmt::Write as _;
 
+use datapath::code::Code;
+use datapath::element::quoted;
+
 use crate::causes;
-use crate::report::{Finding, Report};
+use crate::report::{Finding, Report, Step};
 
 /// What a cause code means, what proves it and what to do; none where there is no such code.
 #[must_use]
 pub fn code(code: &str) -> Option<String> {
-    let cause = causes::find(code)?;
-    let note = if cause.found {
-        ""
-    } else {
-        "\nThis version does not look for it; a finding may say that it cannot exclude it.\n"
-    };
-    Some(format!(
+    code.parse().ok().map(about)
+}
+
+fn about(code: Code) -> String {
+    let cause = causes::find(code);
+    let note = cause.undiagnosed.map_or_else(String::new, |why| {
+        format!(
+            "\nThis version does not look for it: {why}. A finding may say that it cannot exclude it.\n"
+        )
+    });
+    format!(
         "{}: {}\n\nWhat it means\n{}\n\nWhat proves it\n{}\n\nWhat to do\n{}\n{note}",
         cause.code,
         cause.title,
         indented(cause.meaning),
         indented(cause.proof),
         indented(cause.fix),
-    ))
+    )
 }
 
 /// A finding of a report with its evidence, by id (or by the beginning of one that only it has); none where there is no such finding.
@@ -62,7 +69,7 @@ fn describe(finding: &Finding) -> String {
         let _ = writeln!(
             text,
             "\nCannot be told apart from\n  {}",
-            finding.ambiguous_with.join(", ")
+            finding.alternatives()
         );
     }
     if !finding.affects.is_empty() {
@@ -71,15 +78,19 @@ fn describe(finding: &Finding) -> String {
             let _ = writeln!(text, "  {cell}");
         }
     }
-    let _ = writeln!(
-        text,
-        "\nTo mend it (never run by this program)\n{}",
-        indented(&finding.fix)
-    );
-    if let Some(about) = code(&finding.code) {
-        text.push('\n');
-        text.push_str(&about);
+    text.push_str("\nHow to fix it (not run automatically)\n");
+    for step in finding.fix.steps() {
+        let _ = match step {
+            Step::Advice(advice) => writeln!(text, "{}", indented(advice)),
+            // Whole and on a line of its own, so that it can be pasted.
+            Step::Command { place, argv } => match place {
+                Some(place) => writeln!(text, "  on {place}:\n  {}", quoted(argv)),
+                None => writeln!(text, "  {}", quoted(argv)),
+            },
+        };
     }
+    text.push('\n');
+    text.push_str(&about(finding.code));
     text
 }
 
@@ -109,8 +120,8 @@ mod tests {
     #[test]
     fn every_code_is_explained_and_nothing_else() {
         for cause in crate::causes::CATALOGUE {
-            let text = super::code(cause.code).expect("catalogued");
-            assert!(text.starts_with(cause.code));
+            let text = super::code(&cause.code.word().to_lowercase()).expect("catalogued");
+            assert!(text.starts_with(cause.code.word()));
             assert!(
                 text.lines().all(|line| line.chars().count() <= 110),
                 "{text}"

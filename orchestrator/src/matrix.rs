@@ -129,7 +129,7 @@ impl Matrix {
                     finding.code,
                     finding.element.place()
                 ));
-                lines.push(finding.summary.clone());
+                lines.push(finding.summary.to_string());
             }
         }
         lines

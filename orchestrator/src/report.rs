@@ -13,6 +13,10 @@ pub use json::{Unreadable, parse};
 pub use kosmos::kosmos_table;
 pub use schema::schema;
 
+pub use datapath::code::Code;
+pub use datapath::element::{Element, ElementKind, Fix, Step};
+
+use datapath::printable::Printable;
 use datapath::state::Family;
 use floater::wire::Layer;
 use serde::{Deserialize, Serialize};
@@ -220,21 +224,22 @@ pub struct Finding {
     /// A hash of code and element.
     pub id: String,
     /// The cause code.
-    pub code: String,
+    pub code: Code,
     /// What it does to the run's verdict.
     pub severity: Severity,
     /// The object that is the cause.
     pub element: Element,
     /// One sentence.
-    pub summary: String,
+    pub summary: Printable,
     /// What proves it.
     pub evidence: Vec<Evidence>,
     /// Codes or elements that the evidence cannot exclude.
-    pub ambiguous_with: Vec<String>,
+    pub ambiguous_with: Vec<Printable>,
     /// The cells that suffer.
     pub affects: Vec<CellName>,
-    /// What an operator would do; never run by the tool.
-    pub fix: String,
+    /// What an operator would do; never run by the tool. In JSON `fix` is one line and `fix_steps` the same step by step.
+    #[serde(flatten)]
+    pub fix: Fix,
 }
 
 /// What a finding does to the run's verdict, worst first.
@@ -249,28 +254,15 @@ pub enum Severity {
     Info,
 }
 
-/// The object that is the cause.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Element {
-    /// The cluster's name; none outside of every cluster.
-    pub cluster: Option<String>,
-    /// The node's name; none outside of every cluster.
-    pub node: Option<String>,
-    /// `link`, `route`, `neighbour`, `fdb`, `rule`, `sysctl`, `nat`, `address`, `node`, `nodeconfig`, `responder`, `underlay`.
-    pub kind: String,
-    /// The object's name, for example `10.21.0.0/16 table 200`.
-    pub name: String,
-}
-
 /// One piece of proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// What kind of proof.
     pub kind: EvidenceKind,
     /// Where it was read, `cluster/node`.
-    pub source: String,
+    pub source: Printable,
     /// What was read.
-    pub text: String,
+    pub text: Printable,
 }
 
 /// What kind of proof.
@@ -400,33 +392,24 @@ pub fn layer_word(layer: Layer) -> &'static str {
     }
 }
 
-impl Element {
-    /// `cluster/node kind name`, as far as there is one.
-    #[must_use]
-    pub fn place(&self) -> String {
-        let mut place = match (&self.cluster, &self.node) {
-            (Some(cluster), Some(node)) => format!("{cluster}/{node}"),
-            (Some(cluster), None) => cluster.clone(),
-            _ => "outside".to_owned(),
-        };
-        if self.kind != "node" {
-            place.push_str(&format!(" {} {}", self.kind, self.name));
-        }
-        place
-    }
-}
-
 impl Finding {
+    /// What it cannot be told apart from, as one line.
+    #[must_use]
+    pub fn alternatives(&self) -> String {
+        let words: Vec<&str> = self.ambiguous_with.iter().map(Printable::as_str).collect();
+        words.join(", ")
+    }
+
     /// The id of a finding: a hash (FNV-1a, 40 bits in hexadecimal) of its code and element, so that the same cause has the same id
     /// in every run.
     #[must_use]
-    pub fn id_of(code: &str, element: &Element) -> String {
+    pub fn id_of(code: Code, element: &Element) -> String {
         let none = "\u{1}";
         let words = [
-            code,
+            code.word(),
             element.cluster.as_deref().unwrap_or(none),
             element.node.as_deref().unwrap_or(none),
-            &element.kind,
+            element.kind.word(),
             &element.name,
         ];
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -104,7 +104,7 @@ fn mapped_prefixes_are_reached_by_their_names_outside() {
         .retain(|row| !matches!(row, datapath::state::Nat::Netmap { .. }));
     let judged = fleet::judged(&mut gathered);
     let finding = fleet::only(&judged);
-    assert_eq!(finding.code, "NAT-MISSING");
+    assert_eq!(finding.code.word(), "NAT-MISSING");
     assert!(
         finding
             .affects
@@ -169,7 +169,7 @@ fn one_row_of_a_large_fleet_is_found_and_breaks_cells_that_were_not_probed() {
     let judged = diagnose(&gathered, &What::default());
     println!("judged in {:?}", before.elapsed());
     let finding = fleet::only(&judged);
-    assert_eq!(finding.code, "ROUTE-MISSING");
+    assert_eq!(finding.code.word(), "ROUTE-MISSING");
     assert_eq!(finding.affects.len(), 2, "{:?}", finding.affects);
     for (src, dst) in [("c-017", "c-061"), ("c-061", "c-017")] {
         let cell = judged

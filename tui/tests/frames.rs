@@ -9,8 +9,9 @@ use std::time::Duration;
 use datapath::state::Family;
 use floater::wire::Layer;
 use orchestrator::report::{
-    Cell, CellState, CellVerdict, ClusterReport, Coverage, Element, Evidence, EvidenceKind,
-    Finding, NodeRow, Observation, Report, RttSummary, Run, RunVerdict, SCHEMA, Severity,
+    Cell, CellState, CellVerdict, ClusterReport, Code, Coverage, Element, ElementKind, Evidence,
+    EvidenceKind, Finding, Fix, NodeRow, Observation, Report, RttSummary, Run, RunVerdict, SCHEMA,
+    Severity,
 };
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -86,24 +87,25 @@ fn report(clusters: usize) -> Report {
         },
         findings: vec![Finding {
             id: "f1".to_owned(),
-            code: "ROUTE-MISSING".to_owned(),
+            code: Code::RouteMissing,
             severity: Severity::Error,
             element: Element {
-                cluster: Some("c1".to_owned()),
-                node: Some("n1".to_owned()),
-                kind: "route".to_owned(),
-                name: "10.21.0.0/16 table 200".to_owned(),
+                cluster: Some("c1".into()),
+                node: Some("n1".into()),
+                kind: ElementKind::Route,
+                name: "10.21.0.0/16 table 200".into(),
             },
-            summary: "Node n1 of c1 has no route to 10.21.0.0/16 in table 200.".to_owned(),
+            summary: "Node n1 of c1 has no route to 10.21.0.0/16 in table 200.".into(),
             evidence: vec![Evidence {
                 kind: EvidenceKind::Table,
-                source: "c1/n1".to_owned(),
-                text: "no such row".to_owned(),
+                source: "c1/n1".into(),
+                text: "no such row".into(),
             }],
             ambiguous_with: Vec::new(),
             affects: vec![cells.iter().find(|cell| cell.received == 0).unwrap().name()],
-            fix: "ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200"
-                .to_owned(),
+            fix: Fix::advice(
+                "ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200",
+            ),
         }],
         cells,
         verdict: RunVerdict::Fault,

@@ -69,7 +69,7 @@ pub(super) fn certificate(
         .filter(|finding| !finding.ambiguous_with.is_empty())
     {
         let mut set = vec![format!("{} at {}", finding.code, finding.element.place())];
-        set.extend(finding.ambiguous_with.iter().cloned());
+        set.extend(finding.ambiguous_with.iter().map(ToString::to_string));
         all.indistinguishable.push(set);
     }
     all

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use datapath::code::Code;
+use datapath::element::{ElementKind, Fix};
+use datapath::printable::Printable;
+
 use super::join::{Joined, towards};
 use super::pairs::Fate;
 use super::scope::{CellKey, Scope};
@@ -37,20 +41,21 @@ pub(super) fn of_suspicions(
         .zip(passing)
         .map(|((suspicion, suffering), passing)| {
             let element = Element {
-                cluster: Some(scope.cluster(suspicion.at.cluster).name.clone()),
-                node: Some(scope.node(suspicion.at).name.clone()),
-                kind: suspicion.kind.to_owned(),
-                name: suspicion.name,
+                cluster: Some(scope.cluster(suspicion.at.cluster).name.as_str().into()),
+                node: Some(scope.node(suspicion.at).name.as_str().into()),
+                kind: suspicion.kind,
+                name: suspicion.name.into(),
             };
             let mut evidence = suspicion.evidence;
             evidence.extend(packets(scope, &suffering));
             if suffering.is_empty() && passing > 0 {
                 evidence.push(Evidence {
                     kind: EvidenceKind::Probe,
-                    source: scope.place(suspicion.at),
+                    source: scope.place(suspicion.at).into(),
                     text: format!(
                         "packets of all {passing} pairs of nodes that cross it still pass"
-                    ),
+                    )
+                    .into(),
                 });
             }
             finding(
@@ -68,24 +73,24 @@ pub(super) fn of_suspicions(
 
 /// A finding whose severity follows from whether anything suffers.
 pub(super) fn finding(
-    code: &str,
+    code: Code,
     element: Element,
     summary: String,
     evidence: Vec<Evidence>,
-    ambiguous_with: Vec<String>,
+    ambiguous_with: Vec<Printable>,
     affects: Vec<CellName>,
-    fix: String,
+    fix: Fix,
 ) -> Finding {
     Finding {
         id: Finding::id_of(code, &element),
-        code: code.to_owned(),
+        code,
         severity: if affects.is_empty() {
             Severity::Warning
         } else {
             Severity::Error
         },
         element,
-        summary,
+        summary: summary.into(),
         evidence,
         ambiguous_with,
         affects,
@@ -133,8 +138,8 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
             };
             Evidence {
                 kind,
-                source: scope.place(joined.key.src),
-                text: format!("{}: {text}", towards(scope, joined.key)),
+                source: scope.place(joined.key.src).into(),
+                text: format!("{}: {text}", towards(scope, joined.key)).into(),
             }
         })
         .collect();
@@ -145,8 +150,8 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
             } else {
                 EvidenceKind::Table
             },
-            source: scope.place(suffering[0].key.src),
-            text: format!("and {} more pairs of nodes fail", suffering.len() - NAMED),
+            source: scope.place(suffering[0].key.src).into(),
+            text: format!("and {} more pairs of nodes fail", suffering.len() - NAMED).into(),
         });
     }
     evidence
@@ -166,22 +171,22 @@ pub(super) fn of_losses(cells: &[Cell], findings: &[Finding]) -> Vec<Finding> {
             let element = Element {
                 cluster: None,
                 node: None,
-                kind: "underlay".to_owned(),
-                name: cell.name().to_string(),
+                kind: ElementKind::Underlay,
+                name: cell.name().to_string().into(),
             };
             let text = format!("{} of {} answered", cell.received, cell.sent);
             finding(
-                "LOSS-GRAY",
+                Code::LossGray,
                 element,
                 format!("{} loses {} of {} packets", cell.name(), cell.sent.saturating_sub(cell.received), cell.sent),
                 vec![Evidence {
                     kind: EvidenceKind::Probe,
-                    source: cell.src.clone(),
-                    text,
+                    source: cell.src.as_str().into(),
+                    text: text.into(),
                 }],
-                vec!["QUEUE-DROP".to_owned(), "RATE-LIMITED".to_owned()],
+                vec![Code::QueueDrop.word().into(), Code::RateLimited.word().into()],
                 vec![cell.name()],
-                "run again with --rounds 10, then look at queues, policers and errors along the path".to_owned(),
+                Fix::advice("run again with --rounds 10, then look at queues, policers and errors along the path"),
             )
         })
         .collect()
@@ -209,7 +214,7 @@ pub(super) fn order(findings: &mut Vec<Finding>) {
         a.severity
             .cmp(&b.severity)
             .then(b.affects.len().cmp(&a.affects.len()))
-            .then(causes::rank(&a.code).cmp(&causes::rank(&b.code)))
+            .then(causes::rank(a.code).cmp(&causes::rank(b.code)))
             .then(a.element.cmp(&b.element))
             .then(a.code.cmp(&b.code))
     });

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use datapath::code::Code;
 use datapath::state::{Family, TABLE_MAIN};
 use datapath::walk::Stop;
 use floater::wire::Layer;
@@ -54,9 +55,6 @@ enum Hypothesis {
     /// The pair itself.
     Pair(NodeRef, NodeRef, Layer, Family),
 }
-
-/// A code by which walks are grouped.
-type Code = &'static str;
 
 /// What the rest of the failing pairs says. The pairs that a finding explains are removed from the rest, so that all are told once.
 pub(super) fn findings(
@@ -175,7 +173,7 @@ fn stopped(walked: &Walked) -> Option<(Option<NodeRef>, Code, String)> {
             at,
             lacks: Some(dst),
             ..
-        } => Some((*at, "ROUTE-MISSING", format!("{dst} table {TABLE_MAIN}"))),
+        } => Some((*at, Code::RouteMissing, format!("{dst} table {TABLE_MAIN}"))),
         Walked::Stops {
             at,
             stop: Some(stop),
@@ -279,26 +277,26 @@ fn suspects(
 fn code_of(stop: &Stop) -> Code {
     match stop {
         Stop::Blackhole { .. } | Stop::Prohibited { .. } | Stop::Unreachable { .. } => {
-            "ROUTE-BLACKHOLE"
+            Code::RouteBlackhole
         }
-        Stop::ForwardingOff { .. } => "FORWARD-OFF",
-        Stop::Ipv6Off { .. } => "V6-FORWARD-OFF",
-        Stop::Loop { .. } | Stop::TtlExpired => "ROUTING-LOOP",
-        Stop::NoFdb { .. } => "FDB-MISSING",
-        Stop::VtepUnknown { .. } => "FDB-WRONG-VTEP",
-        Stop::NoNeighbour { .. } => "NEIGH-MISSING",
-        Stop::NotForUs { .. } => "NEIGH-STALE-MAC",
-        Stop::OwnMac { .. } => "TUNNEL-MAC-LOOP",
-        Stop::NoRoute { .. } => "ROUTE-MISSING",
-        Stop::RpFilter { .. } => "RPFILTER",
-        Stop::VniUnknown { .. } => "VNI-MISMATCH",
-        Stop::NobodyListens { .. } => "TUNNEL-PORT-MISMATCH",
-        Stop::VtepLocalGone { .. } => "VTEP-LOCAL-STALE",
-        Stop::LinkDown { link } if tunnel_named(link).is_none() => "POD-NIC-DOWN",
-        Stop::LinkDown { .. } => "TUNNEL-DEV-DOWN",
-        Stop::LinkMissing { .. } => "DEV-DELETED",
-        Stop::TooBig { .. } => "INNER-MTU-TOO-BIG",
-        Stop::MartianSource { .. } => "VTEP-IP-DUPLICATE",
-        Stop::SourceNotOwn { .. } | Stop::UnknownNode => "INTENT-STALE",
+        Stop::ForwardingOff { .. } => Code::ForwardOff,
+        Stop::Ipv6Off { .. } => Code::V6ForwardOff,
+        Stop::Loop { .. } | Stop::TtlExpired => Code::RoutingLoop,
+        Stop::NoFdb { .. } => Code::FdbMissing,
+        Stop::VtepUnknown { .. } => Code::FdbWrongVtep,
+        Stop::NoNeighbour { .. } => Code::NeighMissing,
+        Stop::NotForUs { .. } => Code::NeighStaleMac,
+        Stop::OwnMac { .. } => Code::TunnelMacLoop,
+        Stop::NoRoute { .. } => Code::RouteMissing,
+        Stop::RpFilter { .. } => Code::Rpfilter,
+        Stop::VniUnknown { .. } => Code::VniMismatch,
+        Stop::NobodyListens { .. } => Code::TunnelPortMismatch,
+        Stop::VtepLocalGone { .. } => Code::VtepLocalStale,
+        Stop::LinkDown { link } if tunnel_named(link).is_none() => Code::PodNicDown,
+        Stop::LinkDown { .. } => Code::TunnelDevDown,
+        Stop::LinkMissing { .. } => Code::DevDeleted,
+        Stop::TooBig { .. } => Code::InnerMtuTooBig,
+        Stop::MartianSource { .. } => Code::VtepIpDuplicate,
+        Stop::SourceNotOwn { .. } | Stop::UnknownNode => Code::IntentStale,
     }
 }

@@ -3,13 +3,16 @@
 //! Rows that the kernel took away because of another one (a tunnel that is down loses its routes and neighbours) are evidence of that
 //! other one and no suspicion of their own.
 
+pub(super) mod commands;
 mod links;
 mod rows;
 
 use std::collections::BTreeSet;
 
 use datapath::api::NetworkType;
+use datapath::code::Code;
 use datapath::diff::{Change, diff};
+use datapath::element::{ElementKind, Fix};
 use datapath::state::{Nat, NodeState, Row};
 use rayon::prelude::*;
 
@@ -22,18 +25,20 @@ use crate::report::{Evidence, EvidenceKind};
 /// Something on a node that differs from intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspicion {
-    pub(super) code: &'static str,
+    pub(super) code: Code,
     pub(super) at: NodeRef,
     /// The element's kind and name.
-    pub(super) kind: &'static str,
+    pub(super) kind: ElementKind,
     pub(super) name: String,
-    /// What of a packet's way it concerns.
+    /// The tunnel that it is about, where it is a link or an address of one.
+    pub(super) link: Option<&'static str>,
+    /// What of a packet's path it concerns.
     pub(super) parts: Vec<(NodeRef, Part)>,
     /// Whether packets are known to pass in spite of it; blamed only where nothing else can be.
     pub(super) soft: bool,
     pub(super) summary: String,
     pub(super) evidence: Vec<Evidence>,
-    pub(super) fix: String,
+    pub(super) fix: Fix,
 }
 
 /// So many rows that went along are named as evidence; the rest is counted.
@@ -135,6 +140,17 @@ impl Node<'_> {
         self.scope.place(self.at)
     }
 
+    /// A command at this node.
+    fn fix(&self, argv: Vec<String>) -> Fix {
+        self.and(Fix::default(), argv)
+    }
+
+    /// One more command at this node.
+    fn and(&self, fix: Fix, argv: Vec<String>) -> Fix {
+        let cluster = &self.scope.cluster(self.at.cluster).name;
+        fix.and_at(cluster, &self.scope.node(self.at).name, argv)
+    }
+
     /// Evidence from this node's tables.
     fn table(&self, text: impl Into<String>) -> Evidence {
         table(self.scope, self.at, text)
@@ -149,8 +165,8 @@ impl Node<'_> {
         };
         Evidence {
             kind: EvidenceKind::Intent,
-            source: self.place(),
-            text: format!("{}{origin}", text.into()),
+            source: self.place().into(),
+            text: format!("{}{origin}", text.into()).into(),
         }
     }
 
@@ -165,8 +181,8 @@ impl Node<'_> {
 fn table(scope: &Scope<'_>, at: NodeRef, text: impl Into<String>) -> Evidence {
     Evidence {
         kind: EvidenceKind::Table,
-        source: scope.place(at),
-        text: text.into(),
+        source: scope.place(at).into(),
+        text: text.into().into(),
     }
 }
 
@@ -229,13 +245,14 @@ fn underlay_down(
     evidence.extend(consequences(scope, at, &gone));
     Some(Suspicion {
         code: if is_gateway {
-            "GATEWAY-DOWN"
+            Code::GatewayDown
         } else {
-            "NODE-DOWN"
+            Code::NodeDown
         },
         at,
-        kind: "node",
+        kind: ElementKind::Node,
         name: scope.node(at).name.clone(),
+        link: None,
         parts: vec![(at, Part::Node)],
         soft: false,
         summary: if is_gateway {
@@ -252,7 +269,11 @@ fn underlay_down(
             )
         },
         evidence,
-        fix: format!("on {place}: ip link set {name} up"),
+        fix: Fix::at(
+            cluster,
+            &scope.node(at).name,
+            ["ip", "link", "set", name.as_str(), "up"],
+        ),
     })
 }
 
@@ -301,17 +322,19 @@ fn intent_stale(
     let all: Vec<&Change> = followed.iter().collect();
     let mut evidence = vec![Evidence {
         kind: EvidenceKind::Intent,
-        source: place.clone(),
+        source: place.as_str().into(),
         text: format!(
             "nodeconfigs.kosmos.io {object} is not what clusters and clusternodes call for"
-        ),
+        )
+        .into(),
     }];
     evidence.extend(consequences(scope, at, &all));
     Suspicion {
-        code: "INTENT-STALE",
+        code: Code::IntentStale,
         at,
-        kind: "nodeconfig",
+        kind: ElementKind::NodeConfig,
         name: object.clone(),
+        link: None,
         soft: found.iter().all(|suspicion| suspicion.soft),
         parts: found
             .into_iter()
@@ -326,9 +349,16 @@ fn intent_stale(
             }
         ),
         evidence,
-        fix: format!(
-            "kubectl get nodeconfigs.kosmos.io {object} -o yaml, and see why the network manager does not rewrite it"
-        ),
+        fix: Fix::default()
+            .and_here([
+                "kubectl",
+                "get",
+                "nodeconfigs.kosmos.io",
+                object.as_str(),
+                "-o",
+                "yaml",
+            ])
+            .and_advice("see why the network manager of the control plane does not rewrite it"),
     }
 }
 
@@ -337,5 +367,13 @@ fn added(change: &Change) -> Option<&Row> {
     match change {
         Change::Add(row) => Some(row),
         Change::Remove(_) | Change::Replace { .. } => None,
+    }
+}
+
+/// The row that a change would have.
+fn wanted(change: &Change) -> Option<&Row> {
+    match change {
+        Change::Add(row) | Change::Replace { to: row, .. } => Some(row),
+        Change::Remove(_) => None,
     }
 }

@@ -117,8 +117,8 @@ pub fn schema() -> Value {
                             "properties": {
                                 "cluster": maybe,
                                 "node": maybe,
-                                "kind": {"enum": ["link", "route", "neighbour", "fdb", "rule", "sysctl", "nat", "address", "node",
-                                                  "nodeconfig", "responder", "underlay"]},
+                                "kind": {"enum": ["address", "cluster", "clusternode", "fdb", "link", "nat", "neighbour", "node",
+                                                  "nodeconfig", "responder", "route", "rule", "sysctl", "underlay"]},
                                 "name": text
                             }
                         },
@@ -144,7 +144,21 @@ pub fn schema() -> Value {
                                 "properties": {"src": text, "dst": text, "layer": layer, "family": family}
                             }
                         },
-                        "fix": {"description": "What an operator would type; never run by the tool.", "type": "string"}
+                        "fix": {"description": "What an operator would do, one line; commands are quoted for a POSIX shell. Never run by the tool.",
+                                "type": "string"},
+                        "fix_steps": {
+                            "description": "The same step by step: advice, or a program with its arguments and the node (cluster/node) to run \
+                                            it at; place is null at the operator's own machine.",
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "properties": {
+                                    "advice": text,
+                                    "place": maybe,
+                                    "argv": texts
+                                }
+                            }
+                        }
                     }
                 }
             },

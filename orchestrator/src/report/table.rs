@@ -274,7 +274,7 @@ fn describe(number: usize, finding: &Finding, wide: bool, paint: Paint, text: &m
     }
     more(finding.evidence.len(), shown, "   ", text);
     if !finding.ambiguous_with.is_empty() {
-        let _ = writeln!(text, "   or      {}", finding.ambiguous_with.join(", "));
+        let _ = writeln!(text, "   or      {}", finding.alternatives());
     }
     if !finding.affects.is_empty() {
         let shown = if wide { finding.affects.len() } else { 4 };

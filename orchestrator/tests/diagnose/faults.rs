@@ -80,10 +80,10 @@ fn expect(gathered: &mut Gathered, code: &str, place: &str, kind: &str, family: 
     let judged = judged(gathered);
     let finding = only(&judged);
     let (cluster, node) = place.split_once('/').expect("a place");
-    assert_eq!(finding.code, code, "{:?}", titles(&judged));
+    assert_eq!(finding.code.word(), code, "{:?}", titles(&judged));
     assert_eq!(finding.element.cluster.as_deref(), Some(cluster));
     assert_eq!(finding.element.node.as_deref(), Some(node));
-    assert_eq!(finding.element.kind, kind);
+    assert_eq!(finding.element.kind.word(), kind);
     assert_eq!(finding.severity, Severity::Error, "{finding:#?}");
     assert_eq!(judged.verdict, RunVerdict::Fault);
     assert!(
@@ -124,7 +124,7 @@ fn one_of_two_forwarding_rows_is_a_warning() {
         });
         let judged = judged(&mut gathered);
         let finding = only(&judged);
-        assert_eq!(finding.code, "FDB-MISSING");
+        assert_eq!(finding.code.word(), "FDB-MISSING");
         assert_eq!(finding.severity, Severity::Warning);
         assert!(finding.affects.is_empty());
         assert_eq!(judged.verdict, RunVerdict::Degraded);
@@ -159,9 +159,9 @@ fn neigh_missing_is_a_warning_while_floods_heal_it() {
             .retain(|row| row.link != tunnel || row.ip != peer);
         let judged = judged(&mut gathered);
         let finding = only(&judged);
-        assert_eq!(finding.code, "NEIGH-MISSING");
+        assert_eq!(finding.code.word(), "NEIGH-MISSING");
         assert_eq!(finding.severity, Severity::Warning, "{finding:#?}");
-        assert_eq!(finding.element.kind, "neighbour");
+        assert_eq!(finding.element.kind.word(), "neighbour");
         assert!(
             finding
                 .evidence
@@ -190,7 +190,7 @@ fn neigh_missing_and_fdb_missing_are_two() {
         let mut codes: Vec<&str> = judged
             .findings
             .iter()
-            .map(|finding| finding.code.as_str())
+            .map(|finding| finding.code.word())
             .collect();
         codes.sort_unstable();
         assert_eq!(codes, ["FDB-MISSING", "NEIGH-MISSING"]);
@@ -610,7 +610,7 @@ fn strict_reverse_path_check() {
         .value = 1;
     let judged = judged(&mut gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "RPFILTER");
+    assert_eq!(finding.code.word(), "RPFILTER");
 }
 
 #[test]
@@ -661,7 +661,7 @@ fn without_a_control_plane_the_other_nodes_tell() {
             judged
                 .findings
                 .iter()
-                .any(|finding| finding.code == "NEIGH-STALE-MAC"
+                .any(|finding| finding.code.word() == "NEIGH-STALE-MAC"
                     && finding.element.node.as_deref() == Some("n1")),
             "{:#?}",
             titles(&judged)
@@ -714,7 +714,7 @@ fn what_an_unplanned_row_does_is_told_by_the_walk() {
     tables(&mut gathered, "east/n1").routes.insert(row);
     let judged = judged(&mut gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "ROUTE-BLACKHOLE");
+    assert_eq!(finding.code.word(), "ROUTE-BLACKHOLE");
     assert_eq!(finding.element.node.as_deref(), Some("n1"));
     assert_eq!(finding.severity, Severity::Error);
     let told: Vec<&str> = finding

@@ -470,7 +470,9 @@ pub(crate) fn consistent(gathered: &Gathered, judged: &Judged) {
             assert!(cell.findings.contains(&finding.id));
         }
         assert!(
-            orchestrator::causes::find(&finding.code).is_some(),
+            orchestrator::causes::find(finding.code)
+                .undiagnosed
+                .is_none(),
             "{}",
             finding.code
         );
@@ -491,7 +493,7 @@ pub(crate) fn titles(judged: &Judged) -> Vec<String> {
                 finding.code,
                 finding.element.cluster.as_deref().unwrap_or("-"),
                 finding.element.node.as_deref().unwrap_or("-"),
-                finding.element.kind
+                finding.element.kind.word()
             )
         })
         .collect()

@@ -61,7 +61,7 @@ fn the_way_to_another_node_s_pods_is_named_where_it_is_gone() {
                 for judged in [judged(&mut gathered), by_tables(&gathered)] {
                     assert_eq!(titles(&judged), ["error ROUTE-MISSING at east/n2 route"]);
                     let found = only(&judged);
-                    assert_eq!(found.element.name, format!("{prefix} table 254"));
+                    assert_eq!(found.element.name.as_str(), format!("{prefix} table 254"));
                     assert!(
                         found
                             .evidence

@@ -54,7 +54,7 @@ fn the_table_shows_matrix_findings_coverage_and_verdict() {
         "pod ipv4  east  north  west\neast      +     +      X\nnorth     +     +      +\nwest      X     +      +\n",
         "1. error FDB-MISSING at east/n1 fdb ",
         "affects east -> west pod ipv4, west -> east pod ipv4",
-        "fix     on east/n1: bridge fdb append ",
+        "fix     on east/n1: bridge fdb replace ",
         "Verdict: fault - 1 cause",
         "Coverage: 26 of 26 cells judged (26 probed,",
     ] {

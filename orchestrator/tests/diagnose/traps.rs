@@ -112,7 +112,7 @@ fn a_heavy_loss_of_one_pair_is_one() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "LOSS-GRAY");
+    assert_eq!(finding.code.word(), "LOSS-GRAY");
     assert_eq!(finding.affects.len(), 1);
 }
 
@@ -325,8 +325,8 @@ fn somebody_else_who_answers_is_a_finding() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "WRONG-IDENTITY");
-    assert_eq!(finding.element.kind, "responder");
+    assert_eq!(finding.code.word(), "WRONG-IDENTITY");
+    assert_eq!(finding.element.kind.word(), "responder");
     assert_eq!(finding.element.node.as_deref(), Some("n2"));
     assert!(finding.summary.contains("elsewhere/n9"));
 }
@@ -344,7 +344,7 @@ fn one_protocol_alone_is_a_filter() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "L4-SELECTIVE-DROP");
+    assert_eq!(finding.code.word(), "L4-SELECTIVE-DROP");
     assert_eq!(finding.severity, Severity::Error);
 }
 
@@ -359,8 +359,8 @@ fn packets_that_fail_against_all_tables_are_never_passed_over() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "TUNNEL-UDP-BLOCKED-ONEWAY");
-    assert_eq!(finding.element.kind, "underlay");
+    assert_eq!(finding.code.word(), "TUNNEL-UDP-BLOCKED-ONEWAY");
+    assert_eq!(finding.element.kind.word(), "underlay");
     assert_eq!(finding.element.cluster, None);
     assert!(!finding.ambiguous_with.is_empty());
     assert_eq!(judged.coverage.certificate.indistinguishable.len(), 1);
@@ -374,7 +374,7 @@ fn packets_that_fail_against_all_tables_are_never_passed_over() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "TUNNEL-UDP-BLOCKED-HOST");
+    assert_eq!(finding.code.word(), "TUNNEL-UDP-BLOCKED-HOST");
     assert_eq!(finding.element.cluster.as_deref(), Some("west"));
     assert_eq!(finding.element.node.as_deref(), Some("n1"));
 }
@@ -401,9 +401,9 @@ fn with_unreadable_tables_only_a_set_of_causes_is_told() {
     }
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "V6-ROUTE-MISSING");
+    assert_eq!(finding.code.word(), "V6-ROUTE-MISSING");
     assert_eq!(finding.element.node.as_deref(), Some("n1"));
-    assert!(finding.ambiguous_with.contains(&"FDB-MISSING".to_owned()));
+    assert!(finding.ambiguous_with.contains(&"FDB-MISSING".into()));
 }
 
 #[test]
@@ -416,9 +416,9 @@ fn a_cluster_that_nobody_reaches_is_one_finding_outside_of_it() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "UNDERLAY-ARP-POISON");
-    assert_eq!(finding.element.kind, "underlay");
-    assert_eq!(finding.element.name, "west - all others");
+    assert_eq!(finding.code.word(), "UNDERLAY-ARP-POISON");
+    assert_eq!(finding.element.kind.word(), "underlay");
+    assert_eq!(finding.element.name.as_str(), "west - all others");
     assert_eq!(finding.affects.len(), 8);
 }
 
@@ -451,8 +451,8 @@ fn the_underlay_of_one_family_alone_is_one_finding() {
         }
         let judged = look(&gathered);
         let finding = only(&judged);
-        assert_eq!(finding.code, "UNDERLAY-ARP-POISON");
-        assert_eq!(finding.element.name, place);
+        assert_eq!(finding.code.word(), "UNDERLAY-ARP-POISON");
+        assert_eq!(finding.element.name.as_str(), place);
         assert!(
             finding
                 .affects
@@ -476,7 +476,7 @@ fn without_packets_on_the_underlay_it_is_not_accused() {
         }
     }
     let judged = diagnose(&gathered, &what);
-    assert_eq!(only(&judged).code, "TUNNEL-UDP-BLOCKED-HOST");
+    assert_eq!(only(&judged).code.word(), "TUNNEL-UDP-BLOCKED-HOST");
 }
 
 #[test]
@@ -492,6 +492,6 @@ fn a_gateway_that_only_its_own_cluster_reaches_is_one_finding() {
     });
     let judged = look(&gathered);
     let finding = only(&judged);
-    assert_eq!(finding.code, "UNDERLAY-ARP-POISON");
-    assert_eq!(finding.element.name, "west/n1 - other clusters");
+    assert_eq!(finding.code.word(), "UNDERLAY-ARP-POISON");
+    assert_eq!(finding.element.name.as_str(), "west/n1 - other clusters");
 }

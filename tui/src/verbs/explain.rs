@@ -1,6 +1,5 @@
 //! `explain`: what a cause code or a finding means.
 
-use orchestrator::report::Report;
 use orchestrator::{causes, explain};
 
 use crate::cli::Explain;
@@ -32,7 +31,6 @@ fn text(arguments: &Explain) -> Result<String, Failure> {
     let source = Source::read(file)?;
     let report = super::matrix::report(&source)?;
     explain::finding(&report, subject)
-        .map(|text| with_commands(text, &report, subject))
         .or_else(|| explain::code(&code))
         .ok_or_else(|| {
             let rule =
@@ -43,7 +41,8 @@ fn text(arguments: &Explain) -> Result<String, Failure> {
 
 /// Every code and what it is, one line each.
 fn list() -> String {
-    let width = causes::CATALOGUE.iter().map(|cause| cause.code.len()).max();
+    let codes = causes::CATALOGUE.iter();
+    let width = codes.map(|cause| cause.code.word().len()).max();
     let width = width.unwrap_or(0);
     causes::CATALOGUE
         .iter()
@@ -51,35 +50,13 @@ fn list() -> String {
         .collect()
 }
 
-/// A finding's command on a line of its own and whole, so that it can be pasted.
-fn with_commands(text: String, report: &Report, id: &str) -> String {
-    const HEAD: &str = "\nTo mend it (never run by this program)\n";
-    let findings = &report.findings;
-    let exact = findings.iter().find(|finding| finding.id == id);
-    let Some(found) = exact.or_else(|| findings.iter().find(|finding| finding.id.starts_with(id)))
-    else {
-        return text;
-    };
-    // Only a fix that names its place is a command; the others are advice, and may be broken into lines.
-    let Some((place, command)) = found
-        .fix
-        .strip_prefix("on ")
-        .and_then(|rest| rest.split_once(": "))
-    else {
-        return text;
-    };
-    let Some((before, rest)) = text.split_once(HEAD) else {
-        return text;
-    };
-    let after = rest.split_once("\n\n").map_or("", |(_, after)| after);
-    let gap = if after.is_empty() { "" } else { "\n" };
-    format!("{before}{HEAD}  on {place}:\n  {command}\n{gap}{after}")
-}
-
 /// The codes that are most like a word: those that share one of its parts, then those that need the fewest changes.
 fn nearest(word: &str) -> Vec<&'static str> {
     let parts: Vec<&str> = word.split('-').filter(|part| part.len() > 1).collect();
-    let mut codes: Vec<&str> = causes::CATALOGUE.iter().map(|cause| cause.code).collect();
+    let mut codes: Vec<&str> = causes::CATALOGUE
+        .iter()
+        .map(|cause| cause.code.word())
+        .collect();
     codes.sort_by_key(|code| {
         let shared = code.split('-').filter(|part| parts.contains(part)).count();
         (std::cmp::Reverse(shared), distance(word, code))

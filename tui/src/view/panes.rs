@@ -131,7 +131,7 @@ pub(super) fn findings(frame: &mut Frame<'_>, area: Rect, model: &Model, scroll:
     let mut lines = Vec::new();
     for finding in &report.findings {
         lines.push(Line::from(vec![
-            Span::styled(finding.code.clone(), of_severity(finding.severity)),
+            Span::styled(finding.code.word(), of_severity(finding.severity)),
             Span::raw(format!(" at {}  {}", finding.element.place(), finding.id)),
         ]));
         lines.push(Line::from(format!("  {}", finding.summary)));

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use datapath::code::Code;
+use datapath::element::{ElementKind, Fix};
+use datapath::printable::Printable;
 use datapath::state::{Family, LinkKind};
 use floater::wire::Layer;
 
@@ -10,18 +13,18 @@ use super::super::intent::Intended;
 use super::super::join::Joined;
 use super::super::scope::Scope;
 use super::super::walks::{Walked, pod_link};
-use super::{Code, Hypothesis, Only};
+use super::{Hypothesis, Only};
 use crate::evidence::NodeRef;
 use crate::report::{Element, Evidence, EvidenceKind, Finding, Severity};
 
-fn kind_of_code(code: Code) -> &'static str {
+fn kind_of_code(code: Code) -> ElementKind {
     match code {
-        "FDB-MISSING" | "FDB-WRONG-VTEP" => "fdb",
-        "FORWARD-OFF" | "RPFILTER" | "V6-FORWARD-OFF" => "sysctl",
-        "NEIGH-MISSING" | "NEIGH-STALE-MAC" => "neighbour",
-        "ROUTE-BLACKHOLE" | "ROUTE-MISSING" | "ROUTING-LOOP" => "route",
-        "VTEP-IP-DUPLICATE" => "address",
-        _ => "link",
+        Code::FdbMissing | Code::FdbWrongVtep => ElementKind::Fdb,
+        Code::ForwardOff | Code::Rpfilter | Code::V6ForwardOff => ElementKind::Sysctl,
+        Code::NeighMissing | Code::NeighStaleMac => ElementKind::Neighbour,
+        Code::RouteBlackhole | Code::RouteMissing | Code::RoutingLoop => ElementKind::Route,
+        Code::VtepIpDuplicate => ElementKind::Address,
+        _ => ElementKind::Link,
     }
 }
 
@@ -60,8 +63,8 @@ fn within(only: Only) -> String {
     only.map_or_else(String::new, |family| format!(" in {family}"))
 }
 
-fn words(list: &[&str]) -> Vec<String> {
-    list.iter().map(|&word| word.to_owned()).collect()
+fn words(list: &[Code]) -> Vec<Printable> {
+    list.iter().map(|code| code.word().into()).collect()
 }
 
 pub(super) fn tell(
@@ -71,17 +74,17 @@ pub(super) fn tell(
     explained: &[&Joined<'_, '_>],
     passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
 ) -> Finding {
-    let on_node = |at: NodeRef, kind: &str, name: String| Element {
-        cluster: Some(scope.cluster(at.cluster).name.clone()),
-        node: Some(scope.node(at).name.clone()),
-        kind: kind.to_owned(),
-        name,
+    let on_node = |at: NodeRef, kind: ElementKind, name: String| Element {
+        cluster: Some(scope.cluster(at.cluster).name.as_str().into()),
+        node: Some(scope.node(at).name.as_str().into()),
+        kind,
+        name: name.into(),
     };
     let outside = |name: String| Element {
         cluster: None,
         node: None,
-        kind: "underlay".to_owned(),
-        name,
+        kind: ElementKind::Underlay,
+        name: name.into(),
     };
     let node_name = |at: NodeRef| scope.node(at).name.clone();
     let mut evidence = packets(scope, explained);
@@ -98,13 +101,13 @@ pub(super) fn tell(
                 .find_map(|joined| joined.pair.and_then(|pair| pair.impostor.clone()))
                 .unwrap_or_default();
             (
-                "WRONG-IDENTITY",
-                on_node(*at, "responder", target.clone()),
+                Code::WrongIdentity,
+                on_node(*at, ElementKind::Responder, target.clone()),
                 format!(
                     "{answered} answers at {target}, which is the {} address of {place}",
                     crate::report::layer_word(*layer)
                 ),
-                words(&["CIDR-OVERLAP", "FDB-WRONG-VTEP", "VTEP-IP-DUPLICATE"]),
+                words(&[Code::CidrOverlap, Code::FdbWrongVtep, Code::VtepIpDuplicate]),
                 format!(
                     "find who else has {target}: ip -br address, and the pod prefixes of all clusters"
                 ),
@@ -122,16 +125,16 @@ pub(super) fn tell(
             });
             evidence.extend(walk.map(|text| Evidence {
                 kind: EvidenceKind::Table,
-                source: place.clone(),
-                text: format!("by a walk over the tables the packet is {text}"),
+                source: place.as_str().into(),
+                text: format!("by a walk over the tables the packet is {text}").into(),
             }));
             (
                 *code,
                 match at {
-                    Some(at) => on_node(*at, kind_of_code(code), row.clone()),
+                    Some(at) => on_node(*at, kind_of_code(*code), row.clone()),
                     None => outside(row.clone()),
                 },
-                if *code == "ROUTE-MISSING" {
+                if *code == Code::RouteMissing {
                     format!(
                         "{place} lacks a route that the datapath does not make and packets need: {row}"
                     )
@@ -139,7 +142,7 @@ pub(super) fn tell(
                     format!("packets stop at {place} ({row}), though its own rows are as planned")
                 },
                 Vec::new(),
-                if *code == "ROUTE-MISSING" {
+                if *code == Code::RouteMissing {
                     format!(
                         "on {place}: put the route back as the other nodes of the cluster have theirs (ip route show table all), or restart what \
                          makes it: the node's network or the pods'"
@@ -155,21 +158,21 @@ pub(super) fn tell(
             // A node that answers in another family is neither down nor lost with its tables.
             let gone = unread && only.is_none();
             let code = match (gone, intended.is_gateway(scope, *at)) {
-                (true, true) => "GATEWAY-DOWN",
-                (true, false) => "NODE-DOWN",
-                (false, _) => "UNDERLAY-ARP-POISON",
+                (true, true) => Code::GatewayDown,
+                (true, false) => Code::NodeDown,
+                (false, _) => Code::UnderlayArpPoison,
             };
             let within = within(*only);
             if let Err(reason) = &scope.node(*at).tables {
                 evidence.push(Evidence {
                     kind: EvidenceKind::Table,
-                    source: place.clone(),
-                    text: format!("the tables could not be read: {reason}"),
+                    source: place.as_str().into(),
+                    text: format!("the tables could not be read: {reason}").into(),
                 });
             }
             (
                 code,
-                on_node(*at, "node", node_name(*at)),
+                on_node(*at, ElementKind::Node, node_name(*at)),
                 if gone {
                     format!(
                         "nobody reaches {place} on the underlay, and it does not answer its own cluster either"
@@ -185,9 +188,9 @@ pub(super) fn tell(
                     )
                 },
                 if gone {
-                    words(&["UNDERLAY-ARP-POISON", "VTEP-LOCAL-STALE"])
+                    words(&[Code::UnderlayArpPoison, Code::VtepLocalStale])
                 } else {
-                    words(&["GATEWAY-DOWN", "L4-SELECTIVE-DROP"])
+                    words(&[Code::GatewayDown, Code::L4SelectiveDrop])
                 },
                 if gone {
                     format!("bring {place} or its underlay link back")
@@ -202,12 +205,12 @@ pub(super) fn tell(
             let name = &scope.cluster(*cluster).name;
             let within = within(*only);
             (
-                "UNDERLAY-ARP-POISON",
+                Code::UnderlayArpPoison,
                 outside(format!("{name}{within}")),
                 format!(
                     "no node of {name} is reached by any other on the underlay{within}, neither from {name} nor from elsewhere"
                 ),
-                words(&["GATEWAY-DOWN", "L4-SELECTIVE-DROP"]),
+                words(&[Code::GatewayDown, Code::L4SelectiveDrop]),
                 format!("look at the switch or router that the nodes of {name} hang on"),
             )
         }
@@ -215,12 +218,12 @@ pub(super) fn tell(
             let place = scope.place(*at);
             let within = within(*only);
             (
-                "UNDERLAY-ARP-POISON",
+                Code::UnderlayArpPoison,
                 outside(format!("{place} - other clusters{within}")),
                 format!(
                     "{place} is reached from its own cluster and from no other{within}: the underlay between them loses its packets"
                 ),
-                words(&["GATEWAY-DOWN", "L4-SELECTIVE-DROP"]),
+                words(&[Code::GatewayDown, Code::L4SelectiveDrop]),
                 format!(
                     "look at the router's neighbour row and route for {place}, and at filters before it"
                 ),
@@ -230,12 +233,12 @@ pub(super) fn tell(
             let name = &scope.cluster(*cluster).name;
             let within = within(*only);
             (
-                "UNDERLAY-ARP-POISON",
+                Code::UnderlayArpPoison,
                 outside(format!("{name} - all others{within}")),
                 format!(
                     "no node of {name} is reached from any other cluster on the underlay{within}"
                 ),
-                words(&["GATEWAY-DOWN", "L4-SELECTIVE-DROP"]),
+                words(&[Code::GatewayDown, Code::L4SelectiveDrop]),
                 format!("look at the routers and filters between {name} and the others"),
             )
         }
@@ -253,55 +256,55 @@ pub(super) fn tell(
             if let Err(reason) = &scope.node(*at).tables {
                 evidence.push(Evidence {
                     kind: EvidenceKind::Table,
-                    source: place.clone(),
-                    text: format!("the tables could not be read: {reason}"),
+                    source: place.as_str().into(),
+                    text: format!("the tables could not be read: {reason}").into(),
                 });
             }
             (
                 if v6_alone {
-                    "V6-ROUTE-MISSING"
+                    Code::V6RouteMissing
                 } else {
-                    "RETURN-ROUTE-MISSING"
+                    Code::ReturnRouteMissing
                 },
-                on_node(*at, "node", node_name(*at)),
+                on_node(*at, ElementKind::Node, node_name(*at)),
                 format!(
                     "packets that cross {place} are lost, and its tables, which would tell why, could not be read"
                 ),
                 if v6_alone {
                     words(&[
-                        "V6-FORWARD-OFF",
-                        "NEIGH-MISSING",
-                        "FDB-MISSING",
-                        "TUNNEL-DEV-DOWN",
-                        "DEV-DELETED",
+                        Code::V6ForwardOff,
+                        Code::NeighMissing,
+                        Code::FdbMissing,
+                        Code::TunnelDevDown,
+                        Code::DevDeleted,
                     ])
                 } else {
                     words(&[
-                        "ROUTE-MISSING",
-                        "NEIGH-MISSING",
-                        "FDB-MISSING",
-                        "FORWARD-OFF",
-                        "TUNNEL-DEV-DOWN",
-                        "DEV-DELETED",
-                        "FORWARD-POLICY-DROP",
-                        "TUNNEL-UDP-BLOCKED-HOST",
+                        Code::RouteMissing,
+                        Code::NeighMissing,
+                        Code::FdbMissing,
+                        Code::ForwardOff,
+                        Code::TunnelDevDown,
+                        Code::DevDeleted,
+                        Code::ForwardPolicyDrop,
+                        Code::TunnelUdpBlockedHost,
                     ])
                 },
                 format!("make the host floater of {place} reachable and run again"),
             )
         }
         Hypothesis::TunnelEnd(at, link) => (
-            "TUNNEL-UDP-BLOCKED-HOST",
-            on_node(*at, "link", (*link).to_owned()),
+            Code::TunnelUdpBlockedHost,
+            on_node(*at, ElementKind::Link, (*link).to_owned()),
             format!(
                 "all packets over {link} of {} are lost, the underlay carries others, and the tables are as planned",
                 scope.place(*at)
             ),
             words(&[
-                "FORWARD-POLICY-DROP",
-                "TUNNEL-REPLY-BLOCKED",
-                "TUNNEL-UDP-BLOCKED-ONEWAY",
-                "INTENT-STALE",
+                Code::ForwardPolicyDrop,
+                Code::TunnelReplyBlocked,
+                Code::TunnelUdpBlockedOneway,
+                Code::IntentStale,
             ]),
             format!(
                 "on {}: nft list ruleset; the tunnel needs UDP 4876, 4877 (IPv6 4866, 4867)",
@@ -309,7 +312,7 @@ pub(super) fn tell(
             ),
         ),
         Hypothesis::Tunnel(from, to, link) => (
-            "TUNNEL-UDP-BLOCKED-ONEWAY",
+            Code::TunnelUdpBlockedOneway,
             outside(format!(
                 "{link} {} - {}",
                 scope.place(*from),
@@ -321,9 +324,9 @@ pub(super) fn tell(
                 scope.place(*to)
             ),
             words(&[
-                "TUNNEL-REPLY-BLOCKED",
-                "TUNNEL-UDP-BLOCKED-HOST",
-                "INTENT-STALE",
+                Code::TunnelReplyBlocked,
+                Code::TunnelUdpBlockedHost,
+                Code::IntentStale,
             ]),
             "allow UDP 4876, 4877 (IPv6 4866, 4867) between the two".to_owned(),
         ),
@@ -332,12 +335,12 @@ pub(super) fn tell(
             if let Some((link, seen)) = pod_nic(scope, *at, *only) {
                 evidence.push(Evidence {
                     kind: EvidenceKind::Table,
-                    source: place.clone(),
-                    text: seen.clone(),
+                    source: place.as_str().into(),
+                    text: seen.as_str().into(),
                 });
                 (
-                    "POD-NIC-DOWN",
-                    on_node(*at, "link", link),
+                    Code::PodNicDown,
+                    on_node(*at, ElementKind::Link, link),
                     format!("{place} does not reach its own pod: {seen}"),
                     Vec::new(),
                     format!("on {place}: restart the pod, whose network is made anew with it"),
@@ -345,21 +348,21 @@ pub(super) fn tell(
             } else {
                 let what = only.map_or_else(|| "packets".to_owned(), |family| family.to_string());
                 (
-                    "FORWARD-POLICY-DROP",
-                    on_node(*at, "rule", format!("forward{}", within(*only))),
+                    Code::ForwardPolicyDrop,
+                    on_node(*at, ElementKind::Rule, format!("forward{}", within(*only))),
                     format!(
                         "{place} does not pass on {what} of pods, and its tables are as planned"
                     ),
-                    words(&["POD-POLICY", "POD-NIC-DOWN", "INTENT-STALE"]),
+                    words(&[Code::PodPolicy, Code::PodNicDown, Code::IntentStale]),
                     format!("on {place}: nft list ruleset; iptables -S FORWARD"),
                 )
             }
         }
         Hypothesis::Protocol(at, layer) => (
-            "L4-SELECTIVE-DROP",
+            Code::L4SelectiveDrop,
             on_node(
                 *at,
-                "responder",
+                ElementKind::Responder,
                 format!(
                     "tcp {} {}",
                     floater::wire::PORT,
@@ -370,14 +373,14 @@ pub(super) fn tell(
                 "echo requests to {} are answered, connections are not",
                 scope.place(*at)
             ),
-            words(&["REJECT", "POD-POLICY"]),
+            words(&[Code::Reject, Code::PodPolicy]),
             format!(
                 "look for a filter between the two that lets ICMP through but not TCP {}",
                 floater::wire::PORT
             ),
         ),
         Hypothesis::Between(from, to, only) => (
-            "UNDERLAY-ARP-POISON",
+            Code::UnderlayArpPoison,
             outside(format!(
                 "{} - {}{}",
                 scope.place(*from),
@@ -390,11 +393,11 @@ pub(super) fn tell(
                 scope.place(*to),
                 within(*only)
             ),
-            words(&["L4-SELECTIVE-DROP"]),
+            words(&[Code::L4SelectiveDrop]),
             "look at routers and filters between the two".to_owned(),
         ),
         Hypothesis::Pair(src, dst, layer, family) => (
-            "INTENT-STALE",
+            Code::IntentStale,
             outside(format!(
                 "{} - {} {} {family}",
                 scope.place(*src),
@@ -407,13 +410,25 @@ pub(super) fn tell(
                 scope.place(*src),
                 scope.place(*dst)
             ),
-            words(&["FORWARD-POLICY-DROP", "POD-POLICY", "TUNNEL-REPLY-BLOCKED"]),
+            words(&[
+                Code::ForwardPolicyDrop,
+                Code::PodPolicy,
+                Code::TunnelReplyBlocked,
+            ]),
             "look at packet filters on both nodes, and capture on both".to_owned(),
         ),
     };
-    let mut found = finding(code, element, summary, evidence, ambiguous, affects, fix);
+    let mut found = finding(
+        code,
+        element,
+        summary,
+        evidence,
+        ambiguous,
+        affects,
+        Fix::advice(&fix),
+    );
     // A node that its own cluster calls not ready may be rebooting or scaled down: no fault of the network.
-    if code == "NODE-DOWN"
+    if code == Code::NodeDown
         && let Hypothesis::Off(at, _) = cause
         && !scope.node(*at).ready
     {

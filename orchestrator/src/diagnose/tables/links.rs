@@ -1,9 +1,12 @@
 //! Tunnels that are not what was planned, and the rows that went with them.
 
+use datapath::code::Code;
 use datapath::diff::{Change, name_of};
-use datapath::state::{Family, Link, LinkKind, NeighbourState, Row};
+use datapath::element::{ElementKind, Fix};
+use datapath::state::{Address, Family, Link, LinkKind, NeighbourState, Row};
 
-use super::{Node, Suspicion, added, consequences};
+use super::commands::{restore, with_rows, words};
+use super::{Node, Suspicion, added, consequences, wanted};
 use crate::graph::{Part, family_of_tunnel, tunnel_named};
 
 /// One suspicion per tunnel that is absent, down, or differs in what peers rely on.
@@ -17,42 +20,44 @@ pub(super) fn suspicions(node: &Node<'_>, changes: &[Change]) -> Vec<Suspicion> 
                 to: Row::Link(to),
             } => found.extend(differs(node, from, to)),
             Change::Add(Row::Address(row)) => {
-                found.extend(address(node, &row.link, &name_of(change.row())))
+                found.extend(address(node, row, change.row()));
             }
             _ => {}
         }
     }
-    // An address that is gone with its link is told by the link.
-    let links: Vec<String> = found
+    // An address that is gone with its link follows from the link's own difference.
+    let links: Vec<&'static str> = found
         .iter()
-        .filter(|suspicion| suspicion.kind == "link")
+        .filter(|suspicion| suspicion.kind == ElementKind::Link)
         .filter(|suspicion| {
-            !["INNER-MTU-TOO-BIG", "L2-MTU-MISMATCH", "NEIGH-STALE-MAC"].contains(&suspicion.code)
+            !matches!(
+                suspicion.code,
+                Code::InnerMtuTooBig | Code::L2MtuMismatch | Code::NeighStaleMac
+            )
         })
-        .map(|suspicion| suspicion.name.clone())
+        .filter_map(|suspicion| suspicion.link)
         .collect();
     found.retain(|suspicion| {
-        suspicion.kind != "address"
-            || !links
-                .iter()
-                .any(|link| suspicion.name.ends_with(&format!(" dev {link}")))
+        suspicion.kind != ElementKind::Address
+            || suspicion.link.is_none_or(|link| !links.contains(&link))
     });
     found
 }
 
 fn link_suspicion(
     node: &Node<'_>,
-    code: &'static str,
+    code: Code,
     link: &Link,
     summary: String,
-    fix: String,
+    fix: Fix,
 ) -> Option<Suspicion> {
     let tunnel = tunnel_named(&link.name)?;
     Some(Suspicion {
         code,
         at: node.at,
-        kind: "link",
+        kind: ElementKind::Link,
         name: link.name.clone(),
+        link: Some(tunnel),
         parts: vec![(node.at, Part::Link(tunnel))],
         soft: false,
         summary,
@@ -65,16 +70,13 @@ fn absent(node: &Node<'_>, to: &Link) -> Option<Suspicion> {
     let place = node.place();
     let mut suspicion = link_suspicion(
         node,
-        "DEV-DELETED",
+        Code::DevDeleted,
         to,
         format!(
             "{place} has no link {}: nothing enters or leaves the tunnel there",
             to.name
         ),
-        format!(
-            "on {place}: start the datapath's agent; by hand: {}",
-            remake(to)
-        ),
+        again(node, to),
     )?;
     suspicion
         .evidence
@@ -95,65 +97,72 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
     let mut suspicion = match (&from.kind, &to.kind) {
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if !from.up => link_suspicion(
             node,
-            "TUNNEL-DEV-DOWN",
+            Code::TunnelDevDown,
             to,
             format!("{name} of {place} is switched off: nothing enters or leaves the tunnel there"),
-            format!("on {place}: ip link set {name} up"),
+            node.fix(words(&["ip", "link", "set", name, "up"])),
         ),
         (LinkKind::Vxlan(is), LinkKind::Vxlan(wanted)) if is.vni != wanted.vni => link_suspicion(
             node,
-            "VNI-MISMATCH",
+            Code::VniMismatch,
             to,
             format!(
                 "{name} of {place} has VNI {}, its peers use {}",
                 is.vni, wanted.vni
             ),
-            format!("on {place}: ip link del {name}; {}", remake(to)),
+            anew(node, to),
         ),
         (LinkKind::Vxlan(is), LinkKind::Vxlan(wanted)) if is.port != wanted.port => link_suspicion(
             node,
-            "TUNNEL-PORT-MISMATCH",
+            Code::TunnelPortMismatch,
             to,
             format!(
                 "{name} of {place} listens on UDP {}, its peers send to {}",
                 is.port, wanted.port
             ),
-            format!("on {place}: ip link del {name}; {}", remake(to)),
+            anew(node, to),
         ),
         (LinkKind::Vxlan(is), LinkKind::Vxlan(wanted))
             if (is.local, &is.lower) != (wanted.local, &wanted.lower) =>
         {
             link_suspicion(
                 node,
-                "VTEP-LOCAL-STALE",
+                Code::VtepLocalStale,
                 to,
                 format!(
                     "{name} of {place} sends from another address or link than its peers expect"
                 ),
-                format!("on {place}: ip link del {name}; {}", remake(to)),
+                anew(node, to),
             )
         }
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mac != to.mac => link_suspicion(
             node,
-            "NEIGH-STALE-MAC",
+            Code::NeighStaleMac,
             to,
             format!(
                 "{name} of {place} has the MAC {}, and every peer believes it to be {}: its kernel drops what they send",
                 mac(from),
                 mac(to)
             ),
-            format!("on {place}: ip link set {name} address {}", mac(to)),
+            node.fix(words(&["ip", "link", "set", name, "address", &mac(to)])),
         ),
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mtu > to.mtu => {
             let mut found = link_suspicion(
                 node,
-                "INNER-MTU-TOO-BIG",
+                Code::InnerMtuTooBig,
                 to,
                 format!(
                     "{name} of {place} takes packets of {} bytes, and the underlay has room for {}",
                     from.mtu, to.mtu
                 ),
-                format!("on {place}: ip link set {name} mtu {}", to.mtu),
+                node.fix(words(&[
+                    "ip",
+                    "link",
+                    "set",
+                    name,
+                    "mtu",
+                    &to.mtu.to_string(),
+                ])),
             );
             if let Some(found) = &mut found {
                 found.soft = true;
@@ -163,13 +172,20 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mtu < to.mtu => {
             let mut found = link_suspicion(
                 node,
-                "L2-MTU-MISMATCH",
+                Code::L2MtuMismatch,
                 to,
                 format!(
                     "{name} of {place} takes packets of {} bytes, and its peers send up to {}: large ones are cut or dropped there",
                     from.mtu, to.mtu
                 ),
-                format!("on {place}: ip link set {name} mtu {}", to.mtu),
+                node.fix(words(&[
+                    "ip",
+                    "link",
+                    "set",
+                    name,
+                    "mtu",
+                    &to.mtu.to_string(),
+                ])),
             );
             if let Some(found) = &mut found {
                 found.soft = true;
@@ -179,10 +195,10 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) => None,
         _ => link_suspicion(
             node,
-            "DEV-DELETED",
+            Code::DevDeleted,
             to,
             format!("{name} of {place} is no VXLAN tunnel but something else of that name"),
-            format!("on {place}: ip link del {name}; {}", remake(to)),
+            anew(node, to),
         ),
     }?;
     suspicion
@@ -194,23 +210,48 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
     Some(suspicion)
 }
 
-fn address(node: &Node<'_>, link: &str, name: &str) -> Option<Suspicion> {
-    let tunnel = tunnel_named(link)?;
-    let place = node.place();
-    let net = name.split(' ').next().unwrap_or(name);
+/// Makes a tunnel that does not exist.
+fn again(node: &Node<'_>, to: &Link) -> Fix {
+    match restore(&Row::Link(to.clone())) {
+        Some(argv) => node.fix(argv),
+        None => Fix::advice(&format!("start the datapath's agent on {}", node.place())),
+    }
+}
+
+/// Removes what has the tunnel's name and makes the tunnel.
+fn anew(node: &Node<'_>, to: &Link) -> Fix {
+    let fix = node.fix(words(&["ip", "link", "del", &to.name]));
+    match restore(&Row::Link(to.clone())) {
+        Some(argv) => node.and(fix, argv),
+        None => fix,
+    }
+    .and_advice(&format!(
+        "start the datapath's agent on {}, which puts back the rows of {}",
+        node.place(),
+        to.name
+    ))
+}
+
+fn address(node: &Node<'_>, address: &Address, row: &Row) -> Option<Suspicion> {
+    let tunnel = tunnel_named(&address.link)?;
+    let (place, name) = (node.place(), name_of(row));
     Some(Suspicion {
-        code: "ADDRESS-MISSING",
+        code: Code::AddressMissing,
         at: node.at,
-        kind: "address",
-        name: name.to_owned(),
+        kind: ElementKind::Address,
+        link: Some(tunnel),
         parts: vec![(node.at, Part::Link(tunnel))],
         soft: true,
-        summary: format!("{place} does not have its overlay address {net} on {link}"),
+        summary: format!(
+            "{place} does not have its overlay address {} on {tunnel}",
+            address.net
+        ),
         evidence: vec![
             node.table(format!("no address {name}")),
             node.intent(format!("address {name}")),
         ],
-        fix: format!("on {place}: ip address add {net} dev {link}"),
+        fix: restore(row).map(|argv| node.fix(argv)).unwrap_or_default(),
+        name,
     })
 }
 
@@ -237,8 +278,10 @@ pub(super) fn absorb<'c>(
         suspicion
             .evidence
             .extend(consequences(node.scope, node.at, &others));
+        let rows: Vec<&Row> = others.iter().filter_map(|change| wanted(change)).collect();
+        suspicion.fix = with_rows(node, std::mem::take(&mut suspicion.fix), &rows);
         // What the rows that went along concern, the link concerns: their ways cross it.
-        if suspicion.kind == "address" && !others.is_empty() {
+        if suspicion.kind == ElementKind::Address && !others.is_empty() {
             suspicion.soft = false;
         }
     }
@@ -246,15 +289,13 @@ pub(super) fn absorb<'c>(
 }
 
 fn is_itself(suspicion: &Suspicion, change: &Change) -> bool {
-    suspicion.kind == "address" && name_of(change.row()) == suspicion.name
+    suspicion.kind == ElementKind::Address && name_of(change.row()) == suspicion.name
 }
 
 /// Whether a row's difference follows from a link's.
 fn takes(suspicion: &Suspicion, change: &Change) -> bool {
-    let link = match suspicion.kind {
-        "link" => suspicion.name.as_str(),
-        "address" => suspicion.name.rsplit(' ').next().unwrap_or_default(),
-        _ => return false,
+    let Some(link) = suspicion.link else {
+        return false;
     };
     let row = change.row();
     let on_link = match row {
@@ -274,14 +315,14 @@ fn takes(suspicion: &Suspicion, change: &Change) -> bool {
     let replaced_by_kernel = matches!(change, Change::Replace { from: Row::Neighbour(from), .. }
         if from.state != NeighbourState::Permanent);
     match (suspicion.code, row) {
-        (_, Row::Link(_)) => suspicion.kind == "link",
-        ("INNER-MTU-TOO-BIG" | "L2-MTU-MISMATCH", _) => false,
-        ("NEIGH-STALE-MAC", Row::Neighbour(_)) => gone || replaced_by_kernel,
-        ("NEIGH-STALE-MAC", _) => false,
-        ("TUNNEL-DEV-DOWN", Row::Fdb(_) | Row::Sysctl(_)) => false,
-        ("ADDRESS-MISSING", Row::Fdb(_) | Row::Sysctl(_)) => false,
+        (_, Row::Link(_)) => suspicion.kind == ElementKind::Link,
+        (Code::InnerMtuTooBig | Code::L2MtuMismatch, _) => false,
+        (Code::NeighStaleMac, Row::Neighbour(_)) => gone || replaced_by_kernel,
+        (Code::NeighStaleMac, _) => false,
+        (Code::TunnelDevDown, Row::Fdb(_) | Row::Sysctl(_)) => false,
+        (Code::AddressMissing, Row::Fdb(_) | Row::Sysctl(_)) => false,
         // The kernel drops the routes of a family with its last address.
-        ("ADDRESS-MISSING", Row::Route(row)) => {
+        (Code::AddressMissing, Row::Route(row)) => {
             gone && family_of_tunnel(link) == Family::of(row.dst.addr())
         }
         (_, Row::Neighbour(_)) => gone || replaced_by_kernel,
@@ -305,26 +346,4 @@ fn describe(link: &Link) -> String {
         link.mtu,
         if link.up { "up" } else { "down" }
     )
-}
-
-/// The command that makes a tunnel.
-fn remake(link: &Link) -> String {
-    let LinkKind::Vxlan(vxlan) = &link.kind else {
-        return String::new();
-    };
-    let mut text = format!("ip link add {} mtu {}", link.name, link.mtu);
-    if let Some(mac) = link.mac {
-        text.push_str(&format!(" address {mac}"));
-    }
-    text.push_str(&format!(
-        " type vxlan id {} dstport {} nolearning",
-        vxlan.vni, vxlan.port
-    ));
-    if let Some(local) = vxlan.local {
-        text.push_str(&format!(" local {local}"));
-    }
-    if let Some(lower) = &vxlan.lower {
-        text.push_str(&format!(" dev {lower}"));
-    }
-    text
 }

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use datapath::code::Code;
 use datapath::diff::{Change, name_of};
+use datapath::element::{ElementKind, Fix};
 use datapath::state::{
     Family, Fdb, Nat, Neighbour, NeighbourState, Route, RouteKind, Row, Rule, Sysctl,
 };
 
+use super::commands::{sysctl, with_rows, words};
 use super::{Node, Suspicion};
 use crate::graph::{Part, tunnel_named};
 
@@ -54,7 +57,7 @@ fn neighbour(node: &Node<'_>, from: Option<&Neighbour>, to: &Neighbour) -> Optio
                 .mac
                 .map_or_else(|| "none".to_owned(), |mac| mac.to_string());
             (
-                "NEIGH-STALE-MAC",
+                Code::NeighStaleMac,
                 false,
                 format!("neighbour {name} lladdr {is}"),
                 format!(
@@ -64,7 +67,7 @@ fn neighbour(node: &Node<'_>, from: Option<&Neighbour>, to: &Neighbour) -> Optio
         }
         Some(from) if from.state == NeighbourState::NoArp && from.mac == to.mac => return None,
         Some(from) if from.mac.is_some() && from.state != NeighbourState::Failed => (
-            "NEIGH-MISSING",
+            Code::NeighMissing,
             true,
             format!(
                 "neighbour {name} is {}, not permanent",
@@ -76,7 +79,7 @@ fn neighbour(node: &Node<'_>, from: Option<&Neighbour>, to: &Neighbour) -> Optio
             ),
         ),
         Some(from) => (
-            "NEIGH-MISSING",
+            Code::NeighMissing,
             false,
             format!("neighbour {name} is {}", state_word(from.state)),
             format!(
@@ -85,7 +88,7 @@ fn neighbour(node: &Node<'_>, from: Option<&Neighbour>, to: &Neighbour) -> Optio
             ),
         ),
         None => (
-            "NEIGH-MISSING",
+            Code::NeighMissing,
             false,
             format!("no neighbour {name}"),
             format!(
@@ -97,7 +100,8 @@ fn neighbour(node: &Node<'_>, from: Option<&Neighbour>, to: &Neighbour) -> Optio
     Some(Suspicion {
         code,
         at: node.at,
-        kind: "neighbour",
+        kind: ElementKind::Neighbour,
+        link: None,
         parts: vec![(node.at, Part::Neighbour(link, to.ip))],
         soft,
         summary,
@@ -105,10 +109,7 @@ fn neighbour(node: &Node<'_>, from: Option<&Neighbour>, to: &Neighbour) -> Optio
             node.table(seen),
             node.intent(format!("neighbour {name} lladdr {mac} permanent")),
         ],
-        fix: format!(
-            "on {place}: ip neighbour replace {} lladdr {mac} dev {link} nud permanent",
-            to.ip
-        ),
+        fix: with_rows(node, Fix::default(), &[&Row::Neighbour(to.clone())]),
         name,
     })
 }
@@ -133,7 +134,7 @@ fn route(node: &Node<'_>, from: Option<&Route>, to: &Route) -> Option<Suspicion>
     };
     let (code, seen, summary) = match from {
         None => (
-            "ROUTE-MISSING",
+            Code::RouteMissing,
             format!("no route {name}"),
             format!(
                 "{place} has no route to {} in table {}: packets for it take the default route",
@@ -141,12 +142,12 @@ fn route(node: &Node<'_>, from: Option<&Route>, to: &Route) -> Option<Suspicion>
             ),
         ),
         Some(from) if from.kind != RouteKind::Unicast => (
-            "ROUTE-BLACKHOLE",
+            Code::RouteBlackhole,
             format!("route {name} is {}", kind_word(from.kind)),
             format!("the route of {place} to {} throws packets away", to.dst),
         ),
         Some(from) if hops(from) != hops(to) => (
-            "ROUTE-WRONG-DEV",
+            Code::RouteWrongDev,
             format!("route {name}{}", ways(from)),
             format!(
                 "the route of {place} to {} leads{} instead of{}",
@@ -160,7 +161,8 @@ fn route(node: &Node<'_>, from: Option<&Route>, to: &Route) -> Option<Suspicion>
     Some(Suspicion {
         code,
         at: node.at,
-        kind: "route",
+        kind: ElementKind::Route,
+        link: None,
         parts: vec![(node.at, Part::Route(to.dst))],
         soft: false,
         summary,
@@ -168,13 +170,7 @@ fn route(node: &Node<'_>, from: Option<&Route>, to: &Route) -> Option<Suspicion>
             node.table(seen),
             node.intent(format!("route {name}{}", ways(to))),
         ],
-        fix: format!(
-            "on {place}: ip {}route replace {}{} table {} onlink",
-            if to.dst.addr().is_ipv6() { "-6 " } else { "" },
-            to.dst,
-            ways(to),
-            to.table
-        ),
+        fix: with_rows(node, Fix::default(), &[&Row::Route(to.clone())]),
         name,
     })
 }
@@ -204,9 +200,10 @@ fn rule(node: &Node<'_>, to: &Rule) -> Suspicion {
     let place = node.place();
     let name = name_of(&Row::Rule(to.clone()));
     Suspicion {
-        code: "POLICY-ROUTE-HIJACK",
+        code: Code::PolicyRouteHijack,
         at: node.at,
-        kind: "rule",
+        kind: ElementKind::Rule,
+        link: None,
         parts: vec![(node.at, Part::Rule(to.family))],
         soft: false,
         summary: format!(
@@ -217,10 +214,7 @@ fn rule(node: &Node<'_>, to: &Rule) -> Suspicion {
             node.table(format!("no rule {name}")),
             node.intent(format!("rule {name}")),
         ],
-        fix: format!(
-            "on {place}: ip {}rule add pref 200 lookup 200",
-            if to.family == Family::Ipv6 { "-6 " } else { "" }
-        ),
+        fix: with_rows(node, Fix::default(), &[&Row::Rule(to.clone())]),
         name,
     }
 }
@@ -234,9 +228,10 @@ fn nat(node: &Node<'_>, to: &Nat) -> Suspicion {
         Nat::Snat { out, .. } => Some(out.as_str()),
     };
     Suspicion {
-        code: "NAT-MISSING",
+        code: Code::NatMissing,
         at: node.at,
-        kind: "nat",
+        kind: ElementKind::Nat,
+        link: None,
         parts: link
             .and_then(tunnel_named)
             .map(|link| (node.at, Part::Link(link)))
@@ -249,7 +244,9 @@ fn nat(node: &Node<'_>, to: &Nat) -> Suspicion {
             node.table(format!("no nat {name}")),
             node.intent(format!("nat {name}")),
         ],
-        fix: format!("on {place}: start the datapath's agent, which puts {name} back"),
+        fix: Fix::advice(&format!(
+            "start the datapath's agent on {place}, which puts {name} back"
+        )),
         name,
     }
 }
@@ -309,20 +306,16 @@ fn forwarding_row(
     let whom = node.peer(dst);
     let named = |row: &Fdb| name_of(&Row::Fdb(row.clone()));
     let mut evidence = Vec::new();
-    let (code, row, soft, summary, verb) = match (
-        peer.unicast_wrong,
-        peer.unicast_gone,
-        peer.flood_gone,
-    ) {
+    let (code, row, soft, summary) = match (peer.unicast_wrong, peer.unicast_gone, peer.flood_gone)
+    {
         (Some((from, to)), _, _) => {
             evidence.push(node.table(format!("fdb {}", named(from))));
             let is = from.dst.map_or_else(String::new, |ip| format!("{ip}"));
             (
-                "FDB-WRONG-VTEP",
+                Code::FdbWrongVtep,
                 to,
                 false,
                 format!("{place} sends what is for {whom} on {link} to {is} instead of {dst}"),
-                "replace",
             )
         }
         (None, Some(to), flood) => {
@@ -336,28 +329,28 @@ fn forwarding_row(
                     "{place} has no forwarding row on {link} for the MAC of {whom}: its packets are flooded to all peers"
                 )
             };
-            ("FDB-MISSING", to, flood.is_none(), summary, "append")
+            (Code::FdbMissing, to, flood.is_none(), summary)
         }
         (None, None, Some(to)) => {
             let (code, summary) = match stray {
                 Some(row) => {
                     evidence.push(node.table(format!("fdb {}", named(row))));
                     (
-                        "FDB-WRONG-VTEP",
+                        Code::FdbWrongVtep,
                         format!("the flood row of {place} on {link} for {whom} leads elsewhere"),
                     )
                 }
                 None => {
                     evidence.push(node.table(format!("no fdb {}", named(to))));
                     (
-                        "FDB-MISSING",
+                        Code::FdbMissing,
                         format!(
                             "{place} has no flood row on {link} for {whom}: it could not ask for it"
                         ),
                     )
                 }
             };
-            (code, to, true, summary, "append")
+            (code, to, true, summary)
         }
         (None, None, None) => return None,
     };
@@ -369,20 +362,47 @@ fn forwarding_row(
         }));
     }
     evidence.push(node.intent(format!("fdb {}", named(row))));
+    let mut lost = vec![Row::Fdb(row.clone())];
+    lost.extend(
+        peer.flood_gone
+            .filter(|_| !row.mac.is_zero())
+            .map(|flood| Row::Fdb(flood.clone())),
+    );
     Some(Suspicion {
         code,
         at: node.at,
-        kind: "fdb",
+        kind: ElementKind::Fdb,
         name: named(row),
+        link: None,
         parts: vec![(node.at, Part::Fdb(link, dst))],
         soft,
         summary,
         evidence,
-        fix: format!(
-            "on {place}: bridge fdb {verb} {} dev {link} dst {dst} self permanent",
-            row.mac
+        fix: with_rows(
+            node,
+            stray.map_or_else(Fix::default, |stray| node.fix(remove(stray))),
+            &lost.iter().collect::<Vec<_>>(),
         ),
     })
+}
+
+/// The command that takes a forwarding row away.
+fn remove(row: &Fdb) -> Vec<String> {
+    let mut argv = words(&[
+        "bridge",
+        "fdb",
+        "del",
+        &row.mac.to_string(),
+        "dev",
+        &row.link,
+    ]);
+    argv.extend(
+        row.dst
+            .into_iter()
+            .flat_map(|dst| ["dst".to_owned(), dst.to_string()]),
+    );
+    argv.push("self".to_owned());
+    argv
 }
 
 /// Settings: forwarding that is off (one finding a family, since one write switches many), IPv6 that is off, strict source checks.
@@ -415,14 +435,14 @@ fn settings(node: &Node<'_>, changes: &[&Change], found: &mut Vec<Suspicion>) {
             "forwarding" if from.value == 0 => off.entry(family).or_default().push(from),
             "disable_ipv6" if from.value != 0 => found.push(setting(
                 node,
-                "V6-FORWARD-OFF",
+                Code::V6ForwardOff,
                 from,
                 to,
                 place,
                 Family::Ipv6,
             )),
             "rp_filter" if effective_rp_filter(node, place) == 1 => {
-                found.push(setting(node, "RPFILTER", from, to, place, Family::Ipv4));
+                found.push(setting(node, Code::Rpfilter, from, to, place, Family::Ipv4));
             }
             _ => {}
         }
@@ -448,7 +468,7 @@ fn effective_rp_filter(node: &Node<'_>, link: &str) -> i64 {
 
 fn setting(
     node: &Node<'_>,
-    code: &'static str,
+    code: Code,
     from: &Sysctl,
     to: &Sysctl,
     place: &str,
@@ -461,8 +481,9 @@ fn setting(
     Suspicion {
         code,
         at: node.at,
-        kind: "sysctl",
+        kind: ElementKind::Sysctl,
         name: to.name.clone(),
+        link: None,
         parts: vec![(node.at, part)],
         soft: false,
         summary: format!(
@@ -476,7 +497,7 @@ fn setting(
             node.table(format!("{} = {}", from.name, from.value)),
             node.intent(format!("{} = {}", to.name, to.value)),
         ],
-        fix: format!("on {}: sysctl -w {}={}", node.place(), to.name, to.value),
+        fix: node.fix(sysctl(&to.name, to.value)),
     }
 }
 
@@ -509,9 +530,10 @@ fn forwarding(node: &Node<'_>, family: Family, rows: &[&Sysctl]) -> Suspicion {
     };
     let place = node.place();
     Suspicion {
-        code: "FORWARD-OFF",
+        code: Code::ForwardOff,
         at: node.at,
-        kind: "sysctl",
+        kind: ElementKind::Sysctl,
+        link: None,
         parts: parts.into_iter().map(|part| (node.at, part)).collect(),
         // IPv6 has one switch for all links; those of links decide about router advertisements.
         soft: family == Family::Ipv6 && !is_all,
@@ -521,7 +543,7 @@ fn forwarding(node: &Node<'_>, family: Family, rows: &[&Sysctl]) -> Suspicion {
             .map(|row| node.table(format!("{} = {}", row.name, row.value)))
             .chain([node.intent(format!("{name} = 1"))])
             .collect(),
-        fix: format!("on {place}: sysctl -w {name}=1"),
+        fix: node.fix(sysctl(&name, 1)),
         name,
     }
 }

@@ -188,7 +188,7 @@ fn judge(expectation: &Expect, report: &Report) -> Judged {
         }
         Expect::Finding { code, at } => {
             let holds = report.findings.iter().any(|finding| {
-                finding.code == *code && at.as_deref().is_none_or(|at| is_at(finding, at))
+                finding.code.word() == *code && at.as_deref().is_none_or(|at| is_at(finding, at))
             });
             let place = at
                 .as_ref()
