@@ -19,7 +19,8 @@ use diagnosis::{How, Inventory, Judge, What};
     version,
     max_term_width = 100,
     after_help = "Options may also come from FLOATER_<OPTION> in the environment and from ~/.config/floater/config.toml.\n\
-                  Exit codes: 0 healthy, 1 fault, 2 not all could be judged, 64 usage, 65 bad input, 69 nothing to work with, 130 interrupted."
+                  Exit codes: 0 healthy, 1 fault, 2 not all could be judged, 64 usage, 65 bad input,\n\
+                  69 nothing to work with, 70 internal failure, 74 an output could not be written, 130 interrupted."
 )]
 pub struct Cli {
     /// Options of every verb.
@@ -45,6 +46,14 @@ pub struct Global {
     /// Say what is going on, also when stderr is not a terminal; twice for the programs' logs
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
+    /// Say only what went wrong and the result
+    #[arg(
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Global options"
+    )]
+    pub quiet: bool,
 }
 
 /// What to do.

@@ -3,16 +3,23 @@
 //! | code | meaning |
 //! |---|---|
 //! | 0 | judged, and no finding at or above the bar of `--fail-on` |
-//! | 1 | judged, and at least one such finding; or a step failed ([`Failure::Failed`]) |
+//! | 1 | judged, and at least one such finding; nothing else gives this code |
 //! | 2 | no fault found, but some of what was asked could not be judged |
 //! | 64 | usage |
 //! | 65 | bad input, with file, line and rule |
 //! | 69 | nothing to work with |
+//! | 70 | this program itself failed; what could be written is written |
+//! | 74 | an output could not be written; the findings are on the other outputs |
 //! | 130 | interrupted; everything the run created has been removed |
 
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io::Write as _;
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+
+use crate::progress;
 
 /// Judged, nothing at or above the bar.
 pub const OK: u8 = 0;
@@ -26,6 +33,10 @@ pub const USAGE: u8 = 64;
 pub const INPUT: u8 = 65;
 /// There is nothing to work with.
 pub const MISSING: u8 = 69;
+/// This program itself failed.
+pub const INTERNAL: u8 = 70;
+/// An output could not be written.
+pub const OUTPUT: u8 = 74;
 /// A signal ended the run.
 pub const INTERRUPTED: u8 = 130;
 
@@ -34,7 +45,7 @@ pub const INTERRUPTED: u8 = 130;
 pub enum Failure {
     /// Help or version was asked for, or the command line is wrong in clap's words.
     Clap(Box<clap::Error>),
-    /// A step that should have worked did not.
+    /// This program itself failed: a step that should have worked did not, or a panic was caught.
     Failed(String),
     /// A file breaks a rule.
     Input {
@@ -52,6 +63,13 @@ pub enum Failure {
     },
     /// There is nothing to work with: no cluster answers, the kernel lacks something.
     Missing(String),
+    /// An output could not be written.
+    Output {
+        /// Its file, or `stdout`.
+        name: String,
+        /// Why not.
+        why: String,
+    },
     /// The command line is wrong in this program's words.
     Usage(String),
 }
@@ -72,21 +90,39 @@ impl Failure {
         match self {
             Self::Clap(error) if error.use_stderr() => USAGE,
             Self::Clap(_) => OK,
-            Self::Failed(_) => FOUND,
+            Self::Failed(_) => INTERNAL,
             Self::Input { .. } => INPUT,
             Self::Interrupted { .. } => INTERRUPTED,
             Self::Missing(_) => MISSING,
+            Self::Output { .. } => OUTPUT,
             Self::Usage(_) => USAGE,
         }
     }
 
-    /// Prints it: help to stdout, everything else to stderr as one line that begins with `error: `.
-    pub fn print(&self) {
-        // A closed stdout or stderr is not worth a second failure.
-        let _ = match self {
-            Self::Clap(error) => error.print(),
-            other => writeln!(std::io::stderr(), "error: {other}"),
-        };
+    /// An output that could not be written.
+    pub fn output(name: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self::Output {
+            name: name.into(),
+            why: why.to_string(),
+        }
+    }
+
+    /// Prints it - help to stdout, everything else to stderr as one line that begins with `error: ` - and gives the exit code.
+    pub fn report(&self) -> u8 {
+        match self {
+            // In clap's words and colours.
+            Self::Clap(error) => match error.print() {
+                // Whoever closed the pipe has read enough of a page; of an error nobody can be told any more.
+                Err(why) if why.kind() != ErrorKind::BrokenPipe && !error.use_stderr() => {
+                    Self::output("stdout", why).report()
+                }
+                _ => self.code(),
+            },
+            other => {
+                progress::tell(format_args!("error: {other}"));
+                self.code()
+            }
+        }
     }
 }
 
@@ -96,6 +132,9 @@ impl fmt::Display for Failure {
             Self::Clap(error) => f.write_str(one_line(error).as_str()),
             Self::Failed(text) | Self::Missing(text) | Self::Usage(text) => {
                 f.write_str(&unbroken(text))
+            }
+            Self::Output { name, why } => {
+                write!(f, "{name} could not be written: {}", unbroken(why))
             }
             Self::Input { file, line, rule } => {
                 f.write_str(file)?;
@@ -123,13 +162,6 @@ impl std::error::Error for Failure {}
 impl From<clap::Error> for Failure {
     fn from(error: clap::Error) -> Self {
         Self::Clap(Box::new(error))
-    }
-}
-
-/// A writer's failure. A reader that went away (`floaterctl dr | head`) is the reader's choice, but the work is not done.
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Failed(format!("writing the result: {error}"))
     }
 }
 
@@ -162,13 +194,49 @@ pub type Outcome = Result<u8, Failure>;
 
 /// Prints a failure and makes the process' exit code.
 pub fn finish(outcome: Outcome) -> ExitCode {
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            failure.print();
-            ExitCode::from(failure.code())
+    ExitCode::from(match outcome {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    })
+}
+
+/// Has panics say in one line what happened and where, by the writer that never panics itself; with a backtrace where
+/// `RUST_BACKTRACE` asks for one.
+pub fn describe_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|place| format!(" at {place}"));
+        progress::tell(format_args!(
+            "panic{}: {}",
+            place.unwrap_or_default(),
+            message(panic.payload())
+        ));
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            trace.to_string().lines().for_each(progress::tell);
         }
-    }
+    }));
+}
+
+/// Does something whose panic is a failure as others are; [`describe_panics`] has told it already.
+///
+/// # Errors
+/// The work's own, and [`Failure::Failed`] for a panic.
+pub fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    // Nothing that the work has left half done is looked at afterwards.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Failure::Failed(format!(
+            "internal error: {}",
+            message(&*panic)
+        )))
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message")
 }
 
 /// The first sentence of clap's report, without its prefix.
@@ -219,10 +287,29 @@ mod tests {
         for (failure, code) in [
             (Failure::Usage(String::new()), 64),
             (Failure::Missing(String::new()), 69),
-            (Failure::Failed(String::new()), 1),
+            (Failure::Failed(String::new()), 70),
+            (Failure::output("stdout", "full"), 74),
             (Failure::Interrupted { left: Vec::new() }, 130),
         ] {
             assert_eq!(failure.code(), code);
         }
+    }
+
+    #[test]
+    fn a_panic_is_an_internal_failure_and_not_a_finding() {
+        let caught = guarded(|| -> Outcome { panic!("{} of {}", 3, 2) });
+        let failure = caught.expect_err("it panicked");
+        assert_eq!(failure.to_string(), "internal error: 3 of 2");
+        assert_eq!(failure.code(), 70);
+        assert_eq!(guarded(|| Ok(2)).expect("no panic"), 2);
+    }
+
+    #[test]
+    fn an_output_that_failed_is_named() {
+        let failure = Failure::output("report.json", "No space left on device");
+        assert_eq!(
+            failure.to_string(),
+            "report.json could not be written: No space left on device"
+        );
     }
 }

@@ -79,6 +79,11 @@ pub async fn build(
     ));
     // A fleet of this name that is up already is somebody else's, and has to outlive an interruption of this command.
     let taken = control::status(Some(&name)).is_ok();
+    let fleet = format!("the fleet {name}");
+    if !taken {
+        let remedy = format!("`floaterctl sim down --name {name}` removes it");
+        interrupt.made(&fleet, remedy);
+    }
     let building = {
         let name = name.clone();
         tokio::task::spawn_blocking(move || control::up(&topology, Some(&name), &caller, tied))
@@ -99,6 +104,7 @@ pub async fn build(
             Ok(()) => Vec::new(),
             Err(failure) => vec![failure.to_string()],
         };
+        interrupt.removed(&fleet);
         return Err(Failure::Interrupted { left });
     }
     let lab = built?;

@@ -40,13 +40,18 @@ use std::process::ExitCode;
 /// The program: the command line without hidden verbs.
 #[must_use]
 pub fn main(mut argv: Vec<OsString>) -> ExitCode {
+    // Before the first thread and before anything is made.
+    let held = signals::Held::hold();
+    exit::describe_panics();
     if let Some(name) = argv.first_mut()
         && Path::new(name).file_name() == Some("kubectl-floater".as_ref())
     {
         // As kubectl's plugin it is called with a space, and that is what help should say.
         *name = "kubectl floater".into();
     }
-    exit::finish(layered(argv).and_then(|cli| verbs::run(&cli)))
+    exit::finish(exit::guarded(|| {
+        layered(argv).and_then(|cli| verbs::run(&cli, held))
+    }))
 }
 
 /// The command line with environment and configuration file applied.

@@ -1,11 +1,16 @@
 //! Where a report goes and in which form: `-o FORMAT[=FILE]`.
+//!
+//! A file is written beside its place and renamed, so that whoever reads it sees the old report or the whole new one. Pipes
+//! and devices are written as they are.
 
-use std::fs::{self, OpenOptions};
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use tempfile::NamedTempFile;
 
 use crate::exit::Failure;
 
@@ -37,7 +42,7 @@ const PLANNED: [&str; 2] = ["sarif", "html"];
 pub struct Output {
     /// The form.
     pub format: Format,
-    /// Where to; stdout without one.
+    /// Where to; none for stdout, also where it is called `-` or `/dev/stdout`.
     pub file: Option<PathBuf>,
 }
 
@@ -55,6 +60,7 @@ impl FromStr for Output {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, file) = match text.split_once('=') {
             Some((_, "")) => return Err(format!("`{text}` names no file after the `=`")),
+            Some((name, "-" | "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1")) => (name, None),
             Some((name, file)) => (name, Some(PathBuf::from(file))),
             None => (text, None),
         };
@@ -104,33 +110,96 @@ pub fn check(outputs: &[Output]) -> Result<(), Failure> {
 
 /// Whether a file could be written, so that nobody waits for a report that then goes nowhere. Leaves everything as it is.
 fn writable(file: &Path) -> Result<(), Failure> {
-    let refused = |error: std::io::Error| {
-        Failure::Usage(format!("-o cannot write {}: {error}", file.display()))
-    };
-    match fs::metadata(file) {
+    let tried = match Place::of(file) {
+        Ok(Place::Beside(target)) => beside(&target).map(drop),
         // Opening a pipe would wait for its reader.
-        Ok(there) if !there.is_file() && !there.is_dir() => Ok(()),
-        Ok(_) => OpenOptions::new()
-            .append(true)
-            .open(file)
-            .map(drop)
-            .map_err(refused),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let made = OpenOptions::new().write(true).create_new(true).open(file);
-            made.map_err(refused)?;
-            fs::remove_file(file).map_err(refused)
+        Ok(Place::Direct) => Ok(()),
+        Err(error) => Err(error),
+    };
+    tried.map_err(|error| Failure::Usage(format!("-o cannot write {}: {error}", file.display())))
+}
+
+/// How a file is written.
+enum Place {
+    /// A regular file or none yet: beside it, then renamed to this, which is no symbolic link.
+    Beside(PathBuf),
+    /// A pipe or a device.
+    Direct,
+}
+
+impl Place {
+    fn of(file: &Path) -> std::io::Result<Self> {
+        match fs::metadata(file) {
+            Ok(there) if there.is_dir() => Err(ErrorKind::IsADirectory.into()),
+            Ok(there) if there.is_file() => {
+                // What an open descriptor of this process shows to is not replaced under it.
+                let own = ["/dev", "/proc"].iter().any(|root| file.starts_with(root));
+                if own {
+                    Ok(Self::Direct)
+                } else {
+                    Ok(Self::Beside(fs::canonicalize(file)?))
+                }
+            }
+            Ok(_) => Ok(Self::Direct),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::Beside(file.to_owned())),
+            Err(error) => Err(error),
         }
-        Err(error) => Err(refused(error)),
     }
 }
 
+/// An empty file in the folder of `target`, with the permissions that `target` has or would get.
+fn beside(target: &Path) -> std::io::Result<NamedTempFile> {
+    let folder = target.parent().filter(|folder| *folder != Path::new(""));
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(target.file_name().ok_or(ErrorKind::InvalidInput)?);
+    let made = tempfile::Builder::new()
+        .prefix(&prefix)
+        // As for any new file, less what the umask takes away.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    match fs::metadata(target) {
+        Ok(old) => {
+            // A file that this user may not write is not replaced either, although its folder would allow it.
+            OpenOptions::new().append(true).open(target)?;
+            made.as_file().set_permissions(old.permissions())?;
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(made)
+}
+
 /// Writes text to where it belongs, with a newline at its end.
+///
+/// # Errors
+/// [`Failure::Output`]; an old file then is as it was.
 pub fn write(output: &Output, text: &str) -> Result<(), Failure> {
     let end = if text.ends_with('\n') { "" } else { "\n" };
+    let text = format!("{text}{end}");
     match &output.file {
-        Some(file) => fs::write(file, format!("{text}{end}"))
-            .map_err(|error| Failure::Failed(format!("writing {}: {error}", file.display()))),
-        None => print(&format!("{text}{end}")),
+        Some(file) => write_file(file, &text)
+            .map_err(|error| Failure::output(file.display().to_string(), error)),
+        None => to_stdout(&text).map_err(|error| Failure::output("stdout", error)),
+    }
+}
+
+/// Writes a file whole or not at all.
+///
+/// # Errors
+/// The system's.
+pub fn write_file(file: &Path, text: &str) -> std::io::Result<()> {
+    match Place::of(file)? {
+        Place::Direct => OpenOptions::new()
+            .append(true)
+            .open(file)?
+            .write_all(text.as_bytes()),
+        Place::Beside(target) => {
+            let mut new = beside(&target)?;
+            new.write_all(text.as_bytes())?;
+            // A full disk may show only here.
+            new.as_file().sync_all()?;
+            new.persist(&target).map(drop).map_err(|error| error.error)
+        }
     }
 }
 
@@ -141,16 +210,21 @@ pub fn counted(number: usize, noun: &str) -> String {
     format!("{number} {noun}{end}")
 }
 
-/// Writes to stdout; a reader that closed its end is content.
+/// Writes a page to stdout; a reader that closed its end has read enough of it.
+///
+/// # Errors
+/// [`Failure::Output`].
 pub fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+    match to_stdout(text) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| Failure::output("stdout", error)),
     }
+}
+
+fn to_stdout(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 /// When to colour.
@@ -198,6 +272,7 @@ mod tests {
             })
         );
         assert_eq!("wide".parse(), Ok(Output::stdout(Format::Wide)));
+        assert_eq!("json=-".parse(), Ok(Output::stdout(Format::Json)));
         let refused = Output::from_str("sarif=x").expect_err("not built");
         assert!(
             refused.contains("available: table, wide, json"),
@@ -249,6 +324,65 @@ mod tests {
             );
         }
         assert!(tried(Path::new("/dev/null")).is_ok());
+        let left = fs::read_dir(directory.path()).expect("readable").count();
+        assert_eq!(left, 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_where_it_really_is_and_keeps_its_mode() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        write_file(&at("new"), "new\n").expect("writable");
+        fs::write(at("old"), "a longer old text").expect("writable");
+        fs::set_permissions(at("old"), Permissions::from_mode(0o600)).expect("its owner's");
+        std::os::unix::fs::symlink("old", at("link")).expect("a link");
+        write_file(&at("link"), "short\n").expect("writable");
+        assert_eq!(fs::read_to_string(at("old")).expect("there"), "short\n");
+        let mode = |name: &str| fs::metadata(at(name)).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode("old"), 0o600);
+        assert_eq!(mode("new"), {
+            fs::File::create(at("other")).expect("writable");
+            mode("other")
+        });
+        assert!(
+            fs::symlink_metadata(at("link"))
+                .expect("there")
+                .is_symlink()
+        );
+        let left = fs::read_dir(directory.path()).expect("readable").count();
+        assert_eq!(left, 4, "nothing is left beside");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_named_and_the_old_file_stays() {
+        let full = Output {
+            format: Format::Json,
+            file: Some("/dev/full".into()),
+        };
+        let failure = write(&full, "{}").expect_err("the disk is full");
+        assert_eq!(failure.code(), crate::exit::OUTPUT);
+        assert!(
+            failure
+                .to_string()
+                .starts_with("/dev/full could not be written: "),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn a_pipe_is_written_as_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let reader = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || fs::read_to_string(pipe))
+        };
+        write_file(&pipe, "text\n").expect("somebody reads");
+        assert_eq!(
+            reader.join().expect("no panic").expect("readable"),
+            "text\n"
+        );
     }
 
     #[test]

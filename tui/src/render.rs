@@ -6,8 +6,9 @@ pub mod junit;
 use orchestrator::report::{Report, Severity, json, kosmos_table, table};
 
 use crate::cli::diagnosis::{FailOn, Judge};
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 use crate::output::{self, Format, Output};
+use crate::progress;
 
 /// The report in one form. `kosmos` and `color` only touch tables.
 #[must_use]
@@ -26,7 +27,8 @@ pub fn text(report: &Report, format: Format, kosmos: bool, color: bool) -> Strin
 /// the rows per pair of nodes.
 ///
 /// # Errors
-/// [`Failure::Failed`] naming the file that could not be written; the others are written all the same.
+/// [`Failure::Output`] naming what could not be written, [`Failure::Failed`] for a form that could not be made; the others are
+/// written all the same.
 pub fn write(report: &Report, judge: &Judge, node_rows: bool, color: bool) -> Result<(), Failure> {
     // Rows that only another form needs are no part of the data: one `-o` does not change another.
     let data = (!node_rows && !report.node_rows.is_empty()).then(|| Report {
@@ -46,9 +48,15 @@ pub fn write(report: &Report, judge: &Judge, node_rows: bool, color: bool) -> Re
             Format::Json => data.as_ref().unwrap_or(report),
             _ => report,
         };
-        let text = text(report, output.format, judge.kosmos, color);
-        if let Err(failure) = output::write(output, &text) {
-            failed.get_or_insert(failure);
+        let written = exit::guarded(|| {
+            let text = text(report, output.format, judge.kosmos, color);
+            output::write(output, &text)
+        });
+        match (written, &failed) {
+            (Ok(()), _) => {}
+            (Err(failure), None) => failed = Some(failure),
+            // The exit code is the first one's, but each is named.
+            (Err(failure), Some(_)) => progress::warn(failure),
         }
     }
     failed.map_or(Ok(()), Err)

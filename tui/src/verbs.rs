@@ -8,21 +8,20 @@ mod matrix;
 mod pages;
 mod sim;
 
-use std::future::Future;
-
 use crate::cli::sim::Sim;
 use crate::cli::{Cli, Link, Verb};
-use crate::exit::{Failure, OK, Outcome};
+use crate::exit::{self, Failure, OK, Outcome};
 use crate::output;
 use crate::progress::{self, Progress};
+use crate::signals::{Held, Interrupt};
 use crate::terminal;
 
-/// Does what was asked.
+/// Does what was asked. Whatever makes something catches the signals first; the others may be ended by them at any moment.
 ///
 /// # Errors
 /// Why it could not be done; see [`Failure::code`].
-pub fn run(cli: &Cli) -> Outcome {
-    let progress = Progress::new(cli.global.verbose);
+pub fn run(cli: &Cli, held: Held) -> Outcome {
+    let progress = Progress::new(cli.global.verbose, cli.global.quiet);
     // A view has the whole screen: lines of logs would be written across it.
     let is_view = matches!(cli.verb, Verb::Matrix(_)) && terminal::is_interactive();
     if cli.global.verbose > 1 && !is_view {
@@ -30,18 +29,34 @@ pub fn run(cli: &Cli) -> Outcome {
     }
     let color = cli.global.color.unwrap_or_default().for_stdout();
     match &cli.verb {
-        Verb::Analyse(arguments) => on_runtime(dr::analyse(arguments, color, progress)),
+        Verb::Analyse(arguments) => on_runtime(held, async |interrupt| {
+            dr::analyse(arguments, color, progress, &interrupt).await
+        }),
         Verb::Completions(arguments) => pages::completions(arguments.shell),
         Verb::Dr(arguments) if arguments.schema => dr::schema(),
-        Verb::Dr(arguments) => on_runtime(dr::run(arguments, color, progress)),
+        Verb::Dr(arguments) => on_runtime(held, async |interrupt| {
+            dr::run(arguments, color, progress, &interrupt).await
+        }),
         Verb::Explain(arguments) => explain::run(arguments),
         Verb::Link(Link::Plan(arguments)) => link::plan(arguments),
         Verb::Man(arguments) => pages::man(arguments),
-        Verb::Matrix(arguments) => on_runtime(matrix::run(arguments, progress)),
-        Verb::Demo(arguments) => on_runtime(demo::run(arguments, color, progress)),
-        Verb::Sim(Sim::Run(arguments)) => on_runtime(sim::scenario::run(arguments, progress)),
-        Verb::Sim(Sim::Up(arguments)) => on_runtime(sim::up(arguments, progress)),
-        Verb::Sim(sim) => sim::run(sim, progress),
+        Verb::Matrix(arguments) => on_runtime(held, async |interrupt| {
+            matrix::run(arguments, progress, &interrupt).await
+        }),
+        Verb::Demo(arguments) => on_runtime(held, async |interrupt| {
+            demo::run(arguments, color, progress, &interrupt).await
+        }),
+        Verb::Sim(Sim::Run(arguments)) => on_runtime(held, async |interrupt| {
+            sim::scenario::run(arguments, progress, &interrupt).await
+        }),
+        Verb::Sim(Sim::Up(arguments)) => on_runtime(held, async |interrupt| {
+            sim::up(arguments, progress, &interrupt).await
+        }),
+        Verb::Sim(sim) => {
+            // A program that this one becomes must find the signals as they were.
+            drop(held);
+            sim::run(sim, progress)
+        }
         Verb::Version => {
             output::print(&format!("floaterctl {}\n", env!("CARGO_PKG_VERSION")))?;
             Ok(OK)
@@ -50,13 +65,16 @@ pub fn run(cli: &Cli) -> Outcome {
 }
 
 /// Two threads: one for what waits for the network, one beside it for what computes.
-fn on_runtime(verb: impl Future<Output = Outcome>) -> Outcome {
+fn on_runtime(held: Held, verb: impl AsyncFnOnce(Interrupt) -> Outcome) -> Outcome {
+    let interrupt = held
+        .catch()
+        .map_err(|error| Failure::Missing(format!("cannot handle signals: {error}")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Failure::Missing(format!("threads: {error}")))?;
-    let outcome = runtime.block_on(verb);
+        .map_err(|error| Failure::Missing(format!("cannot start threads: {error}")))?;
+    let outcome = exit::guarded(|| runtime.block_on(verb(interrupt)));
     // What still waits for a cluster that does not answer is not waited for.
     runtime.shutdown_background();
     outcome

@@ -109,7 +109,7 @@ fn pages_come_from_the_definition() {
     }
     assert_eq!(
         run(&["man", "--dir", "/nonexistent"]).status.code(),
-        Some(1)
+        Some(74)
     );
 }
 

@@ -15,8 +15,12 @@ use crate::{output, render};
 /// How many clusters without `--clusters`.
 const CLUSTERS: u32 = 3;
 
-pub(super) async fn run(arguments: &Demo, color: bool, progress: Progress) -> Outcome {
-    let interrupt = Interrupt::catch()?;
+pub(super) async fn run(
+    arguments: &Demo,
+    color: bool,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> Outcome {
     output::check(&arguments.judge.output)?;
     if let Some(code) = &arguments.fault {
         super::sim::known(code)?;
@@ -37,9 +41,9 @@ pub(super) async fn run(arguments: &Demo, color: bool, progress: Progress) -> Ou
             .sum();
         fits(code, names.len(), nodes)?;
     }
-    let mut lab = OwnLab::up("demo", topology, &interrupt, progress).await?;
-    let judged = diagnose(arguments, &lab, &names, &interrupt, progress).await;
-    lab.tell_removal(&interrupt, progress);
+    let mut lab = OwnLab::up("demo", topology, interrupt, progress).await?;
+    let judged = diagnose(arguments, &lab, &names, interrupt, progress).await;
+    lab.tell_removal(interrupt, progress);
     let removed = lab.down().await;
     if let (Err(_), Err(failure)) = (&judged, &removed) {
         // Of two failures the first is the exit code, but this one has to be known.

@@ -25,8 +25,12 @@ pub(super) fn schema() -> Outcome {
     Ok(OK)
 }
 
-pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outcome {
-    let interrupt = Interrupt::catch()?;
+pub(super) async fn run(
+    arguments: &Dr,
+    color: bool,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> Outcome {
     let Dr {
         inventory,
         what,
@@ -37,7 +41,7 @@ pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outc
     output::check(&judge.output)?;
     let options = options(of(inventory)?, what, how, judge, progress);
     if arguments.sweep {
-        let swept = run::sweep(options, false, interrupt.come()).await?;
+        let swept = run::sweep(options, false, interrupt.clone().come()).await?;
         for sentence in &swept.removed {
             output::print(&format!("removed {sentence}\n"))?;
         }
@@ -49,11 +53,15 @@ pub(super) async fn run(arguments: &Dr, color: bool, progress: Progress) -> Outc
         }
         return Ok(OK);
     }
-    printed(options, what, judge, color, &interrupt).await
+    printed(options, what, judge, color, interrupt).await
 }
 
-pub(super) async fn analyse(arguments: &Analyse, color: bool, progress: Progress) -> Outcome {
-    let interrupt = Interrupt::catch()?;
+pub(super) async fn analyse(
+    arguments: &Analyse,
+    color: bool,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> Outcome {
     let Analyse {
         inventory,
         what,
@@ -63,7 +71,7 @@ pub(super) async fn analyse(arguments: &Analyse, color: bool, progress: Progress
     output::check(&judge.output)?;
     let mut options = options(of(inventory)?, what, how, judge, progress);
     options.probe = false;
-    printed(options, what, judge, color, &interrupt).await
+    printed(options, what, judge, color, interrupt).await
 }
 
 async fn printed(
@@ -75,6 +83,9 @@ async fn printed(
 ) -> Outcome {
     let report = diagnose(options, interrupt).await?;
     render::write(&report, judge, !what.nodes.is_empty(), color)?;
+    if interrupt.has_come() {
+        return Err(Failure::Interrupted { left: Vec::new() });
+    }
     Ok(render::exit_code(
         &report,
         judge.fail_on.unwrap_or_default(),
@@ -83,10 +94,31 @@ async fn printed(
 
 /// A run; everything that it has made is gone when this returns.
 pub(super) async fn diagnose(
-    options: RunOptions,
+    mut options: RunOptions,
     interrupt: &Interrupt,
 ) -> Result<Report, Failure> {
-    Ok(run::run(options, interrupt.clone().come()).await?)
+    let (tell, noted) = (options.progress, interrupt.clone());
+    options.progress = Arc::new(move |event| {
+        if let run::Progress::Deploying { name } = &event {
+            noted.made(
+                format!("what was deployed in {name}"),
+                "`floaterctl dr --sweep --force` with the same inventory removes it",
+            );
+        }
+        tell(event);
+    });
+    let ended = run::run(options, interrupt.clone().come()).await;
+    interrupt.removed_all();
+    match ended {
+        // An interruption that came while nothing could be done any more still is one.
+        Err(error)
+            if interrupt.has_come()
+                && !matches!(error, orchestrator::Error::Interrupted { .. }) =>
+        {
+            Err(Failure::Interrupted { left: Vec::new() })
+        }
+        ended => Ok(ended?),
+    }
 }
 
 /// A run over a fleet that is taken down next, whatever comes of it: an interruption waits for no removal through its API.

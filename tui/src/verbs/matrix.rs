@@ -9,6 +9,7 @@
 //!        └── q, ctrl-c: end ───┘ interrupts the run, which removes what it made
 //! ```
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -20,28 +21,33 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::dr;
 use crate::app::Model;
 use crate::cli::Matrix;
-use crate::cli::diagnosis::{Inventory, Judge};
+use crate::cli::diagnosis::{FailOn, Inventory, Judge};
 use crate::exit::{Failure, OK, Outcome};
 use crate::input::Source;
+use crate::output::{Format, Output};
 use crate::progress::{self, Progress};
 use crate::signals::Interrupt;
 use crate::terminal::{End, Feed, News};
-use crate::{output, terminal, view};
+use crate::{output, render, terminal, view};
 
 /// How long after a run the next one begins, without `--every`.
 const EVERY: Duration = Duration::from_secs(5);
+/// How long a view may take to end; it looks every tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(arguments: &Matrix, progress: Progress) -> Outcome {
+pub(super) async fn run(arguments: &Matrix, progress: Progress, interrupt: &Interrupt) -> Outcome {
     if let Some(file) = &arguments.replay {
-        return replay(report(&Source::read(file)?)?).await;
+        return replay(report(&Source::read(file)?)?, interrupt).await;
     }
     let options = options(arguments, progress)?;
-    let interrupt = Interrupt::catch()?;
     if terminal::is_interactive() {
-        return live(options, arguments.every.unwrap_or(EVERY), &interrupt).await;
+        return live(options, arguments.every.unwrap_or(EVERY), interrupt).await;
     }
-    output::print(&view::plain(&dr::diagnose(options, &interrupt).await?))?;
-    Ok(OK)
+    // What a pipe gets is the result of a run, as of `dr`, and so is the exit code.
+    let report = dr::diagnose(options, interrupt).await?;
+    let stdout = Output::stdout(Format::Table);
+    output::write(&stdout, &view::plain(&report))?;
+    Ok(render::exit_code(&report, FailOn::default()))
 }
 
 fn options(arguments: &Matrix, progress: Progress) -> Result<RunOptions, Failure> {
@@ -69,12 +75,11 @@ pub(super) fn report(source: &Source) -> Result<Report, Failure> {
 }
 
 /// A terminal gets the view, a pipe the text. Looking at a report judges nothing, so the exit code is 0.
-async fn replay(report: Report) -> Outcome {
+async fn replay(report: Report, interrupt: &Interrupt) -> Outcome {
     if !terminal::is_interactive() {
         output::print(&view::plain(&report))?;
         return Ok(OK);
     }
-    let interrupt = Interrupt::catch()?;
     let stop = Arc::new(AtomicBool::new(false));
     let view = {
         let stop = Arc::clone(&stop);
@@ -83,10 +88,7 @@ async fn replay(report: Report) -> Outcome {
     let mut view = std::pin::pin!(view);
     let end = tokio::select! {
         shown = &mut view => shown,
-        () = interrupt.clone().come() => {
-            stop.store(true, Ordering::Relaxed);
-            view.await
-        }
+        () = interrupt.clone().come() => stopped(&stop, view).await,
     };
     if ended(end)? == End::Interrupted || interrupt.has_come() {
         return Err(Failure::Interrupted { left: Vec::new() });
@@ -96,10 +98,28 @@ async fn replay(report: Report) -> Outcome {
 
 type Shown = Result<std::io::Result<End>, tokio::task::JoinError>;
 
+/// Ends a view. One whose terminal is gone may never come back from reading it, and there is nothing to give back then.
+async fn stopped(stop: &AtomicBool, view: impl Future<Output = Shown>) -> Shown {
+    stop.store(true, Ordering::Relaxed);
+    tokio::time::timeout(PATIENCE, view)
+        .await
+        .unwrap_or(Ok(Ok(End::Interrupted)))
+}
+
 fn ended(shown: Shown) -> Result<End, Failure> {
-    shown
-        .map_err(|error| Failure::Failed(format!("the view: {error}")))?
-        .map_err(|error| Failure::Missing(format!("the terminal cannot be used: {error}")))
+    match shown.map_err(|error| Failure::Failed(format!("the view: {error}")))? {
+        // Closed, with or without a signal.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe || is_hung_up(&error) => {
+            Ok(End::Interrupted)
+        }
+        other => {
+            other.map_err(|error| Failure::Missing(format!("the terminal cannot be used: {error}")))
+        }
+    }
+}
+
+fn is_hung_up(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EIO as i32)
 }
 
 /// Runs while somebody looks. Leaving interrupts the run that goes on; the terminal is given back before its removal.
@@ -121,14 +141,8 @@ async fn live(options: RunOptions, every: Duration, interrupt: &Interrupt) -> Ou
     let mut runs = std::pin::pin!(runs(options, every, news, wanted, left));
     let (shown, over) = tokio::select! {
         shown = &mut view => (shown, None),
-        over = &mut runs => {
-            stop.store(true, Ordering::Relaxed);
-            (view.await, Some(over))
-        }
-        () = interrupt.clone().come() => {
-            stop.store(true, Ordering::Relaxed);
-            (view.await, None)
-        }
+        over = &mut runs => (stopped(&stop, view).await, Some(over)),
+        () = interrupt.clone().come() => (stopped(&stop, view).await, None),
     };
     let remaining = match over {
         Some(over) => over?,

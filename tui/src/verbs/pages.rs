@@ -28,8 +28,8 @@ pub(super) fn man(arguments: &Man) -> Outcome {
 /// One page per verb, `floaterctl-sim-up.1` and so on.
 fn write_pages(dir: &Path, command: &Command, name: &str) -> Result<(), Failure> {
     let file = dir.join(format!("{name}.1"));
-    std::fs::write(&file, page(command, name)?)
-        .map_err(|error| Failure::Failed(format!("writing {}: {error}", file.display())))?;
+    output::write_file(&file, &page(command, name)?)
+        .map_err(|error| Failure::output(file.display().to_string(), error))?;
     command
         .get_subcommands()
         .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
@@ -38,6 +38,8 @@ fn write_pages(dir: &Path, command: &Command, name: &str) -> Result<(), Failure>
 
 fn page(command: &Command, name: &str) -> Result<String, Failure> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone().display_name(name.to_owned())).render(&mut text)?;
+    clap_mangen::Man::new(command.clone().display_name(name.to_owned()))
+        .render(&mut text)
+        .map_err(|error| Failure::Failed(format!("the page of {name}: {error}")))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -51,8 +51,7 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
 }
 
 /// Prints the path of the kubeconfig.
-pub(super) async fn up(arguments: &Up, progress: Progress) -> Outcome {
-    let interrupt = Interrupt::catch()?;
+pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt) -> Outcome {
     let shape = &arguments.shape;
     let topology = match &arguments.topology {
         Some(file) => {
@@ -68,7 +67,7 @@ pub(super) async fn up(arguments: &Up, progress: Progress) -> Outcome {
     };
     let name = arguments.name.clone().or_else(|| topology.name.clone());
     let name = name.unwrap_or_else(|| NAME.to_owned());
-    let lab = lab::build(topology, name, false, &interrupt, progress).await?;
+    let lab = lab::build(topology, name, false, interrupt, progress).await?;
     output::print(&format!("{}\n", lab.kubeconfig.display()))?;
     Ok(OK)
 }

@@ -44,8 +44,11 @@ struct Judged {
     instead: Option<String>,
 }
 
-pub(in super::super) async fn run(arguments: &Run, progress: Progress) -> Outcome {
-    let interrupt = Interrupt::catch()?;
+pub(in super::super) async fn run(
+    arguments: &Run,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> Outcome {
     let outputs = forms(&arguments.output)?;
     let mut scenarios = Vec::new();
     for file in &arguments.scenarios {
@@ -62,7 +65,7 @@ pub(in super::super) async fn run(arguments: &Run, progress: Progress) -> Outcom
     }
     let mut verdicts = Vec::new();
     for (name, topology) in scenarios {
-        let verdict = scenario(name, topology, &interrupt, progress).await?;
+        let verdict = scenario(name, topology, interrupt, progress).await?;
         if outputs.iter().all(|output| output.file.is_some()) {
             output::print(&rows(&verdict))?;
         }
