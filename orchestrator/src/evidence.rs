@@ -5,6 +5,8 @@
 use std::net::IpAddr;
 
 use datapath::api::{Fleet, NetworkType};
+use datapath::code::Code;
+use datapath::printable::Printable;
 use datapath::state::{Family, NodeState};
 use floater::wire::{Layer, Outcome, Protocol};
 use ipnet::IpNet;
@@ -16,8 +18,21 @@ pub struct Gathered {
     pub clusters: Vec<ClusterFacts>,
     /// What the control plane wants.
     pub intent: Intent,
+    /// What clusters claim and what is not believed for that, see [`InventoryNote`].
+    pub inventory_notes: Vec<InventoryNote>,
     /// One entry per probe that was planned, in the order of the plan.
     pub probes: Vec<ProbeRecord>,
+}
+
+/// Claims of clusters that contradict each other, so that none of them is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InventoryNote {
+    /// [`Code::ClusterIdDuplicate`] or [`Code::ControlPlaneAmbiguous`].
+    pub code: Code,
+    /// The names of the clusters, sorted; at least two.
+    pub clusters: Vec<String>,
+    /// The contradiction and what follows from it, one sentence.
+    pub text: Printable,
 }
 
 /// What is known of a cluster.

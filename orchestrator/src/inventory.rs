@@ -1,17 +1,20 @@
 //! Which clusters a run is about.
 //!
-//! Files are read and checked before anything is asked of anybody: a kubeconfig that breaks a rule ends the run with
-//! its line, while a cluster that does not answer later is a value in the report.
+//! Files are read and checked before anything is asked of anybody. One of many files or entries that breaks a rule costs
+//! itself, with its place: a file is left out with a warning, a context is a cluster that could not be asked. Where nothing
+//! else is left, or one thing alone was named, the rule ends the run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+use datapath::printable::Printable;
 
 use crate::Error;
 use crate::glob;
-use crate::kubeconfig::{self, Kubeconfig, Selected};
+use crate::kubeconfig::{self, Identity, Kubeconfig, Reach, RemoteKubeconfig, Selected};
 
 /// What was said about the inventory.
 #[derive(Debug, Clone, Default)]
@@ -65,8 +68,10 @@ pub enum Role {
 pub(crate) enum Access {
     /// By a client that is there.
     Client(kube::Client),
-    /// By a context.
+    /// By a context of the operator's.
     Context(Arc<Selected>),
+    /// By what another cluster says of it, within the addresses that this may name.
+    Remote(Arc<RemoteKubeconfig>, Reach),
     /// Not at all, and why.
     Unusable(String),
 }
@@ -99,6 +104,14 @@ impl Target {
         }
     }
 
+    pub(crate) fn remote(name: String, remote: RemoteKubeconfig, reach: Reach) -> Self {
+        Self {
+            name,
+            role: Role::Member,
+            access: Access::Remote(Arc::new(remote), reach),
+        }
+    }
+
     pub(crate) fn unusable(name: String, why: String) -> Self {
         Self {
             name,
@@ -107,39 +120,64 @@ impl Target {
         }
     }
 
-    /// A client for the cluster. A credential plugin runs on a thread of its own, so that one that waits for somebody
-    /// holds up nothing but its own cluster.
+    /// Its server's URL, where that is known.
+    pub(crate) fn server(&self) -> Option<Printable> {
+        match &self.access {
+            Access::Context(selected) => Some(Printable::new(selected.server())),
+            Access::Remote(remote, _) => Some(Printable::new(remote.server())),
+            Access::Client(_) | Access::Unusable(_) => None,
+        }
+    }
+
+    /// What proves that another entry reaches the same server, where anything does.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match &self.access {
+            Access::Context(selected) => Some(selected.identity()),
+            Access::Remote(remote, _) => Some(remote.identity()),
+            Access::Client(_) | Access::Unusable(_) => None,
+        }
+    }
+
+    /// Which addresses the members that this control plane names may have.
+    pub(crate) async fn reach_of_members(&self) -> Reach {
+        match &self.access {
+            Access::Context(selected) => match selected.direct_server() {
+                Some(server) => Reach::beside(server).await,
+                None => Reach::Elsewhere(Vec::new()),
+            },
+            _ => Reach::Elsewhere(Vec::new()),
+        }
+    }
+
+    /// A client for the cluster; its credential plugin, if it has one, is run for that.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
     pub(crate) async fn client(&self) -> Result<kube::Client, String> {
-        let selected = match &self.access {
-            Access::Client(client) => return Ok(client.clone()),
-            Access::Unusable(why) => return Err(why.clone()),
-            Access::Context(selected) => Arc::clone(selected),
-        };
-        if !selected.runs_a_program() {
-            return selected.client();
+        match &self.access {
+            Access::Client(client) => Ok(client.clone()),
+            Access::Context(selected) => selected.client().await,
+            Access::Remote(remote, reach) => remote.client(reach.clone()).await,
+            Access::Unusable(why) => Err(why.clone()),
         }
-        let (done, result) = tokio::sync::oneshot::channel();
-        let runtime = tokio::runtime::Handle::current();
-        std::thread::spawn(move || {
-            let _context = runtime.enter();
-            // Nobody may be waiting any more.
-            let _ = done.send(selected.client());
-        });
-        result
-            .await
-            .unwrap_or_else(|_| Err("its credential plugin could not be run".to_owned()))
     }
+}
+
+/// An inventory as it was read.
+#[derive(Debug)]
+pub struct Inventory {
+    /// The clusters; the unusable ones among them have no access.
+    pub targets: Vec<Target>,
+    /// What was left out and why, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Reads the inventory from files; with [`InventoryOptions::fleet`] it is the control plane alone, role [`Role::Fleet`].
 ///
 /// # Errors
 /// [`Error::Usage`] where the options contradict each other or give no inventory, [`Error::Input`] where a file breaks
-/// a rule or a pattern matches no context.
-pub fn load(options: &InventoryOptions) -> Result<Vec<Target>, Error> {
+/// a rule and nothing is left without it, or a pattern matches no context.
+pub fn load(options: &InventoryOptions) -> Result<Inventory, Error> {
     load_with(
         options,
         std::env::var_os("KUBECONFIG"),
@@ -151,7 +189,7 @@ fn load_with(
     options: &InventoryOptions,
     variable: Option<OsString>,
     home: Option<PathBuf>,
-) -> Result<Vec<Target>, Error> {
+) -> Result<Inventory, Error> {
     let pair = options.src_kubeconfig.is_some()
         || options.src_context.is_some()
         || options.dst_kubeconfig.is_some()
@@ -182,46 +220,91 @@ fn load_with(
         let file = kubeconfig::read(path)?;
         let context = file.current()?.to_owned();
         let selected = file.select(&context)?;
-        return Ok(vec![Target::with_context(context, Role::Fleet, selected)]);
+        let name = printable(&context);
+        return Ok(Inventory {
+            targets: vec![Target::with_context(name, Role::Fleet, selected)],
+            warnings: file.warnings().to_vec(),
+        });
     }
     let mut found = Vec::new();
+    let mut warnings = Vec::new();
     if pair {
         let source = match &options.src_kubeconfig {
             Some(path) => kubeconfig::read(path)?,
             None => default()?,
         };
-        found.push((Role::Source, one(&source, options.src_context.as_deref())?));
+        found.push(one(&source, options.src_context.as_deref(), Role::Source)?);
+        warnings.extend_from_slice(source.warnings());
         if let Some(path) = &options.dst_kubeconfig {
             let destination = kubeconfig::read(path)?;
-            let selected = one(&destination, options.dst_context.as_deref())?;
-            found.push((Role::Destination, selected));
+            let context = options.dst_context.as_deref();
+            found.push(one(&destination, context, Role::Destination)?);
+            warnings.extend_from_slice(destination.warnings());
         }
     } else if !many {
         // As kubectl: what nobody named is not asked.
-        found.push((Role::Member, one(&default()?, None)?));
+        let file = default()?;
+        found.push(one(&file, None, Role::Member)?);
+        warnings.extend_from_slice(file.warnings());
     } else {
-        let mut files = Vec::new();
-        for path in &options.kubeconfigs {
-            files.push(kubeconfig::read(path)?);
-        }
+        let mut paths = options.kubeconfigs.clone();
         if let Some(folder) = &options.kubeconfig_dir {
-            for path in files_of(folder)? {
-                files.push(kubeconfig::read(&path)?);
-            }
+            paths.extend(files_of(folder)?);
         }
-        if files.is_empty() {
+        let mut files = readable(&paths, &mut warnings)?;
+        if paths.is_empty() {
             files.push(default()?);
         }
-        let selected = matching(&files, &options.contexts)?;
-        found.extend(selected.into_iter().map(|found| (Role::Member, found)));
+        for file in &files {
+            warnings.extend_from_slice(file.warnings());
+        }
+        found = matching(&files, &options.contexts)?;
     }
-    Ok(named(found))
+    Ok(Inventory {
+        targets: named(found),
+        warnings,
+    })
 }
 
-fn one(file: &Kubeconfig, context: Option<&str>) -> Result<Selected, Error> {
-    match context {
-        Some(context) => file.select(context),
-        None => file.select(file.current()?),
+/// A context that was chosen.
+struct Found {
+    role: Role,
+    context: String,
+    file: String,
+    /// Its access, or what is wrong with it.
+    access: Result<Selected, String>,
+}
+
+fn one(file: &Kubeconfig, context: Option<&str>, role: Role) -> Result<Found, Error> {
+    let context = match context {
+        Some(context) => context,
+        None => file.current()?,
+    };
+    let selected = file.select(context)?;
+    Ok(Found {
+        role,
+        context: context.to_owned(),
+        file: selected.file.clone(),
+        access: Ok(selected),
+    })
+}
+
+/// The files that can be read; the others cost themselves unless nothing is left.
+fn readable(paths: &[PathBuf], warnings: &mut Vec<String>) -> Result<Vec<Kubeconfig>, Error> {
+    let mut files = Vec::new();
+    let mut first = None;
+    for path in paths {
+        match kubeconfig::read(path) {
+            Ok(file) => files.push(file),
+            Err(error) => {
+                warnings.push(format!("{error}; the file is left out"));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        Some(error) if files.is_empty() => Err(error),
+        _ => Ok(files),
     }
 }
 
@@ -282,10 +365,12 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The contexts that a pattern matches, in the order of the files; every pattern has to match one.
-fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Selected>, Error> {
+/// The contexts that a pattern matches, in the order of the files; every pattern has to match one, and one of them has to
+/// be usable.
+fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Found>, Error> {
     let mut used = vec![false; patterns.len()];
-    let mut selected = Vec::new();
+    let mut found = Vec::new();
+    let mut first = None;
     for file in files {
         for context in file.contexts() {
             let mut matched = patterns.is_empty();
@@ -295,9 +380,25 @@ fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Selected>, 
                     *used = true;
                 }
             }
-            if matched {
-                selected.push(file.select(context)?);
+            if !matched {
+                continue;
             }
+            let access = file.select(context).map_err(|error| {
+                let server = file
+                    .server(context)
+                    .map(|server| format!(" ({})", printable(server)));
+                let why = format!("{error}{}", server.unwrap_or_default());
+                first.get_or_insert(error);
+                why
+            });
+            found.push(Found {
+                role: Role::Member,
+                context: context.to_owned(),
+                file: access
+                    .as_ref()
+                    .map_or_else(|_| file.name(), |selected| selected.file.clone()),
+                access,
+            });
         }
     }
     let names = || {
@@ -315,43 +416,75 @@ fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Selected>, 
             format!("no context matches {}", patterns[at]),
         ));
     }
-    if selected.is_empty() {
+    if found.is_empty() {
         return Err(Error::input(names(), None, "has no context"));
     }
-    Ok(selected)
+    match first {
+        Some(error) if found.iter().all(|found| found.access.is_err()) => Err(error),
+        _ => Ok(found),
+    }
 }
 
-/// Gives every cluster a name of its own: the context's, with the file's where two files use the same.
-fn named(found: Vec<(Role, Selected)>) -> Vec<Target> {
-    let mut uses: HashMap<String, usize> = HashMap::new();
-    for (_, selected) in &found {
-        *uses.entry(printable(&selected.context)).or_default() += 1;
+/// Gives every cluster a name of its own: the context's, with as much of the file's path as tells contexts of one name apart.
+fn named(found: Vec<Found>) -> Vec<Target> {
+    let mut same: HashMap<String, Vec<usize>> = HashMap::new();
+    for (at, found) in found.iter().enumerate() {
+        same.entry(printable(&found.context)).or_default().push(at);
     }
-    let mut taken: HashMap<String, usize> = HashMap::new();
-    found
-        .into_iter()
-        .map(|(role, selected)| {
-            let mut name = printable(&selected.context);
-            if uses[&name] > 1
-                && let Some(stem) = Path::new(&selected.file).file_stem()
-            {
-                name = format!("{name}@{}", printable(&stem.to_string_lossy()));
-            }
+    let mut names = vec![String::new(); found.len()];
+    for (context, places) in same {
+        let files: Vec<Vec<String>> = places.iter().map(|&at| parts(&found[at].file)).collect();
+        let deepest = files.iter().map(Vec::len).max().unwrap_or(0);
+        // The last part of a path says most: `k3s`, then `site-a.k3s`.
+        let with = |parts: &Vec<String>, depth: usize| {
+            let kept = &parts[parts.len().saturating_sub(depth)..];
+            format!("{context}@{}", kept.join("."))
+        };
+        let depth = (1..deepest)
+            .find(|&depth| {
+                let distinct: BTreeSet<String> =
+                    files.iter().map(|parts| with(parts, depth)).collect();
+                distinct.len() == files.len()
+            })
+            .unwrap_or(deepest);
+        let mut taken: HashMap<String, usize> = HashMap::new();
+        for (&at, parts) in places.iter().zip(&files) {
+            let name = match places.len() {
+                1 => context.clone(),
+                _ => with(parts, depth),
+            };
             let count = taken.entry(name.clone()).or_default();
             *count += 1;
-            if *count > 1 {
-                name = format!("{name}#{count}");
-            }
-            Target::with_context(name, role, selected)
+            // One file, given twice.
+            names[at] = match *count {
+                1 => name,
+                count => format!("{name}#{count}"),
+            };
+        }
+    }
+    found
+        .into_iter()
+        .zip(names)
+        .map(|(found, name)| match found.access {
+            Ok(selected) => Target::with_context(name, found.role, selected),
+            Err(why) => Target::unusable(name, why),
         })
         .collect()
 }
 
-/// Names end up on a terminal; control characters of a file must not.
-pub(crate) fn printable(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+/// The parts of a file's path, the last without its ending.
+fn parts(file: &str) -> Vec<String> {
+    let path = Path::new(file).with_extension("");
+    let normal = path.components().filter_map(|part| match part {
+        Component::Normal(part) => Some(printable(&part.to_string_lossy())),
+        _ => None,
+    });
+    normal.collect()
+}
+
+/// Names end up on a terminal, whatever a file holds.
+fn printable(name: &str) -> String {
+    Printable::new(name).as_str().to_owned()
 }
 
 #[cfg(test)]
@@ -405,7 +538,7 @@ mod tests {
         };
         let targets = load_with(&options, None, None).expect("both are there");
         assert_eq!(
-            names(&targets),
+            names(&targets.targets),
             [("west@a", Role::Source), ("west@b", Role::Destination)]
         );
         let alone = InventoryOptions {
@@ -413,7 +546,7 @@ mod tests {
             ..options
         };
         let targets = load_with(&alone, None, None).expect("it is there");
-        assert_eq!(names(&targets), [("west", Role::Source)]);
+        assert_eq!(names(&targets.targets), [("west", Role::Source)]);
     }
 
     #[test]
@@ -427,7 +560,7 @@ mod tests {
         };
         let targets = load_with(&options, None, None).expect("two match");
         assert_eq!(
-            names(&targets),
+            names(&targets.targets),
             [("prod-1", Role::Member), ("prod-2", Role::Member)]
         );
         options.contexts.push("stage-*".into());
@@ -449,13 +582,13 @@ mod tests {
         };
         let targets = load_with(&options, None, None).expect("two files");
         assert_eq!(
-            names(&targets),
+            names(&targets.targets),
             [("admin@a", Role::Member), ("admin@b", Role::Member)]
         );
         let list = std::env::join_paths([folder.0.join("absent"), b, a]).expect("no colon in it");
         let targets = load_with(&InventoryOptions::default(), Some(list), None)
             .expect("merged as kubectl does");
-        assert_eq!(names(&targets), [("admin", Role::Member)]);
+        assert_eq!(names(&targets.targets), [("admin", Role::Member)]);
     }
 
     #[test]
@@ -465,14 +598,14 @@ mod tests {
             .expect("no colon in it");
         let load = |options| load_with(&options, Some(list.clone()), None);
         let targets = load(InventoryOptions::default()).expect("it has a current context");
-        assert_eq!(names(&targets), [("mine", Role::Member)]);
+        assert_eq!(names(&targets.targets), [("mine", Role::Member)]);
         let all = InventoryOptions {
             all_contexts: true,
             ..Default::default()
         };
         let targets = load(all.clone()).expect("two contexts");
         assert_eq!(
-            names(&targets),
+            names(&targets.targets),
             [("mine", Role::Member), ("production", Role::Member)]
         );
         let both = InventoryOptions {
@@ -480,6 +613,68 @@ mod tests {
             ..all
         };
         assert_eq!(load(both).expect_err("contradicting").exit_code(), 64);
+    }
+
+    #[test]
+    fn contexts_of_one_name_are_told_apart_by_their_files() {
+        let folder = folder("apart");
+        for site in ["site-a", "site-b"] {
+            std::fs::create_dir_all(folder.0.join(site)).expect("writable");
+        }
+        let files = [
+            write(&folder, "site-a/k3s.yaml", &["default"]),
+            write(&folder, "site-b/k3s.yaml", &["default", "other"]),
+        ];
+        let options = InventoryOptions {
+            kubeconfigs: files.to_vec(),
+            ..Default::default()
+        };
+        let targets = load_with(&options, None, None).expect("they are there");
+        let found: Vec<&str> = targets.targets.iter().map(|target| &*target.name).collect();
+        assert_eq!(found, ["default@site-a.k3s", "default@site-b.k3s", "other"]);
+    }
+
+    #[test]
+    fn a_bad_file_or_entry_costs_itself_unless_it_is_all() {
+        let folder = folder("bad");
+        let good = write(&folder, "good.yaml", &["east"]);
+        let note = folder.0.join("note.yaml");
+        std::fs::write(&note, "west").expect("writable");
+        let stale = folder.0.join("stale.yaml");
+        std::fs::write(
+            &stale,
+            "clusters: [{name: c, cluster: {server: 'https://old.example', certificate-authority: /nowhere/ca.crt}}]\ncontexts: [{name: old, context: {cluster: c}}]\n",
+        )
+        .expect("writable");
+        let load = |files: &[&PathBuf]| {
+            let options = InventoryOptions {
+                kubeconfigs: files.iter().map(|file| (*file).clone()).collect(),
+                ..Default::default()
+            };
+            load_with(&options, None, None)
+        };
+        let inventory = load(&[&good, &note, &stale]).expect("one is good");
+        assert_eq!(
+            names(&inventory.targets),
+            [("east", Role::Member), ("old", Role::Member)]
+        );
+        let Access::Unusable(why) = &inventory.targets[1].access else {
+            panic!("it cannot be used");
+        };
+        assert!(
+            why.contains("stale.yaml:1: ") && why.ends_with("(https://old.example)"),
+            "{why}"
+        );
+        let [warning] = &inventory.warnings[..] else {
+            panic!("{:?}", inventory.warnings);
+        };
+        assert!(
+            warning.contains("note.yaml:1: ") && warning.ends_with("left out"),
+            "{warning}"
+        );
+        for alone in [&note, &stale] {
+            assert_eq!(load(&[alone]).expect_err("nothing is left").exit_code(), 65);
+        }
     }
 
     #[test]
@@ -516,6 +711,9 @@ mod tests {
             ..Default::default()
         };
         let targets = load_with(&options, None, None).expect("it is there");
-        assert_eq!(names(&targets), [("ea\u{fffd}[31mst", Role::Member)]);
+        assert_eq!(
+            names(&targets.targets),
+            [("ea\u{fffd}[31mst", Role::Member)]
+        );
     }
 }

@@ -18,6 +18,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_saphyr::Spanned;
@@ -27,11 +29,17 @@ use crate::Error;
 mod check;
 mod connect;
 mod document;
+mod plugin;
+mod reach;
+mod remote;
 
+use check::Origin;
 use document::{Document, Named};
+pub(crate) use reach::Reach;
+pub(crate) use remote::RemoteKubeconfig;
 
-/// The most bytes of one file.
-const MAX_BYTES: u64 = 256 << 20;
+/// The most bytes of one file: 5,000 contexts with certificates are 60 MB.
+const MAX_BYTES: u64 = 128 << 20;
 
 /// One kubeconfig, or several merged as kubectl merges them: the first that names a thing wins.
 pub struct Kubeconfig {
@@ -42,12 +50,13 @@ pub struct Kubeconfig {
     contexts: HashMap<String, (usize, usize)>,
     /// In the order of the files.
     order: Vec<(usize, usize)>,
+    /// What was left out of the files and why, with its place.
+    warnings: Vec<String>,
 }
 
 struct File {
     name: String,
-    /// What relative paths resolve to; none where the text came from no file.
-    folder: Option<PathBuf>,
+    origin: Origin,
     document: Document,
 }
 
@@ -60,8 +69,98 @@ pub struct Selected {
     pub file: String,
     /// The line of its name.
     pub line: u64,
-    /// Exactly one cluster, user and context, with absolute paths.
-    config: Box<kube::config::Kubeconfig>,
+    entry: Entry,
+}
+
+/// A checked cluster and user. All their data is inline but for the credentials of an exec plugin.
+#[derive(Clone)]
+struct Entry {
+    cluster: Box<kube::config::Cluster>,
+    user: Box<kube::config::AuthInfo>,
+    /// What the cluster's extension for exec plugins holds.
+    extension: Option<serde_json::Value>,
+}
+
+/// By what two entries are known to reach the same server: its URL and the authorities that vouch for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    url: String,
+    authorities: Option<String>,
+}
+
+impl Identity {
+    /// Whether both reach the same server.
+    pub(crate) fn is_same_url(&self, other: &Self) -> bool {
+        self.url == other.url
+    }
+
+    /// Whether both reach the same server, or servers that the same authorities vouch for.
+    pub(crate) fn agrees(&self, other: &Self) -> bool {
+        self.url == other.url || self.authorities.is_some() && self.authorities == other.authorities
+    }
+}
+
+impl Entry {
+    fn server(&self) -> &str {
+        self.cluster.server.as_deref().unwrap_or_default()
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            url: self.server().trim_end_matches('/').to_owned(),
+            authorities: self.cluster.certificate_authority_data.clone(),
+        }
+    }
+
+    /// The certificates that vouch for the server, DER; none where the system's do.
+    fn authorities(&self) -> Result<Option<Vec<Vec<u8>>>, String> {
+        use base64::Engine as _;
+        use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+        let Some(data) = &self.cluster.certificate_authority_data else {
+            return Ok(None);
+        };
+        let wrong = || "its certificate authority is not PEM".to_owned();
+        let pem = base64::engine::general_purpose::STANDARD
+            .decode(data)
+            .map_err(|_| wrong())?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let certificates = certificates.map_err(|_| wrong())?;
+        Ok(Some(
+            certificates
+                .iter()
+                .map(|certificate| certificate.to_vec())
+                .collect(),
+        ))
+    }
+}
+
+impl Selected {
+    /// The server's URL.
+    pub(crate) fn server(&self) -> &str {
+        self.entry.server()
+    }
+
+    /// What proves that another entry reaches the same server.
+    pub(crate) fn identity(&self) -> Identity {
+        self.entry.identity()
+    }
+
+    /// The server's URL where this machine connects to it, and none where a proxy does.
+    pub(crate) fn direct_server(&self) -> Option<&str> {
+        self.entry
+            .cluster
+            .proxy_url
+            .is_none()
+            .then(|| self.server())
+    }
+
+    /// A client for it; its exec plugin is run once for that.
+    ///
+    /// # Errors
+    /// Why there is none, in words without credentials.
+    pub(crate) async fn client(&self) -> Result<kube::Client, String> {
+        self.entry.client(Reach::Everywhere).await
+    }
 }
 
 impl fmt::Debug for Selected {
@@ -83,18 +182,33 @@ pub fn read(path: &Path) -> Result<Kubeconfig, Error> {
     Kubeconfig::merged(vec![open(path)?])
 }
 
-/// Reads a list of files as kubectl reads `KUBECONFIG`: absent ones are passed over while one is there.
+/// Reads a list of files as kubectl reads `KUBECONFIG`: absent and empty ones are passed over while one is there, and one that
+/// cannot be read costs itself and is among the [`Kubeconfig::warnings`].
 ///
 /// # Errors
-/// [`Error::Input`] where one cannot be read or is not a kubeconfig, or none is there.
+/// [`Error::Input`] where none can be read.
 pub fn read_list(paths: &[PathBuf]) -> Result<Kubeconfig, Error> {
     let mut files = Vec::new();
+    let mut warnings = Vec::new();
+    let mut first = None;
     for path in paths {
-        if path.exists() || (files.is_empty() && Some(path) == paths.last()) {
-            files.push(open(path)?);
+        match open(path) {
+            Ok(file) => files.push(file),
+            Err(error) => {
+                let is_empty = std::fs::metadata(path).map_or(true, |found| found.len() == 0);
+                if !is_empty {
+                    warnings.push(format!("{error}; the file is left out"));
+                }
+                first.get_or_insert(error);
+            }
         }
     }
-    Kubeconfig::merged(files)
+    if let (true, Some(error)) = (files.is_empty(), first) {
+        return Err(error);
+    }
+    let mut merged = Kubeconfig::merged(files)?;
+    merged.warnings.extend(warnings);
+    Ok(merged)
 }
 
 /// Checks text that came from elsewhere; `name` stands for the file in errors. Without a folder, relative paths are refused.
@@ -104,7 +218,7 @@ pub fn read_list(paths: &[PathBuf]) -> Result<Kubeconfig, Error> {
 pub fn parse(text: &str, name: &str, folder: Option<&Path>) -> Result<Kubeconfig, Error> {
     Kubeconfig::merged(vec![File {
         name: name.to_owned(),
-        folder: folder.map(Path::to_owned),
+        origin: folder.map_or(Origin::Text, |folder| Origin::Folder(folder.to_owned())),
         document: document::parse(text, name)?,
     }])
 }
@@ -122,15 +236,20 @@ fn open(path: &Path) -> Result<File, Error> {
     if metadata.is_dir() {
         return Err(fail("is a directory, not a kubeconfig".to_owned()));
     }
-    if metadata.len() > MAX_BYTES {
+    let kind = metadata.file_type();
+    if kind.is_block_device() || kind.is_char_device() {
+        return Err(fail("is a device, not a kubeconfig".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    // A pipe (`<(…)`) does not say how much comes out of it.
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
         return Err(fail(format!("is larger than {} MiB", MAX_BYTES >> 20)));
     }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count() as u64;
-        Error::input(name.clone(), Some(line), "is not UTF-8 text")
-    })?;
+    let text = decoded(bytes)
+        .map_err(|line| Error::input(name.clone(), Some(line), "is not UTF-8 text"))?;
     // A file that is named without a folder lies in the current one; an absolute path survives a later change of it.
     let folder = std::path::absolute(path)
         .ok()
@@ -138,8 +257,35 @@ fn open(path: &Path) -> Result<File, Error> {
     Ok(File {
         document: document::parse(&text, &name)?,
         name,
-        folder,
+        origin: folder.map_or(Origin::Text, Origin::Folder),
     })
+}
+
+/// UTF-8, or UTF-16 with the mark by which Windows' shells begin what they write; else the line of the first bad byte.
+fn decoded(bytes: Vec<u8>) -> Result<String, u64> {
+    let unit: Option<fn([u8; 2]) -> u16> = match bytes[..] {
+        [0xff, 0xfe, ..] => Some(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => Some(u16::from_be_bytes),
+        _ => None,
+    };
+    if let Some(unit) = unit {
+        if bytes.len() % 2 == 1 {
+            return Err(1);
+        }
+        let units = bytes[2..]
+            .chunks_exact(2)
+            .map(|pair| unit([pair[0], pair[1]]));
+        let text: Result<String, _> = char::decode_utf16(units).collect();
+        return text.map_err(|_| 1);
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        1 + valid.iter().filter(|byte| **byte == b'\n').count() as u64
+    })?;
+    Ok(text
+        .strip_prefix('\u{feff}')
+        .map(str::to_owned)
+        .unwrap_or(text))
 }
 
 impl Kubeconfig {
@@ -150,20 +296,31 @@ impl Kubeconfig {
             users: HashMap::new(),
             contexts: HashMap::new(),
             order: Vec::new(),
+            warnings: Vec::new(),
         };
         for (at, file) in files.into_iter().enumerate() {
+            let left_out = &mut merged.warnings;
+            let document = &file.document;
             index(
                 &file.name,
                 at,
-                &file.document.clusters,
+                &document.clusters,
                 &mut merged.clusters,
+                ("clusters", left_out),
             )?;
-            index(&file.name, at, &file.document.users, &mut merged.users)?;
+            index(
+                &file.name,
+                at,
+                &document.users,
+                &mut merged.users,
+                ("users", left_out),
+            )?;
             let new = index(
                 &file.name,
                 at,
-                &file.document.contexts,
+                &document.contexts,
                 &mut merged.contexts,
+                ("contexts", left_out),
             )?;
             merged
                 .order
@@ -181,6 +338,22 @@ impl Kubeconfig {
                 .value
                 .as_str()
         })
+    }
+
+    /// What was left out of the files and why, with its place, one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The server of a context, as far as the files say, whether or not the context can be used.
+    #[must_use]
+    pub fn server(&self, context: &str) -> Option<&str> {
+        let &(file, entry) = self.contexts.get(context)?;
+        let body = self.files[file].document.contexts[entry].body.as_ref()?;
+        let &(file, entry) = self.clusters.get(&body.cluster.as_ref()?.value)?;
+        let body = self.files[file].document.clusters[entry].body.as_ref()?;
+        Some(&body.server.as_ref()?.value)
     }
 
     /// What the files are called in errors.
@@ -261,30 +434,39 @@ impl Kubeconfig {
             },
         };
         let cluster_file = &self.files[cluster_file];
-        let cluster = check::cluster(
-            &cluster_file.name,
-            cluster_file.folder.as_deref(),
-            &cluster_file.document.clusters[cluster_entry],
-        )?;
+        let named_cluster = &cluster_file.document.clusters[cluster_entry];
+        let cluster = check::cluster(&cluster_file.name, &cluster_file.origin, named_cluster)?;
         let user = match user {
             None => kube::config::AuthInfo::default(),
             Some(&(file, entry)) => {
                 let file = &self.files[file];
-                check::user(
-                    &file.name,
-                    file.folder.as_deref(),
-                    &file.document.users[entry],
-                )?
+                check::user(&file.name, &file.origin, &file.document.users[entry])?
             }
         };
+        let extensions = named_cluster
+            .body
+            .as_ref()
+            .and_then(|body| body.extensions.as_ref());
+        let extension = extensions
+            .into_iter()
+            .flatten()
+            .find(|extension| extension.name.as_deref() == Some(EXEC_EXTENSION))
+            .and_then(|extension| extension.extension.clone());
         Ok(Selected {
             context: context.to_owned(),
             file: from.name.clone(),
             line: named.name.referenced.line(),
-            config: Box::new(single(cluster, user)),
+            entry: Entry {
+                cluster: Box::new(cluster),
+                user: Box::new(user),
+                extension,
+            },
         })
     }
 }
+
+/// The cluster's extension that exec plugins are told.
+const EXEC_EXTENSION: &str = "client.authentication.k8s.io/exec";
 
 /// Adds the names of one file; the positions of those that were new.
 fn index<T>(
@@ -292,16 +474,16 @@ fn index<T>(
     at: usize,
     entries: &[Named<T>],
     into: &mut HashMap<String, (usize, usize)>,
+    (list, left_out): (&str, &mut Vec<String>),
 ) -> Result<Vec<usize>, Error> {
     let mut new = Vec::new();
     for (position, entry) in entries.iter().enumerate() {
         let line = Some(entry.name.referenced.line());
         if entry.name.value.is_empty() {
-            return Err(Error::input(
-                file,
-                line,
-                "a cluster, user or context has no name",
+            left_out.push(format!(
+                "{file}: {list}[{position}] has no name and is left out"
             ));
+            continue;
         }
         match into.get(&entry.name.value) {
             Some((other, _)) if *other == at => {
@@ -315,36 +497,6 @@ fn index<T>(
         }
     }
     Ok(new)
-}
-
-fn single(
-    cluster: kube::config::Cluster,
-    user: kube::config::AuthInfo,
-) -> kube::config::Kubeconfig {
-    let name = "this".to_owned();
-    kube::config::Kubeconfig {
-        clusters: vec![kube::config::NamedCluster {
-            name: name.clone(),
-            cluster: Some(cluster),
-            ..Default::default()
-        }],
-        auth_infos: vec![kube::config::NamedAuthInfo {
-            name: name.clone(),
-            auth_info: Some(user),
-            ..Default::default()
-        }],
-        contexts: vec![kube::config::NamedContext {
-            name: name.clone(),
-            context: Some(kube::config::Context {
-                cluster: name.clone(),
-                user: Some(name.clone()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }],
-        current_context: Some(name),
-        ..Default::default()
-    }
 }
 
 #[cfg(test)]

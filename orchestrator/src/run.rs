@@ -28,6 +28,7 @@ use crate::report::{CellVerdict, Finding, Observation, Report, Run, RunVerdict, 
 
 mod ask;
 mod assemble;
+mod claims;
 mod clusters;
 mod opened;
 mod probe;
@@ -439,7 +440,13 @@ async fn targets(context: &Context) -> Result<Vec<Target>, Error> {
     // Thousands of files are a second of reading and checking.
     let task = tokio::task::spawn_blocking(move || inventory::load(&options.inventory));
     match task.await {
-        Ok(result) => result,
+        Ok(result) => {
+            let inventory = result?;
+            for warning in inventory.warnings {
+                context.warn(warning);
+            }
+            Ok(inventory.targets)
+        }
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => futures::future::pending().await,

@@ -168,15 +168,6 @@ pub(crate) async fn pod_ips(api: &Api, seen: &Seen) -> BTreeMap<String, Vec<IpAd
     ips
 }
 
-/// How much a cluster looks like the fleet's control plane: nothing, holds the objects, says so.
-pub(crate) fn control_plane_rank(fleet: Option<&Fleet>) -> usize {
-    let Some(fleet) = fleet.filter(|fleet| !fleet.clusters.is_empty()) else {
-        return 0;
-    };
-    let root = fleet.clusters.iter().any(is_root);
-    1 + usize::from(root)
-}
-
 /// Whether an object stands for the control plane's own cluster.
 pub(crate) fn is_root(cluster: &Cluster) -> bool {
     [&cluster.metadata.labels, &cluster.metadata.annotations]
@@ -184,15 +175,8 @@ pub(crate) fn is_root(cluster: &Cluster) -> bool {
         .any(|marks| marks.get(ROLE_LABEL).is_some_and(|role| role == "root"))
 }
 
-/// The member that a cluster is: the one of its name, else the only one whose nodes have the names and addresses of its.
-pub(crate) fn member_of(name: &str, nodes: &[Node], fleet: &Fleet) -> Option<String> {
-    if fleet
-        .clusters
-        .iter()
-        .any(|cluster| cluster.metadata.name == name)
-    {
-        return Some(name.to_owned());
-    }
+/// The only member whose nodes have names and addresses of these, which is a claim as long as another cluster's have them, too.
+pub(crate) fn member_by_nodes(nodes: &[Node], fleet: &Fleet) -> Option<String> {
     let here: BTreeSet<(String, IpAddr)> = nodes
         .iter()
         .flat_map(|node| {

@@ -82,7 +82,7 @@ impl Mock {
                 state.put(
                     &format!("/api/v1/nodes/n{node}"),
                     json!({
-                        "metadata": {"name": format!("n{node}")},
+                        "metadata": {"name": format!("n{node}"), "uid": format!("node-{number}-{node}")},
                         "spec": {"podCIDRs": [format!("10.{number}.{node}.0/24")]},
                         "status": {
                             "addresses": [{"type": "InternalIP", "address": format!("100.64.{number}.{node}")}],

@@ -1,6 +1,7 @@
 //! The rules of one cluster and one user, and their values as `kube` takes them.
 
-use std::path::Path;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +11,24 @@ use serde_saphyr::Spanned;
 use super::document::{ClusterBody, Named, Text, UserBody};
 use crate::Error;
 
+/// The most bytes of a file that a kubeconfig names: certificates, keys, tokens.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Where a kubeconfig came from, and so what it may name on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A file in this folder, to which its relative paths belong.
+    Folder(PathBuf),
+    /// Text of the operator's that lies in no folder.
+    Text,
+    /// Another cluster: it names nothing on this machine.
+    Remote,
+}
+
 /// Where values of one file are looked at.
 struct Place<'a> {
     file: &'a str,
-    folder: Option<&'a Path>,
+    origin: &'a Origin,
 }
 
 impl Place<'_> {
@@ -21,13 +36,25 @@ impl Place<'_> {
         Err(Error::input(self.file, Some(at.referenced.line()), rule))
     }
 
-    /// An existing file, as an absolute path.
-    fn path(&self, at: &Spanned<String>, field: &str) -> Result<String, Error> {
+    /// Refuses what only a file of the operator's may hold.
+    fn own(&self, at: &Spanned<impl Sized>, field: &str) -> Result<(), Error> {
+        if *self.origin == Origin::Remote {
+            return self.fail(
+                at,
+                format!("{field} is not obeyed in a kubeconfig that comes out of a cluster"),
+            );
+        }
+        Ok(())
+    }
+
+    /// The content of an existing file.
+    fn read(&self, at: &Spanned<String>, field: &str) -> Result<Vec<u8>, Error> {
+        self.own(at, field)?;
         let path = Path::new(&at.value);
-        let path = match self.folder {
+        let path = match self.origin {
             _ if path.is_absolute() => path.to_owned(),
-            Some(folder) => folder.join(path),
-            None => {
+            Origin::Folder(folder) => folder.join(path),
+            Origin::Text | Origin::Remote => {
                 return self.fail(
                     at,
                     format!(
@@ -36,22 +63,33 @@ impl Place<'_> {
                 );
             }
         };
-        match std::fs::metadata(&path) {
-            Ok(found) if found.is_file() => {}
-            Ok(_) => return self.fail(at, format!("{field} is not a file")),
-            Err(error) => {
-                return self.fail(
-                    at,
-                    format!(
-                        "the file that {field} names cannot be read: {}",
-                        error.kind()
-                    ),
-                );
+        let content = std::fs::metadata(&path).and_then(|found| {
+            if !found.is_file() {
+                return Ok(None);
             }
-        }
-        match path.into_os_string().into_string() {
-            Ok(path) => Ok(path),
-            Err(_) => self.fail(at, format!("{field} is not UTF-8 text")),
+            let mut bytes = Vec::new();
+            std::fs::File::open(&path)?
+                .take(MAX_FILE + 1)
+                .read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
+        });
+        match content {
+            Ok(Some(bytes)) if bytes.len() as u64 > MAX_FILE => self.fail(
+                at,
+                format!(
+                    "the file that {field} names is larger than {} MiB",
+                    MAX_FILE >> 20
+                ),
+            ),
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => self.fail(at, format!("{field} is not a file")),
+            Err(error) => self.fail(
+                at,
+                format!(
+                    "the file that {field} names cannot be read: {}",
+                    error.kind()
+                ),
+            ),
         }
     }
 
@@ -71,21 +109,26 @@ impl Place<'_> {
         Ok(data)
     }
 
-    /// A file of PEM with a block whose label ends in `block`.
+    /// The same from a file of PEM.
     fn pem_file(&self, at: &Spanned<String>, field: &str, block: &str) -> Result<String, Error> {
-        let path = self.path(at, field)?;
-        match std::fs::read(&path) {
-            Ok(bytes) if is_pem(&bytes, block) => Ok(path),
-            Ok(_) => self.fail(
+        let bytes = self.read(at, field)?;
+        if !is_pem(&bytes, block) {
+            return self.fail(
                 at,
                 format!("the file that {field} names holds no PEM block {block}"),
-            ),
-            Err(error) => self.fail(
+            );
+        }
+        Ok(STANDARD.encode(bytes))
+    }
+
+    /// The token of a file; an editor's line end is none of it.
+    fn token_file(&self, at: &Spanned<String>) -> Result<String, Error> {
+        let bytes = self.read(at, "tokenFile")?;
+        match String::from_utf8(bytes) {
+            Ok(token) if is_token(token.trim()) => Ok(token.trim().to_owned()),
+            _ => self.fail(
                 at,
-                format!(
-                    "the file that {field} names cannot be read: {}",
-                    error.kind()
-                ),
+                "the file that tokenFile names holds no token: it is empty or has characters that no header may hold",
             ),
         }
     }
@@ -135,17 +178,21 @@ fn is_pem(bytes: &[u8], block: &str) -> bool {
     lines.any(|line| label(line, "-----BEGIN ")) && lines.any(|line| label(line, "-----END "))
 }
 
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte > b' ' && byte < 0x7f)
+}
+
 fn filled(text: &Text) -> Option<&Spanned<String>> {
     text.as_ref().filter(|text| !text.value.is_empty())
 }
 
-/// Checks a cluster.
+/// Checks a cluster; the certificate authority is inline afterwards.
 pub(super) fn cluster(
     file: &str,
-    folder: Option<&Path>,
+    origin: &Origin,
     named: &Named<ClusterBody>,
 ) -> Result<kube::config::Cluster, Error> {
-    let place = Place { file, folder };
+    let place = Place { file, origin };
     let Some(body) = &named.body else {
         return place.fail(&named.name, "the cluster has no body");
     };
@@ -157,12 +204,12 @@ pub(super) fn cluster(
         .map(|at| place.pem_data(at, "certificate-authority-data", "CERTIFICATE"))
         .transpose()?;
     // Data beats the path, which then need not exist: as client-go.
-    let path = match (filled(&body.certificate_authority), &data) {
+    let data = match (filled(&body.certificate_authority), data) {
         (Some(at), None) => Some(place.pem_file(at, "certificate-authority", "CERTIFICATE")?),
-        _ => None,
+        (_, data) => data,
     };
     let insecure = body.insecure_skip_tls_verify == Some(true);
-    if insecure && (data.is_some() || path.is_some()) {
+    if insecure && data.is_some() {
         let at = filled(&body.certificate_authority_data)
             .or(filled(&body.certificate_authority))
             .unwrap_or(&named.name);
@@ -173,12 +220,12 @@ pub(super) fn cluster(
     }
     let proxy = filled(&body.proxy_url);
     if let Some(proxy) = proxy {
-        place.url(proxy, "proxy-url", &["http", "https", "socks5"])?;
+        place.own(proxy, "proxy-url")?;
+        place.url(proxy, "proxy-url", &["http", "https", "socks5", "socks5h"])?;
     }
     Ok(kube::config::Cluster {
         server: Some(server.value.clone()),
         insecure_skip_tls_verify: body.insecure_skip_tls_verify,
-        certificate_authority: path,
         certificate_authority_data: data,
         proxy_url: proxy.map(|at| at.value.clone()),
         tls_server_name: filled(&body.tls_server_name).map(|at| at.value.clone()),
@@ -186,13 +233,13 @@ pub(super) fn cluster(
     })
 }
 
-/// Checks a user.
+/// Checks a user; certificate, key and token are inline afterwards.
 pub(super) fn user(
     file: &str,
-    folder: Option<&Path>,
+    origin: &Origin,
     named: &Named<UserBody>,
 ) -> Result<kube::config::AuthInfo, Error> {
-    let place = Place { file, folder };
+    let place = Place { file, origin };
     // A user without a body is anonymous, as for kubectl.
     let Some(body) = &named.body else {
         return Ok(kube::config::AuthInfo::default());
@@ -217,18 +264,19 @@ pub(super) fn user(
         }
     }
     if let Some(at) = filled(&body.token)
-        && at.value.bytes().any(|byte| byte <= b' ' || byte >= 0x7f)
+        && !is_token(&at.value)
     {
         return place.fail(at, "token has characters that no header may hold");
     }
     // A token beats a token file, which then need not exist.
     if let (Some(at), None) = (filled(&body.token_file), filled(&body.token)) {
-        info.insert("tokenFile".to_owned(), json!(place.path(at, "tokenFile")?));
+        info.insert("token".to_owned(), json!(place.token_file(at)?));
     }
     if let Some(groups) = &body.impersonate_groups {
         info.insert("as-groups".to_owned(), json!(groups));
     }
     if let Some(exec) = &body.exec {
+        place.own(exec, "exec")?;
         info.insert("exec".to_owned(), command(&place, exec)?);
     }
     let line = named.name.referenced.line();
@@ -260,8 +308,8 @@ fn pair(place: &Place<'_>, body: &UserBody, info: &mut Map<String, Value>) -> Re
             info.insert(field, json!(data));
             *half = Some(at);
         } else if let Some(at) = filled(path) {
-            let path = place.pem_file(at, field, block)?;
-            info.insert(field.to_owned(), json!(path));
+            let data = place.pem_file(at, field, block)?;
+            info.insert(format!("{field}-data"), json!(data));
             *half = Some(at);
         }
     }
@@ -282,7 +330,7 @@ fn command(place: &Place<'_>, exec: &Spanned<Value>) -> Result<Value, Error> {
         return place.fail(exec, "exec names no command");
     };
     if command.contains('/') && !command.starts_with('/') {
-        let Some(folder) = place.folder else {
+        let Origin::Folder(folder) = place.origin else {
             return place.fail(
                 exec,
                 "exec's command is a relative path, and there is no folder that it is relative to",

@@ -1,20 +1,20 @@
 //! A client of one context: bounded connections, a time limit for making one, no retry and no log of its own.
 //!
 //! `kube`'s ready-made stack keeps as many idle connections as were ever used at once, which a fleet of thousands cannot
-//! afford, retries fifteen times what here is a value at once, and takes a proxy from the environment even for this
-//! machine's own loopback.
+//! afford, retries fifteen times what here is a value at once, and resolves names without asking who may be connected to.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use http::Uri;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
-use super::Selected;
+use super::reach::{Reach, Resolver};
+use super::{Entry, plugin};
 
 /// How long a TCP connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,62 +22,118 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_CONNECTIONS: usize = 8;
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes of the head of an answer.
+const MAX_HEAD: usize = 64 << 10;
 
-impl Selected {
-    /// Whether a client of it starts a program for its credentials.
-    pub(crate) fn runs_a_program(&self) -> bool {
-        self.config
-            .auth_infos
-            .iter()
-            .filter_map(|user| user.auth_info.as_ref())
-            .any(|user| user.exec.is_some())
-    }
-
-    /// A client for it. Blocks while a credential plugin runs; needs the runtime's context.
+impl Entry {
+    /// A client for it; its exec plugin is run once for that.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
-    pub(crate) fn client(&self) -> Result<kube::Client, String> {
-        let named = self.config.clusters[0]
-            .cluster
-            .as_ref()
-            .and_then(|cluster| cluster.proxy_url.clone());
-        // Nothing in it waits: the file is read and every path is checked.
-        let config = kube::Config::from_custom_kubeconfig(
-            (*self.config).clone(),
-            &kube::config::KubeConfigOptions::default(),
-        )
-        .now_or_never()
-        .ok_or("its configuration needs more than its kubeconfig")?
-        .map_err(|error| told(&error))?;
-        let from_environment = |name: &str| std::env::var(name).ok();
-        if named.is_some() || needs_proxy(&config.cluster_url, from_environment) {
-            return Err(
-                "its API server is behind a proxy (proxy-url, HTTPS_PROXY), which is not supported"
-                    .to_owned(),
-            );
+    pub(super) async fn client(&self, reach: Reach) -> Result<kube::Client, String> {
+        let server: http::Uri = self
+            .server()
+            .parse()
+            .map_err(|_| "its server is not a URL".to_owned())?;
+        let proxy = match &self.cluster.proxy_url {
+            Some(named) => Matcher::builder()
+                .all(named.as_str())
+                .build()
+                .intercept(&server),
+            None => from_environment(&server, |name| std::env::var(name).ok()),
+        };
+        match proxy {
+            Some(_) => reach.check_resolved(&server).await?,
+            None => reach.check(&server)?,
         }
-        connect(&config).map_err(|error| match error {
-            kube::Error::Auth(_) => "its credential plugin gives no credentials".to_owned(),
+        let user = match &self.user.exec {
+            Some(exec) => {
+                plugin::user(exec, &self.cluster, self.extension.as_ref(), &self.user).await?
+            }
+            None => (*self.user).clone(),
+        };
+        let mut config = kube::Config::new(server);
+        config.root_cert = self.authorities()?;
+        config.accept_invalid_certs = self.cluster.insecure_skip_tls_verify == Some(true);
+        config
+            .tls_server_name
+            .clone_from(&self.cluster.tls_server_name);
+        config.auth_info = user;
+        through(&config, proxy, reach).map_err(|error| match error {
             kube::Error::RustlsTls(_) => {
                 "its certificates or its client key cannot be used for TLS".to_owned()
             }
-            kube::Error::InferKubeconfig(error) => told(&error),
+            kube::Error::Auth(_) => "its credentials cannot be sent".to_owned(),
             _ => "no client can be made of its kubeconfig".to_owned(),
         })
     }
 }
 
-fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
-    let mut tcp = HttpConnector::new();
+/// A client over the proxy, if there is one. The proxy is the operator's choice, so `reach` does not bind it.
+fn through(
+    config: &kube::Config,
+    proxy: Option<Intercept>,
+    reach: Reach,
+) -> Result<kube::Client, kube::Error> {
+    let Some(proxy) = proxy else {
+        return connect(config, tcp(reach));
+    };
+    let tcp = tcp(Reach::Everywhere);
+    match proxy.uri().scheme_str() {
+        Some("socks5" | "socks5h") => {
+            let socks = SocksV5::new(proxy.uri().clone(), tcp);
+            match proxy.raw_auth() {
+                Some((user, password)) => connect(
+                    config,
+                    socks.with_auth(user.to_owned(), password.to_owned()),
+                ),
+                None => connect(config, socks),
+            }
+        }
+        Some("https") => {
+            let tls = kube::Config::new(proxy.uri().clone())
+                .rustls_https_connector_with_connector(tcp)?;
+            connect(config, tunnel(&proxy, tls))
+        }
+        _ => connect(config, tunnel(&proxy, tcp)),
+    }
+}
+
+fn tunnel<C>(proxy: &Intercept, inner: C) -> Tunnel<C> {
+    let tunnel = Tunnel::new(proxy.uri().clone(), inner);
+    match proxy.basic_auth() {
+        Some(credentials) => tunnel.with_auth(credentials.clone()),
+        None => tunnel,
+    }
+}
+
+fn tcp(reach: Reach) -> HttpConnector<Resolver> {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver(reach));
     tcp.enforce_http(false);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     tcp.set_nodelay(true);
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    tcp
+}
+
+fn connect<C>(config: &kube::Config, connector: C) -> Result<kube::Client, kube::Error>
+where
+    C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
+    C::Response: hyper::rt::Read
+        + hyper::rt::Write
+        + hyper_util::client::legacy::connect::Connection
+        + Send
+        + Unpin
+        + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<BoxError>,
+    hyper_rustls::HttpsConnector<C>: Connect,
+{
+    let tls = config.rustls_https_connector_with_connector(connector)?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_timer(hyper_util::rt::TokioTimer::new())
+        .http1_max_buf_size(MAX_HEAD)
         .build::<_, kube::client::Body>(tls)
         .map_err(BoxError::from);
     let impersonating = config.extra_headers_layer()?.layer(http);
@@ -86,67 +142,30 @@ fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
     Ok(kube::Client::new(service, config.default_namespace.clone()))
 }
 
-/// What `kube` refuses although it passed the rules, without its quotes.
-fn told(error: &kube::config::KubeconfigError) -> String {
-    use kube::config::KubeconfigError as Kube;
-    match error {
-        Kube::ParseCertificates(_) | Kube::LoadCertificateAuthority(_) => {
-            "its certificate authority is not PEM"
-        }
-        Kube::LoadClientCertificate(_) => "its client certificate cannot be read",
-        Kube::LoadClientKey(_) => "its client key cannot be read",
-        Kube::ParseProxyUrl(_) => "its proxy is not a URL",
-        _ => "its kubeconfig cannot be used",
+/// The proxy that the environment has for a server, by the rules that kubectl has from Go: `ALL_PROXY` is none of its
+/// variables, this machine's loopback is never proxied, nor what `NO_PROXY` lists.
+fn from_environment(
+    server: &http::Uri,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<Intercept> {
+    let host = server.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()) {
+        return None;
     }
-    .to_owned()
-}
-
-/// Whether the environment sends requests for a server through a proxy, by the rules that kubectl has from Go: this
-/// machine's loopback never, what `NO_PROXY` lists never.
-fn needs_proxy(server: &Uri, variable: impl Fn(&str) -> Option<String>) -> bool {
     let either = |name: &str| {
         [name.to_owned(), name.to_lowercase()]
             .iter()
             .filter_map(|name| variable(name))
             .find(|value| !value.is_empty())
+            .unwrap_or_default()
     };
-    let name = if server.scheme_str() == Some("http") {
-        "HTTP_PROXY"
-    } else {
-        "HTTPS_PROXY"
-    };
-    if either(name).is_none() {
-        return false;
-    }
-    let host = server.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let ip: Option<IpAddr> = host.parse().ok();
-    if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
-        return false;
-    }
-    let listed = either("NO_PROXY").unwrap_or_default();
-    !listed
-        .split(',')
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
-        .any(|entry| excludes(entry, host, ip))
-}
-
-fn excludes(entry: &str, host: &str, ip: Option<IpAddr>) -> bool {
-    if entry == "*" {
-        return true;
-    }
-    if let (Ok(net), Some(ip)) = (entry.parse::<ipnet::IpNet>(), ip) {
-        return net.contains(&ip);
-    }
-    if let (Ok(excluded), Some(ip)) = (entry.parse::<IpAddr>(), ip) {
-        return excluded == ip;
-    }
-    let domain = entry.trim_start_matches("*.").trim_start_matches('.');
-    host == domain
-        || host
-            .strip_suffix(domain)
-            .is_some_and(|rest| rest.ends_with('.'))
+    Matcher::builder()
+        .http(either("HTTP_PROXY"))
+        .https(either("HTTPS_PROXY"))
+        .no(either("NO_PROXY"))
+        .build()
+        .intercept(server)
 }
 
 #[cfg(test)]
@@ -171,14 +190,54 @@ mod tests {
         ] {
             let variable = |name: &str| match name {
                 "https_proxy" => Some("http://proxy:3128".to_owned()),
+                "ALL_PROXY" => Some("http://other:1".to_owned()),
                 "NO_PROXY" => Some(no_proxy.to_owned()),
                 _ => None,
             };
             let uri = server.parse().expect("a URL");
-            assert_eq!(needs_proxy(&uri, variable), needed, "{server} {no_proxy}");
+            let proxy = from_environment(&uri, variable);
+            let host = proxy.as_ref().and_then(|proxy| proxy.uri().host());
+            assert_eq!(host, needed.then_some("proxy"), "{server} {no_proxy}");
         }
         let uri = "https://10.1.2.3".parse().expect("a URL");
-        assert!(!needs_proxy(&uri, |_| None));
+        assert!(from_environment(&uri, |_| None).is_none());
+    }
+
+    /// What a proxy is asked first, for each kind of it.
+    #[tokio::test]
+    async fn a_named_proxy_is_asked_for_the_server() {
+        use tokio::io::AsyncReadExt as _;
+        for (scheme, greeting) in [
+            ("http", &b"CONNECT api.example:6443"[..]),
+            // Version 5, one method, no authentication.
+            ("socks5", &[5, 1, 0][..]),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("loopback");
+            let port = listener.local_addr().expect("bound").port();
+            let text = format!(
+                "clusters: [{{name: c, cluster: {{server: 'https://api.example:6443', proxy-url: '{scheme}://127.0.0.1:{port}'}}}}]\n\
+                 contexts: [{{name: x, context: {{cluster: c}}}}]\n"
+            );
+            let file = super::super::parse(&text, "f.yaml", None).expect("it is good");
+            let client = file
+                .select("x")
+                .expect("it is good")
+                .client()
+                .await
+                .expect("it is good");
+            let request = http::Request::get("/version")
+                .body(Vec::new())
+                .expect("good");
+            let asked = tokio::spawn(async move { client.request_text(request).await });
+            let (mut stream, _) = listener.accept().await.expect("a client comes");
+            let mut said = vec![0; greeting.len()];
+            stream.read_exact(&mut said).await.expect("it speaks");
+            assert_eq!(said, greeting, "{scheme}");
+            drop(stream);
+            assert!(asked.await.expect("no panic").is_err());
+        }
     }
 
     /// A request of a client that was made from a file arrives with its token, over a connection that is used again.
@@ -215,6 +274,7 @@ mod tests {
             .select("x")
             .expect("it is good")
             .client()
+            .await
             .expect("it is good");
         for _ in 0..2 {
             let request = http::Request::get("/version")

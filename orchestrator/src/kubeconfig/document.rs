@@ -24,12 +24,18 @@ pub(super) struct Document {
     pub(super) contexts: Vec<Named<ContextBody>>,
 }
 
-/// An entry of one of the three lists; each calls its body by another name.
+/// An entry of one of the three lists; each calls its body by another name. One without a name is nobody's.
 #[derive(Deserialize)]
 pub(super) struct Named<T> {
+    #[serde(default = "unnamed")]
     pub(super) name: Spanned<String>,
     #[serde(default = "none", alias = "cluster", alias = "user", alias = "context")]
     pub(super) body: Option<T>,
+}
+
+fn unnamed() -> Spanned<String> {
+    let nowhere = serde_saphyr::Location::UNKNOWN;
+    Spanned::new(String::new(), nowhere, nowhere)
 }
 
 fn none<T>() -> Option<T> {
@@ -59,6 +65,17 @@ pub(super) struct ClusterBody {
     pub(super) tls_server_name: Text,
     #[serde(default)]
     pub(super) proxy_url: Text,
+    #[serde(default)]
+    pub(super) extensions: Option<Vec<Extension>>,
+}
+
+/// Something of a cluster that programs of others read.
+#[derive(Deserialize)]
+pub(super) struct Extension {
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) extension: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +130,7 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Document, Error> {
         with_snippet: false,
     };
     let document: Option<Document> =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        serde_saphyr::from_str_with_options(without_empty_end(text), options).map_err(|error| {
             let line = error.location().map(|location| location.line());
             Error::input(file, line, rule(error.without_snippet()))
         })?;
@@ -129,6 +146,19 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Document, Error> {
         }
     }
     Ok(document)
+}
+
+/// Without document marks after which nothing comes, which would be a second, empty document.
+fn without_empty_end(text: &str) -> &str {
+    let mut text = text.trim_end();
+    while let Some(rest) = text
+        .strip_suffix("---")
+        .or_else(|| text.strip_suffix("..."))
+        && (rest.is_empty() || rest.ends_with('\n'))
+    {
+        text = rest.trim_end();
+    }
+    text
 }
 
 /// What is wrong, in words that hold nothing of the file.

@@ -122,16 +122,10 @@ fn every_bad_file_is_refused_with_its_line_and_rule() {
             "the same key twice",
         ),
         (
-            "an unnamed entry",
+            "a user without a name, which nobody can name",
             good.replace("- name: admin\n  user:", "- user:"),
-            Some(9),
-            "the field name is missing",
-        ),
-        (
-            "an empty name",
-            good.replace("- name: admin", "- name: ''"),
-            Some(9),
-            "has no name",
+            Some(15),
+            "names a user that the file does not have",
         ),
         (
             "a name twice",
@@ -427,12 +421,12 @@ fn relative_paths_belong_to_the_file_and_a_good_file_makes_a_configuration() {
     assert_eq!(file.current().expect("it has one"), "east");
     let selected = file.select("east").expect("it is good");
     assert_eq!(selected.line, 16);
-    let user = selected.config.auth_infos[0]
-        .auth_info
-        .as_ref()
-        .expect("it has one");
-    let expected = folder.path().join("ca.pem").display().to_string();
-    assert_eq!(user.client_certificate.as_deref(), Some(&*expected));
+    let user = &selected.entry.user;
+    assert_eq!(user.client_certificate_data, Some(b64(CERTIFICATE)));
+    assert_eq!(
+        selected.entry.cluster.certificate_authority_data,
+        Some(b64(CERTIFICATE))
+    );
     let command = user.exec.as_ref().and_then(|exec| exec.command.as_deref());
     let expected = folder.path().join("./bin/login").display().to_string();
     assert_eq!(command, Some(&*expected));
@@ -455,12 +449,153 @@ fn a_list_is_merged_first_wins_and_absent_files_are_passed_over() {
     assert_eq!(merged.current().expect("it has one"), "east");
     let west = merged.select("west").expect("it is there");
     // Both files have a cluster `east`; the first one's is meant, as for kubectl.
-    let server = west.config.clusters[0]
-        .cluster
-        .as_ref()
-        .and_then(|cluster| cluster.server.as_deref());
-    assert_eq!(server, Some("https://127.0.0.1:6443"));
+    assert_eq!(west.server(), "https://127.0.0.1:6443");
     assert!(read_list(&[folder.path().join("absent")]).is_err());
+
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").expect("writable");
+    let broken = folder.path().join("broken");
+    std::fs::write(&broken, "clusters: 7\n").expect("writable");
+    let merged = read_list(&[empty, broken, second]).expect("one can be read");
+    assert_eq!(merged.contexts().collect::<Vec<_>>(), ["west"]);
+    let [warning] = merged.warnings() else {
+        panic!("{:?}", merged.warnings());
+    };
+    assert!(
+        warning.contains("broken:1: a value has the wrong type"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn entries_without_a_name_cost_themselves() {
+    let text =
+        file(SERVER, TOKEN).replace("contexts:\n", "contexts:\n- context: {cluster: east}\n");
+    let file = parse(&text, "f.yaml", None).expect("kubectl takes it");
+    assert_eq!(file.contexts().collect::<Vec<_>>(), ["east"]);
+    assert!(file.select("east").is_ok());
+    assert_eq!(file.warnings().len(), 1, "{:?}", file.warnings());
+}
+
+#[test]
+fn a_file_is_read_however_windows_wrote_it_and_wherever_its_documents_end() {
+    let folder = tempdir();
+    let text = file(SERVER, TOKEN);
+    let utf16 = |unit: fn(u16) -> [u8; 2]| {
+        let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+        units.flat_map(unit).collect::<Vec<u8>>()
+    };
+    for (what, bytes) in [
+        ("little", utf16(u16::to_le_bytes)),
+        ("big", utf16(u16::to_be_bytes)),
+        ("mark", format!("\u{feff}{text}").into_bytes()),
+        ("dashes", format!("{text}---\n").into_bytes()),
+        ("dots", format!("---\n{text}...\n\n---\n").into_bytes()),
+    ] {
+        let path = folder.path().join(what);
+        std::fs::write(&path, bytes).expect("writable");
+        let file = read(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(file.select("east").is_ok(), "{what}");
+    }
+    match read(Path::new("/dev/zero")) {
+        Err(error) => assert!(error.to_string().ends_with("is a device, not a kubeconfig")),
+        Ok(_) => panic!("an endless file was read"),
+    }
+}
+
+#[test]
+fn a_token_file_s_line_end_is_none_of_the_token() {
+    let folder = tempdir();
+    for (content, good) in [(" t0ken\r\n", true), ("two\nlines\n", false), ("\n", false)] {
+        std::fs::write(folder.path().join("token"), content).expect("writable");
+        let text = file(SERVER, "tokenFile: token");
+        let selected =
+            parse(&text, "f.yaml", Some(folder.path())).and_then(|file| file.select("east"));
+        let token = selected.map(|selected| {
+            serde_json::to_value(&selected.entry.user).expect("it is data")["token"].clone()
+        });
+        match token {
+            Ok(token) => assert_eq!((token, good), (serde_json::json!("t0ken"), true)),
+            Err(error) => assert!(
+                !good && error.to_string().contains("holds no token"),
+                "{error}"
+            ),
+        }
+    }
+}
+
+/// What somebody else wrote starts nothing, opens nothing and goes nowhere on this machine.
+#[test]
+fn a_remote_kubeconfig_holds_inline_data_only() {
+    let folder = tempdir();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let good = RemoteKubeconfig::parse(&file(SERVER, TOKEN), "clusters/x").expect("inline data");
+    assert_eq!(good.server(), "https://127.0.0.1:6443");
+    for (cluster, user, field) in [
+        (
+            SERVER,
+            "exec: {command: /bin/true, apiVersion: client.authentication.k8s.io/v1}".to_owned(),
+            "exec",
+        ),
+        (
+            SERVER,
+            "auth-provider: {name: gcp, config: {cmd-path: /bin/true}}".to_owned(),
+            "auth-provider",
+        ),
+        (SERVER, format!("tokenFile: {}", path("token")), "tokenFile"),
+        (SERVER, "tokenFile: token".to_owned(), "tokenFile"),
+        (
+            SERVER,
+            format!(
+                "client-certificate: {}\nclient-key-data: {}",
+                path("ca.pem"),
+                b64(KEY)
+            ),
+            "client-certificate",
+        ),
+        (
+            SERVER,
+            format!(
+                "client-certificate-data: {}\nclient-key: {}",
+                b64(CERTIFICATE),
+                path("key.pem")
+            ),
+            "client-key",
+        ),
+        (
+            &format!("{SERVER}\ncertificate-authority: {}", path("ca.pem")),
+            TOKEN.to_owned(),
+            "certificate-authority",
+        ),
+        (
+            &format!("{SERVER}\nproxy-url: http://127.0.0.1:3128"),
+            TOKEN.to_owned(),
+            "proxy-url",
+        ),
+    ] {
+        let error = match RemoteKubeconfig::parse(&file(cluster, &user), "clusters/x") {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{field} is taken"),
+        };
+        assert!(
+            error.starts_with("clusters/x:") && error.contains(field),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_remote_kubeconfig_s_server_is_not_on_this_machine() {
+    let remote = RemoteKubeconfig::parse(&file(SERVER, TOKEN), "clusters/x").expect("inline data");
+    let elsewhere = Reach::beside("https://10.0.0.1").await;
+    let why = remote
+        .client(elsewhere)
+        .await
+        .map(|_| ())
+        .expect_err("loopback");
+    assert!(why.contains("loopback address"), "{why}");
+    let here = Reach::beside("https://127.0.0.1").await;
+    assert!(remote.client(here).await.is_ok());
 }
 /// More contexts than the parser's default limits allow, each selected in time that does not depend on the others.
 #[test]
@@ -489,6 +624,6 @@ fn a_merged_file_of_a_large_fleet_is_read() {
     assert_eq!(names.len(), 9000);
     for name in &names {
         let selected = file.select(name).expect("it is good");
-        assert_eq!(selected.config.clusters.len(), 1);
+        assert_eq!(selected.server(), "https://127.0.0.1:6443");
     }
 }

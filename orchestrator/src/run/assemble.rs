@@ -22,6 +22,7 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
         mut clusters,
         fleet,
         control_plane,
+        notes,
     } = found;
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     let mut agents = Agents::new();
@@ -58,6 +59,7 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
             fleet,
             control_plane,
         },
+        inventory_notes: notes,
         probes: Vec::new(),
     };
     (gathered, agents)

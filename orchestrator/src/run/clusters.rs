@@ -1,19 +1,22 @@
 //! Clusters from the inventory to floaters that answer: opened all at once, given floaters where none stand ready.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use datapath::api::Fleet;
+use datapath::printable::Printable;
 use floater::wire::{Layer, Tables};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::ask::{Asked, ask, refuse};
-use super::opened::{Holder, Looked, Open, able, distinct, intent, lifetime, look_at_all};
+use super::claims::{Intent, distinct, intent, rename, unreached};
+use super::opened::{Looked, Open, able, lifetime, look_at_all};
 use super::{Context, Progress, Swept};
 use crate::Error;
+use crate::evidence::InventoryNote;
 use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
 use crate::fleet::look::{self, Seen};
@@ -29,6 +32,8 @@ pub(super) struct Found {
     pub(super) fleet: Fleet,
     /// The name of the cluster that holds `fleet`.
     pub(super) control_plane: Option<String>,
+    /// Claims that are not believed.
+    pub(super) notes: Vec<InventoryNote>,
 }
 
 /// A cluster, asked as far as it let itself be asked.
@@ -52,23 +57,28 @@ pub(super) struct Members {
 /// Brings every cluster to where it can be probed.
 pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<Found, Error> {
     let (looked, fleet_holder) = look_at_all(context, targets).await?;
-    let (mut open, mut clusters) = parted(distinct(context, looked));
+    let (looked, mut notes) = distinct(context, looked);
+    let (mut open, mut clusters) = parted(looked);
     if open.is_empty() {
         return Err(nobody(&clusters));
     }
-    let (fleet, control_plane) = intent(context, &open, fleet_holder)?;
-    for cluster in &mut open {
-        if let Some(name) = look::member_of(&cluster.name, &cluster.seen.nodes, &fleet) {
-            cluster.name = name;
-        }
+    let (fleet, control_plane) = believed(context, &mut open, &clusters, fleet_holder, &mut notes)?;
+    for note in &notes {
+        context.warn(format!("{}: {}", note.code, note.text));
     }
-    let control_plane = control_plane.map(|holder| match holder {
-        Holder::Outside(name) => name,
-        Holder::Inside(id) => open
-            .iter()
-            .find(|cluster| cluster.seen.id == id)
-            .map_or(id, |cluster| cluster.name.clone()),
-    });
+    let names: BTreeSet<String> = open
+        .iter()
+        .map(|cluster| &cluster.name)
+        .chain(clusters.iter().map(|cluster| &cluster.name))
+        .cloned()
+        .collect();
+    for (name, reason) in unreached(context, &names, &fleet) {
+        clusters.push(Prepared {
+            name,
+            state: Err(reason),
+        });
+    }
+    matched(context, &open, &clusters)?;
     let fleet = Arc::new(fleet);
     for cluster in clusters.iter().filter(|cluster| cluster.state.is_err()) {
         context.tell(Progress::Cluster {
@@ -93,7 +103,77 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
         clusters,
         fleet: Arc::unwrap_or_clone(fleet),
         control_plane,
+        notes,
     })
+}
+
+/// The fleet's objects and the name of the cluster that holds them; the clusters have the names of the members that they are.
+fn believed(
+    context: &Context,
+    open: &mut [Open],
+    silent: &[Prepared],
+    fleet_holder: Option<(String, Fleet)>,
+    notes: &mut Vec<InventoryNote>,
+) -> Result<(Fleet, Option<String>), Error> {
+    if let Some((name, fleet)) = fleet_holder {
+        let root = fleet.clusters.iter().find(|cluster| look::is_root(cluster));
+        let name = root.map_or(name, |root| root.metadata.name.clone());
+        return Ok((fleet, Some(name)));
+    }
+    let Intent {
+        fleet,
+        holder,
+        note,
+    } = intent(context, open)?;
+    notes.extend(note);
+    let silent: Vec<&str> = silent.iter().map(|cluster| &*cluster.name).collect();
+    rename(context, open, &silent, &fleet);
+    Ok((fleet, holder.map(|at| open[at].name.clone())))
+}
+
+/// Ends a run whose patterns choose nothing, before anything is made anywhere.
+fn matched(context: &Context, open: &[Open], silent: &[Prepared]) -> Result<(), Error> {
+    let what = &context.options.what;
+    let silent = silent.iter().map(|cluster| cluster.name.as_str());
+    let names: Vec<&str> = open
+        .iter()
+        .map(|cluster| &*cluster.name)
+        .chain(silent)
+        .collect();
+    for (option, patterns) in [
+        ("--sources", &what.sources),
+        ("--destinations", &what.destinations),
+    ] {
+        for pattern in patterns {
+            if !names.iter().any(|name| crate::glob::matches(pattern, name)) {
+                return Err(Error::Usage(format!(
+                    "{option} {} matches no cluster",
+                    quoted(pattern)
+                )));
+            }
+        }
+    }
+    for pattern in &what.nodes {
+        let has = |cluster: &Open| {
+            cluster.seen.nodes.iter().any(|node| {
+                let name = &node.metadata.name;
+                crate::glob::matches(pattern, name)
+                    || crate::glob::matches(pattern, &format!("{}/{name}", cluster.name))
+            })
+        };
+        if !open.iter().any(has) {
+            return Err(Error::Usage(format!(
+                "--nodes {} matches no node",
+                quoted(pattern)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A pattern as it was typed, safe to print.
+fn quoted(pattern: &str) -> String {
+    format!("'{}'", Printable::new(pattern))
 }
 
 fn nobody(clusters: &[Prepared]) -> Error {
@@ -124,6 +204,7 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
         api,
         seen,
         asked,
+        identity: _,
     } = cluster;
     let what = &context.options.what;
     // What dead runs left has nothing to do with this one's floaters, so neither waits for the other.
@@ -272,7 +353,8 @@ fn spec(
 pub(super) async fn dry_run(context: &Context) -> Result<Vec<(String, Vec<Value>)>, Error> {
     let targets = super::targets(context).await?;
     let (looked, holder) = look_at_all(context, targets).await?;
-    let (open, silent) = parted(distinct(context, looked));
+    let (looked, mut notes) = distinct(context, looked);
+    let (mut open, silent) = parted(looked);
     for cluster in &silent {
         if let Err(reason) = &cluster.state {
             context.warn(format!("{}: {reason}", cluster.name));
@@ -281,11 +363,11 @@ pub(super) async fn dry_run(context: &Context) -> Result<Vec<(String, Vec<Value>
     if open.is_empty() {
         return Err(nobody(&silent));
     }
-    let (fleet, _) = intent(context, &open, holder)?;
+    let (fleet, _) = believed(context, &mut open, &silent, holder, &mut notes)?;
+    matched(context, &open, &silent)?;
     let mut planned = Vec::new();
     for cluster in open {
-        let name = look::member_of(&cluster.name, &cluster.seen.nodes, &fleet)
-            .unwrap_or_else(|| cluster.name.clone());
+        let name = cluster.name.clone();
         let what = &context.options.what;
         if cluster.asked.is_some() || !what.wants_source(&name) && !what.wants_destination(&name) {
             planned.push((name, Vec::new()));
@@ -332,7 +414,8 @@ fn translates(fleet: &Fleet, name: &str) -> bool {
 pub(super) async fn sweep(context: &Context, force: bool) -> Result<Swept, Error> {
     let targets = super::targets(context).await?;
     let (looked, _) = look_at_all(context, targets).await?;
-    let (open, silent) = parted(distinct(context, looked));
+    let (looked, _) = distinct(context, looked);
+    let (open, silent) = parted(looked);
     for cluster in &silent {
         if let Err(reason) = &cluster.state {
             context.warn(format!("{} is not swept: {reason}", cluster.name));

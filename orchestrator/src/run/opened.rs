@@ -1,7 +1,6 @@
 //! Clusters that answered: who they are, what they hold of the fleet's intent, and their floaters' answers if they stand
 //! ready. Nothing here changes anything.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use crate::fleet::objects::{Node, Pod};
 use crate::fleet::patience::Patience;
 use crate::fleet::{CLUSTERS_AT_ONCE, concurrently};
 use crate::inventory::{Role, Target};
-use crate::kubeconfig;
+use crate::kubeconfig::{Identity, Reach, RemoteKubeconfig};
 
 /// How long floaters that are kept live.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -36,6 +35,8 @@ const LATE: Duration = Duration::from_secs(3);
 pub(super) struct Open {
     pub(super) name: String,
     pub(super) role: Role,
+    /// By what its server is known, see [`Target::identity`].
+    pub(super) identity: Option<Identity>,
     pub(super) api: Api,
     pub(super) seen: Seen,
     /// Floaters that stood ready, asked; none where own ones are needed.
@@ -43,14 +44,6 @@ pub(super) struct Open {
 }
 
 pub(super) type Looked = (Target, Result<Open, String>);
-
-/// Where the fleet's objects are.
-pub(super) enum Holder {
-    /// In a cluster of the run, by its id.
-    Inside(String),
-    /// In a cluster that is only the inventory's source.
-    Outside(String),
-}
 
 /// Looks at every cluster, the inventory of a control plane first where that is what was given.
 pub(super) async fn look_at_all(
@@ -84,11 +77,12 @@ pub(super) async fn look_at_all(
         .iter()
         .find(|cluster| look::is_root(cluster))
         .map(|cluster| cluster.metadata.name.clone());
+    let reach = target.reach_of_members().await;
     let members: Vec<Target> = open
         .seen
         .members
         .iter()
-        .filter_map(|value| member(value, root.as_deref()))
+        .filter_map(|value| member(value, root.as_deref(), &reach))
         .collect();
     let mut looked = look_at(context, members).await;
     if let Some(root) = root {
@@ -103,7 +97,7 @@ pub(super) async fn look_at_all(
 }
 
 /// A member of a control plane's inventory; none for the control plane's own entry, which is there already.
-fn member(value: &Value, root: Option<&str>) -> Option<Target> {
+fn member(value: &Value, root: Option<&str>, reach: &Reach) -> Option<Target> {
     let name = value["metadata"]["name"].as_str()?;
     if root == Some(name) {
         return None;
@@ -116,12 +110,12 @@ fn member(value: &Value, root: Option<&str>) -> Option<Target> {
         return Some(Target::unusable(name.to_owned(), why));
     };
     Some(match decoded(name, encoded) {
-        Ok(selected) => Target::with_context(name.to_owned(), Role::Member, selected),
+        Ok(remote) => Target::remote(name.to_owned(), remote, reach.clone()),
         Err(why) => Target::unusable(name.to_owned(), why),
     })
 }
 
-fn decoded(name: &str, encoded: &str) -> Result<kubeconfig::Selected, String> {
+pub(super) fn decoded(name: &str, encoded: &str) -> Result<RemoteKubeconfig, String> {
     use base64::Engine as _;
     let source = format!("clusters.kosmos.io/{name}");
     let text = base64::engine::general_purpose::STANDARD
@@ -129,9 +123,7 @@ fn decoded(name: &str, encoded: &str) -> Result<kubeconfig::Selected, String> {
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .ok_or_else(|| format!("{source}: spec.kubeconfig is not base64 of text"))?;
-    let file = kubeconfig::parse(&text, &source, None).map_err(|error| error.to_string())?;
-    let current = file.current().map_err(|error| error.to_string())?;
-    file.select(current).map_err(|error| error.to_string())
+    RemoteKubeconfig::parse(&text, &source).map_err(|error| error.to_string())
 }
 
 async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
@@ -151,7 +143,13 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
         .zip(results)
         .map(|(target, result)| {
             let failed = || Err("asking it failed within this program".to_owned());
-            (target, result.unwrap_or_else(failed))
+            let result = result
+                .unwrap_or_else(failed)
+                .map_err(|why| match target.server() {
+                    Some(server) => format!("{why} ({server})"),
+                    None => why,
+                });
+            (target, result)
         })
         .collect()
 }
@@ -202,6 +200,7 @@ async fn open(context: &Context, target: &Target, patience: &Patience) -> Result
     Ok(Open {
         name: target.name.clone(),
         role: target.role,
+        identity: target.identity(),
         api,
         seen,
         asked,
@@ -223,67 +222,4 @@ pub(super) fn lifetime(context: &Context) -> Duration {
         return KEPT;
     }
     context.options.timeout.unwrap_or(LONG_RUN) + context.options.pod_wait + EXPIRY_SLACK
-}
-
-/// Entries that reach the same cluster are one, the first of them, with a warning.
-pub(super) fn distinct(context: &Context, looked: Vec<Looked>) -> Vec<Looked> {
-    let mut first: HashMap<String, String> = HashMap::new();
-    let mut kept = Vec::new();
-    for (target, result) in looked {
-        if let Ok(open) = &result {
-            for warning in &open.seen.warnings {
-                context.warn(format!("{}: {warning}", open.name));
-            }
-            if let Some(other) = first.get(&open.seen.id) {
-                context.warn(format!(
-                    "{other} and {} reach the same cluster; it is taken once, as {other}",
-                    open.name
-                ));
-                continue;
-            }
-            first.insert(open.seen.id.clone(), open.name.clone());
-        }
-        kept.push((target, result));
-    }
-    kept
-}
-
-/// The fleet's objects: those of the inventory's holder, else of the cluster that is named, else of the one that is most surely
-/// the control plane.
-pub(super) fn intent(
-    context: &Context,
-    open: &[Open],
-    holder: Option<(String, Fleet)>,
-) -> Result<(Fleet, Option<Holder>), Error> {
-    if let Some((name, fleet)) = holder {
-        let root = fleet.clusters.iter().find(|cluster| look::is_root(cluster));
-        let name = root.map_or(name, |root| root.metadata.name.clone());
-        return Ok((fleet, Some(Holder::Outside(name))));
-    }
-    if let Some(wanted) = &context.options.control_plane {
-        let Some(named) = open.iter().find(|cluster| cluster.name == *wanted) else {
-            return Err(Error::Usage(format!(
-                "--control-plane {wanted}: no cluster of that context can be reached"
-            )));
-        };
-        let fleet = named.seen.intent.clone().unwrap_or_default();
-        return Ok((fleet, Some(Holder::Inside(named.seen.id.clone()))));
-    }
-    let best = open
-        .iter()
-        .map(|cluster| {
-            let fleet = cluster.seen.intent.as_ref();
-            let size = fleet.map_or(0, |fleet| fleet.clusters.len());
-            ((look::control_plane_rank(fleet), size), cluster)
-        })
-        // Of equals the first, as the inventory lists them.
-        .rev()
-        .max_by_key(|(rank, _)| *rank);
-    Ok(match best {
-        Some(((rank, _), cluster)) if rank > 0 => (
-            cluster.seen.intent.clone().unwrap_or_default(),
-            Some(Holder::Inside(cluster.seen.id.clone())),
-        ),
-        _ => (Fleet::default(), None),
-    })
 }

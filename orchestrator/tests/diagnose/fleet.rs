@@ -154,6 +154,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
             fleet,
             control_plane: Some(specs[0].0.clone()),
         },
+        inventory_notes: Vec::new(),
         probes: Vec::new(),
     }
 }
