@@ -18,7 +18,10 @@ mod scope;
 mod tables;
 mod walks;
 
-use crate::evidence::Gathered;
+use datapath::state::Family;
+use floater::wire::Layer;
+
+use crate::evidence::{Gathered, NodeRef};
 use crate::probe_plan::What;
 use crate::report::{
     Cell, CellVerdict, ClusterReport, Coverage, Finding, NodeRow, Report, Run, RunVerdict, SCHEMA,
@@ -77,11 +80,18 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     let walks = walks::Walks::new(&scope, &intended);
     let joined = join::join(&scope, &graph, &walks, &pairs, &suspicions);
     let mut findings = findings::of_suspicions(&scope, suspicions, &joined);
-    findings.extend(residual::findings(&scope, &intended, &graph, &joined));
+    let (residual, left) = residual::findings(&scope, &intended, &graph, &joined);
+    findings.extend(residual);
+    if left > 0 {
+        unjudged.push(format!(
+            "{left} more node pairs fail for reasons that packets alone do not tell; mend what is found and run again"
+        ));
+    }
     let (mut cells, mut coverage) = cells::assemble(&scope, &joined);
     findings.extend(findings::of_losses(&cells, &findings));
     findings::order(&mut findings);
     findings::name_in_cells(&findings, &mut cells);
+    unjudged.extend(cells::withdraw_unexplained(&mut cells, &mut coverage));
     coverage.certificate = certificate::certificate(&scope, &intended, &graph, &findings);
     let verdict = verdict(&cells, &findings, &unjudged);
     Judged {
@@ -99,17 +109,32 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     }
 }
 
+/// By the findings' severities; only where none of them counts does it matter what could not be told.
 fn verdict(cells: &[Cell], findings: &[Finding], unjudged: &[String]) -> RunVerdict {
     let found = |severity| findings.iter().any(|finding| finding.severity == severity);
-    let holds =
-        |verdicts: &[CellVerdict]| cells.iter().any(|cell| verdicts.contains(&cell.verdict));
-    if found(Severity::Error) || holds(&[CellVerdict::Fail, CellVerdict::Degraded]) {
+    if found(Severity::Error) {
         RunVerdict::Fault
     } else if found(Severity::Warning) {
         RunVerdict::Degraded
-    } else if !unjudged.is_empty() || holds(&[CellVerdict::Unknown]) {
+    } else if !unjudged.is_empty()
+        || cells
+            .iter()
+            .any(|cell| cell.verdict == CellVerdict::Unknown)
+    {
         RunVerdict::Unknown
     } else {
         RunVerdict::Healthy
     }
+}
+
+/// The pairs of nodes, layers and families of which more packets would tell more, sorted.
+pub(crate) fn open_pairs(
+    gathered: &Gathered,
+    what: &What,
+) -> Vec<(NodeRef, NodeRef, Layer, Family)> {
+    let scope = scope::Scope::new(gathered, what);
+    pairs::open(&scope)
+        .into_iter()
+        .map(|key| (key.src, key.dst, key.layer, key.family))
+        .collect()
 }

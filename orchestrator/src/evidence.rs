@@ -97,7 +97,7 @@ pub struct NodeRef {
     pub node: usize,
 }
 
-/// One probe that was planned and what came of it.
+/// One probe that was planned and what came of it, each time that it was sent.
 #[derive(Debug, Clone)]
 pub struct ProbeRecord {
     /// Who asks.
@@ -112,6 +112,15 @@ pub struct ProbeRecord {
     pub protocol: Protocol,
     /// The address that is asked.
     pub target: IpAddr,
+    /// In the order of time, one entry per round that it was part of.
+    pub asks: Vec<Ask>,
+}
+
+/// One round of a probe.
+#[derive(Debug, Clone)]
+pub struct Ask {
     /// What came of it, or why nobody knows: the floater died, its API did not answer.
     pub outcome: Result<Outcome, String>,
+    /// Why a loss of this round proves nothing: the floater at one of its ends reported that it was starved.
+    pub excused: Option<String>,
 }

@@ -18,7 +18,10 @@ fn about(code: Code) -> String {
     let cause = causes::find(code);
     let note = cause.undiagnosed.map_or_else(String::new, |why| {
         format!(
-            "\nThis version does not look for it: {why}. A finding may say that it cannot exclude it.\n"
+            "\nNot looked for by this version\n{}\n",
+            indented(&format!(
+                "{why}; a finding may say that it cannot exclude it"
+            ))
         )
     });
     format!(

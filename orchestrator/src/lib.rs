@@ -23,5 +23,6 @@ pub mod matrix;
 pub mod probe_plan;
 pub mod report;
 pub mod run;
+pub mod sequential;
 
 pub use error::Error;

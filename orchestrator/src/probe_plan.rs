@@ -126,7 +126,7 @@ pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> Vec<PlannedPro
         for &layer in &layers {
             for &family in families.iter().filter(|&&family| what.wants_family(family)) {
                 probes.extend(
-                    probes_of(clusters, what, src, dst, layer, family)
+                    probes_between(clusters, what, src, dst, layer, family)
                         .into_iter()
                         .map(|probe| PlannedProbe {
                             count: if probe.protocol == Protocol::Tcp {
@@ -204,7 +204,22 @@ fn in_place_of(global: IpNet, own: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn probes_of(
+/// Whether the pair is part of what is asked, in that family.
+pub(crate) fn is_asked(
+    clusters: &[ClusterFacts],
+    what: &What,
+    src: NodeRef,
+    dst: NodeRef,
+    family: Family,
+) -> bool {
+    let (src, dst) = (&clusters[src.cluster], &clusters[dst.cluster]);
+    what.wants_source(&src.name)
+        && what.wants_destination(&dst.name)
+        && common_families(src, dst).contains(&family)
+}
+
+/// The probes of one pair of nodes on a layer, in a family; empty where one of them cannot take part.
+pub(crate) fn probes_between(
     clusters: &[ClusterFacts],
     what: &What,
     src: NodeRef,

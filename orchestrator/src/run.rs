@@ -301,7 +301,7 @@ pub fn exit_code(report: &Report, fail_on: Severity) -> u8 {
         .findings
         .iter()
         .any(|finding| finding.severity <= fail_on);
-    if found || report.verdict == RunVerdict::Fault {
+    if found {
         1
     } else if report.verdict == RunVerdict::Unknown
         || !report.unjudged.is_empty()
@@ -401,7 +401,7 @@ async fn drive(context: Context) -> Result<Report, Error> {
             &context.options.what,
             context.options.seed,
         );
-        gathered.probes = probe::probe(&context, &gathered, &agents, planned).await?;
+        probe::probe(&context, &mut gathered, &agents, planned).await?;
     }
     context.tell(Progress::Diagnosing);
     let judged = judge(&context, gathered).await;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
 use floater::wire::Rtt;
 use hdrhistogram::Histogram;
 
@@ -11,9 +10,7 @@ use super::pairs::{Fate, Pair};
 use super::scope::{CellKey, Scope};
 use super::walks::Walked;
 use crate::report::{Cell, CellState, CellVerdict, Coverage, NodeRow, RttSummary};
-
-/// A cell is lossy from so many lost packets on.
-const LOSSY_PACKETS: u64 = 3;
+use crate::sequential::{ROUNDS, is_beyond};
 
 /// The cells that were asked about, in order, and the sums.
 pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>]) -> (Vec<Cell>, Coverage) {
@@ -21,7 +18,7 @@ pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>]) -> (Vec<Cel
     for joined in joined {
         by_cell.entry(joined.key.cell()).or_default().push(joined);
     }
-    let background = background(joined);
+    let usual = usual_loss(by_cell.values());
     let mut coverage = Coverage::default();
     let mut cells = Vec::new();
     let mut ordered = std::collections::BTreeSet::new();
@@ -30,7 +27,7 @@ pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>]) -> (Vec<Cel
             ordered.insert((key.src, key.dst));
         }
         let members: &[&Joined<'_, '_>] = by_cell.get(&key).map_or(&[], Vec::as_slice);
-        let cell = cell(scope, key, members, background);
+        let cell = cell(scope, key, members, usual);
         match cell.state {
             CellState::Inferred => coverage.inferred += 1,
             CellState::Probed => coverage.probed += 1,
@@ -46,12 +43,7 @@ pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>]) -> (Vec<Cel
     (cells, coverage)
 }
 
-fn cell(
-    scope: &Scope<'_>,
-    key: CellKey,
-    members: &[&Joined<'_, '_>],
-    background: (u64, u64),
-) -> Cell {
+fn cell(scope: &Scope<'_>, key: CellKey, members: &[&Joined<'_, '_>], usual: f64) -> Cell {
     let pairs: Vec<&Pair<'_>> = members.iter().filter_map(|joined| joined.pair).collect();
     let packets = pairs
         .iter()
@@ -70,7 +62,7 @@ fn cell(
             CellState::Unobserved
         }
     };
-    if verdict == CellVerdict::Pass && is_lossy(members, background) {
+    if verdict == CellVerdict::Pass && is_lossy(members, usual) {
         verdict = CellVerdict::Degraded;
     }
     let mut all = Merged::default();
@@ -98,37 +90,86 @@ fn is_proved(members: &[&Joined<'_, '_>]) -> bool {
 }
 
 /// Packets sent and lost where something was answered in the same protocol, so that neither a cut nor a filter counts as loss.
-fn losses<'j>(joined: impl Iterator<Item = &'j Joined<'j, 'j>>) -> (u64, u64) {
-    joined
+fn losses(members: &[&Joined<'_, '_>]) -> (u64, u64) {
+    members
+        .iter()
         .filter_map(|joined| joined.pair)
         .flat_map(|pair| [&pair.icmp, &pair.tcp])
-        .filter(|tally| tally.received > 0)
-        .fold((0, 0), |(sent, lost), tally| {
+        .map(|tally| tally.losses)
+        .filter(|losses| losses.received > 0)
+        .fold((0, 0), |(sent, lost), losses| {
             (
-                sent + tally.sent,
-                lost + tally.sent.saturating_sub(tally.received),
+                sent + losses.sent,
+                lost + losses.sent.saturating_sub(losses.received),
             )
         })
 }
 
-/// What the whole fleet loses: a loss that all share is no fault of one.
-fn background(joined: &[Joined<'_, '_>]) -> (u64, u64) {
-    losses(joined.iter())
+/// The share of packets that the cell in the middle loses: what most of the fleet shares is no fault of one, and a fault does not move
+/// the middle.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of packets of one run are far below 2^52"
+)]
+fn usual_loss<'j>(cells: impl Iterator<Item = &'j Vec<&'j Joined<'j, 'j>>>) -> f64 {
+    let mut rates: Vec<f64> = cells
+        .map(|members| losses(members))
+        .filter(|&(sent, _)| sent > 0)
+        .map(|(sent, lost)| lost as f64 / sent as f64)
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or(0.0)
 }
 
-fn is_lossy(members: &[&Joined<'_, '_>], (all_sent, all_lost): (u64, u64)) -> bool {
-    let (sent, lost) = losses(members.iter().copied());
-    // More than three in ten, and five times what the rest of the fleet loses.
-    let (rest_sent, rest_lost) = (all_sent - sent, all_lost - lost);
-    lost >= LOSSY_PACKETS && lost * 10 >= sent * 3 && lost * rest_sent >= 5 * rest_lost * sent
+fn is_lossy(members: &[&Joined<'_, '_>], usual: f64) -> bool {
+    let (sent, lost) = losses(members);
+    let rounds = members
+        .iter()
+        .filter_map(|joined| joined.pair)
+        .map(|pair| pair.icmp.losses.rounds.max(pair.tcp.losses.rounds))
+        .max();
+    rounds >= Some(ROUNDS) && is_beyond(usual, sent, lost)
 }
+
+/// Takes back what nothing explains: a cell fails because of something, or nobody can tell. Returns why, one sentence each.
+pub(super) fn withdraw_unexplained(cells: &mut [Cell], coverage: &mut Coverage) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for cell in cells.iter_mut().filter(|cell| {
+        matches!(cell.verdict, CellVerdict::Degraded | CellVerdict::Fail)
+            && cell.findings.is_empty()
+    }) {
+        sentences.push(format!(
+            "{} loses packets, and nothing was found that explains it",
+            cell.name()
+        ));
+        match cell.state {
+            CellState::Inferred => coverage.inferred -= 1,
+            CellState::Probed => coverage.probed -= 1,
+            CellState::Proved => coverage.proved -= 1,
+            CellState::Stale => coverage.stale -= 1,
+            CellState::Unobserved => coverage.unobserved -= 1,
+        }
+        coverage.unobserved += 1;
+        cell.verdict = CellVerdict::Unknown;
+        cell.state = CellState::Unobserved;
+    }
+    let all = sentences.len();
+    if all > NAMED {
+        sentences.truncate(NAMED);
+        sentences.push(format!("and {} more cells", all - NAMED));
+    }
+    sentences
+}
+
+/// So many cells are named; the others are counted.
+const NAMED: usize = 5;
 
 /// What pairs say together: what nobody knows does not count while somebody knows something.
 pub(super) fn verdict(fates: &[&Fate]) -> CellVerdict {
     let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count();
     let passes = count(|fate| *fate == Fate::Passes);
     let lost = count(|fate| *fate == Fate::Lost);
-    let half = count(|fate| *fate == Fate::Half);
+    let half = count(|fate| matches!(fate, Fate::Half | Fate::Lossy));
     match (passes, lost, half) {
         (0, 0, 0) => CellVerdict::Unknown,
         (_, 0, 0) => CellVerdict::Pass,
@@ -170,14 +211,7 @@ struct Merged {
 
 impl Merged {
     fn add(&mut self, rtt: &Rtt) {
-        let decoded = base64::engine::general_purpose::STANDARD
-            .decode(&rtt.histogram)
-            .ok()
-            .and_then(|bytes| {
-                hdrhistogram::serialization::Deserializer::new()
-                    .deserialize::<u64, _>(&mut bytes.as_slice())
-                    .ok()
-            });
+        let decoded = floater::stats::decode(&rtt.histogram).ok();
         match (decoded, &mut self.histogram) {
             (Some(one), None) => self.histogram = Some(one),
             (Some(one), Some(all)) => {

@@ -58,7 +58,7 @@ pub(super) fn of_suspicions(
                     .into(),
                 });
             }
-            finding(
+            let mut found = finding(
                 suspicion.code,
                 element,
                 suspicion.summary,
@@ -66,7 +66,15 @@ pub(super) fn of_suspicions(
                 Vec::new(),
                 affected(scope, &suffering),
                 suspicion.fix,
-            )
+            );
+            // A node that its own cluster calls not ready may be rebooting or scaled down: no fault of the network.
+            if suspicion.code == Code::NodeDown
+                && suffering.is_empty()
+                && scope.excuse(suspicion.at).is_some()
+            {
+                found.severity = Severity::Info;
+            }
+            found
         })
         .collect()
 }

@@ -38,9 +38,11 @@ pub(super) struct Joined<'p, 'a> {
 }
 
 impl Joined<'_, '_> {
-    /// What became of it: by packets if they tell, else by tables.
+    /// What became of it: by packets if they tell, else by tables. Where too few packets were lost to accuse anybody, tables that lose
+    /// them, too, are the second witness.
     pub(super) fn fate(&self) -> Fate {
         match (&self.pair, &self.walked) {
+            (Some(pair), Some(Walked::Stops { .. })) if pair.asks_the_tables() => Fate::Lost,
             (Some(pair), _) => pair.fate.clone(),
             (None, Some(Walked::Passes)) => Fate::Passes,
             (None, Some(Walked::Stops { .. })) => Fate::Lost,
@@ -49,7 +51,7 @@ impl Joined<'_, '_> {
     }
 
     pub(super) fn suffers(&self) -> bool {
-        matches!(self.fate(), Fate::Half | Fate::Lost)
+        self.fate().suffers()
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) fn join<'p, 'a>(
                 }
                 covered = graph.is_covered(&there) && graph.is_covered(&back);
             }
-            let lost = pair.is_some_and(|pair| pair.fate == Fate::Lost);
+            let lost = pair.is_some_and(|pair| pair.fate == Fate::Lost || pair.asks_the_tables());
             let walked = if lost || (pair.is_none() && (needed || !crosses.is_empty())) {
                 Some(walks.judge(key))
             } else {
@@ -119,10 +121,10 @@ pub(super) fn join<'p, 'a>(
         .collect()
 }
 
-/// The suspicions that explain a pair: those that are known to harm, or else any. Where only one protocol is lost no row of a table is
-/// to blame, and where somebody else answers none that drops.
+/// The suspicions that explain a pair: those that are known to harm, or else any, unless the tables let the packet through with them.
+/// Where only one protocol is lost no row of a table is to blame, and where somebody else answers none that drops.
 fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
-    if joined.fate() != Fate::Lost {
+    if joined.fate() != Fate::Lost || joined.pair.is_some_and(|pair| pair.has_impostor()) {
         return Vec::new();
     }
     let hard: Vec<usize> = joined
@@ -131,10 +133,12 @@ fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
         .copied()
         .filter(|&at| !suspicions[at].soft)
         .collect();
-    if hard.is_empty() {
-        joined.crosses.clone()
-    } else {
+    if !hard.is_empty() {
         hard
+    } else if joined.walked == Some(Walked::Passes) {
+        Vec::new()
+    } else {
+        joined.crosses.clone()
     }
 }
 

@@ -1,16 +1,19 @@
 //! What the packets say about each pair of nodes that was probed.
 //!
-//! The kernel answers echo requests and the floater answers connections; each may be silent for reasons of its own, so a
-//! pair fails only where nothing at all comes back.
+//! The kernel answers echo requests and the floater answers connections; each may be silent for reasons of its own. What was lost is
+//! held against chance by [`crate::sequential`], and losses towards or from a floater that was starved by its own report count for
+//! nothing; what then is neither passed nor accused could not be told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use datapath::state::Family;
-use floater::wire::{Failure, Layer, Outcome, Protocol, Rtt};
+use floater::wire::{Failure, Layer, Protocol, Rtt};
 
 use super::scope::{CellKey, Scope};
-use crate::evidence::NodeRef;
+use crate::evidence::{Ask, NodeRef};
+use crate::report::layer_word;
+use crate::sequential::{Decision, Losses};
 
 /// A pair of nodes on a layer, in a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +38,10 @@ impl PairKey {
 /// What became of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// One protocol passes, another does not.
+    /// Echoes pass, connections do not.
     Half,
+    /// Some packets are lost, beyond chance.
+    Lossy,
     /// Nothing comes back, or somebody else answers.
     Lost,
     /// Somebody answers for the destination.
@@ -45,12 +50,39 @@ pub(super) enum Fate {
     Unknown(String),
 }
 
+impl Fate {
+    /// Whether something is wrong with the pair.
+    pub(super) fn suffers(&self) -> bool {
+        matches!(self, Self::Half | Self::Lossy | Self::Lost)
+    }
+}
+
+/// In so many rounds somebody else has to answer before it is believed.
+const IMPOSTOR_ROUNDS: u32 = 2;
+
 /// What one protocol saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tally {
+    /// Packets or connections tried, in all rounds.
     pub(super) sent: u64,
+    /// Those that were answered.
     pub(super) received: u64,
-    pub(super) failure: Option<Failure>,
+    /// The same without the losses of starved floaters.
+    pub(super) losses: Losses,
+    failure: Option<Failure>,
+    /// Rounds in which somebody else answered.
+    impostors: u32,
+}
+
+impl Tally {
+    /// None where the protocol was not used.
+    fn decision(&self) -> Option<Decision> {
+        (self.sent > 0).then(|| self.losses.decision())
+    }
+
+    fn is_refused(&self) -> bool {
+        self.failure == Some(Failure::Refused)
+    }
 }
 
 /// One pair with what its probes saw.
@@ -61,10 +93,13 @@ pub(super) struct Pair<'a> {
     pub(super) icmp: Tally,
     pub(super) tcp: Tally,
     pub(super) fate: Fate,
-    /// Who answered in the destination's place.
-    pub(super) impostor: Option<String>,
     rtts: Vec<(Protocol, &'a Rtt)>,
     unknown: Vec<&'a str>,
+    excused: Option<&'a str>,
+    /// Whether nobody knows the outcome of its last round.
+    silent: bool,
+    /// Whether nobody expects it to work.
+    is_excused: bool,
 }
 
 impl<'a> Pair<'a> {
@@ -75,14 +110,17 @@ impl<'a> Pair<'a> {
             icmp: Tally::default(),
             tcp: Tally::default(),
             fate: Fate::Unknown(String::new()),
-            impostor: None,
             rtts: Vec::new(),
             unknown: Vec::new(),
+            excused: None,
+            silent: false,
+            is_excused: false,
         }
     }
 
-    fn add(&mut self, protocol: Protocol, outcome: &'a Result<Outcome, String>) {
-        let outcome = match outcome {
+    fn add(&mut self, protocol: Protocol, ask: &'a Ask) {
+        self.silent = ask.outcome.is_err();
+        let outcome = match &ask.outcome {
             Ok(outcome) => outcome,
             Err(reason) => {
                 self.unknown.push(reason);
@@ -100,12 +138,18 @@ impl<'a> Pair<'a> {
             self.unknown.push(error);
             return;
         }
-        tally.sent += u64::from(outcome.sent);
-        tally.received += u64::from(outcome.received);
-        if let Some(failure) = &outcome.failure {
-            if let Failure::WrongIdentity { answered } = failure {
-                self.impostor = Some(answered.clone());
+        let (sent, received) = (u64::from(outcome.sent), u64::from(outcome.received));
+        tally.sent += sent;
+        tally.received += received;
+        match &ask.excused {
+            Some(reason) if received < sent => {
+                self.excused = Some(reason);
+                tally.losses.add(received, received);
             }
+            _ => tally.losses.add(sent, received),
+        }
+        if let Some(failure) = &outcome.failure {
+            tally.impostors += u32::from(matches!(failure, Failure::WrongIdentity { .. }));
             tally.failure = Some(failure.clone());
         }
         if let Some(rtt) = &outcome.rtt {
@@ -119,6 +163,24 @@ impl<'a> Pair<'a> {
 
     pub(super) fn received(&self) -> u64 {
         self.icmp.received + self.tcp.received
+    }
+
+    /// Whether somebody else answers for the destination.
+    pub(super) fn has_impostor(&self) -> bool {
+        self.tcp.impostors >= IMPOSTOR_ROUNDS
+    }
+
+    /// Whether connections pass, which an accusation of a protocol has to reckon with.
+    pub(super) fn connects(&self) -> bool {
+        self.tcp.decision() == Some(Decision::Passes)
+    }
+
+    /// Whether nothing came back of what was sent, and packets alone do not tell why.
+    pub(super) fn asks_the_tables(&self) -> bool {
+        matches!(self.fate, Fate::Unknown(_))
+            && self.sent() > 0
+            && self.received() == 0
+            && !self.is_excused
     }
 
     /// Round-trip times: of echoes where there are any, since a connection takes longer than a packet.
@@ -135,12 +197,14 @@ impl<'a> Pair<'a> {
         if let Fate::Unknown(reason) = &self.fate {
             return Some(reason.clone());
         }
-        if let Some(answered) = &self.impostor {
-            return Some(format!("{answered} answered"));
+        if self.has_impostor() {
+            return Some(IMPOSTOR.to_owned());
         }
-        if self.fate == Fate::Passes && self.received() == self.sent() {
-            return None;
-        }
+        self.losses()
+    }
+
+    /// What was lost, by protocol; none where nothing was.
+    fn losses(&self) -> Option<String> {
         let mut words = Vec::new();
         for (protocol, tally) in [("icmp", &self.icmp), ("tcp", &self.tcp)] {
             if tally.received < tally.sent {
@@ -153,44 +217,79 @@ impl<'a> Pair<'a> {
                 ));
             }
         }
-        Some(words.join(", "))
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
-    fn judge(&mut self, agent_unwell: Option<&str>) {
-        let refused = self.tcp.failure == Some(Failure::Refused);
-        self.fate = if self.impostor.is_some() {
+    /// `unwell`: why the responder's silence proves nothing. `excuse`: why nobody expects the pair to work.
+    fn judge(&mut self, unwell: Option<&str>, excuse: Option<String>) {
+        let passes = |decision| matches!(decision, Some(Decision::Passes | Decision::Lossy));
+        let (icmp, tcp) = (self.icmp.decision(), self.tcp.decision());
+        let fate = if self.has_impostor() {
             Fate::Lost
-        } else if self.sent() == 0 {
-            Fate::Unknown(
-                self.unknown
-                    .first()
-                    .copied()
-                    .unwrap_or("no probe was sent")
-                    .to_owned(),
-            )
-        } else if self.tcp.received > 0 {
-            // Echo requests may be filtered on a path that is sound (the other way round is a fault).
-            Fate::Passes
-        } else if self.icmp.received > 0 {
-            // A refusal is an answer of the host: its floater is gone, its network is not.
-            if self.tcp.sent == 0 || refused || agent_unwell.is_some() {
-                Fate::Passes
-            } else {
-                Fate::Half
-            }
-        } else if let Some(reason) = agent_unwell {
-            Fate::Unknown(format!("the responder could not be asked itself: {reason}"))
-        } else if refused && self.icmp.sent == 0 {
-            Fate::Unknown("the connection was refused: no floater listens there".to_owned())
-        } else if refused {
-            Fate::Passes
         } else {
-            Fate::Lost
+            match (tcp, icmp) {
+                (None, None) => Fate::Unknown(
+                    self.unknown
+                        .first()
+                        .copied()
+                        .unwrap_or("no probe was sent")
+                        .to_owned(),
+                ),
+                // Echo requests may be filtered on a path that is sound (the other way round is a fault).
+                (Some(Decision::Passes), Some(Decision::Lossy)) => Fate::Lossy,
+                (Some(Decision::Passes), _) | (None, Some(Decision::Passes)) => Fate::Passes,
+                (Some(Decision::Lossy), _)
+                | (Some(Decision::Undecided) | None, Some(Decision::Lossy)) => Fate::Lossy,
+                (Some(Decision::Undecided), _) | (_, Some(Decision::Undecided)) => {
+                    Fate::Unknown(self.undecided())
+                }
+                (Some(Decision::Lost), icmp) => match unwell {
+                    // The host answers and its floater is gone: its network is not.
+                    Some(_) if passes(icmp) => Fate::Passes,
+                    Some(reason) => {
+                        Fate::Unknown(format!("the responder could not be asked itself: {reason}"))
+                    }
+                    // A refusal comes back by the path that the connection took: something there decides against connections.
+                    None if passes(icmp) || self.tcp.is_refused() => Fate::Half,
+                    None => Fate::Lost,
+                },
+                (None, Some(Decision::Lost)) => match unwell {
+                    Some(reason) => {
+                        Fate::Unknown(format!("the responder could not be asked itself: {reason}"))
+                    }
+                    None => Fate::Lost,
+                },
+            }
         };
+        self.is_excused = excuse.is_some();
+        self.fate = match excuse {
+            Some(reason) if fate.suffers() => Fate::Unknown(reason),
+            _ => fate,
+        };
+    }
+
+    fn undecided(&self) -> String {
+        let losses = self.losses().unwrap_or_default();
+        match self.excused {
+            Some(reason) => format!("{losses}, which proves nothing: {reason}"),
+            None => format!("{losses}: too few to tell a fault from chance"),
+        }
+    }
+
+    /// Whether more packets could tell what these do not.
+    fn is_open(&self) -> bool {
+        let undecided =
+            |tally: &Tally| tally.decision() == Some(Decision::Undecided) || tally.impostors == 1;
+        self.silent || undecided(&self.icmp) || undecided(&self.tcp)
     }
 }
 
-/// Whether an error of the sending system tells of the network rather than of the sender.
+/// What is said of a stranger's answer; its own words are not repeated.
+const IMPOSTOR: &str =
+    "somebody else answered, without the proof that only the right floater can give";
+
+/// Whether an error of the sending system tells of the network rather than of the sender: a route that throws packets away (invalid
+/// argument, permission denied), a filter on the way out (operation not permitted), no route.
 fn is_about_the_network(error: &str) -> bool {
     let error = error.to_ascii_lowercase();
     [
@@ -199,13 +298,16 @@ fn is_about_the_network(error: &str) -> bool {
         "timed out",
         "host is down",
         "network is down",
+        "invalid argument",
+        "permission denied",
+        "operation not permitted",
     ]
     .iter()
     .any(|word| error.contains(word))
 }
 
 /// A failure for a person.
-pub(super) fn failure_words(failure: &Failure) -> String {
+fn failure_words(failure: &Failure) -> String {
     match failure {
         Failure::IcmpError { from, kind, code } => {
             format!("{from} answered with ICMP type {kind} code {code}")
@@ -213,12 +315,12 @@ pub(super) fn failure_words(failure: &Failure) -> String {
         Failure::Local { error } => format!("could not send: {error}"),
         Failure::Refused => "refused".to_owned(),
         Failure::Timeout => "no answer".to_owned(),
-        Failure::WrongIdentity { answered } => format!("{answered} answered instead"),
+        Failure::WrongIdentity { .. } => "somebody else answered".to_owned(),
     }
 }
 
-/// The pairs that were probed, sorted; sentences about those of which nobody knows are added to `unjudged`.
-pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pair<'a>> {
+/// The probes put together by pair, not judged yet.
+fn gather<'a>(scope: &Scope<'a>) -> BTreeMap<PairKey, Pair<'a>> {
     let mut pairs: BTreeMap<PairKey, Pair<'a>> = BTreeMap::new();
     for record in &scope.gathered.probes {
         let key = PairKey {
@@ -227,11 +329,25 @@ pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pa
             layer: record.layer,
             family: record.family,
         };
-        pairs
+        let pair = pairs
             .entry(key)
-            .or_insert_with(|| Pair::new(key, record.target))
-            .add(record.protocol, &record.outcome);
+            .or_insert_with(|| Pair::new(key, record.target));
+        for ask in &record.asks {
+            pair.add(record.protocol, ask);
+        }
     }
+    pairs
+}
+
+/// The pairs of which more packets would tell more, sorted.
+pub(super) fn open(scope: &Scope<'_>) -> Vec<PairKey> {
+    let pairs = gather(scope).into_values();
+    pairs.filter(Pair::is_open).map(|pair| pair.key).collect()
+}
+
+/// The pairs that were probed, sorted; sentences about those of which nobody knows are added to `unjudged`.
+pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pair<'a>> {
+    let mut pairs = gather(scope);
     let unwell = unwell(scope, &pairs);
     for pair in pairs.values_mut() {
         let at = (pair.key.dst, pair.key.layer);
@@ -243,24 +359,58 @@ pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pa
                 .map(String::as_str)
                 .filter(|_| pair.icmp.sent == 0 || pair.icmp.received > 0),
         };
-        pair.judge(reason);
+        let excuse = [pair.key.src, pair.key.dst]
+            .into_iter()
+            .find_map(|at| scope.excuse(at));
+        pair.judge(reason, excuse);
     }
-    let mut pairs: Vec<Pair<'a>> = pairs.into_values().collect();
-    forgive_chance(&mut pairs);
-    excuse_the_sick(scope, &mut pairs, unjudged);
     for ((node, layer), reason) in unwell {
         if scope.silent(node, layer).is_none() {
             unjudged.push(format!(
                 "the {} floater of {} fell silent during the run: {reason}",
-                crate::report::layer_word(layer),
+                layer_word(layer),
                 scope.place(node)
             ));
         }
     }
+    let pairs: Vec<Pair<'a>> = pairs.into_values().collect();
+    unjudged.extend(undecided(scope, &pairs));
     pairs
 }
 
-/// Floaters that could not be asked, or whose own probes nobody knows the outcome of.
+/// So many pairs that could not be told are named; the others are counted.
+const NAMED: usize = 5;
+
+/// Pairs whose packets were answered in part or excused, one sentence each.
+fn undecided(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> Vec<String> {
+    let open: Vec<&Pair<'_>> = pairs
+        .iter()
+        .filter(|pair| matches!(pair.fate, Fate::Unknown(_)) && pair.received() < pair.sent())
+        .collect();
+    let mut sentences: Vec<String> = open
+        .iter()
+        .take(NAMED)
+        .map(|pair| {
+            format!(
+                "{} to {} on {} {}: {}",
+                scope.place(pair.key.src),
+                scope.place(pair.key.dst),
+                layer_word(pair.key.layer),
+                pair.key.family,
+                pair.reason().unwrap_or_default()
+            )
+        })
+        .collect();
+    if open.len() > NAMED {
+        sentences.push(format!(
+            "and {} more node pairs could not be told",
+            open.len() - NAMED
+        ));
+    }
+    sentences
+}
+
+/// Floaters that could not be asked, or that did not say what came of their last probes.
 fn unwell(
     scope: &Scope<'_>,
     pairs: &BTreeMap<PairKey, Pair<'_>>,
@@ -273,85 +423,12 @@ fn unwell(
             }
         }
     }
-    for pair in pairs.values() {
-        if let Some(reason) = pair.unknown.first() {
+    for pair in pairs.values().filter(|pair| pair.silent) {
+        if let Some(reason) = pair.unknown.last() {
             unwell
                 .entry((pair.key.src, pair.key.layer))
                 .or_insert_with(|| (*reason).to_owned());
         }
     }
     unwell
-}
-
-/// One lost connection is chance unless others say the same: where somebody else connects to the same floater, and the same asker to
-/// somebody else, it is counted as a lost packet and no more.
-fn forgive_chance(pairs: &mut [Pair<'_>]) {
-    let mut tried: BTreeMap<(bool, NodeRef, Layer, Family), (usize, usize)> = BTreeMap::new();
-    let ends = |key: PairKey| {
-        [
-            (false, key.src, key.layer, key.family),
-            (true, key.dst, key.layer, key.family),
-        ]
-    };
-    for pair in pairs.iter().filter(|pair| pair.tcp.sent > 0) {
-        for end in ends(pair.key) {
-            let (half, all) = tried.entry(end).or_default();
-            *all += 1;
-            *half += usize::from(pair.fate == Fate::Half);
-        }
-    }
-    for pair in pairs
-        .iter_mut()
-        .filter(|pair| pair.fate == Fate::Half && pair.tcp.sent == 1)
-    {
-        let confirmed = ends(pair.key).iter().any(|end| {
-            tried
-                .get(end)
-                .is_some_and(|&(half, all)| half == all && all > 1)
-        });
-        if !confirmed {
-            pair.fate = Fate::Passes;
-        }
-    }
-}
-
-/// A floater whose own probes are all lost while others reach it both ways is a bad witness, not a bad network: an answer to
-/// somebody else's probe crosses the same path as its own.
-fn excuse_the_sick(scope: &Scope<'_>, pairs: &mut [Pair<'_>], unjudged: &mut Vec<String>) {
-    let mut asks: BTreeMap<(NodeRef, Layer), (usize, usize)> = BTreeMap::new();
-    let mut reached: BTreeSet<(NodeRef, NodeRef, Layer, Family)> = BTreeSet::new();
-    for pair in pairs.iter().filter(|pair| pair.key.src != pair.key.dst) {
-        let (lost, all) = asks.entry((pair.key.src, pair.key.layer)).or_default();
-        *all += 1;
-        *lost += usize::from(pair.fate == Fate::Lost && pair.impostor.is_none());
-        if pair.fate == Fate::Passes {
-            reached.insert((pair.key.dst, pair.key.src, pair.key.layer, pair.key.family));
-        }
-    }
-    for ((node, layer), (lost, all)) in asks {
-        if lost < all || all < 2 {
-            continue;
-        }
-        let mut answered = pairs
-            .iter()
-            .filter(|pair| (pair.key.src, pair.key.layer) == (node, layer))
-            .filter(|pair| pair.key.src != pair.key.dst)
-            .map(|pair| reached.contains(&(node, pair.key.dst, layer, pair.key.family)));
-        if !answered.all(|passes| passes) {
-            continue;
-        }
-        let sentence = format!(
-            "the {} floater of {} is a bad witness (paused or starved): its own probes are all lost, and everybody it asked \
-             reaches it",
-            crate::report::layer_word(layer),
-            scope.place(node)
-        );
-        for pair in pairs
-            .iter_mut()
-            .filter(|pair| (pair.key.src, pair.key.layer) == (node, layer))
-        {
-            pair.fate = Fate::Unknown(sentence.clone());
-        }
-        unjudged.push(sentence);
-    }
 }

@@ -1,10 +1,11 @@
 //! Pairs that fail and that no suspicion explains: what only packets and walks can say of them, as sets of causes where they cannot be
 //! told apart.
 //!
-//! Each such pair names the elements that could explain it, each pair that passes clears the elements that it crosses, and the element
-//! that explains most is taken until none is left. Nothing that fails is passed over in silence.
+//! Each hypothesis predicts which pairs fail. Every pair that it predicts rightly speaks for it and every one that passes all the same
+//! speaks against it, both by the logarithm of the odds at which a pair is judged wrongly. The one that fits best is taken with those
+//! that predict the same, what they explain is put aside, and so on until nothing is left. Nothing is decided by a name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use datapath::code::Code;
 use datapath::state::{Family, TABLE_MAIN};
@@ -22,11 +23,30 @@ use crate::report::Finding;
 
 mod told;
 
-/// The family in which the underlay fails; none where it fails in all.
+/// The family in which something fails; none where it fails in all.
 type Only = Option<Family>;
 
-/// What could explain a pair, the likeliest kind first where two explain as much.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// Which pairs of a layer, by their direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Reach {
+    /// All of the fleet.
+    All,
+    /// To any node of a cluster, from inside as well.
+    AnyOf(usize),
+    /// To any node of a cluster from another cluster.
+    IntoCluster(usize),
+    /// From any node of a cluster to another cluster.
+    OutOfCluster(usize),
+    /// To a node.
+    To(NodeRef),
+    /// From a node.
+    From(NodeRef),
+    /// From one cluster to another.
+    Towards(usize, usize),
+}
+
+/// What could explain a pair.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Hypothesis {
     /// Somebody else answers for the node.
     Impostor(NodeRef, Layer),
@@ -40,6 +60,8 @@ enum Hypothesis {
     Dark(usize, Only),
     /// The node is not reached from outside of its cluster.
     Abroad(NodeRef, Only),
+    /// Two clusters do not reach each other on the underlay.
+    Apart(usize, usize, Only),
     /// The tables of this node would tell.
     Unread(NodeRef),
     /// The node drops what comes in by this tunnel.
@@ -48,53 +70,335 @@ enum Hypothesis {
     Tunnel(NodeRef, NodeRef, &'static str),
     /// The node does not forward between its pods and the underlay.
     Forwarding(NodeRef, Only),
-    /// The responder of the node is cut off in this protocol.
-    Protocol(NodeRef, Layer),
     /// The underlay between two nodes.
     Between(NodeRef, NodeRef, Only),
+    /// What is asked in this direction fails, and the answers to others pass.
+    Directed(Reach, Layer, Only),
     /// The pair itself.
     Pair(NodeRef, NodeRef, Layer, Family),
 }
 
-/// What the rest of the failing pairs says. The pairs that a finding explains are removed from the rest, so that all are told once.
+impl Hypothesis {
+    fn family(&mut self) -> Option<&mut Only> {
+        match self {
+            Self::Off(_, only)
+            | Self::Segment(_, only)
+            | Self::Dark(_, only)
+            | Self::Abroad(_, only)
+            | Self::Apart(_, _, only)
+            | Self::Forwarding(_, only)
+            | Self::Between(_, _, only)
+            | Self::Directed(_, _, only) => Some(only),
+            Self::Impostor(..)
+            | Self::Walk(..)
+            | Self::Unread(_)
+            | Self::TunnelEnd(..)
+            | Self::Tunnel(..)
+            | Self::Pair(..) => None,
+        }
+    }
+
+    fn only(&self) -> Only {
+        self.clone().family().and_then(|only| *only)
+    }
+
+    fn in_all_families(&self) -> Self {
+        let mut whole = self.clone();
+        if let Some(only) = whole.family() {
+            *only = None;
+        }
+        whole
+    }
+}
+
+/// How a pair fails; causes of one kind do not explain another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Connections fail, echoes pass.
+    Connections,
+    /// Nothing passes.
+    All,
+    /// Some packets are lost.
+    Some,
+}
+
+impl Class {
+    const ORDER: [Self; 3] = [Self::All, Self::Connections, Self::Some];
+
+    fn fate(self) -> Fate {
+        match self {
+            Self::Connections => Fate::Half,
+            Self::All => Fate::Lost,
+            Self::Some => Fate::Lossy,
+        }
+    }
+
+    /// What a pair that a hypothesis predicts to fail says against it, where it does not: the logarithm of how seldom that is wrong.
+    fn against(self, joined: &Joined<'_, '_>) -> f64 {
+        let Some(pair) = joined.pair else {
+            return 0.0;
+        };
+        match (self, &pair.fate) {
+            (Self::All, Fate::Passes | Fate::Half | Fate::Lossy) => DECIDED,
+            (Self::Connections, Fate::Passes | Fate::Lossy) if pair.connects() => DECIDED,
+            // A path that loses half lets all of five packets pass once in thirty times.
+            (Self::Some, Fate::Passes) => 3.5,
+            _ => 0.0,
+        }
+    }
+}
+
+/// The logarithm of the odds at which a decided pair is judged rightly: an error in 10⁹.
+const DECIDED: f64 = 20.7;
+/// What is added where more than packets speaks for it: a row that a walk stops at, a proof of identity that is wrong.
+const PROVED: f64 = 10.0;
+/// What is added where a node is silent in other ways, too: enough to decide between equals.
+const HINT: f64 = 1.0;
+/// Beyond so many causes that only packets tell, no more are told apart.
+const MOST: usize = 100;
+
+/// Which of two hypotheses that predict the same is the likelier, lower first: a cause that lies in one object before one that needs
+/// several, what is closer to the packets that fail before what is farther.
+fn rank(hypothesis: &Hypothesis) -> u8 {
+    match hypothesis {
+        Hypothesis::Impostor(..) => 0,
+        Hypothesis::Walk(..) => 1,
+        Hypothesis::Off(..) => 2,
+        Hypothesis::Segment(..) => 3,
+        Hypothesis::Dark(..) => 4,
+        Hypothesis::Abroad(..) => 5,
+        Hypothesis::Unread(_) => 6,
+        Hypothesis::TunnelEnd(..) => 7,
+        Hypothesis::Forwarding(..) => 8,
+        Hypothesis::Apart(..) => 9,
+        Hypothesis::Tunnel(..) => 10,
+        Hypothesis::Between(..) => 11,
+        Hypothesis::Directed(Reach::To(_), ..) => 12,
+        Hypothesis::Directed(Reach::From(_), ..) => 13,
+        Hypothesis::Directed(Reach::AnyOf(_), ..) => 14,
+        Hypothesis::Directed(Reach::IntoCluster(_), ..) => 15,
+        Hypothesis::Directed(Reach::OutOfCluster(_), ..) => 16,
+        Hypothesis::Directed(Reach::Towards(..), ..) => 17,
+        Hypothesis::Directed(Reach::All, ..) => 18,
+        Hypothesis::Pair(..) => 19,
+    }
+}
+
+/// Whether it names two ends alike.
+fn is_between(hypothesis: &Hypothesis) -> bool {
+    matches!(
+        hypothesis,
+        Hypothesis::Apart(..)
+            | Hypothesis::Between(..)
+            | Hypothesis::Tunnel(..)
+            | Hypothesis::Pair(..)
+    )
+}
+
+/// A hypothesis held against all pairs.
+struct Scored {
+    hypothesis: Hypothesis,
+    /// The failing pairs that it predicts, in order.
+    explains: Vec<usize>,
+    against: f64,
+    bonus: f64,
+}
+
+/// What the rest of the failing pairs says, and how many of them nothing could be said of.
 pub(super) fn findings(
     scope: &Scope<'_>,
     intended: &Intended,
     graph: &Connectivity,
     joined: &[Joined<'_, '_>],
-) -> Vec<Finding> {
-    let mut rest: Vec<&Joined<'_, '_>> = joined
+) -> (Vec<Finding>, usize) {
+    let failing = joined
         .iter()
-        .filter(|joined| joined.suffers() && joined.blamed.is_empty())
-        .collect();
-    if rest.is_empty() {
-        return Vec::new();
+        .any(|joined| joined.suffers() && joined.blamed.is_empty());
+    if !failing {
+        return (Vec::new(), 0);
     }
     let passing = passing_families(joined);
-    let mut cleared: BTreeSet<Hypothesis> = BTreeSet::new();
-    for passes in joined
-        .iter()
-        .filter(|joined| joined.fate() == Fate::Passes && joined.pair.is_some())
-    {
-        cleared.extend(suspects(scope, graph, passes, &passing));
+    let mut found = Vec::new();
+    let mut left = 0;
+    for class in Class::ORDER {
+        let rest: Vec<&Joined<'_, '_>> = joined
+            .iter()
+            .filter(|joined| joined.blamed.is_empty() && joined.fate() == class.fate())
+            .collect();
+        let scored = score(scope, graph, joined, &rest, class, &passing);
+        left += explain(scored, &rest, &mut |causes, explained| {
+            found.push(told::tell(
+                scope, intended, class, causes, explained, &passing,
+            ));
+            found.len() < MOST
+        });
     }
-    let proven: BTreeMap<PairKey, Vec<Hypothesis>> = rest
+    (found, left)
+}
+
+/// Every hypothesis that one of the failing pairs suggests, with what speaks for and against it.
+fn score(
+    scope: &Scope<'_>,
+    graph: &Connectivity,
+    joined: &[Joined<'_, '_>],
+    rest: &[&Joined<'_, '_>],
+    class: Class,
+    passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
+) -> Vec<Scored> {
+    let mut suspected = suspected(scope, graph, rest, class, passing);
+    only_if_hosts_fail(rest, &mut suspected);
+    let mut index: HashMap<Hypothesis, usize> = HashMap::new();
+    let mut all: Vec<Scored> = Vec::new();
+    for (at, suspects) in suspected.into_iter().enumerate() {
+        for hypothesis in suspects {
+            let position = *index.entry(hypothesis.clone()).or_insert_with(|| {
+                all.push(Scored {
+                    bonus: bonus(scope, &hypothesis),
+                    hypothesis,
+                    explains: Vec::new(),
+                    against: 0.0,
+                });
+                all.len() - 1
+            });
+            all[position].explains.push(at);
+        }
+    }
+    if index.is_empty() {
+        return all;
+    }
+    for other in joined {
+        let weight = class.against(other);
+        if weight > 0.0 {
+            for hypothesis in suspects(scope, graph, other, class, passing) {
+                if let Some(&at) = index.get(&hypothesis) {
+                    all[at].against += weight;
+                }
+            }
+        }
+    }
+    all
+}
+
+fn bonus(scope: &Scope<'_>, hypothesis: &Hypothesis) -> f64 {
+    match hypothesis {
+        Hypothesis::Impostor(..) | Hypothesis::Walk(..) => PROVED,
+        Hypothesis::Off(at, _) if scope.node(*at).tables.is_err() => HINT,
+        _ => 0.0,
+    }
+}
+
+/// Takes the best again and again; returns how many pairs are left when `tell` wants no more.
+fn explain<'r, 'p, 'a>(
+    mut scored: Vec<Scored>,
+    rest: &[&'r Joined<'p, 'a>],
+    tell: &mut dyn FnMut(&[&Hypothesis], &[&'r Joined<'p, 'a>]) -> bool,
+) -> usize {
+    let mut open: Vec<bool> = vec![true; rest.len()];
+    let mut left = rest.len();
+    while left > 0 {
+        for one in &mut scored {
+            one.explains.retain(|&at| open[at]);
+        }
+        scored.retain(|one| !one.explains.is_empty());
+        let value = |one: &Scored| {
+            #[expect(clippy::cast_precision_loss, reason = "a number of pairs")]
+            let explained = one.explains.len() as f64;
+            explained * DECIDED + one.bonus - one.against
+        };
+        let best = scored.iter().map(&value).fold(f64::MIN, f64::max);
+        let tied: Vec<&Scored> = scored
+            .iter()
+            .filter(|one| value(one) > best - HINT / 2.0)
+            .collect();
+        let mut taken: Vec<usize> = Vec::new();
+        let mut goes_on = true;
+        for group in groups(&tied) {
+            let pairs: Vec<&Joined<'_, '_>> =
+                group[0].explains.iter().map(|&at| rest[at]).collect();
+            let causes: Vec<&Hypothesis> = group.iter().map(|one| &one.hypothesis).collect();
+            taken.extend(&group[0].explains);
+            goes_on = tell(&causes, &pairs);
+            if !goes_on {
+                break;
+            }
+        }
+        if taken.is_empty() {
+            return left;
+        }
+        for at in taken {
+            if std::mem::take(&mut open[at]) {
+                left -= 1;
+            }
+        }
+        if !goes_on {
+            return left;
+        }
+    }
+    0
+}
+
+/// Of hypotheses that fit equally well: those that predict the same together, the likelier first; of those that predict something else
+/// only the likeliest kinds.
+fn groups<'s>(tied: &[&'s Scored]) -> Vec<Vec<&'s Scored>> {
+    let mut by_pairs: BTreeMap<&[usize], Vec<&'s Scored>> = BTreeMap::new();
+    for &one in tied {
+        by_pairs.entry(&one.explains).or_default().push(one);
+    }
+    let mut groups: Vec<Vec<&'s Scored>> = by_pairs.into_values().collect();
+    for group in &mut groups {
+        // What fails in all families that there are is told of all.
+        let whole: HashSet<Hypothesis> = group
+            .iter()
+            .filter(|one| one.hypothesis.only().is_none())
+            .map(|one| one.hypothesis.clone())
+            .collect();
+        group.retain(|one| {
+            one.hypothesis.only().is_none() || !whole.contains(&one.hypothesis.in_all_families())
+        });
+        group.sort_by_key(|one| (rank(&one.hypothesis), one.hypothesis.clone()));
+        // Two ends that fit alike are no reason to accuse one of them: what lies between them comes first.
+        let first = rank(&group[0].hypothesis);
+        let is_tie = group
+            .get(1)
+            .is_some_and(|second| rank(&second.hypothesis) == first);
+        if is_tie && let Some(at) = group.iter().position(|one| is_between(&one.hypothesis)) {
+            let between = group.remove(at);
+            group.insert(0, between);
+        }
+    }
+    let likeliest = groups
+        .iter()
+        .map(|group| rank(&group[0].hypothesis))
+        .min()
+        .unwrap_or_default();
+    groups.retain(|group| rank(&group[0].hypothesis) == likeliest);
+    groups
+}
+
+/// By failing pair: what it suggests.
+fn suspected(
+    scope: &Scope<'_>,
+    graph: &Connectivity,
+    rest: &[&Joined<'_, '_>],
+    class: Class,
+    passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
+) -> Vec<Vec<Hypothesis>> {
+    let proven: HashMap<PairKey, Vec<Hypothesis>> = rest
         .iter()
         .map(|joined| (joined.key, certain(joined)))
         .collect();
-    let suspected: BTreeMap<PairKey, Vec<Hypothesis>> = rest
-        .iter()
+    rest.iter()
         .map(|joined| {
             let key = joined.key;
             // Where the tables name the row that is missing nobody else is suspected.
             let mut all = if is_told_by_tables(joined) {
                 Vec::new()
             } else {
-                suspects(scope, graph, joined, &passing)
+                suspects(scope, graph, joined, class, passing)
             };
-            all.retain(|hypothesis| !cleared.contains(hypothesis));
-            all.extend(proven[&key].iter().cloned());
-            // The other direction crosses the same two ways: where a walk stops there, it stops here.
+            let own = &proven[&key];
+            all.extend(own.iter().cloned());
+            // The other direction crosses the same two paths: where a walk stops there, it stops here.
             let reverse = PairKey {
                 src: key.dst,
                 dst: key.src,
@@ -106,58 +410,40 @@ pub(super) fn findings(
                     .into_iter()
                     .flatten()
                     .filter(|hypothesis| {
-                        matches!(hypothesis, Hypothesis::Walk(..))
-                            && !proven[&key].contains(hypothesis)
+                        matches!(hypothesis, Hypothesis::Walk(..)) && !own.contains(hypothesis)
                     })
                     .cloned(),
             );
             all.push(Hypothesis::Pair(key.src, key.dst, key.layer, key.family));
-            (joined.key, all)
+            all
         })
-        .collect();
-    let mut suspected = suspected;
-    only_if_hosts_fail(&mut suspected);
-    let mut findings = Vec::new();
-    while !rest.is_empty() {
-        let mut votes: BTreeMap<&Hypothesis, usize> = BTreeMap::new();
-        for hypothesis in rest.iter().flat_map(|joined| &suspected[&joined.key]) {
-            *votes.entry(hypothesis).or_default() += 1;
-        }
-        // The first of the most supported: the order of the variants decides between equals.
-        let Some((best, _)) = votes.into_iter().rev().max_by_key(|&(_, count)| count) else {
-            break;
-        };
-        let (explained, others): (Vec<_>, Vec<_>) = rest
-            .into_iter()
-            .partition(|joined| suspected[&joined.key].contains(best));
-        findings.push(told::tell(scope, intended, best, &explained, &passing));
-        rest = others;
-    }
-    findings
+        .collect()
 }
 
 /// The underlay is accused only where packets on the underlay itself are lost.
-fn only_if_hosts_fail(suspected: &mut BTreeMap<PairKey, Vec<Hypothesis>>) {
+fn only_if_hosts_fail(rest: &[&Joined<'_, '_>], suspected: &mut [Vec<Hypothesis>]) {
     let is_underlay = |hypothesis: &Hypothesis| {
         matches!(
             hypothesis,
             Hypothesis::Abroad(..)
+                | Hypothesis::Apart(..)
                 | Hypothesis::Between(..)
                 | Hypothesis::Dark(..)
                 | Hypothesis::Off(..)
                 | Hypothesis::Segment(..)
         )
     };
-    let seen: BTreeSet<Hypothesis> = suspected
+    let seen: HashSet<Hypothesis> = rest
         .iter()
-        .filter(|(key, _)| key.layer == Layer::Host)
+        .zip(&*suspected)
+        .filter(|(joined, _)| joined.key.layer == Layer::Host)
         .flat_map(|(_, all)| {
             all.iter()
                 .filter(|hypothesis| is_underlay(hypothesis))
                 .cloned()
         })
         .collect();
-    for all in suspected.values_mut() {
+    for all in suspected {
         all.retain(|hypothesis| !is_underlay(hypothesis) || seen.contains(hypothesis));
     }
 }
@@ -186,7 +472,7 @@ fn stopped(walked: &Walked) -> Option<(Option<NodeRef>, Code, String)> {
 /// What a pair proves by itself.
 fn certain(joined: &Joined<'_, '_>) -> Vec<Hypothesis> {
     let mut all = Vec::new();
-    if joined.pair.is_some_and(|pair| pair.impostor.is_some()) {
+    if joined.pair.is_some_and(|pair| pair.has_impostor()) {
         all.push(Hypothesis::Impostor(joined.key.dst, joined.key.layer));
     }
     all.extend(
@@ -196,9 +482,6 @@ fn certain(joined: &Joined<'_, '_>) -> Vec<Hypothesis> {
             .and_then(stopped)
             .map(|(at, code, row)| Hypothesis::Walk(at, code, row)),
     );
-    if joined.fate() == Fate::Half {
-        all.push(Hypothesis::Protocol(joined.key.dst, joined.key.layer));
-    }
     all
 }
 
@@ -207,16 +490,53 @@ fn suspects(
     scope: &Scope<'_>,
     graph: &Connectivity,
     joined: &Joined<'_, '_>,
+    class: Class,
     passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
 ) -> Vec<Hypothesis> {
     let key = joined.key;
-    if key.src == key.dst || joined.fate() == Fate::Half {
+    if key.src == key.dst {
+        return vec![Hypothesis::Directed(Reach::To(key.dst), key.layer, None)];
+    }
+    if joined.pair.is_some_and(|pair| pair.has_impostor()) {
         return Vec::new();
     }
-    if joined.pair.is_some_and(|pair| pair.impostor.is_some()) {
-        return Vec::new();
+    let mut all: BTreeSet<Hypothesis> = directed(key).collect();
+    // What lets echoes pass is no path that is cut.
+    if class != Class::Connections {
+        crossed(scope, graph, joined, passing, &mut all);
     }
-    let mut all = BTreeSet::new();
+    all.into_iter().collect()
+}
+
+fn directed(key: PairKey) -> impl Iterator<Item = Hypothesis> {
+    let (src, dst) = (key.src.cluster, key.dst.cluster);
+    let mut reaches = vec![
+        Reach::All,
+        Reach::AnyOf(dst),
+        Reach::From(key.src),
+        Reach::To(key.dst),
+    ];
+    if src != dst {
+        reaches.extend([
+            Reach::IntoCluster(dst),
+            Reach::OutOfCluster(src),
+            Reach::Towards(src, dst),
+        ]);
+    }
+    reaches.into_iter().flat_map(move |reach| {
+        [None, Some(key.family)].map(|only| Hypothesis::Directed(reach, key.layer, only))
+    })
+}
+
+/// What a pair's packets and their answers cross.
+fn crossed(
+    scope: &Scope<'_>,
+    graph: &Connectivity,
+    joined: &Joined<'_, '_>,
+    passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
+    all: &mut BTreeSet<Hypothesis>,
+) {
+    let key = joined.key;
     // What fails in one family alone is not cleared by the other one, nor what fails in both told twice.
     for only in [None, Some(key.family)] {
         for end in [key.src, key.dst] {
@@ -229,16 +549,21 @@ fn suspects(
                 }
             }
         }
+        let (here, there) = (key.src.cluster, key.dst.cluster);
+        if here != there {
+            all.insert(Hypothesis::Apart(here.min(there), here.max(there), only));
+        }
     }
     if key.layer == Layer::Host {
         let (low, high) = (key.src.min(key.dst), key.src.max(key.dst));
         all.insert(Hypothesis::Between(low, high, None));
         all.insert(Hypothesis::Between(low, high, Some(key.family)));
-        return all.into_iter().collect();
+        return;
     }
     let Some((there, back)) = ways(scope, graph, key) else {
-        return all.into_iter().collect();
+        return;
     };
+    let is_failing = joined.suffers();
     for &(from, to, link) in there.tunnels.iter().chain(&back.tunnels) {
         let (low, high) = (from.min(to), from.max(to));
         for only in [None, Some(family_of_tunnel(link))] {
@@ -249,11 +574,10 @@ fn suspects(
             }
         }
         // Where the underlay itself is silent the tunnel is not to blame.
-        if [(low, high), (high, low)]
+        let carries = [(low, high), (high, low)]
             .iter()
-            .any(|&(a, b)| passing.contains(&(a, b, Layer::Host, family_of_tunnel(link))))
-            || joined.fate() == Fate::Passes
-        {
+            .any(|&(a, b)| passing.contains(&(a, b, Layer::Host, family_of_tunnel(link))));
+        if carries || !is_failing {
             all.insert(Hypothesis::Tunnel(low, high, link));
         }
         all.extend([
@@ -262,7 +586,8 @@ fn suspects(
         ]);
     }
     for &(node, part) in there.parts.iter().chain(&back.parts) {
-        if scope.node(node).tables.is_err() && joined.fate() != Fate::Passes {
+        // What passes crosses rows of its own, and says nothing of those of others.
+        if scope.node(node).tables.is_err() && is_failing {
             all.insert(Hypothesis::Unread(node));
         }
         if let crate::graph::Part::Forward(family) = part {
@@ -270,7 +595,6 @@ fn suspects(
             all.insert(Hypothesis::Forwarding(node, Some(family)));
         }
     }
-    all.into_iter().collect()
 }
 
 /// The code of a stop that no difference from intent explains: a row that the datapath does not own, or one that it does not plan.

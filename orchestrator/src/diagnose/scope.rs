@@ -1,5 +1,7 @@
 //! What was asked, and whom it could be asked of.
 
+use std::collections::HashSet;
+
 use datapath::api::NetworkType;
 use datapath::state::Family;
 use floater::wire::Layer;
@@ -23,6 +25,8 @@ pub(super) struct Scope<'a> {
     pub(super) what: &'a What,
     /// By cluster: its families, guessed from intent or the rest of the fleet where nobody could ask.
     families: Vec<Vec<Family>>,
+    /// Clusters and nodes of the ClusterNodes; empty without a control plane.
+    planned: HashSet<(&'a str, &'a str)>,
 }
 
 impl<'a> Scope<'a> {
@@ -52,6 +56,18 @@ impl<'a> Scope<'a> {
             gathered,
             what,
             families,
+            planned: gathered
+                .intent
+                .fleet
+                .cluster_nodes
+                .iter()
+                .map(|node| {
+                    (
+                        node.spec.cluster_name.as_str(),
+                        node.spec.node_name.as_str(),
+                    )
+                })
+                .collect(),
         }
     }
 
@@ -101,6 +117,30 @@ impl<'a> Scope<'a> {
             Layer::Host => node.host_floater.as_deref(),
             Layer::Pod => node.pod_floater.as_deref(),
         }
+    }
+
+    /// Why nobody expects a node to be reached; none where it should be. Its own cluster says that it is not ready; or it runs no
+    /// floater and the control plane plans nothing for it, as for a node that is leased from elsewhere.
+    pub(super) fn excuse(&self, at: NodeRef) -> Option<String> {
+        let node = self.node(at);
+        // A gateway that is not ready cuts off its cluster, which somebody has to be told.
+        if !node.ready && !node.gateway {
+            return Some(format!("{} is not ready", self.place(at)));
+        }
+        let silent = node
+            .host_floater
+            .as_ref()
+            .filter(|_| node.pod_floater.is_some())?;
+        let is_planned = self.planned.is_empty()
+            || self
+                .planned
+                .contains(&(self.cluster(at.cluster).name.as_str(), node.name.as_str()));
+        (!is_planned).then(|| {
+            format!(
+                "{} is no part of the plan and could not be asked: {silent}",
+                self.place(at)
+            )
+        })
     }
 
     /// The cells that were asked about, in order.

@@ -1,67 +1,140 @@
-//! The probes of a run: one plan for each floater and round, results as they come.
+//! The probes of a run: one plan for each floater and round, results as they come, and what fails asked again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use datapath::printable::Printable;
 use datapath::state::Family;
 use floater::wire::{
-    Expect, Layer, MAX_PROBES, Outcome, PORT, Plan, Probe, Protocol, Rtt, hex, proof,
+    Expect, Failure, Layer, MAX_PROBES, Outcome, PORT, Plan, Probe, Protocol, hex, proof,
 };
-use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
+use tokio::time::Instant;
 
 use super::assemble::Agents;
 use super::{Context, Progress};
 use crate::Error;
-use crate::evidence::{Gathered, NodeRef, ProbeRecord};
+use crate::diagnose::open_pairs;
+use crate::evidence::{Ask, Gathered, NodeRef, ProbeRecord};
 use crate::fleet::agents::VERSION;
 use crate::fleet::{FLOATERS_AT_ONCE, concurrently};
 use crate::probe_plan::PlannedProbe;
 use crate::report::CellVerdict;
 
+mod again;
+
 /// How long after its last packet a probe may still be answered.
 const TIMEOUT_MS: u32 = 1000;
+/// The same where something was lost before: what is late is not lost.
+const AGAIN_TIMEOUT_MS: u32 = 1500;
 /// Payload of an echo request, as `ping` has it.
 const PAYLOAD_BYTES: u16 = 56;
+/// So many rounds ask again for what failed, half-failed or was not answered for.
+const AGAIN_ROUNDS: u32 = 6;
+/// How long after a round the next one begins, times its number: losses of one moment have one reason.
+const AGAIN_PAUSE: Duration = Duration::from_millis(150);
+/// The longest histogram of round-trip times that is kept, characters.
+const HISTOGRAM: usize = 64 * 1024;
 
-/// Sends every planned probe in every round.
+/// Sends every planned probe in every round, then asks again where the answers do not tell enough; what came of it is in
+/// [`Gathered::probes`].
 ///
 /// # Errors
 /// Where the system gives no random numbers.
 pub(super) async fn probe(
     context: &Context,
-    gathered: &Gathered,
+    gathered: &mut Gathered,
     agents: &Agents,
-    planned: Vec<PlannedProbe>,
-) -> Result<Vec<ProbeRecord>, Error> {
-    let mut records: Vec<ProbeRecord> = Vec::with_capacity(planned.len());
-    let mut by_sender: BTreeMap<(NodeRef, Layer), Vec<usize>> = BTreeMap::new();
-    for (at, planned) in planned.iter().enumerate() {
-        by_sender
-            .entry((planned.src, planned.layer))
-            .or_default()
-            .push(at);
-        records.push(ProbeRecord {
-            src: planned.src,
-            dst: planned.dst,
-            layer: planned.layer,
-            family: planned.family,
-            protocol: planned.protocol,
-            target: planned.target,
-            outcome: Err("its floater was not asked".to_owned()),
-        });
-    }
+    mut planned: Vec<PlannedProbe>,
+) -> Result<(), Error> {
+    let tally = Arc::new(Tally::new(context, gathered, &planned));
+    gathered.probes = planned.iter().map(record).collect();
     context.tell(Progress::Probing {
-        floaters: by_sender.len(),
+        floaters: by_sender(&planned, &(0..planned.len()).collect::<Vec<_>>()).len(),
         probes: planned.len(),
     });
-    let tally = Arc::new(Tally::new(context, gathered, &planned));
+    let all: Vec<usize> = (0..planned.len()).collect();
     for _ in 0..context.options.rounds {
+        let round = Round {
+            planned: &planned,
+            timeout_ms: TIMEOUT_MS,
+        };
+        round
+            .ask(context, gathered, agents, &all, Some(&tally))
+            .await?;
+    }
+    let what = &context.options.what;
+    let mut budget = again::Budget::default();
+    for number in 1..=AGAIN_ROUNDS {
+        let open = open_pairs(gathered, what);
+        if open.is_empty() {
+            break;
+        }
+        if number == 1 {
+            let others = again::others(&gathered.clusters, what, &open, &planned);
+            gathered.probes.extend(others.iter().map(record));
+            planned.extend(others);
+        }
+        let asked = budget.take(again::probes(&open, &mut planned));
+        let begin = Instant::now() + AGAIN_PAUSE * number;
+        if asked.is_empty() || begin >= context.deadline {
+            break;
+        }
+        tokio::time::sleep_until(begin).await;
+        let round = Round {
+            planned: &planned,
+            timeout_ms: AGAIN_TIMEOUT_MS,
+        };
+        round.ask(context, gathered, agents, &asked, None).await?;
+    }
+    Ok(())
+}
+
+fn record(planned: &PlannedProbe) -> ProbeRecord {
+    ProbeRecord {
+        src: planned.src,
+        dst: planned.dst,
+        layer: planned.layer,
+        family: planned.family,
+        protocol: planned.protocol,
+        target: planned.target,
+        asks: Vec::new(),
+    }
+}
+
+fn by_sender(planned: &[PlannedProbe], asked: &[usize]) -> BTreeMap<(NodeRef, Layer), Vec<usize>> {
+    let mut by_sender: BTreeMap<(NodeRef, Layer), Vec<usize>> = BTreeMap::new();
+    for &at in asked {
+        let sender = (planned[at].src, planned[at].layer);
+        by_sender.entry(sender).or_default().push(at);
+    }
+    by_sender
+}
+
+/// One round of probes.
+struct Round<'p> {
+    planned: &'p [PlannedProbe],
+    timeout_ms: u32,
+}
+
+impl Round<'_> {
+    /// Asks for some of the probes and adds what came of them.
+    async fn ask(
+        &self,
+        context: &Context,
+        gathered: &mut Gathered,
+        agents: &Agents,
+        asked: &[usize],
+        tally: Option<&Arc<Tally>>,
+    ) -> Result<(), Error> {
         let mut plans = Vec::new();
-        for (sender, probes) in &by_sender {
-            let Some(agent) = agents.get(sender) else {
+        let mut chunks = Vec::new();
+        for (sender, probes) in by_sender(self.planned, asked) {
+            let Some(agent) = agents.get(&sender) else {
+                for &at in &probes {
+                    let why = "its floater was not asked".to_owned();
+                    gathered.probes[at].asks.push(unknown(why));
+                }
                 continue;
             };
             for chunk in probes.chunks(MAX_PROBES) {
@@ -69,71 +142,101 @@ pub(super) async fn probe(
                     version: VERSION,
                     run: context.run.clone(),
                     budget_pps: context.options.budget_pps,
-                    timeout_ms: TIMEOUT_MS,
+                    timeout_ms: self.timeout_ms,
                     probes: chunk
                         .iter()
-                        .map(|&at| wire_probe(at, &planned[at], gathered, agents))
+                        .map(|&at| wire_probe(at, &self.planned[at], gathered, agents))
                         .collect::<Result<_, _>>()?,
                 };
-                plans.push((agent.clone(), plan, chunk.to_vec()));
+                plans.push((agent.clone(), plan));
+                chunks.push(chunk.to_vec());
             }
         }
-        let asked: Vec<Vec<usize>> = plans.iter().map(|(_, _, chunk)| chunk.clone()).collect();
-        let results = concurrently(plans, FLOATERS_AT_ONCE, |(agent, plan, _)| {
-            let tally = Arc::clone(&tally);
+        let results = concurrently(plans, FLOATERS_AT_ONCE, |(agent, plan)| {
+            let tally = tally.map(Arc::clone);
             let deadline = context.deadline;
             async move {
-                let mut outcomes: Vec<Outcome> = Vec::with_capacity(plan.probes.len());
+                let mut intake = Intake::new(&plan);
                 let ended = agent
                     .probe(&plan, deadline, |outcome| {
-                        tally.add(&outcome);
-                        outcomes.push(outcome);
+                        if let Some(outcome) = intake.take(outcome)
+                            && let Some(tally) = &tally
+                        {
+                            tally.add(outcome);
+                        }
                     })
                     .await;
-                (outcomes, ended)
+                (intake.taken, ended)
             }
         })
         .await;
-        for (chunk, result) in asked.into_iter().zip(results) {
-            let (outcomes, ended) = result.unwrap_or_else(|| {
+        for (chunk, result) in chunks.into_iter().zip(results) {
+            let (mut taken, ended) = result.unwrap_or_else(|| {
                 let why = "asking its floater failed within this program".to_owned();
-                (Vec::new(), Err(why))
+                (HashMap::new(), Err(why))
             });
-            take(&mut records, &chunk, outcomes, ended);
-        }
-    }
-    Ok(records)
-}
-
-/// One round's results of one plan. A floater may only speak about what it was asked.
-fn take(
-    records: &mut [ProbeRecord],
-    chunk: &[usize],
-    outcomes: Vec<Outcome>,
-    ended: Result<(), String>,
-) {
-    let mut told: HashMap<usize, Outcome> = outcomes
-        .into_iter()
-        .map(|mut outcome| {
-            // More answers than questions are no better than as many.
-            outcome.received = outcome.received.min(outcome.sent);
-            (outcome.id as usize, outcome)
-        })
-        .collect();
-    for &at in chunk {
-        let record = &mut records[at];
-        match (told.remove(&at), &mut record.outcome) {
-            (Some(new), Ok(earlier)) => merge(earlier, new),
-            (Some(new), outcome @ Err(_)) => *outcome = Ok(new),
-            // What an earlier round has learned stays.
-            (None, Ok(_)) => {}
-            (None, Err(reason)) => {
-                *reason = match &ended {
+            for at in chunk {
+                let outcome = taken.remove(&at).ok_or_else(|| match &ended {
                     Ok(()) => "its floater said nothing about it".to_owned(),
                     Err(why) => why.clone(),
-                };
+                });
+                gathered.probes[at].asks.push(Ask {
+                    outcome,
+                    excused: None,
+                });
             }
         }
+        Ok(())
+    }
+}
+
+fn unknown(why: String) -> Ask {
+    Ask {
+        outcome: Err(why),
+        excused: None,
+    }
+}
+
+/// The outcomes of one plan: only of what was asked, each once, no more than was asked. A floater may be anybody's.
+struct Intake {
+    /// By id: how many packets were asked for.
+    asked: HashMap<usize, u16>,
+    taken: HashMap<usize, Outcome>,
+}
+
+impl Intake {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            asked: plan
+                .probes
+                .iter()
+                .map(|probe| (probe.id as usize, probe.count))
+                .collect(),
+            taken: HashMap::new(),
+        }
+    }
+
+    /// The outcome as it is taken; none where it answers nothing that was asked.
+    fn take(&mut self, mut outcome: Outcome) -> Option<&Outcome> {
+        let id = outcome.id as usize;
+        let count = u32::from(*self.asked.get(&id)?);
+        if outcome.sent > count || outcome.received > outcome.sent || self.taken.contains_key(&id) {
+            return None;
+        }
+        outcome.failure = outcome.failure.map(|failure| match failure {
+            Failure::Local { error } => Failure::Local {
+                error: Printable::new(&error).into(),
+            },
+            // What a stranger says is nobody's business.
+            Failure::WrongIdentity { .. } => Failure::WrongIdentity {
+                answered: String::new(),
+            },
+            other => other,
+        });
+        outcome.rtt = outcome
+            .rtt
+            .filter(|rtt| outcome.received > 0 && rtt.histogram.len() <= HISTOGRAM);
+        Some(self.taken.entry(id).or_insert(outcome))
     }
 }
 
@@ -171,49 +274,6 @@ fn wire_probe(
         payload_bytes: PAYLOAD_BYTES,
         expect,
     })
-}
-
-/// Adds a later round's outcome.
-fn merge(earlier: &mut Outcome, new: Outcome) {
-    earlier.sent = earlier.sent.saturating_add(new.sent);
-    earlier.received = earlier.received.saturating_add(new.received);
-    if new.failure.is_some() {
-        earlier.failure = new.failure;
-    }
-    earlier.rtt = match (earlier.rtt.take(), new.rtt) {
-        (Some(a), Some(b)) => Some(merged(a, &b)),
-        (a, b) => a.or(b),
-    };
-}
-
-/// The round-trip times of two rounds, by their histograms; without them, the bounds that are certain.
-fn merged(a: Rtt, b: &Rtt) -> Rtt {
-    let bounds = Rtt {
-        min_us: a.min_us.min(b.min_us),
-        p50_us: a.p50_us.max(b.p50_us),
-        p99_us: a.p99_us.max(b.p99_us),
-        max_us: a.max_us.max(b.max_us),
-        histogram: a.histogram.clone(),
-    };
-    let both = || -> Option<Rtt> {
-        let mut sum = decode(&a.histogram)?;
-        sum.add(decode(&b.histogram)?).ok()?;
-        let mut bytes = Vec::new();
-        V2Serializer::new().serialize(&sum, &mut bytes).ok()?;
-        Some(Rtt {
-            min_us: bounds.min_us,
-            p50_us: sum.value_at_quantile(0.5),
-            p99_us: sum.value_at_quantile(0.99),
-            max_us: bounds.max_us,
-            histogram: STANDARD.encode(bytes),
-        })
-    };
-    both().unwrap_or(bounds)
-}
-
-fn decode(histogram: &str) -> Option<Histogram<u64>> {
-    let bytes = STANDARD.decode(histogram).ok()?;
-    Deserializer::new().deserialize(&mut &bytes[..]).ok()
 }
 
 /// What is still to come of each cell, so that a cell is told as soon as its packets are judged.
@@ -290,16 +350,72 @@ impl Tally {
                 family: cell.family,
                 sent: cell.sent,
                 received: cell.received,
-                verdict: match (cell.sent, cell.received) {
-                    (0, _) => CellVerdict::Unknown,
-                    (_, 0) => CellVerdict::Fail,
-                    (sent, received) if received >= sent => CellVerdict::Pass,
-                    _ => CellVerdict::Degraded,
+                // What was lost is asked again before anything is said of it.
+                verdict: if cell.sent > 0 && cell.received == cell.sent {
+                    CellVerdict::Pass
+                } else {
+                    CellVerdict::Unknown
                 },
             })
         };
         if let Some(progress) = told {
             self.context.tell(progress);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(id: u32, sent: u32, received: u32) -> Outcome {
+        Outcome {
+            id,
+            sent,
+            received,
+            failure: None,
+            rtt: None,
+        }
+    }
+
+    #[test]
+    fn outcomes_are_taken_of_what_was_asked_once_and_within_it() {
+        let plan = Plan {
+            version: VERSION,
+            run: "r".to_owned(),
+            budget_pps: 1,
+            timeout_ms: 1,
+            probes: vec![Probe {
+                id: 7,
+                dst: [127, 0, 0, 1].into(),
+                protocol: Protocol::Icmp,
+                port: 0,
+                count: 3,
+                payload_bytes: 0,
+                expect: None,
+            }],
+        };
+        let mut intake = Intake::new(&plan);
+        for nonsense in [
+            outcome(8, 3, 3),
+            outcome(7, 4, 3),
+            outcome(7, 3, 4),
+            outcome(u32::MAX, 0, 0),
+        ] {
+            assert_eq!(intake.take(nonsense), None);
+        }
+        let mut said = outcome(7, 3, 2);
+        said.failure = Some(Failure::WrongIdentity {
+            answered: "\u{1b}[2J".to_owned(),
+        });
+        let taken = intake.take(said).expect("what was asked");
+        assert_eq!(
+            taken.failure,
+            Some(Failure::WrongIdentity {
+                answered: String::new()
+            })
+        );
+        assert_eq!(intake.take(outcome(7, 3, 3)), None);
+        assert_eq!(intake.taken.len(), 1);
     }
 }

@@ -16,7 +16,9 @@ use datapath::walk::{End, Packet, World, round_trip};
 use floater::wire::{Failure, Layer, Outcome, Rtt};
 use ipnet::IpNet;
 use orchestrator::diagnose::{Judged, diagnose};
-use orchestrator::evidence::{ClusterFacts, Gathered, Intent, NodeFacts, NodeRef, ProbeRecord};
+use orchestrator::evidence::{
+    Ask, ClusterFacts, Gathered, Intent, NodeFacts, NodeRef, ProbeRecord,
+};
 use orchestrator::probe_plan::{PlannedProbe, What, plan};
 use orchestrator::report::Finding;
 
@@ -416,27 +418,74 @@ fn ends_at(end: &End, wanted: &str) -> bool {
 
 fn record(id: usize, probe: &PlannedProbe, passes: bool) -> ProbeRecord {
     let sent = u32::from(probe.count);
-    ProbeRecord {
+    let mut record = ProbeRecord {
         src: probe.src,
         dst: probe.dst,
         layer: probe.layer,
         family: probe.family,
         protocol: probe.protocol,
         target: probe.target,
-        outcome: Ok(Outcome {
+        asks: vec![ask(Outcome {
             id: u32::try_from(id).expect("few probes"),
             sent,
-            received: if passes { sent } else { 0 },
-            failure: (!passes).then_some(Failure::Timeout),
-            rtt: passes.then(|| Rtt {
+            received: sent,
+            failure: None,
+            rtt: Some(Rtt {
                 min_us: 100,
                 p50_us: 200,
                 p99_us: 300,
                 max_us: 400,
                 histogram: String::new(),
             }),
-        }),
+        })],
+    };
+    if !passes {
+        lose(&mut record, Failure::Timeout);
     }
+    record
+}
+
+fn ask(outcome: Outcome) -> Ask {
+    Ask {
+        outcome: Ok(outcome),
+        excused: None,
+    }
+}
+
+/// What came of the first round.
+pub(crate) fn outcome(record: &mut ProbeRecord) -> &mut Outcome {
+    record.asks[0].outcome.as_mut().expect("an outcome")
+}
+
+/// Nothing is answered, however often it is asked again.
+pub(crate) fn lose(record: &mut ProbeRecord, failure: Failure) {
+    keep(record, 0, failure);
+}
+
+/// No more than so many of each round are answered, however often it is asked again.
+pub(crate) fn keep(record: &mut ProbeRecord, received: u32, failure: Failure) {
+    let mut lossy = outcome(record).clone();
+    lossy.received = lossy.sent.min(received);
+    lossy.failure = (lossy.received < lossy.sent).then_some(failure);
+    if lossy.received == 0 {
+        lossy.rtt = None;
+    }
+    record.asks = vec![ask(lossy); 4];
+}
+
+/// Asked again twice, and answered.
+pub(crate) fn settle(record: &mut ProbeRecord) {
+    let mut full = outcome(record).clone();
+    (full.sent, full.received, full.failure) = (10, 10, None);
+    record.asks.extend([ask(full.clone()), ask(full)]);
+}
+
+/// Nobody knows what came of it.
+pub(crate) fn forget(record: &mut ProbeRecord, reason: &str) {
+    record.asks = vec![Ask {
+        outcome: Err(reason.to_owned()),
+        excused: None,
+    }];
 }
 
 /// Probes the fleet as it is and judges it.

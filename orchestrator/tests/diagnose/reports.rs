@@ -76,7 +76,7 @@ fn the_table_shows_matrix_findings_coverage_and_verdict() {
     let wide = table::render(&report, true, false);
     assert!(wide.contains("+ 200 us"), "{wide}");
     assert!(wide.contains("east/n1"), "{wide}");
-    assert!(wide.contains("icmp 0 of 3 answered (no answer)"), "{wide}");
+    assert!(wide.contains("icmp 0 of 12 answered (no answer)"), "{wide}");
 }
 
 #[test]

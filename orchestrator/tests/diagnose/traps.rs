@@ -8,8 +8,8 @@ use orchestrator::probe_plan::What;
 use orchestrator::report::{CellVerdict, Observation, RunVerdict, Severity};
 
 use super::fleet::{
-    BOTH, IPV4, at, consistent, gateway, healthy, ip, judged, many, net, only, p2p, probe, route,
-    tables, titles,
+    BOTH, IPV4, at, consistent, forget, gateway, healthy, ip, judged, keep, many, net, only,
+    outcome, p2p, probe, route, settle, tables, titles,
 };
 
 fn three() -> Gathered {
@@ -30,10 +30,7 @@ fn probed(
 }
 
 pub(crate) fn lose(record: &mut orchestrator::evidence::ProbeRecord) {
-    let outcome = record.outcome.as_mut().expect("an outcome");
-    outcome.received = 0;
-    outcome.failure = Some(Failure::Timeout);
-    outcome.rtt = None;
+    super::fleet::lose(record, Failure::Timeout);
 }
 
 fn look(gathered: &Gathered) -> orchestrator::diagnose::Judged {
@@ -65,7 +62,7 @@ fn t3_a_node_that_reboots_is_no_fault_of_the_network() {
     node.pod_floater = Some("node is not ready".to_owned());
     for record in &mut gathered.probes {
         if record.src == here {
-            record.outcome = Err("node is not ready".to_owned());
+            forget(record, "node is not ready");
         } else if record.dst == here {
             lose(record);
         }
@@ -89,12 +86,14 @@ fn t5_a_small_loss_everywhere_is_no_fault() {
     // One packet in a hundred, spread over all.
     let mut count = 0_u32;
     for record in &mut gathered.probes {
-        let outcome = record.outcome.as_mut().expect("an outcome");
+        let outcome = outcome(record);
         count += outcome.sent;
         if count >= 100 {
             count -= 100;
             outcome.received -= 1;
             outcome.failure = Some(Failure::Timeout);
+            // As a run does with whatever was lost.
+            settle(record);
         }
     }
     let judged = look(&gathered);
@@ -106,8 +105,7 @@ fn t5_a_small_loss_everywhere_is_no_fault() {
 fn a_heavy_loss_of_one_pair_is_one() {
     let gathered = probed(three(), |record| {
         if record.src.cluster == 0 && record.dst.cluster == 2 && record.layer == Layer::Pod {
-            let outcome = record.outcome.as_mut().expect("an outcome");
-            outcome.received = outcome.sent.min(1);
+            keep(record, 1, Failure::Timeout);
         }
     });
     let judged = look(&gathered);
@@ -116,23 +114,51 @@ fn a_heavy_loss_of_one_pair_is_one() {
     assert_eq!(finding.affects.len(), 1);
 }
 
-#[test]
-fn t7_a_paused_observer_is_a_bad_witness() {
-    let gathered = probed(three(), |record| {
+/// The first node of north hears nothing of what it asks; everybody reaches it.
+fn deaf(excused: Option<&str>) -> Gathered {
+    probed(three(), |record| {
         if (record.src.cluster, record.src.node) == (1, 0) {
             lose(record);
+            for ask in &mut record.asks {
+                ask.excused = excused.map(str::to_owned);
+            }
         }
-    });
-    let judged = look(&gathered);
+    })
+}
+
+#[test]
+fn t7_an_observer_that_reports_its_own_starvation_is_no_witness() {
+    let judged = look(&deaf(Some("its floater was kept from running for 2.0 s")));
     assert_eq!(titles(&judged), Vec::<String>::new());
     assert_eq!(judged.verdict, RunVerdict::Unknown);
     assert!(
         judged
             .unjudged
             .iter()
-            .any(|sentence| sentence.contains("north/n1")),
+            .any(|sentence| sentence.contains("north/n1") && sentence.contains("2.0 s")),
         "{:?}",
         judged.unjudged
+    );
+}
+
+#[test]
+fn a_source_whose_every_question_is_lost_is_the_cause_and_none_of_those_it_asked() {
+    let judged = look(&deaf(None));
+    assert_eq!(
+        titles(&judged),
+        ["error FORWARD-POLICY-DROP at north/n1 responder"; 2]
+    );
+    assert_ne!(judged.findings[0].id, judged.findings[1].id);
+    // The same for connections alone.
+    let gathered = probed(three(), |record| {
+        if (record.src.cluster, record.src.node) == (1, 0) && record.protocol == Protocol::Tcp {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    assert_eq!(
+        titles(&judged),
+        ["error L4-SELECTIVE-DROP at north/n1 responder"; 2]
     );
 }
 
@@ -207,7 +233,7 @@ fn an_agent_that_dies_is_unknown_and_nothing_else() {
         Some("the pod is gone".to_owned());
     for record in &mut gathered.probes {
         if record.layer == Layer::Pod && record.src == here {
-            record.outcome = Err("the pod is gone".to_owned());
+            forget(record, "the pod is gone");
         } else if record.layer == Layer::Pod && record.dst == here {
             lose(record);
         }
@@ -224,15 +250,25 @@ fn an_agent_that_dies_is_unknown_and_nothing_else() {
     );
     assert_eq!(judged.clusters[2].state, Observation::Partly);
 
-    // Refused connections where echo requests are answered: the floater alone is gone.
-    let gathered = probed(three(), |record| {
+    // Refused connections where echo requests are answered: the floaters alone are gone, where they say nothing any more themselves.
+    let refused = |record: &mut orchestrator::evidence::ProbeRecord| {
         if record.layer == Layer::Pod && record.protocol == Protocol::Tcp && record.dst.cluster == 2
         {
-            lose(record);
-            record.outcome.as_mut().expect("an outcome").failure = Some(Failure::Refused);
+            super::fleet::lose(record, Failure::Refused);
         }
-    });
+    };
+    let mut gathered = probed(three(), refused);
+    for node in &mut gathered.clusters[2].nodes {
+        node.pod_floater = Some("the pod is gone".to_owned());
+    }
     assert_eq!(titles(&look(&gathered)), Vec::<String>::new());
+    // While they answer their API, somebody else refuses for them.
+    let judged = look(&probed(three(), refused));
+    assert_eq!(
+        titles(&judged),
+        ["error L4-SELECTIVE-DROP at west/- cluster"]
+    );
+    assert!(only(&judged).ambiguous_with.contains(&"REJECT".into()));
 }
 
 #[test]
@@ -317,10 +353,12 @@ fn somebody_else_who_answers_is_a_finding() {
             && record.protocol == Protocol::Tcp
             && (record.dst.cluster, record.dst.node) == (2, 1)
         {
-            lose(record);
-            record.outcome.as_mut().expect("an outcome").failure = Some(Failure::WrongIdentity {
-                answered: "elsewhere/n9".to_owned(),
-            });
+            super::fleet::lose(
+                record,
+                Failure::WrongIdentity {
+                    answered: "elsewhere/n9".to_owned(),
+                },
+            );
         }
     });
     let judged = look(&gathered);
@@ -328,7 +366,8 @@ fn somebody_else_who_answers_is_a_finding() {
     assert_eq!(finding.code.word(), "WRONG-IDENTITY");
     assert_eq!(finding.element.kind.word(), "responder");
     assert_eq!(finding.element.node.as_deref(), Some("n2"));
-    assert!(finding.summary.contains("elsewhere/n9"));
+    // What a stranger calls itself is not repeated.
+    assert!(!format!("{finding:?}").contains("elsewhere"));
 }
 
 #[test]

@@ -13,9 +13,9 @@ use super::super::intent::Intended;
 use super::super::join::Joined;
 use super::super::scope::Scope;
 use super::super::walks::{Walked, pod_link};
-use super::{Hypothesis, Only};
+use super::{Class, Hypothesis, Only, Reach};
 use crate::evidence::NodeRef;
-use crate::report::{Element, Evidence, EvidenceKind, Finding, Severity};
+use crate::report::{Element, Evidence, EvidenceKind, Finding, layer_word};
 
 fn kind_of_code(code: Code) -> ElementKind {
     match code {
@@ -67,13 +67,80 @@ fn words(list: &[Code]) -> Vec<Printable> {
     list.iter().map(|code| code.word().into()).collect()
 }
 
+/// So many alternatives are named.
+const ALTERNATIVES: usize = 8;
+
+/// What is said of a hypothesis.
+struct Told {
+    code: Code,
+    element: Element,
+    summary: String,
+    ambiguous: Vec<Printable>,
+    fix: String,
+    evidence: Vec<Evidence>,
+}
+
+/// The finding of hypotheses that predict the same, the first of which gives it its name.
 pub(super) fn tell(
     scope: &Scope<'_>,
     intended: &Intended,
-    cause: &Hypothesis,
+    class: Class,
+    causes: &[&Hypothesis],
     explained: &[&Joined<'_, '_>],
     passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
 ) -> Finding {
+    let describe = |cause| {
+        let told = describe(scope, intended, class, cause, explained, passing);
+        match class {
+            Class::Some => in_part(told),
+            Class::All | Class::Connections => told,
+        }
+    };
+    let mut told = describe(causes[0]);
+    let mut evidence = packets(scope, explained);
+    evidence.append(&mut told.evidence);
+    let mut ambiguous = told.ambiguous;
+    let own = format!("{} at {}", told.code, told.element.place());
+    for cause in causes.iter().skip(1).take(ALTERNATIVES) {
+        let other = describe(cause);
+        let place = format!("{} at {}", other.code, other.element.place());
+        if place != own && !ambiguous.iter().any(|known| known.as_str() == place) {
+            ambiguous.push(place.into());
+        }
+    }
+    finding(
+        told.code,
+        told.element,
+        told.summary,
+        evidence,
+        ambiguous,
+        affected(scope, explained),
+        Fix::advice(&told.fix),
+    )
+}
+
+/// The same element where it lets some packets through.
+fn in_part(told: Told) -> Told {
+    Told {
+        code: Code::LossGray,
+        summary: format!(
+            "packets that cross {} are lost in part, far beyond chance",
+            told.element.place()
+        ),
+        ambiguous: words(&[Code::QueueDrop, Code::RateLimited]),
+        fix: "look at queues, policers and errors along the path".to_owned(),
+        ..told
+    }
+}
+
+fn describe(
+    scope: &Scope<'_>,
+    intended: &Intended,
+    class: Class,
+    cause: &Hypothesis,
+    explained: &[&Joined<'_, '_>],
+    passing: &BTreeSet<(NodeRef, NodeRef, Layer, Family)>,
+) -> Told {
     let on_node = |at: NodeRef, kind: ElementKind, name: String| Element {
         cluster: Some(scope.cluster(at.cluster).name.as_str().into()),
         node: Some(scope.node(at).name.as_str().into()),
@@ -87,8 +154,7 @@ pub(super) fn tell(
         name: name.into(),
     };
     let node_name = |at: NodeRef| scope.node(at).name.clone();
-    let mut evidence = packets(scope, explained);
-    let affects = affected(scope, explained);
+    let mut evidence = Vec::new();
     let (code, element, summary, ambiguous, fix) = match cause {
         Hypothesis::Impostor(at, layer) => {
             let place = scope.place(*at);
@@ -96,16 +162,12 @@ pub(super) fn tell(
                 .iter()
                 .find_map(|joined| joined.pair.map(|pair| pair.target.to_string()))
                 .unwrap_or_default();
-            let answered = explained
-                .iter()
-                .find_map(|joined| joined.pair.and_then(|pair| pair.impostor.clone()))
-                .unwrap_or_default();
             (
                 Code::WrongIdentity,
                 on_node(*at, ElementKind::Responder, target.clone()),
                 format!(
-                    "{answered} answers at {target}, which is the {} address of {place}",
-                    crate::report::layer_word(*layer)
+                    "somebody else answers at {target}, which is the {} address of {place}",
+                    layer_word(*layer)
                 ),
                 words(&[Code::CidrOverlap, Code::FdbWrongVtep, Code::VtepIpDuplicate]),
                 format!(
@@ -313,15 +375,10 @@ pub(super) fn tell(
         ),
         Hypothesis::Tunnel(from, to, link) => (
             Code::TunnelUdpBlockedOneway,
-            outside(format!(
-                "{link} {} - {}",
-                scope.place(*from),
-                scope.place(*to)
-            )),
+            outside(format!("{link} {}", both(scope, *from, *to, " - "))),
             format!(
-                "packets over {link} between {} and {} are lost, others pass, and the tables are as planned",
-                scope.place(*from),
-                scope.place(*to)
+                "packets over {link} between {} are lost, others pass, and the tables are as planned",
+                both(scope, *from, *to, " and ")
             ),
             words(&[
                 Code::TunnelReplyBlocked,
@@ -358,39 +415,32 @@ pub(super) fn tell(
                 )
             }
         }
-        Hypothesis::Protocol(at, layer) => (
-            Code::L4SelectiveDrop,
-            on_node(
-                *at,
-                ElementKind::Responder,
+        Hypothesis::Directed(reach, layer, only) => directed(scope, class, *reach, *layer, *only),
+        Hypothesis::Apart(here, there, only) => {
+            let mut names = [*here, *there].map(|at| scope.cluster(at).name.as_str());
+            names.sort_unstable();
+            let [here, there] = names;
+            let within = within(*only);
+            (
+                Code::UnderlayArpPoison,
+                outside(format!("{here} - {there}{within}")),
                 format!(
-                    "tcp {} {}",
-                    floater::wire::PORT,
-                    crate::report::layer_word(*layer)
+                    "no node of {here} and no node of {there} reach each other on the underlay{within}"
                 ),
-            ),
-            format!(
-                "echo requests to {} are answered, connections are not",
-                scope.place(*at)
-            ),
-            words(&[Code::Reject, Code::PodPolicy]),
-            format!(
-                "look for a filter between the two that lets ICMP through but not TCP {}",
-                floater::wire::PORT
-            ),
-        ),
+                words(&[Code::L4SelectiveDrop]),
+                format!("look at routers and filters between {here} and {there}"),
+            )
+        }
         Hypothesis::Between(from, to, only) => (
             Code::UnderlayArpPoison,
             outside(format!(
-                "{} - {}{}",
-                scope.place(*from),
-                scope.place(*to),
+                "{}{}",
+                both(scope, *from, *to, " - "),
                 within(*only)
             )),
             format!(
-                "the underlay does not carry packets between {} and {}{}, each of which reaches others",
-                scope.place(*from),
-                scope.place(*to),
+                "the underlay does not carry packets between {}{}",
+                both(scope, *from, *to, " and "),
                 within(*only)
             ),
             words(&[Code::L4SelectiveDrop]),
@@ -399,10 +449,10 @@ pub(super) fn tell(
         Hypothesis::Pair(src, dst, layer, family) => (
             Code::IntentStale,
             outside(format!(
-                "{} - {} {} {family}",
+                "{} to {} {} {family}",
                 scope.place(*src),
                 scope.place(*dst),
-                crate::report::layer_word(*layer)
+                layer_word(*layer)
             )),
             format!(
                 "packets from {} to {} are lost though every table is as planned and lets them through: intent or the model disagrees with \
@@ -418,21 +468,94 @@ pub(super) fn tell(
             "look at packet filters on both nodes, and capture on both".to_owned(),
         ),
     };
-    let mut found = finding(
+    Told {
         code,
         element,
         summary,
-        evidence,
         ambiguous,
-        affects,
-        Fix::advice(&fix),
-    );
-    // A node that its own cluster calls not ready may be rebooting or scaled down: no fault of the network.
-    if code == Code::NodeDown
-        && let Hypothesis::Off(at, _) = cause
-        && !scope.node(*at).ready
-    {
-        found.severity = Severity::Info;
+        fix,
+        evidence,
     }
-    found
+}
+
+/// Two nodes, in an order that does not depend on where they stand.
+fn both(scope: &Scope<'_>, one: NodeRef, other: NodeRef, between: &str) -> String {
+    let mut places = [scope.place(one), scope.place(other)];
+    places.sort_unstable();
+    places.join(between)
+}
+
+/// What fails in one direction.
+fn directed(
+    scope: &Scope<'_>,
+    class: Class,
+    reach: Reach,
+    layer: Layer,
+    only: Only,
+) -> (Code, Element, String, Vec<Printable>, String) {
+    let what = match class {
+        Class::Connections => format!("tcp {}", floater::wire::PORT),
+        Class::All | Class::Some => "packets".to_owned(),
+    };
+    let network = format!("{}{}", layer_word(layer), within(only));
+    let cluster = |at: usize| scope.cluster(at).name.as_str();
+    let (on_node, on_cluster, direction) = match reach {
+        Reach::All => (None, None, "between all nodes".to_owned()),
+        Reach::From(at) => (Some(at), None, format!("from {}", scope.place(at))),
+        Reach::AnyOf(at) => (None, Some(at), format!("to any node of {}", cluster(at))),
+        Reach::IntoCluster(at) => (None, Some(at), format!("into {}", cluster(at))),
+        Reach::OutOfCluster(at) => (None, Some(at), format!("out of {}", cluster(at))),
+        Reach::To(at) => (Some(at), None, format!("to {}", scope.place(at))),
+        Reach::Towards(src, dst) => (
+            None,
+            None,
+            format!("from {} to {}", cluster(src), cluster(dst)),
+        ),
+    };
+    let element = match (on_node, on_cluster) {
+        (Some(at), _) => Element {
+            cluster: Some(cluster(at.cluster).into()),
+            node: Some(scope.node(at).name.as_str().into()),
+            kind: ElementKind::Responder,
+            name: match reach {
+                Reach::From(_) => format!("{what} {network}, outgoing").into(),
+                _ => format!("{what} {network}").into(),
+            },
+        },
+        (None, Some(at)) => Element {
+            cluster: Some(cluster(at).into()),
+            node: None,
+            kind: ElementKind::Cluster,
+            name: format!("{what} {network}, {direction}").into(),
+        },
+        (None, None) => Element {
+            cluster: None,
+            node: None,
+            kind: ElementKind::Underlay,
+            name: format!("{what} {network}, {direction}").into(),
+        },
+    };
+    match class {
+        Class::Connections => (
+            Code::L4SelectiveDrop,
+            element,
+            format!("connections {direction} on {network} fail, echo requests are answered"),
+            words(&[Code::Reject, Code::PodPolicy]),
+            format!(
+                "look for a filter on the path {direction} that lets ICMP through but not TCP {}",
+                floater::wire::PORT
+            ),
+        ),
+        Class::All | Class::Some => (
+            Code::ForwardPolicyDrop,
+            element,
+            format!(
+                "everything that is asked {direction} on {network} is lost, and what is asked the other way passes"
+            ),
+            words(&[Code::PodPolicy, Code::L4SelectiveDrop, Code::AgentSick]),
+            format!(
+                "look for a filter {direction} that keeps track of connections: nft list ruleset"
+            ),
+        ),
+    }
 }
