@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::Error;
@@ -37,7 +38,17 @@ impl Netns {
 
     /// Leaves the calling thread's namespace for a new one. For threads that never come back.
     fn unshare() -> Result<Self, Error> {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(Error::doing("make a network namespace"))?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            let mut error = Error::new("make a network namespace", errno);
+            // unshare(2): the limit of this user, or of one of those who own the user namespaces above.
+            if errno == Errno::ENOSPC {
+                error.hint = Some(limit_of_namespaces().map_or_else(
+                    || "limit user.max_net_namespaces".to_owned(),
+                    |limit| format!("limit user.max_net_namespaces, here {limit}"),
+                ));
+            }
+            error
+        })?;
         Self::current()
     }
 
@@ -63,6 +74,13 @@ impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// How many network namespaces a user may have at once, as far as this user namespace decides (`user.max_net_namespaces`).
+#[must_use]
+pub fn limit_of_namespaces() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/sys/user/max_net_namespaces").ok()?;
+    text.trim().parse().ok()
 }
 
 /// Runs `work` on a thread of its own and waits for it; a panic there goes on here.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +34,7 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Its whole environment.
     pub env: Vec<(OsString, OsString)>,
-    /// The file that its output is appended to.
+    /// The file that its output is appended to; on a full disk the output is lost instead.
     pub log: PathBuf,
     /// Where it runs.
     pub netns: Netns,
@@ -161,15 +161,34 @@ impl Child {
     }
 }
 
-fn start(program: &Program) -> Result<Child, Error> {
-    let doing = || format!("start {}", program.program.display());
-    let log = OpenOptions::new()
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(&program.log)
-        .map_err(Error::doing(format!("open {}", program.log.display())))?;
-    let null = File::open("/dev/null").map_err(Error::doing(doing()))?;
+        .open(path)
+}
+
+/// Whether a file system has no room left, for anybody or for this user.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+fn start(program: &Program) -> Result<Child, Error> {
+    let doing = || format!("start {}", program.program.display());
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(Error::doing(doing()))?;
+    let log = match open_log(&program.log) {
+        Ok(log) => log,
+        // No room for what it says is no reason not to start it.
+        Err(error) if is_full(&error) => null.try_clone().map_err(Error::doing(doing()))?,
+        Err(error) => {
+            return Err(Error::new(format!("open {}", program.log.display()), error));
+        }
+    };
     let word = |bytes: Vec<u8>| {
         CString::new(bytes).map_err(|error| Error::new(doing(), io::Error::from(error)))
     };
@@ -305,6 +324,15 @@ pub fn pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// Whether a process stands still because of a signal (SIGSTOP, SIGTSTP) or a tracer.
+#[must_use]
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc_pid_stat(5): "pid (name) state"; a name may hold parentheses.
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|state| state.starts_with(['T', 't']))
+}
+
 /// The processes whose environment holds `NAME=value`, the caller excepted. Those of other users cannot be seen.
 #[must_use]
 pub fn marked(marker: &str) -> Vec<i32> {
@@ -383,6 +411,19 @@ mod tests {
         assert_eq!(
             told.trim(),
             format!("net:[{}]", netns.inode().expect("stat"))
+        );
+
+        // No more of this process's dispositions than of its handlers: Rust ignores SIGPIPE.
+        let mut child = spawner
+            .spawn(program("exec grep -E '^Sig(Ign|Blk)' /proc/self/status"))
+            .expect("spawn");
+        assert_eq!(child.wait().expect("wait"), 0);
+        let told = std::fs::read_to_string(&log).expect("read");
+        std::fs::remove_file(&log).expect("remove");
+        let masks: Vec<&str> = told.split_ascii_whitespace().collect();
+        assert_eq!(
+            masks,
+            ["SigBlk:", "0000000000000000", "SigIgn:", "0000000000000000"]
         );
 
         let mut missing = program("");

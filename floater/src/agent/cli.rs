@@ -56,10 +56,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Says something on standard error. A floater that cannot say what it does still does it: its log may be on a full disk.
+fn say(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "floater: {what}");
+}
+
 fn done(result: Result<ExitCode, Error>) -> ExitCode {
     result.unwrap_or_else(|error| {
         let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
-        eprintln!("floater: {error}{}", cause.unwrap_or_default());
+        say(format_args!("{error}{}", cause.unwrap_or_default()));
         ExitCode::from(error.exit_code())
     })
 }
@@ -75,11 +80,11 @@ fn serve() -> Result<ExitCode, Error> {
         let mut terminate = handler(SignalKind::terminate())?;
         let mut interrupt = handler(SignalKind::interrupt())?;
         let floater = Floater::start(config, sockets).await?;
-        eprintln!(
-            "floater: listening on {} and {}",
+        say(format_args!(
+            "listening on {} and {}",
             floater.port(),
             floater.api_port()
-        );
+        ));
         let stopper = floater.stopper();
         let mut stopped = std::pin::pin!(floater.stopped());
         let silence = tokio::select! {
@@ -95,13 +100,13 @@ fn serve() -> Result<ExitCode, Error> {
                 stopped.await
             }
         };
-        eprintln!(
-            "floater: {}",
+        say(format_args!(
+            "{}",
             match silence {
                 Silence::Expired => "its time is over",
                 Silence::Stopped => "stopped",
             }
-        );
+        ));
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -113,6 +118,8 @@ fn log() {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            // It would tell them on standard error, which is what failed, and panic.
+            .log_internal_errors(false)
             .try_init();
     }
 }
@@ -138,7 +145,7 @@ fn tables() -> ExitCode {
     match Here.inspect() {
         Ok((state, missing)) => {
             for what in missing {
-                eprintln!("floater: not read: {what}");
+                say(format_args!("not read: {what}"));
             }
             let mut out = std::io::stdout().lock();
             let written = serde_json::to_writer(&mut out, &state)
@@ -151,7 +158,7 @@ fn tables() -> ExitCode {
             }
         }
         Err(why) => {
-            eprintln!("floater: {why}");
+            say(format_args!("{why}"));
             ExitCode::from(MISSING)
         }
     }

@@ -14,6 +14,11 @@ use nix::unistd::{Pid, getpid};
 /// More than the few calls of the child need.
 const STACK: usize = 64 << 10;
 
+/// `_NSIG` of the kernel on all architectures but MIPS.
+const LAST_SIGNAL: c_int = 64;
+/// Bytes of the kernel's `sigset_t`.
+const SIGNAL_SET: usize = 8;
+
 /// What the child needs, all of it made before: it may not allocate.
 struct Plan {
     path: *const c_char,
@@ -27,7 +32,8 @@ struct Plan {
 }
 
 /// Starts `path` in a namespace, with standard input from `null` and output to `log`; the kernel kills it when the calling
-/// thread ends. The calling thread has all signals blocked; the program starts with none blocked.
+/// thread ends. The calling thread has all signals blocked; the program starts with none blocked, none ignored, and no
+/// handler.
 #[expect(
     unsafe_code,
     reason = "the standard library forks when a child has to do something first"
@@ -98,6 +104,21 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0;
         if ready {
             if libc::getppid() == plan.parent {
+                // Until `execve` the child runs in the parent's memory: a handler of the parent that ran here would write to
+                // it while the parent's own thread stands still in the middle of anything. `execve` itself keeps what is
+                // ignored, such as SIGINT of a shell's background job, which the program did not ask for. The kernel's own
+                // call, since the C library's refuses the two signals that it uses itself, whose handlers must not run either.
+                let default = [0_u64; 4];
+                for signal in 1..=LAST_SIGNAL {
+                    // SIGKILL and SIGSTOP cannot be changed and need not be.
+                    libc::syscall(
+                        libc::SYS_rt_sigaction,
+                        signal,
+                        default.as_ptr(),
+                        ptr::null_mut::<c_void>(),
+                        SIGNAL_SET,
+                    );
+                }
                 let mut none = std::mem::zeroed::<libc::sigset_t>();
                 libc::sigemptyset(&raw mut none);
                 libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());

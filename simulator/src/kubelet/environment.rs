@@ -1,4 +1,7 @@
 //! A container's environment and arguments, with everything that they refer to.
+//!
+//! A pod runs with the rights of the lab, which may be root's, and not in a container: whoever may create a pod must not choose
+//! what the loader, the C library or the runtime take from the environment. So only what a floater reads goes through.
 
 use std::net::IpAddr;
 
@@ -8,9 +11,18 @@ use serde_json::Value;
 
 use super::text;
 use crate::apiserver::{Resource, Store};
+use crate::protocol::ROOT;
+use crate::state::MARKER;
 use crate::topology::Node;
 
-/// The environment of a pod's first container, in its order; or why it cannot be had.
+/// Whether a floater reads a variable: `PORT` and `FLOATER_…`, but not those by which the lab knows its own processes.
+fn is_allowed(name: &str) -> bool {
+    let is_floaters = name == "PORT" || name.starts_with("FLOATER_");
+    is_floaters && ![MARKER, ROOT].contains(&name)
+}
+
+/// The environment of a pod's first container, in its order and without what no floater reads; or why it cannot be had.
+/// Left out are also variables that only other variables refer to, once those have been expanded.
 pub(super) fn of(
     pod: &Value,
     node: &Node,
@@ -32,6 +44,8 @@ pub(super) fn of(
             env.push((name, value));
         }
     }
+    // Last, so that `$(POD_IP)` is known where an allowed variable refers to it.
+    env.retain(|(name, _)| is_allowed(name));
     Ok(env)
 }
 
@@ -170,6 +184,46 @@ mod tests {
             ip6: None,
             pod_cidrs: Vec::new(),
         }
+    }
+
+    #[test]
+    fn only_what_a_floater_reads_reaches_a_process() {
+        let hostile = [
+            "LD_PRELOAD",
+            "LD_AUDIT",
+            "LD_LIBRARY_PATH",
+            "GCONV_PATH",
+            "GLIBC_TUNABLES",
+            "MALLOC_TRACE",
+            "RUST_LOG",
+            "RUST_BACKTRACE",
+            "TOKIO_WORKER_THREADS",
+            "PATH",
+            "HOME",
+            "HOSTNAME",
+            "TMPDIR",
+            "XDG_RUNTIME_DIR",
+            "port",
+            "floater_node",
+            "A=FLOATER_NODE",
+            "",
+            MARKER,
+            ROOT,
+        ];
+        let entries: Vec<Value> = hostile
+            .iter()
+            .map(|name| json!({"name": name, "value": "x"}))
+            .chain([
+                json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
+                json!({"name": "PORT", "value": "81"}),
+                json!({"name": "FLOATER_BIND", "value": "$(POD_IP)"}),
+            ])
+            .collect();
+        let pod = json!({"spec": {"containers": [{"env": entries}]}});
+        let ips = [IpAddr::from([10, 1, 0, 2])];
+        let env = of(&pod, &node(), &ips, &Store::default()).expect("an environment");
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(env, [text("PORT", "81"), text("FLOATER_BIND", "10.1.0.2")]);
     }
 
     #[test]

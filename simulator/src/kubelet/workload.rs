@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datapath::state::{Family, NodeState};
-use floater::agent::{Config, Floater, Here, Layer, Silence, Sockets, Stopper};
-use floater::wire;
+use floater::agent::{Config, Floater, Here, Silence, Sockets, Stopper};
 use netns_harness::namespace::Netns;
 use netns_harness::process::{self, Child, Program, Spawner};
 use nix::sys::signal::Signal;
@@ -80,7 +79,12 @@ pub(super) async fn shared(
     netns: &Netns,
     env: &[(String, String)],
 ) -> Result<Workload, String> {
-    let config = config(env)?;
+    let lookup = |name: &'static str| {
+        let mut entries = env.iter();
+        let held = entries.find(|(held, _)| held == name);
+        held.map(|(_, value)| OsString::from(value))
+    };
+    let config = Config::from_environment(lookup).map_err(|error| error.to_string())?;
     let sockets = Arc::new(Inside {
         network,
         netns: netns.clone(),
@@ -91,42 +95,6 @@ pub(super) async fn shared(
     Ok(Workload::Shared {
         floater: floater.stopper(),
         end: tokio::spawn(floater.stopped()),
-    })
-}
-
-/// What the environment of a served floater says.
-fn config(env: &[(String, String)]) -> Result<Config, String> {
-    let get = |name: &str| {
-        let mut entries = env.iter();
-        entries
-            .find(|(held, _)| held == name)
-            .map(|(_, value)| value.as_str())
-    };
-    let needed = |name: &str| get(name).ok_or_else(|| format!("{name} is not set"));
-    let number = |name: &str, default: u16| {
-        get(name).map_or(Ok(default), |text| {
-            text.parse().map_err(|_| format!("{name} is not a port"))
-        })
-    };
-    Ok(Config {
-        cluster: needed("FLOATER_CLUSTER_ID")?.to_owned(),
-        node: needed("FLOATER_NODE")?.to_owned(),
-        layer: match needed("FLOATER_LAYER")? {
-            "host" => Layer::Host,
-            "pod" => Layer::Pod,
-            _ => return Err("FLOATER_LAYER has to be host or pod".to_owned()),
-        },
-        run: needed("FLOATER_RUN")?.to_owned(),
-        run_key: wire::unhex(needed("FLOATER_RUN_KEY")?)
-            .ok_or_else(|| "FLOATER_RUN_KEY is not hexadecimal".to_owned())?,
-        port: number("PORT", wire::PORT)?,
-        api_port: number("FLOATER_API_PORT", wire::API_PORT)?,
-        ttl: match get("FLOATER_TTL_SECONDS") {
-            None => None,
-            Some(text) => Some(Duration::from_secs(text.parse().map_err(|_| {
-                "FLOATER_TTL_SECONDS is not a number of seconds".to_owned()
-            })?)),
-        },
     })
 }
 
@@ -233,35 +201,6 @@ impl Drop for Process {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.child.signal(Signal::SIGKILL);
             let _ = self.child.wait();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_floaters_environment_is_read_and_its_faults_are_named() {
-        let env: Vec<(String, String)> = [
-            ("FLOATER_CLUSTER_ID", "id"),
-            ("FLOATER_NODE", "n1"),
-            ("FLOATER_LAYER", "pod"),
-            ("FLOATER_RUN", "lab"),
-            ("FLOATER_RUN_KEY", "00ff"),
-            ("FLOATER_TTL_SECONDS", "60"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec();
-        let read = config(&env).expect("complete");
-        assert_eq!((read.port, read.api_port), (wire::PORT, wire::API_PORT));
-        assert_eq!(read.run_key, [0, 0xff]);
-        assert_eq!(read.ttl, Some(Duration::from_secs(60)));
-        for missing in 0..5 {
-            let mut env = env.clone();
-            let (name, _) = env.remove(missing);
-            let error = config(&env).expect_err("incomplete");
-            assert!(error.contains(&name), "{error}");
         }
     }
 }
