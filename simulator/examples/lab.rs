@@ -72,7 +72,12 @@ fn run(words: &[&str]) -> Result<(), Error> {
         }
         ["freeze", at @ ..] => control::freeze(None, at.first().copied()),
         ["thaw", at @ ..] => control::thaw(None, at.first().copied()),
-        ["inject", code, at] => control::fault_inject(None, code, at),
+        ["inject", code, at] => {
+            let code = code
+                .parse()
+                .map_err(|error| Error::argument(code, format!("{error}")))?;
+            control::fault_inject(None, code, at)
+        }
         ["clear"] => control::fault_clear(None),
         ["down", name @ ..] => control::down(name.first().copied()),
         ["down-all"] => control::down_all().map(|names| println!("{}", names.join(" "))),

@@ -1,82 +1,104 @@
-//! The cause codes that topologies may name.
+//! Which causes can be injected, and why the others cannot.
 
-/// Those that can be injected.
-pub const INJECTED: [&str; 9] = [
-    "FDB-MISSING",
-    "FDB-WRONG-VTEP",
-    "FORWARD-OFF",
-    "GATEWAY-DOWN",
-    "NEIGH-MISSING",
-    "NEIGH-STALE-MAC",
-    "ROUTE-MISSING",
-    "ROUTE-WRONG-DEV",
-    "TUNNEL-DEV-DOWN",
-];
+use datapath::code::Code;
 
-/// All of them.
-pub const KNOWN: [&str; 64] = [
-    "AGENT-SICK",
-    "BACKEND-NOT-LISTENING",
-    "CIDR-OVERLAP",
-    "CLOCK-SKEW",
-    "CLUSTER-ID-DUPLICATE",
-    "CONNTRACK-FULL",
-    "CONNTRACK-STALE-UDP",
-    "DEV-DELETED",
-    "DNS-RACE-5S",
-    "DNS-UDP53-BLOCKED",
-    "ECMP-PARTIAL",
-    "FAILOVER-INCOMPLETE",
-    "FDB-MISSING",
-    "FDB-WRONG-VTEP",
-    "FORWARD-OFF",
-    "FORWARD-POLICY-DROP",
-    "FRAGMENTS-DROPPED",
-    "GATEWAY-DOWN",
-    "INNER-MTU-TOO-BIG",
-    "INTENT-STALE",
-    "JITTER",
-    "KUBECONFIG-EXPIRED",
-    "L2-MTU-MISMATCH",
-    "L4-SELECTIVE-DROP",
-    "LATENCY",
-    "LOSS-GRAY",
-    "NAT-HAIRPIN",
-    "NEIGH-MISSING",
-    "NEIGH-STALE-MAC",
-    "NEIGH-TABLE-OVERFLOW",
-    "PMTU-BLACKHOLE",
-    "PMTU-VISIBLE-UNHEEDED",
-    "POD-NIC-DOWN",
-    "POD-POLICY",
-    "POLICY-ROUTE-HIJACK",
-    "QUEUE-DROP",
-    "RATE-LIMITED",
-    "REJECT",
-    "REORDER",
-    "RETURN-ROUTE-MISSING",
-    "ROUTE-BLACKHOLE",
-    "ROUTE-MISSING",
-    "ROUTE-WRONG-DEV",
-    "ROUTING-LOOP",
-    "RPFILTER",
-    "SERVICE-NO-BACKEND",
-    "SERVICE-RULE-MISSING",
-    "SNAT-UNWANTED",
-    "STALE-ENDPOINT",
-    "TOKEN",
-    "TUNNEL-DEV-DOWN",
-    "TUNNEL-MAC-LOOP",
-    "TUNNEL-PORT-MISMATCH",
-    "TUNNEL-REPLY-BLOCKED",
-    "TUNNEL-UDP-BLOCKED-HOST",
-    "TUNNEL-UDP-BLOCKED-ONEWAY",
-    "UNDERLAY-ARP-POISON",
-    "V6-FORWARD-OFF",
-    "V6-ROUTE-MISSING",
-    "VNI-MISMATCH",
-    "VTEP-IP-DUPLICATE",
-    "VTEP-LOCAL-STALE",
-    "VTEP-MAC-DUPLICATE",
-    "VXLAN-CSUM-OFFLOAD",
-];
+/// Whether a cause can be injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Injection {
+    /// It cannot, for this reason.
+    Impossible(&'static str),
+    /// It can.
+    Possible,
+}
+
+/// The one table of what can be injected.
+#[must_use]
+pub const fn injection(code: Code) -> Injection {
+    use Code as C;
+    use Injection::{Impossible, Possible};
+    match code {
+        C::FdbMissing
+        | C::FdbWrongVtep
+        | C::ForwardOff
+        | C::GatewayDown
+        | C::NeighMissing
+        | C::NeighStaleMac
+        | C::RouteMissing
+        | C::RouteWrongDev
+        | C::TunnelDevDown => Possible,
+        C::Jitter | C::Latency | C::LossGray | C::QueueDrop | C::RateLimited | C::Reorder => {
+            Impossible("the simulated underlay delays and drops no packets")
+        }
+        C::BackendNotListening
+        | C::ConntrackStaleUdp
+        | C::DnsRace5s
+        | C::DnsUdp53Blocked
+        | C::ServiceNoBackend
+        | C::ServiceRuleMissing
+        | C::StaleEndpoint => Impossible("simulated clusters have no Services and no DNS"),
+        C::CidrOverlap
+        | C::ClusterIdDuplicate
+        | C::ClusternodeIncomplete
+        | C::ControlPlaneAmbiguous
+        | C::FamilyMissing
+        | C::GatewayNotElected
+        | C::IntentStale
+        | C::LinkUnknown => Impossible(
+            "it is in the objects of the API, which kubectl changes in a simulated cluster as in any other",
+        ),
+        C::AgentSick | C::ClockSkew | C::KubeconfigExpired | C::Token | C::WrongIdentity => {
+            Impossible("it is in the floaters or in the access to them, not in a node's network")
+        }
+        _ => Impossible("no injector has been written for it"),
+    }
+}
+
+/// The codes that can be injected, sorted.
+pub fn injectable() -> impl Iterator<Item = Code> {
+    let all = Code::ALL.iter().copied();
+    all.filter(|code| injection(*code) == Injection::Possible)
+}
+
+/// Refuses a code that cannot be injected, with the reason.
+pub(crate) fn check(code: Code) -> Result<(), String> {
+    match injection(code) {
+        Injection::Possible => Ok(()),
+        Injection::Impossible(why) => Err(format!("{code} cannot be injected: {why}")),
+    }
+}
+
+/// Reads the word of a code that can be injected.
+pub(crate) fn read_injectable(word: &str) -> Result<Code, String> {
+    let Some(code) = read(word) else {
+        let words: Vec<&str> = injectable().map(Code::word).collect();
+        return Err(format!("`{word}` is none of {}", words.join(", ")));
+    };
+    check(code).map(|()| code)
+}
+
+/// Reads the word of a code. Files and command lines write it in upper case, as reports do.
+pub(crate) fn read(word: &str) -> Option<Code> {
+    word.parse().ok().filter(|code: &Code| code.word() == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_injectable_or_says_why_not() {
+        let injectable: Vec<Code> = injectable().collect();
+        assert!(injectable.is_sorted());
+        for &code in Code::ALL {
+            let refused = check(code).err();
+            assert_eq!(refused.is_none(), injectable.contains(&code), "{code}");
+            if let Some(why) = refused {
+                assert!(why.starts_with(code.word()) && why.len() > code.word().len() + 25);
+                assert_eq!(read_injectable(code.word()), Err(why));
+            }
+        }
+        let unknown = read_injectable("NO-SUCH").expect_err("no code");
+        assert!(unknown.contains("none of FDB-MISSING, "), "{unknown}");
+        assert!(read("fdb-missing").is_none());
+    }
+}

@@ -1,47 +1,36 @@
 //! What callers do with labs. A lab is a process of its own; these functions start it, talk to it, and end it.
 
-mod protocol;
+mod client;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use datapath::code::Code;
 use netns_harness::namespace::Netns;
+use netns_harness::process;
 use netns_harness::process::Other;
-use netns_harness::{handover, process};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-pub(crate) use protocol::{Answer, Order, Ready, Request, listen};
-
+use crate::protocol::{Answer, Order, ROOT, Ready, Request};
 use crate::state::{self, Folder, MARKER, Taken};
 use crate::topology::{Topology, is_dns_label};
 use crate::{Error, codes};
 
+pub use crate::codes::Injection;
+pub use crate::protocol::{Caller, ClusterStatus, NodeStatus, Status};
 pub use crate::state::state_root;
 
 /// How long a lab may take to come down before it is killed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The environment variable of lab processes that says where their state will be.
-pub(crate) const ROOT: &str = "FLOATER_LAB_ROOT";
 /// The name of a lab that was given none.
 const DEFAULT_NAME: &str = "lab";
-
-/// Who starts a lab, and what its processes are made of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Caller {
-    /// The executable that has the hidden verbs.
-    pub program: PathBuf,
-    /// The verb of a lab's process: it ends up in [`serve`].
-    pub lab_verb: Vec<OsString>,
-    /// The verb of a floater.
-    pub floater_verb: Vec<OsString>,
-}
 
 /// A lab that is up.
 #[derive(Debug, Serialize)]
@@ -53,55 +42,6 @@ pub struct Lab {
     /// While this is open a tied lab lives.
     #[serde(skip)]
     tie: Option<ChildStdin>,
-}
-
-/// What is up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// The lab's name.
-    pub name: String,
-    /// The path of its kubeconfig.
-    pub kubeconfig: PathBuf,
-    /// Its process.
-    pub pid: i32,
-    /// When it started, RFC 3339.
-    pub started: String,
-    /// The places that stand still: `all`, `CLUSTER` or `CLUSTER/NODE`.
-    pub frozen: Vec<String>,
-    /// The faults that were injected and not cleared, as `CODE at PLACE`.
-    pub faults: Vec<String>,
-    /// Its clusters, in the order of the topology.
-    pub clusters: Vec<ClusterStatus>,
-}
-
-/// A cluster that is up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterStatus {
-    /// Its name.
-    pub name: String,
-    /// `gateway` or `p2p`.
-    pub mode: String,
-    /// `ipv4`, `ipv6` or `all`.
-    pub family: String,
-    /// Its API server.
-    pub server: String,
-    /// Its nodes.
-    pub nodes: Vec<NodeStatus>,
-}
-
-/// A node that is up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub name: String,
-    /// Its underlay addresses.
-    pub ips: Vec<String>,
-    /// Whether it is its cluster's gateway.
-    pub gateway: bool,
-    /// Why its kernel is not what its NodeConfig says.
-    pub trouble: Option<String>,
-    /// Its pods, as `namespace/name`, and whether each is ready.
-    pub pods: Vec<(String, bool)>,
 }
 
 /// Builds a lab, and returns once every node's kernel equals its NodeConfig and all pods are ready.
@@ -117,7 +57,9 @@ pub fn up(
     let name = name.or(topology.name.as_deref()).unwrap_or(DEFAULT_NAME);
     let folder = checked(name)?;
     crate::lab::possible(topology)?;
-    let doing = || format!("start lab {name}");
+    let doing = || format!("start simulated fleet `{name}`");
+    // Before a process of its own user namespace, which knows no other users, has to judge.
+    state::names()?;
     let mut child = Command::new(&caller.program)
         .args(&caller.lab_verb)
         .arg(name)
@@ -202,6 +144,15 @@ fn checked(name: &str) -> Result<Folder, Error> {
     }
 }
 
+/// What else could have been meant.
+fn others() -> Result<String, Error> {
+    let names = state::names()?;
+    Ok(match names.as_slice() {
+        [] => String::new(),
+        names => format!("; running: {}", names.join(", ")),
+    })
+}
+
 /// The lab that is meant, with a trace on disk.
 fn named(name: Option<&str>) -> Result<Folder, Error> {
     if let Some(name) = name {
@@ -211,74 +162,32 @@ fn named(name: Option<&str>) -> Result<Folder, Error> {
         } else {
             Err(Error::argument(
                 "--name",
-                format!("there is no lab `{name}`"),
+                format!("no simulated fleet named `{name}` is running{}", others()?),
             ))
         };
     }
     match state::names()?.as_slice() {
-        [] => Err(Error::argument("--name", "no lab is up")),
+        [] => Err(Error::argument("--name", "no simulated fleet is running")),
         [only] => Ok(Folder::of(only)),
         several => Err(Error::argument(
             "--name",
-            format!("there are several labs: {}; say which", several.join(", ")),
+            format!(
+                "several simulated fleets are running; name one of {}",
+                several.join(", ")
+            ),
         )),
     }
 }
 
-/// Refuses a lab whose process is no more.
-fn alive(folder: &Folder) -> Result<(), Error> {
-    if folder.is_held() {
-        return Ok(());
-    }
-    let name = &folder.name;
-    Err(Error::argument(
-        "--name",
-        format!("lab `{name}` was killed; `sim down` removes what it left"),
-    ))
-}
-
-/// Asks a lab something. What comes first is a byte with descriptors, then the answer, one JSON object.
-fn ask(
-    name: Option<&str>,
-    request: &Request,
-) -> Result<(Answer, Vec<std::os::fd::OwnedFd>), Error> {
-    let folder = named(name)?;
-    let name = &folder.name;
-    let doing = || format!("talk to lab {name}");
-    alive(&folder)?;
-    let mut stream: UnixStream = match protocol::connect(folder.path()) {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Err(Error::argument(
-                "--name",
-                format!("lab `{name}` is coming up or going down"),
-            ));
-        }
-        Err(error) => return Err(Error::failed(doing())(error)),
-    };
-    let exchange = |stream: &mut UnixStream| {
-        let mut line = serde_json::to_vec(request)?;
-        line.push(b'\n');
-        stream.write_all(&line)?;
-        let descriptors = handover::receive(stream)?;
-        let mut text = String::new();
-        BufReader::new(stream).read_line(&mut text)?;
-        Ok::<_, std::io::Error>((serde_json::from_str(&text)?, descriptors))
-    };
-    let (answer, descriptors): (Result<Answer, Error>, _) =
-        exchange(&mut stream).map_err(Error::failed(doing()))?;
-    Ok((answer?, descriptors))
+/// Asks the lab that is meant.
+fn ask(name: Option<&str>, request: &Request) -> Result<(Answer, Vec<OwnedFd>), Error> {
+    client::ask(&named(name)?, request)
 }
 
 fn unexpected(name: Option<&str>) -> Error {
     Error::Failed {
-        doing: format!("talk to lab {}", name.unwrap_or_default()),
-        why: "it answered something else".to_owned(),
+        doing: format!("talk to simulated fleet `{}`", name.unwrap_or(DEFAULT_NAME)),
+        why: "it answered something else than it was asked for".to_owned(),
     }
 }
 
@@ -291,6 +200,12 @@ pub fn status(name: Option<&str>) -> Result<Status, Error> {
         (Answer::Status(status), _) => Ok(*status),
         _ => Err(unexpected(name)),
     }
+}
+
+/// Whether a lab of this name has a process, be it starting, stopped or going down.
+#[must_use]
+pub fn is_running(name: &str) -> bool {
+    checked(name).is_ok_and(|folder| folder.holder().is_some())
 }
 
 /// The names of all labs that left a trace, sorted; some may be coming up, going down, or killed.
@@ -306,14 +221,14 @@ pub fn names() -> Vec<String> {
 /// There is no such lab.
 pub fn kubeconfig(name: Option<&str>) -> Result<PathBuf, Error> {
     let folder = named(name)?;
-    alive(&folder)?;
+    client::alive(&folder)?;
     let path = folder.kubeconfig();
     if path.is_file() {
         Ok(path)
     } else {
         Err(Error::argument(
             "--name",
-            format!("lab `{}` is not up yet", folder.name),
+            format!("simulated fleet `{}` is still starting", folder.name),
         ))
     }
 }
@@ -361,28 +276,26 @@ pub fn thaw(name: Option<&str>, at: Option<&str>) -> Result<(), Error> {
     ask(name, &Request::Thaw { at }).map(drop)
 }
 
-/// The codes that can be injected.
+/// The codes that can be injected, sorted.
 #[must_use]
-pub fn fault_list() -> Vec<&'static str> {
-    codes::INJECTED.to_vec()
+pub fn fault_list() -> Vec<Code> {
+    codes::injectable().collect()
+}
+
+/// Whether a code can be injected, and why not.
+#[must_use]
+pub fn injection(code: Code) -> Injection {
+    codes::injection(code)
 }
 
 /// Breaks something at `CLUSTER[/NODE][,PEER]`; the node's agent is frozen first.
 ///
 /// # Errors
 /// There is no such lab, code or place, or there is nothing there to break.
-pub fn fault_inject(name: Option<&str>, code: &str, at: &str) -> Result<(), Error> {
-    if !codes::INJECTED.contains(&code) {
-        return Err(Error::argument(
-            "CODE",
-            format!("`{code}` is none of {}", codes::INJECTED.join(", ")),
-        ));
-    }
-    let request = Request::Inject {
-        code: code.to_owned(),
-        at: at.to_owned(),
-    };
-    ask(name, &request).map(drop)
+pub fn fault_inject(name: Option<&str>, code: Code, at: &str) -> Result<(), Error> {
+    codes::check(code).map_err(|rule| Error::argument("CODE", rule))?;
+    let at = at.to_owned();
+    ask(name, &Request::Inject { code, at }).map(drop)
 }
 
 /// Repairs everything that was injected, and lets the nodes that were frozen for it go on.
@@ -428,7 +341,7 @@ pub fn down_all() -> Result<Vec<String>, Error> {
             return Ok(ended.into_iter().collect());
         }
         for process in starting {
-            end_process(&process, "a lab that starts")?;
+            end_process(&process, "a simulated fleet that is starting")?;
         }
     }
 }
@@ -437,6 +350,8 @@ pub fn down_all() -> Result<Vec<String>, Error> {
 fn end_process(process: &Other, what: &str) -> Result<(), Error> {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         process.signal(signal);
+        // One that was stopped hears nothing until it goes on.
+        process.signal(Signal::SIGCONT);
         if process.wait_for_end(PATIENCE)? {
             return Ok(());
         }
@@ -462,14 +377,14 @@ fn end(folder: &Folder) -> Result<(), Error> {
                 if let Some(process) = Other::find(pid)?
                     && folder.is_held_by(pid)
                 {
-                    end_process(&process, &format!("lab {}", folder.name))?;
+                    end_process(&process, &format!("simulated fleet `{}`", folder.name))?;
                 }
             }
         }
     }
     // It removes its folder before it ends.
     if let Some(process) = process {
-        end_process(&process, &format!("lab {}", folder.name))?;
+        end_process(&process, &format!("simulated fleet `{}`", folder.name))?;
     }
     match record {
         Some(record) => state::end_marked(&record.marker()),

@@ -1,8 +1,8 @@
-//! Faults on purpose: each makes its cause with plain requests to the node's kernel, and knows how to take it back.
+//! Faults on purpose: each makes its cause with plain requests to the node's kernel.
 //!
-//! What the kernel removed with what was broken (a link that goes down loses its routes and neighbours) comes back with it,
-//! also where nothing of the datapath runs that would mend it. In a node with both families the rows of IPv4 are broken; those
-//! of IPv6 stand.
+//! Clearing makes the rows that a fault changed what they were before, and what the kernel removed with them (a link that goes
+//! down loses its routes and neighbours), also where nothing of the datapath runs that would repair it. Rows that somebody has
+//! put back already are left as they are. In a node with both families the rows of IPv4 are broken; those of IPv6 stand.
 //!
 //! The node's agent is frozen first, so that the fault stays. What breaks is found by the node's own tables: the route to the
 //! peer's pods, the neighbour that it leads to, the forwarding row of that neighbour.
@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use datapath::code::Code;
 use datapath::diff::{Change, ChangeSet, diff, kind_of, name_of};
 use datapath::kernel::LinuxKernel;
 use datapath::mac::Mac;
@@ -26,37 +27,34 @@ use crate::apiserver::{Resource, Store};
 use crate::lab::Fleet;
 use crate::network::{ETH0, NodeNet};
 use crate::topology::{Cluster, UNDERLAY_V6};
-use crate::{Error, codes, objects};
+use crate::{Error, objects};
 
 /// A MAC that nobody has.
 const STALE: Mac = Mac([0x02, 0xde, 0xad, 0xbe, 0xef, 0x01]);
 /// An underlay address that nobody has: the last but few of 100.64.0.0/10.
 const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 250);
 
-type Undo = Box<dyn FnOnce(&NodeNet) -> Result<(), netns_harness::Error> + Send>;
-
 /// What was injected and not yet cleared, in order.
 #[derive(Default)]
 pub(crate) struct Faults(Vec<Injected>);
 
 struct Injected {
-    code: String,
+    code: Code,
     place: String,
     net: Arc<NodeNet>,
-    undo: Undo,
-    lost: Lost,
+    changed: Changed,
 }
 
 /// The node's tables before a fault, and which of their rows it changed, by kind and name.
-struct Lost {
+struct Changed {
     before: NodeState,
     rows: BTreeSet<(&'static str, String)>,
 }
 
-impl Lost {
+impl Changed {
     fn between(before: NodeState, after: &NodeState) -> Self {
         let changed = diff(&before, after).changes;
-        let rows = changed.iter().map(Change::row);
+        let rows = changed.iter().flat_map(rows_of);
         let rows = rows.filter(|row| !is_of_the_kernel(row)).map(key_of);
         Self {
             rows: rows.collect(),
@@ -70,7 +68,11 @@ impl Lost {
             .observe()
             .map_err(Error::failed("read a node's tables"))?;
         let missing = diff(&self.before, &now).changes.into_iter();
-        let missing = missing.filter(|change| self.rows.contains(&key_of(change.row())));
+        let is_ours = |change: &Change| {
+            let mut rows = rows_of(change);
+            rows.any(|row| self.rows.contains(&key_of(row)))
+        };
+        let missing = missing.filter(is_ours);
         let set = ChangeSet::ordered(missing.collect());
         if set.is_empty() {
             return Ok(());
@@ -81,6 +83,15 @@ impl Lost {
             Err(Error::failed("put back what a fault removed")(error))
         })
     }
+}
+
+/// The row that a change makes, and the one whose place it takes.
+fn rows_of(change: &Change) -> impl Iterator<Item = &Row> {
+    let replaced = match change {
+        Change::Replace { from, .. } => Some(from),
+        Change::Add(_) | Change::Remove(_) => None,
+    };
+    [change.row()].into_iter().chain(replaced)
 }
 
 /// Whether the kernel makes a row by itself where there is a reason for it.
@@ -101,16 +112,25 @@ fn key_of(row: &Row) -> (&'static str, String) {
 
 impl std::fmt::Debug for Faults {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.words()).finish()
+        f.debug_list().entries(self.described()).finish()
     }
 }
 
 impl Faults {
     /// `CODE at PLACE`, in the order of injection.
-    pub(crate) fn words(&self) -> Vec<String> {
+    pub(crate) fn described(&self) -> Vec<String> {
         let each = self.0.iter();
         each.map(|fault| format!("{} at {}", fault.code, fault.place))
             .collect()
+    }
+
+    /// The codes of those at a node, in the order of injection.
+    pub(crate) fn at(&self, cluster: &str, node: &str) -> Vec<Code> {
+        let here = self
+            .0
+            .iter()
+            .filter(|fault| fault.place.split_once('/') == Some((cluster, node)));
+        here.map(|fault| fault.code).collect()
     }
 }
 
@@ -129,7 +149,7 @@ fn refused<T>(rule: impl Into<String>) -> Result<T, Error> {
 }
 
 /// The rows by which a node reaches a peer's pods.
-struct Way {
+struct Path {
     route: Route,
     link: u32,
     via: IpAddr,
@@ -142,7 +162,7 @@ struct Way {
 
 impl Fleet {
     /// Breaks something at `CLUSTER[/NODE][,PEER]`.
-    pub(crate) async fn inject(&self, code: &str, at: &str) -> Result<(), Error> {
+    pub(crate) async fn inject(&self, code: Code, at: &str) -> Result<(), Error> {
         let (place, peer) = match at.split_once(',') {
             Some((place, peer)) => (place, Some(peer)),
             None => (at, None),
@@ -151,7 +171,7 @@ impl Fleet {
         let net = self.node_at(&cluster, &node)?.clone();
         let peer = self.peer(&cluster, peer)?;
         // Held throughout: two injections at once could not be told apart in taking them back.
-        let mut faults = self.faults.lock().await;
+        let _turn = self.breaking.lock().await;
         let place = format!("{cluster}/{node}");
         let was_frozen = self.freezer.now().faults.contains(&place);
         self.freezer.change(|frozen| {
@@ -159,19 +179,17 @@ impl Fleet {
         });
         self.agents.wait_idle();
         let broken = self.observe(&net).and_then(|before| {
-            let undo = self.break_at(code, &net, &before, peer)?;
-            let lost = Lost::between(before, &self.observe(&net)?);
-            Ok((undo, lost))
+            self.break_at(code, &net, &before, peer)?;
+            Ok(Changed::between(before, &self.observe(&net)?))
         });
         match broken {
-            Ok((undo, lost)) => {
-                info!(code, place, rows = ?lost.rows, "injected");
-                faults.0.push(Injected {
-                    code: code.to_owned(),
+            Ok(changed) => {
+                info!(%code, place, rows = ?changed.rows, "injected");
+                self.faults().0.push(Injected {
+                    code,
                     place,
                     net,
-                    undo,
-                    lost,
+                    changed,
                 });
                 Ok(())
             }
@@ -188,21 +206,22 @@ impl Fleet {
 
     /// Takes everything back, the last first, and has the nodes catch up.
     pub(crate) async fn clear(&self) -> Result<(), Error> {
-        let mut faults = self.faults.lock().await;
-        let mut failed = None;
-        for fault in faults.0.drain(..).rev() {
-            let undone = (fault.undo)(&fault.net).map_err(Error::from);
-            let back = self
-                .kernel(&fault.net)
-                .and_then(|mut kernel| fault.lost.put_back(&mut kernel));
-            if let Err(error) = undone.and(back) {
-                // What the datapath owns its agent mends; the rest is told.
-                failed.get_or_insert(error);
-            }
-        }
+        let _turn = self.breaking.lock().await;
+        let cleared: Vec<Injected> = self.faults().0.drain(..).rev().collect();
+        let refused: Vec<&Injected> = cleared
+            .iter()
+            .filter(|fault| self.put_back(fault).is_err())
+            .collect();
         self.freezer.change(|frozen| frozen.faults.clear());
         self.settle().await?;
-        failed.map_or(Ok(()), Err)
+        // Where the agent runs it has repaired what is the datapath's meanwhile: a link that somebody removed, for one.
+        refused
+            .into_iter()
+            .try_for_each(|fault| self.put_back(fault))
+    }
+
+    fn put_back(&self, fault: &Injected) -> Result<(), Error> {
+        fault.changed.put_back(&mut self.kernel(&fault.net)?)
     }
 
     /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
@@ -250,48 +269,35 @@ impl Fleet {
 
     fn break_at(
         &self,
-        code: &str,
+        code: Code,
         net: &Arc<NodeNet>,
         state: &NodeState,
         peer: Option<(&Cluster, Option<String>)>,
-    ) -> Result<Undo, Error> {
-        let family = if net.node.ip.is_some() {
-            Family::Ipv4
+    ) -> Result<(), Error> {
+        let forwarding = if net.node.ip.is_some() {
+            "net.ipv4.ip_forward"
         } else {
-            Family::Ipv6
-        };
-        let forwarding = match family {
-            Family::Ipv4 => "net.ipv4.ip_forward",
-            Family::Ipv6 => "net.ipv6.conf.all.forwarding",
+            "net.ipv6.conf.all.forwarding"
         };
         match code {
-            "GATEWAY-DOWN" => {
-                net.ask(|netlink| netlink.down(ETH0))?;
-                return Ok(Box::new(NodeNet::restore));
-            }
-            "FORWARD-OFF" => {
-                net.netns.run(|| sysctl::set(forwarding, "0"))??;
-                return Ok(Box::new(move |net| {
-                    net.netns.run(|| sysctl::set(forwarding, "1"))?
-                }));
-            }
-            "TUNNEL-DEV-DOWN" => {
+            Code::GatewayDown => return Ok(net.ask(|netlink| netlink.down(ETH0))?),
+            Code::ForwardOff => return Ok(net.netns.run(|| sysctl::set(forwarding, "0"))??),
+            Code::TunnelDevDown => {
                 let mut tunnels =
                     ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
                 let tunnel = tunnels.find_map(|name| state.links.get(name));
                 let Some(index) = tunnel.map(|link| link.index) else {
                     return refused(format!("{}/{} has no tunnel", net.cluster, net.node.name));
                 };
-                net.ask(|netlink| netlink.down(index))?;
-                return Ok(Box::new(move |net| net.ask(|netlink| netlink.up(index))));
+                return Ok(net.ask(|netlink| netlink.down(index))?);
             }
             _ => {}
         }
         let Some((peer, node)) = peer else {
             return refused(format!("{code} needs another cluster"));
         };
-        let way = self.way(net, state, peer, node.as_deref())?;
-        way.break_row(code, net)
+        self.path(net, state, peer, node.as_deref())?
+            .break_row(code, net)
     }
 
     fn kernel(&self, net: &NodeNet) -> Result<LinuxKernel, Error> {
@@ -310,13 +316,13 @@ impl Fleet {
     }
 
     /// How a node reaches the pods of a peer, by its tables; IPv4 where it does.
-    fn way(
+    fn path(
         &self,
         net: &NodeNet,
         state: &NodeState,
         peer: &Cluster,
         node: Option<&str>,
-    ) -> Result<Way, Error> {
+    ) -> Result<Path, Error> {
         let targets: Vec<_> = match node {
             Some(node) => peer
                 .nodes
@@ -326,7 +332,7 @@ impl Fleet {
                 .collect(),
             None => peer.pod_cidrs.clone(),
         };
-        let ways = state.routes.iter().filter(|route| {
+        let routes = state.routes.iter().filter(|route| {
             let near = |target: &IpNet| target.contains(&route.dst) || route.dst.contains(target);
             let mapped = peer
                 .global_cidrs_map
@@ -334,19 +340,19 @@ impl Fleet {
                 .any(|global| global.parse().is_ok_and(|global: IpNet| near(&global)));
             route.table == TABLE && (targets.iter().any(near) || mapped)
         });
-        let mut ways: Vec<Way> = ways.filter_map(|route| way_of(state, route)).collect();
-        ways.sort_by_key(|way| (way.via.is_ipv6(), way.route.dst));
-        match ways.into_iter().next() {
-            Some(way) => Ok(way),
+        let mut paths: Vec<Path> = routes.filter_map(|route| path_of(state, route)).collect();
+        paths.sort_by_key(|path| (path.via.is_ipv6(), path.route.dst));
+        match paths.into_iter().next() {
+            Some(path) => Ok(path),
             None => refused(format!(
-                "{}/{} has no complete way to {} by its tables",
+                "the path from {}/{} to {} is already broken: clear the earlier fault first",
                 net.cluster, net.node.name, peer.name
             )),
         }
     }
 }
 
-fn way_of(state: &NodeState, route: &Route) -> Option<Way> {
+fn path_of(state: &NodeState, route: &Route) -> Option<Path> {
     let hop = route.hops.first()?;
     let via = hop.via?;
     let neighbours = state.neighbours.iter();
@@ -360,7 +366,7 @@ fn way_of(state: &NodeState, route: &Route) -> Option<Way> {
     };
     let vtep = on_link(mac).find_map(|row| row.dst)?;
     let floods = on_link(Mac::ZERO).any(|row| row.dst == Some(vtep));
-    Some(Way {
+    Some(Path {
         route: route.clone(),
         link: state.links.get(&hop.link)?.index,
         via,
@@ -370,8 +376,8 @@ fn way_of(state: &NodeState, route: &Route) -> Option<Way> {
     })
 }
 
-impl Way {
-    fn break_row(self, code: &str, net: &NodeNet) -> Result<Undo, Error> {
+impl Path {
+    fn break_row(self, code: Code, net: &NodeNet) -> Result<(), Error> {
         let Self {
             link,
             via,
@@ -386,49 +392,21 @@ impl Way {
             index: link,
             table: TABLE,
         };
-        Ok(match code {
-            "FDB-MISSING" => {
-                net.ask(|netlink| {
-                    netlink.remove_forwarding(link, mac.0, vtep);
-                    if floods {
-                        netlink.remove_forwarding(link, Mac::ZERO.0, vtep);
-                    }
-                })?;
-                Box::new(move |net| {
-                    net.ask(|netlink| {
-                        netlink.forwarding(link, mac.0, vtep);
-                        if floods {
-                            netlink.forwarding(link, Mac::ZERO.0, vtep);
-                        }
-                    })
-                })
-            }
-            "FDB-WRONG-VTEP" => {
-                let nobody = nobody(vtep);
-                net.ask(|netlink| {
-                    netlink.remove_forwarding(link, mac.0, vtep);
-                    netlink.forwarding(link, mac.0, nobody);
-                })?;
-                Box::new(move |net| {
-                    net.ask(|netlink| {
-                        netlink.remove_forwarding(link, mac.0, nobody);
-                        netlink.forwarding(link, mac.0, vtep);
-                    })
-                })
-            }
-            "NEIGH-MISSING" => {
-                net.ask(|netlink| netlink.remove_neighbour(link, via))?;
-                Box::new(move |net| net.ask(|netlink| netlink.neighbour(link, via, mac.0)))
-            }
-            "NEIGH-STALE-MAC" => {
-                net.ask(|netlink| netlink.neighbour(link, via, STALE.0))?;
-                Box::new(move |net| net.ask(|netlink| netlink.neighbour(link, via, mac.0)))
-            }
-            "ROUTE-MISSING" => {
-                net.ask(|netlink| netlink.remove_route(&planned))?;
-                Box::new(move |net| net.ask(|netlink| netlink.route(&planned)))
-            }
-            "ROUTE-WRONG-DEV" => {
+        match code {
+            Code::FdbMissing => net.ask(|netlink| {
+                netlink.remove_forwarding(link, mac.0, vtep);
+                if floods {
+                    netlink.remove_forwarding(link, Mac::ZERO.0, vtep);
+                }
+            })?,
+            Code::FdbWrongVtep => net.ask(|netlink| {
+                netlink.remove_forwarding(link, mac.0, vtep);
+                netlink.forwarding(link, mac.0, nobody(vtep));
+            })?,
+            Code::NeighMissing => net.ask(|netlink| netlink.remove_neighbour(link, via))?,
+            Code::NeighStaleMac => net.ask(|netlink| netlink.neighbour(link, via, STALE.0))?,
+            Code::RouteMissing => net.ask(|netlink| netlink.remove_route(&planned))?,
+            Code::RouteWrongDev => {
                 let Some(router) = net.router(Family::of(via)) else {
                     return refused(format!("{}/{} has no router", net.cluster, net.node.name));
                 };
@@ -438,24 +416,18 @@ impl Way {
                     ..planned.clone()
                 };
                 net.ask(|netlink| {
-                    // IPv6 would add a second way rather than replace the first.
+                    // IPv6 would add a second hop rather than replace the first.
                     netlink.remove_route(&planned);
                     netlink.route(&astray);
                 })?;
-                Box::new(move |net| {
-                    net.ask(|netlink| {
-                        netlink.remove_route(&astray);
-                        netlink.route(&planned);
-                    })
-                })
             }
             other => {
-                return Err(Error::argument(
-                    "CODE",
-                    format!("`{other}` is none of {}", codes::INJECTED.join(", ")),
-                ));
+                // Refused before it came here, unless the table of what can be injected is ahead of this one.
+                let rule = format!("{other} cannot be injected");
+                return Err(Error::argument("CODE", rule));
             }
-        })
+        }
+        Ok(())
     }
 }
 

@@ -28,7 +28,7 @@ impl Frozen {
     }
 
     /// What stands still, for people.
-    pub(crate) fn words(&self) -> Vec<String> {
+    pub(crate) fn described(&self) -> Vec<String> {
         let everything = self.all.then(|| "all".to_owned());
         everything
             .into_iter()
@@ -83,7 +83,7 @@ mod tests {
         assert!(freezer.node("east", "n9") && freezer.cluster("east"));
         assert!(freezer.node("west", "n1"));
         assert!(!freezer.node("west", "n2") && !freezer.cluster("west"));
-        assert_eq!(freezer.now().words(), ["east", "west/n1"]);
+        assert_eq!(freezer.now().described(), ["east", "west/n1"]);
         freezer.change(|frozen| frozen.all = true);
         assert!(freezer.cluster("west"));
     }

@@ -10,63 +10,32 @@
 
 mod fleet;
 mod requests;
+mod requirements;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use netns_harness::rcu::{self, Expedited};
-use netns_harness::{caps, rootless, wire};
-use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+use netns_harness::{rootless, wire};
+use nix::sys::signal::{SigSet, Signal};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::control::{Order, ROOT, Ready};
+use crate::protocol::{Order, ROOT, Ready};
 use crate::state::{self, Folder, Lock, Record, Taken};
-use crate::topology::Topology;
 use crate::{Error, pki};
 pub(crate) use fleet::Fleet;
+pub(crate) use requirements::possible;
 
 /// How long the kernel may take to remove the fleet's links.
 const REMOVAL: Duration = Duration::from_secs(30);
-
-/// Refuses what this kernel, or this version, cannot do.
-pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
-    for cluster in &topology.clusters {
-        let underlay = &cluster.underlay;
-        let missing = |what: String, why: &str| {
-            Err(Error::Missing {
-                what,
-                why: why.to_owned(),
-            })
-        };
-        if !underlay.delay.is_zero() {
-            return missing(
-                format!(
-                    "a delay of {:?} on the underlay of {}",
-                    underlay.delay, cluster.name
-                ),
-                "there is no relay that delays packets yet, and no queueing discipline (netem) is used",
-            );
-        }
-        if underlay.loss > 0.0 {
-            return missing(
-                format!(
-                    "a loss of {}% on the underlay of {}",
-                    underlay.loss * 100.0,
-                    cluster.name
-                ),
-                "nothing drops packets at random yet",
-            );
-        }
-    }
-    Ok(())
-}
 
 /// Why a lab ends.
 #[derive(Debug)]
@@ -80,6 +49,8 @@ enum End {
 pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     // A lab must not die of the signals of its caller's terminal; it fails only where there is nothing to leave.
     let _ = nix::unistd::setsid();
+    // From the first file that it makes a lab is to remove what it made: its end waits until there is somebody to hear of it.
+    let _ = ending_signals().thread_block();
     let name = args.next().and_then(|name| name.into_string().ok());
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
@@ -126,12 +97,9 @@ fn say(ready: &Ready) {
 }
 
 fn live(name: &str, order: Order) -> Result<(), Error> {
-    rootless::enter().map_err(|error| Error::Missing {
-        what: "a network namespace of one's own".to_owned(),
-        why: format!("this user is not root, and {}", crate::error::chain(&error)),
-    })?;
-    capable()?;
-    enough_descriptors(&order.topology)?;
+    rootless::enter().map_err(|error| requirements::no_user_namespace(&error))?;
+    requirements::capable()?;
+    requirements::enough_descriptors(&order.topology)?;
     let folder = Folder::of(name);
     let lock = loop {
         match folder.take()? {
@@ -144,7 +112,7 @@ fn live(name: &str, order: Order) -> Result<(), Error> {
             Taken::Lab(_) => {
                 return Err(Error::argument(
                     "--name",
-                    format!("a lab called `{name}` is up already"),
+                    format!("a simulated fleet named `{name}` is running already"),
                 ));
             }
         }
@@ -163,52 +131,6 @@ fn live(name: &str, order: Order) -> Result<(), Error> {
         return Err(error);
     }
     held(&folder, &lock, &record, order)
-}
-
-/// Everything that no lab can do without.
-fn capable() -> Result<(), Error> {
-    let needed = ["netns", "veth", "bridge", "vxlan", "policy-rules", "nft"];
-    for capability in caps::check() {
-        if needed.contains(&capability.name) && !capability.available {
-            return Err(Error::Missing {
-                what: capability.name.to_owned(),
-                why: capability.reason.unwrap_or_default(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Descriptors that a lab takes for itself, and for each node: its namespace and sockets, those of its agent and of what
-/// listens to it, and both floaters' own, be they processes or share the lab's. Rather too many than too few.
-const DESCRIPTORS: u64 = 128;
-const DESCRIPTORS_PER_NODE: u64 = 16;
-/// What a node's floaters open besides while they probe in the lab's own process.
-const DESCRIPTORS_PER_PROBING: u64 = 64;
-
-/// Raises the limit as far as the lab may need it and this user may; a lab that would not even come up is refused before
-/// anything is made.
-fn enough_descriptors(topology: &Topology) -> Result<(), Error> {
-    let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
-    let nodes = nodes.sum::<usize>() as u64;
-    let needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes;
-    let wished = if topology.shares_floaters() {
-        needed + DESCRIPTORS_PER_PROBING * nodes
-    } else {
-        needed
-    };
-    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).map_err(Error::failed("read a limit"))?;
-    let limit = hard.max(wished);
-    // Above the hard one only root may go; up to it everybody.
-    if setrlimit(Limit::RLIMIT_NOFILE, limit, limit).is_ok()
-        || (needed <= hard && setrlimit(Limit::RLIMIT_NOFILE, hard, hard).is_ok())
-    {
-        return Ok(());
-    }
-    Err(Error::Missing {
-        what: format!("room for {needed} descriptors ({nodes} nodes)"),
-        why: format!("this user's limit is {hard} (`ulimit -Hn`), and only root may raise it"),
-    })
 }
 
 /// Builds, runs and removes the lab while its name is ours.
@@ -262,8 +184,7 @@ fn run(
     watch_caller(order.tied, ending.clone());
     let mut fleet = None;
     let ended = runtime.block_on(async {
-        let signalled = signals();
-        tokio::pin!(signalled);
+        let mut signalled = pin!(signals()?);
         let built = tokio::select! {
             built = Fleet::build(folder, record, &order, &mut fleet, ending.clone()) => built,
             () = &mut signalled => return Err(interrupted(&folder.name)),
@@ -309,25 +230,35 @@ fn interrupted(name: &str) -> Error {
     }
 }
 
-/// SIGTERM, SIGINT or SIGHUP.
-async fn signals() {
+/// What ends a lab.
+const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
+
+fn ending_signals() -> SigSet {
+    ENDING.into_iter().collect()
+}
+
+/// Catches what ends a lab from now on, also where it was inherited as ignored; those that came before are heard now. To be
+/// called within a runtime.
+fn signals() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ];
-    let streams: Result<Vec<_>, _> = kinds.into_iter().map(signal).collect();
-    match streams {
-        Ok(mut streams) => {
-            let any = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
-            futures::future::select_all(any).await;
-        }
-        Err(error) => {
-            error!(%error, "cannot hear signals");
-            std::future::pending::<()>().await;
-        }
-    }
+    let doing = || "catch signals";
+    let streams: Result<Vec<_>, _> = ENDING
+        .into_iter()
+        .map(|kind| signal(SignalKind::from_raw(kind as i32)))
+        .collect();
+    let mut streams = streams.map_err(Error::failed(doing()))?;
+    ending_signals()
+        .thread_unblock()
+        .map_err(Error::failed(doing()))?;
+    Ok(async move {
+        let any = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
+        futures::future::select_all(any).await;
+    })
 }
 
 /// Standard input ends with the caller.

@@ -20,6 +20,7 @@ mod lab;
 mod network;
 mod objects;
 mod pki;
+mod protocol;
 mod readable;
 mod reconciler;
 mod state;

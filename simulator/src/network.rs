@@ -334,13 +334,6 @@ impl NodeNet {
         netlink.settle(ETH0);
     }
 
-    /// Puts the node's own link, addresses and routes back, whatever of them is gone.
-    pub(crate) fn restore(&self) -> Result<(), netns_harness::Error> {
-        let mut netlink = lock(&self.netlink);
-        self.queue_base(&mut netlink);
-        netlink.flush()
-    }
-
     /// Carries requests out in the node's namespace.
     pub(crate) fn ask(
         &self,
@@ -555,14 +548,6 @@ mod tests {
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH)
             ),
             "{refused}"
-        );
-        // A node that loses its link gets everything back.
-        one.ask(|netlink| netlink.down(ETH0)).expect("down");
-        one.restore().expect("restore");
-        reach(
-            &one.netns,
-            &other.netns,
-            other.node.ips().next().expect("an address"),
         );
         two.remove_pod("default/b").expect("remove");
         assert_eq!(two.add_pod("default/c").expect("pod").ips, far.ips);

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use netns_harness::{process, rcu};
+use netns_harness::{process, rcu, rootless};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -68,7 +68,9 @@ fn check_root(root: &Path) -> Result<bool, Error> {
     };
     let found = match fs::symlink_metadata(root) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(false);
+        }
         Err(error) => return refused(format!("cannot be looked at: {error}")),
     };
     if !found.is_dir() {
@@ -80,7 +82,38 @@ fn check_root(root: &Path) -> Result<bool, Error> {
     if found.mode() & 0o022 != 0 {
         return refused("can be written by others".to_owned());
     }
+    check_parent(root)?;
     Ok(true)
+}
+
+/// Refuses a root below a folder of somebody else's, who could put another one into its place at any time: the parent is the
+/// user's own or the machine's, and where others may write to it they may not rename what is not theirs (the sticky bit).
+fn check_parent(root: &Path) -> Result<(), Error> {
+    let parent = root.parent().unwrap_or(root);
+    let refused = |why: String| {
+        Err(Error::Failed {
+            doing: "keep state".to_owned(),
+            why: format!(
+                "{}, the folder of {}, {why}",
+                parent.display(),
+                root.display()
+            ),
+        })
+    };
+    let found = match fs::metadata(parent) {
+        Ok(found) => found,
+        Err(error) => return refused(format!("cannot be looked at: {error}")),
+    };
+    // Who starts a lab has looked before; within a user namespace the machine's root is as unknown as anybody.
+    if !rootless::in_user_namespace() && ![0, geteuid().as_raw()].contains(&found.uid()) {
+        return refused(format!("belongs to user {}", found.uid()));
+    }
+    let is_machines_group = found.gid() == 0 || found.gid() == getegid().as_raw();
+    let strangers = if is_machines_group { 0o002 } else { 0o022 };
+    if found.mode() & strangers != 0 && found.mode() & 0o1000 == 0 {
+        return refused("can be written by others".to_owned());
+    }
+    Ok(())
 }
 
 /// What has to be known to clean up after a lab that was killed.
@@ -120,8 +153,12 @@ pub(crate) struct Lock(File);
 /// The byte of the lock file that a lab holds while it lives.
 const LIFE: libc::off_t = 0;
 /// The byte that is held while the first one changes hands and by whoever removes what a killed lab left. Waiting for it is
-/// short; nobody who holds only this one is a lab.
+/// short, unless its holder was stopped; nobody who holds only this one is a lab.
 const CHANGE: libc::off_t = 1;
+/// How long [`CHANGE`] is waited for: longer than the removal of all that a killed lab left takes.
+const TURN: Duration = Duration::from_secs(20);
+/// Between two attempts to have it.
+const AGAIN: Duration = Duration::from_millis(10);
 
 impl Lock {
     /// Lets others ask for the name again, who find it taken.
@@ -210,11 +247,18 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Taken::Gone),
                 Err(error) => return Err(Error::failed(doing())(error)),
             };
-            let change = byte(libc::F_WRLCK, CHANGE);
-            match fcntl(file.as_fd(), FcntlArg::F_SETLKW(&change)) {
-                Ok(_) => {}
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(error) => return Err(Error::failed(doing())(error)),
+            match take_turn(&file, TURN).map_err(Error::failed(doing()))? {
+                Turn::Ours => {}
+                Turn::OldLab(pid) if pid > 0 => return Ok(Taken::Lab(pid)),
+                Turn::OldLab(_) => return Err(unseen(doing())),
+                Turn::Waiting(pid) => {
+                    return Err(Error::Failed {
+                        doing: doing(),
+                        why: format!(
+                            "process {pid} is starting or removing this simulated fleet, and did not come to an end in {TURN:?}"
+                        ),
+                    });
+                }
             }
             // The file may have been removed, and made anew by another, before we had the lock.
             let ours = file.metadata().map_err(Error::failed(doing()))?;
@@ -230,28 +274,18 @@ impl Folder {
                 // It ended in between.
                 None => {}
                 Some(pid) if pid > 0 => return Ok(Taken::Lab(pid)),
-                Some(_) => {
-                    return Err(Error::Failed {
-                        doing: doing(),
-                        why: "a process that cannot be seen from here holds it (another PID namespace)"
-                            .to_owned(),
-                    });
-                }
+                Some(_) => return Err(unseen(doing())),
             }
         }
     }
 
     /// Whether a process holds the lab's name.
-    pub(crate) fn is_held(&self) -> bool {
-        self.holder().is_some()
-    }
-
-    /// Whether this process does.
     pub(crate) fn is_held_by(&self, pid: i32) -> bool {
         self.holder() == Some(pid)
     }
 
-    fn holder(&self) -> Option<i32> {
+    /// The process that holds the lab's name.
+    pub(crate) fn holder(&self) -> Option<i32> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).open(self.path.join("lock"));
         holder_of(&file.ok()?)
@@ -331,11 +365,62 @@ impl Folder {
     }
 }
 
+/// Whose turn it is to change who has a name.
+enum Turn {
+    /// A lab of an earlier version of this program, which locks the whole file for as long as it lives.
+    OldLab(i32),
+    /// The caller's.
+    Ours,
+    /// Another process's, for longer than it should take.
+    Waiting(i32),
+}
+
+/// Locks [`CHANGE`]. Whoever holds it may have been stopped, so it is waited for within limits, which the waiting call of the
+/// kernel does not have: it is asked again and again.
+fn take_turn(file: &File, patience: Duration) -> io::Result<Turn> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match fcntl(
+            file.as_fd(),
+            FcntlArg::F_SETLK(&byte(libc::F_WRLCK, CHANGE)),
+        ) {
+            Ok(_) => return Ok(Turn::Ours),
+            Err(
+                nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES | nix::errno::Errno::EINTR,
+            ) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Between the two questions it may have been let go.
+        if let Some(held) = conflict(file, CHANGE) {
+            // A lock without an end is of the whole file.
+            if held.l_len == 0 {
+                return Ok(Turn::OldLab(held.l_pid));
+            }
+            if Instant::now() >= deadline {
+                return Ok(Turn::Waiting(held.l_pid));
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+}
+
+fn unseen(doing: String) -> Error {
+    Error::Failed {
+        doing,
+        why: "a process that cannot be seen from here holds it (another PID namespace)".to_owned(),
+    }
+}
+
 /// The process that holds a lab's life; 0 or less for one that cannot be seen.
 fn holder_of(file: &File) -> Option<i32> {
-    let mut asked = byte(libc::F_WRLCK, LIFE);
+    conflict(file, LIFE).map(|held| held.l_pid)
+}
+
+/// A lock of another process that keeps this one from locking a byte.
+fn conflict(file: &File, at: libc::off_t) -> Option<libc::flock> {
+    let mut asked = byte(libc::F_WRLCK, at);
     fcntl(file.as_fd(), FcntlArg::F_GETLK(&mut asked)).ok()?;
-    (i32::from(asked.l_type) != libc::F_UNLCK).then_some(asked.l_pid)
+    (i32::from(asked.l_type) != libc::F_UNLCK).then_some(asked)
 }
 
 fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
@@ -423,7 +508,7 @@ mod tests {
             .expect("stat")
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!folder.is_held());
+        assert_eq!(folder.holder(), None);
     }
 
     #[test]
@@ -443,6 +528,50 @@ mod tests {
         assert!(refused.to_string().contains("by others"), "{refused}");
         open(0o700).expect("chmod");
         assert!(check_root(&root).expect("ours"));
+        // Below a folder in which others may rename it and put theirs in its place.
+        let parent = |mode| fs::set_permissions(place.path(), fs::Permissions::from_mode(mode));
+        parent(0o777).expect("chmod");
+        let refused = check_root(&root).expect_err("anybody's parent");
+        assert!(refused.to_string().contains("the folder of"), "{refused}");
+        // As /tmp is.
+        parent(0o1777).expect("chmod");
+        assert!(check_root(&root).expect("nobody else can rename it"));
+        parent(0o700).expect("chmod");
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(place.path(), Some(12_345), None).expect("chown");
+            let refused = check_root(&root).expect_err("somebody's parent");
+            assert!(refused.to_string().contains("user 12345"), "{refused}");
+        }
+    }
+
+    /// Locks a part of a file for an open file, which is in nobody's way but another process's and this one's record locks.
+    fn held(path: &Path, start: libc::off_t, length: libc::off_t) -> File {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(path).expect("open");
+        let mut lock = byte(libc::F_WRLCK, start);
+        lock.l_len = length;
+        fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&lock)).expect("lock");
+        file
+    }
+
+    #[test]
+    fn a_lock_of_the_whole_file_is_a_labs_and_not_waited_for_and_any_other_within_limits() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let path = root.path().join("lock");
+        let file = File::create(&path).expect("make");
+        let whole = held(&path, 0, 0);
+        let turn = take_turn(&file, Duration::from_secs(3600)).expect("ask");
+        // An open file has no process.
+        assert!(matches!(turn, Turn::OldLab(-1)));
+        drop(whole);
+        let change = held(&path, CHANGE, 1);
+        let turn = take_turn(&file, Duration::from_millis(30)).expect("ask");
+        assert!(matches!(turn, Turn::Waiting(-1)));
+        drop(change);
+        let life = held(&path, LIFE, 1);
+        assert!(matches!(take_turn(&file, TURN).expect("ask"), Turn::Ours));
+        assert_eq!(holder_of(&file), Some(-1));
+        drop(life);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use datapath::code::Code;
 use datapath::state::Family;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -211,7 +212,7 @@ impl Floaters {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Its cause code.
-    pub code: String,
+    pub code: Code,
     /// `CLUSTER` or `CLUSTER/NODE`.
     pub at: String,
     /// The other side, `CLUSTER` or `CLUSTER/NODE`, where the fault concerns one.
@@ -225,7 +226,7 @@ pub enum Expect {
     /// A finding.
     Finding {
         /// Its cause code.
-        code: String,
+        code: Code,
         /// Where: `CLUSTER` or `CLUSTER/NODE`; none for anywhere.
         at: Option<String>,
     },

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use datapath::code::Code;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -204,14 +205,19 @@ fn faults_break_what_they_say_and_are_cleared() {
     let works = || place.reaches("c1/n2/floater-n2", "10.2.1.2");
     assert!(works());
     for code in simulator::control::fault_list() {
-        place.run(&["inject", code, "c1/n1,c2"]);
+        place.run(&["inject", code.word(), "c1/n1,c2"]);
         // A missing neighbour is found again by flooding, as long as the flood rows stand.
-        assert_eq!(works(), code == "NEIGH-MISSING", "{code}");
-        assert_eq!(place.status()["faults"][0], format!("{code} at c1/n1"));
+        assert_eq!(works(), code == Code::NeighMissing, "{code}");
+        let status = place.status();
+        assert_eq!(status["faults"][0], format!("{code} at c1/n1"));
+        let node = &status["clusters"][0]["nodes"][0];
+        assert_eq!(node["faults"][0], code.word());
+        assert_eq!(node["frozen"], true);
         place.run(&["clear"]);
         assert!(works(), "{code} was not cleared");
     }
     place.refused(&["inject", "NO-SUCH", "c1"], "NO-SUCH");
+    place.refused(&["inject", "LATENCY", "c1"], "delays and drops no packets");
     place.refused(&["inject", "FDB-MISSING", "c7"], "no cluster `c7`");
     place.refused(&["inject", "FDB-MISSING", "c1,c1"], "no peer of its own");
     place.down();
@@ -253,6 +259,196 @@ fn what_a_fault_took_comes_back_also_where_everything_stands_still() {
     place.down();
 }
 
+/// What the fix of a finding says may have been done by hand before the fault is cleared, or the half of it.
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
+fn faults_that_were_repaired_by_hand_are_cleared_all_the_same() {
+    let place = Place::new();
+    place.run(&["up", "2", "2", "gateway", "ipv4"]);
+    let shell = |script: &str| place.run(&["exec", "c1/n1", "sh", "-c", script]);
+    let rows = || {
+        shell(
+            "ip route show table 200; ip route show | sort; ip neigh show dev vx-bridge nud permanent | sort; \
+             bridge fdb show dev vx-bridge | sort; cat /proc/sys/net/ipv4/ip_forward",
+        )
+    };
+    let planned = rows();
+    let route = shell("ip route show table 200");
+    let route = route.lines().next().unwrap();
+    let fdb = shell("bridge fdb show dev vx-bridge | grep -v '^00:00:00:00:00:00'");
+    let fdb = fdb.lines().next().unwrap().replace(" self", "");
+    let fdb = fdb.replace(" permanent", "");
+    let words: Vec<&str> = fdb.split_ascii_whitespace().collect();
+    let (mac, vtep) = (
+        words[0],
+        words[words.iter().position(|word| *word == "dst").unwrap() + 1],
+    );
+    let words: Vec<&str> = route.split_ascii_whitespace().collect();
+    let via = words[words.iter().position(|word| *word == "via").unwrap() + 1];
+    for (code, fix) in [
+        (
+            Code::FdbMissing,
+            format!("bridge fdb append {mac} dev vx-bridge dst {vtep} self permanent"),
+        ),
+        (
+            Code::FdbWrongVtep,
+            // Half of it: the wrong row is gone.
+            format!("bridge fdb del {mac} dev vx-bridge self"),
+        ),
+        (
+            Code::FdbWrongVtep,
+            format!("bridge fdb replace {mac} dev vx-bridge dst {vtep} self permanent"),
+        ),
+        (
+            Code::NeighMissing,
+            format!("ip neigh add {via} lladdr {mac} dev vx-bridge nud permanent"),
+        ),
+        (
+            Code::NeighStaleMac,
+            format!("ip neigh del {via} dev vx-bridge"),
+        ),
+        (
+            Code::RouteMissing,
+            format!("ip route add table 200 {route}"),
+        ),
+        (
+            Code::RouteWrongDev,
+            format!("ip route replace table 200 {route}"),
+        ),
+        (Code::TunnelDevDown, "ip link set vx-bridge up".to_owned()),
+        (Code::TunnelDevDown, "ip link del vx-bridge".to_owned()),
+        (Code::GatewayDown, "ip link set eth0 up".to_owned()),
+        (
+            Code::ForwardOff,
+            "echo 1 > /proc/sys/net/ipv4/ip_forward".to_owned(),
+        ),
+    ] {
+        place.run(&["inject", code.word(), "c1/n1,c2"]);
+        shell(&fix);
+        place.run(&["clear"]);
+        assert_eq!(place.status()["faults"], serde_json::json!([]), "{code}");
+        assert!(
+            place.reaches("c1/n2/floater-n2", "10.2.1.2"),
+            "{code}: {fix}"
+        );
+        assert!(
+            place.reaches("c2/n2/floater-n2", "10.1.1.2"),
+            "{code}: {fix}"
+        );
+        assert_eq!(rows(), planned, "{code}: {fix}");
+    }
+    place.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_stopped_lab_is_told_as_such_at_once_and_taken_down() {
+    let place = Place::new();
+    place.run(&["up", "1", "1", "p2p", "ipv4"]);
+    let pid = i32::try_from(place.status()["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let since = Instant::now();
+    for words in [
+        &["status"][..],
+        &["clear"],
+        &["freeze"],
+        &["exec", "c1/n1", "true"],
+    ] {
+        let output = place.try_run(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{words:?}: {said}");
+        assert!(
+            said.contains(&format!("its process {pid} is stopped")),
+            "{said}"
+        );
+    }
+    assert_eq!(place.run(&["down-all"]).trim(), "lab");
+    assert!(since.elapsed() < Duration::from_secs(20));
+    place.assert_empty();
+}
+
+/// A signal to the lab's own process, from its first moment on, ends it as an orderly end does: nobody has to clean up.
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn whatever_asks_a_lab_to_end_leaves_nothing() {
+    let signals = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+    ];
+    for (step, signal) in signals.into_iter().cycle().take(12).enumerate() {
+        let place = Place::new();
+        // As in the background of a shell without job control: SIGINT and SIGQUIT are ignored, and SIGHUP with nohup.
+        let mut command = Command::new("sh");
+        let script = "trap '' HUP INT QUIT; exec \"$@\"";
+        command.args(["-c", script, "sh"]).arg(&place.program);
+        command.args(["up", "2", "2", "mixed", "ipv4"]);
+        let child = command
+            .env("XDG_RUNTIME_DIR", place.root.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let folder = place.root.path().join("floater/lab");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // From the lab's first file on, and later.
+        while !folder.join("lab.json").exists() {
+            assert!(Instant::now() < deadline, "no lab has begun");
+        }
+        std::thread::sleep(Duration::from_millis(step as u64 / 4 * 150));
+        let record = std::fs::read(folder.join("lab.json")).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+        assert!(netns_harness::process::wait_for_end(pid, Duration::from_secs(20)).unwrap());
+        reap(child);
+        place.assert_empty();
+    }
+}
+
+/// A floater says what it does, and does it where that cannot be said.
+#[test]
+fn a_floater_whose_log_is_full_serves_all_the_same() {
+    use std::net::TcpStream;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [port, api] = [&free, &other].map(|free| free.local_addr().unwrap().port());
+    drop((free, other));
+    let full = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let mut floater = Command::new(driver())
+        .args(["__floater", "serve"])
+        .env_clear()
+        .env("FLOATER_CLUSTER_ID", "id")
+        .env("FLOATER_NODE", "n1")
+        .env("FLOATER_LAYER", "host")
+        .env("FLOATER_RUN", "r")
+        .env("FLOATER_RUN_KEY", "00".repeat(16))
+        .env("FLOATER_BIND", "127.0.0.1")
+        .env("FLOATER_LOG", "trace")
+        .env("PORT", port.to_string())
+        .env("FLOATER_API_PORT", api.to_string())
+        .stdin(Stdio::null())
+        .stdout(full())
+        .stderr(full())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert_eq!(floater.try_wait().unwrap(), None, "it has ended");
+        assert!(Instant::now() < deadline, "it does not listen");
+    }
+    let pid = Pid::from_raw(i32::try_from(floater.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(floater.wait().unwrap().success());
+}
+
 #[test]
 #[ignore = "netns: needs vxlan, nft, iproute2"]
 fn drift_is_repaired_within_a_second_unless_frozen() {
@@ -290,12 +486,12 @@ fn drift_is_repaired_within_a_second_unless_frozen() {
 #[ignore = "netns: needs vxlan, nft"]
 fn names_and_places_are_checked() {
     let place = Place::new();
-    place.refused(&["status"], "no lab is up");
-    place.refused(&["down", "x"], "no lab `x`");
+    place.refused(&["status"], "no simulated fleet is running");
+    place.refused(&["down", "x"], "no simulated fleet named `x` is running");
     let other = ["up", "1", "1", "p2p", "ipv4", "Not_A_Label"];
     place.refused(&other, "DNS label");
     place.run(&["up", "1", "1", "p2p", "ipv4"]);
-    place.refused(&["up", "1", "1", "p2p", "ipv4"], "up already");
+    place.refused(&["up", "1", "1", "p2p", "ipv4"], "running already");
     for (at, about) in [
         ("c9/n1", "no cluster `c9`"),
         ("c1/n9", "no node `n9`"),
@@ -310,7 +506,7 @@ fn names_and_places_are_checked() {
     assert_eq!(output.status.code(), Some(37));
     assert_eq!(output.stdout, b"out\n");
     place.run(&["up", "1", "1", "p2p", "ipv4", "second"]);
-    place.refused(&["status"], "several labs");
+    place.refused(&["status"], "several simulated fleets");
     assert_eq!(place.run(&["down-all"]).trim(), "lab second");
     place.assert_empty();
 }

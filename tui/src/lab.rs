@@ -78,7 +78,7 @@ pub async fn build(
         output::counted(nodes, "node")
     ));
     // A fleet of this name that is up already is somebody else's, and has to outlive an interruption of this command.
-    let taken = control::status(Some(&name)).is_ok();
+    let taken = control::is_running(&name);
     let fleet = format!("the fleet {name}");
     if !taken {
         let remedy = format!("`floaterctl sim down --name {name}` removes it");

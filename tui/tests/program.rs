@@ -141,15 +141,19 @@ fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
         (&["sim", "schema"][..], 0, ""),
         (&["sim", "fault", "list"], 0, ""),
         (&["sim", "down", "--all"], 0, ""),
-        (&["sim", "status"], 65, "no lab is up"),
+        (&["sim", "status"], 65, "no simulated fleet is running"),
         (&["sim", "status", "-o", "json"], 0, ""),
-        (&["sim", "down"], 65, "no lab is up"),
+        (&["sim", "down"], 65, "no simulated fleet is running"),
         (
             &["sim", "kubeconfig", "--name", "nosuchlab"],
             65,
             "nosuchlab",
         ),
-        (&["sim", "exec", "a/n1", "--", "true"], 65, "no lab is up"),
+        (
+            &["sim", "exec", "a/n1", "--", "true"],
+            65,
+            "no simulated fleet is running",
+        ),
         (
             &["sim", "freeze", "--name", "Not_A_Label"],
             65,
@@ -209,7 +213,7 @@ fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
         (
             &["sim", "fault", "inject", "GATEWAY-DOWN", "--at", "a/n1"],
             65,
-            "no lab is up",
+            "no simulated fleet is running",
         ),
     ] {
         let output = command(arguments)

@@ -1,7 +1,7 @@
 //! Everything that a lab consists of while it is up.
 
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,21 +17,18 @@ use tracing::info;
 use super::{End, requests};
 use crate::agents::Agents;
 use crate::apiserver::{ApiCluster, Options, Resource, Store};
-use crate::control::Order;
+
 use crate::fault::Faults;
 use crate::freeze::Freezer;
 use crate::kubelet::{Image, Kubelet};
 use crate::network::Network;
 use crate::objects::{self, Access};
 use crate::pki::{self, Authority};
+use crate::protocol::{self, Order};
 use crate::reconciler::{Member, Reconciler};
 use crate::state::{Folder, MARKER, Record};
 use crate::topology::{Cluster, Topology};
 use crate::{Error, apiserver};
-
-/// How long everything may take to settle, and what every cluster adds.
-const SETTLING: Duration = Duration::from_secs(60);
-const SETTLING_PER_CLUSTER: Duration = Duration::from_millis(250);
 
 /// A lab that is up, or nearly so.
 #[derive(Debug)]
@@ -43,7 +40,9 @@ pub(crate) struct Fleet {
     pub(crate) members: Vec<Running>,
     pub(crate) agents: Arc<Agents>,
     pub(crate) freezer: Arc<Freezer>,
-    pub(crate) faults: tokio::sync::Mutex<Faults>,
+    /// Held by whoever injects or clears.
+    pub(crate) breaking: tokio::sync::Mutex<()>,
+    faults: Mutex<Faults>,
     reconciler: Arc<Reconciler>,
     spawner: Arc<Spawner>,
 }
@@ -104,7 +103,7 @@ impl Fleet {
                 dialer: kubelet.clone(),
             });
             let key = topology.floater.then_some(run_key.as_str());
-            furnish(&api, &token, cluster, key).await?;
+            seed(&api, &token, cluster, key).await?;
             listeners.push(listener);
             accesses.push(Access {
                 cluster: cluster.name.clone(),
@@ -149,7 +148,8 @@ impl Fleet {
             members,
             agents: agents.clone(),
             freezer,
-            faults: tokio::sync::Mutex::default(),
+            breaking: tokio::sync::Mutex::default(),
+            faults: Mutex::default(),
             reconciler: reconciler.clone(),
             spawner,
         });
@@ -184,15 +184,14 @@ impl Fleet {
                 Some(peer) => format!("{},{peer}", fault.at),
                 None => fault.at.clone(),
             };
-            fleet.inject(&fault.code, &at).await?;
+            fleet.inject(fault.code, &at).await?;
         }
         Ok(())
     }
 
     /// How long everything may take.
     pub(crate) fn patience(&self) -> Duration {
-        let clusters = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        SETTLING + SETTLING_PER_CLUSTER * clusters
+        protocol::settling(self.members.len())
     }
 
     /// Waits for every kernel and every pod.
@@ -217,6 +216,11 @@ impl Fleet {
         Ok(())
     }
 
+    /// What was injected and not cleared.
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A cluster by name.
     pub(crate) fn member(&self, name: &str) -> Option<(&Running, &Cluster)> {
         let mut both = self.members.iter().zip(&self.topology.clusters);
@@ -233,7 +237,7 @@ impl Fleet {
         self.spawner.close();
     }
 
-    /// Has the thawed part of the fleet catch up: gateways, plan, and every kernel.
+    /// Elects and plans once more, and waits until thawed agents have applied their NodeConfigs.
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         let reconciler = self.reconciler.clone();
         blocking(move || Ok(reconciler.step())).await?;
@@ -313,7 +317,7 @@ async fn create(
 }
 
 /// The objects of a cluster's own API.
-async fn furnish(
+async fn seed(
     api: &Arc<ApiCluster>,
     token: &str,
     cluster: &Cluster,

@@ -14,17 +14,18 @@ use tracing::warn;
 use super::fleet::Fleet;
 use crate::Error;
 use crate::apiserver::Resource;
-use crate::control::{Answer, ClusterStatus, NodeStatus, Request, Status, listen as listen_in};
 use crate::fault;
 use crate::network::NodeNet;
 use crate::objects;
+use crate::protocol::{self, Answer, ClusterStatus, NodeStatus, Request, Status};
 
 /// After a request that could not be taken: nothing tells when the cause is gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes requests on threads of their own: they may wait, and descriptors are handed over with plain calls.
 pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
-    let listener = listen_in(fleet.folder.path()).map_err(Error::failed("listen for requests"))?;
+    let listener =
+        protocol::listen(fleet.folder.path()).map_err(Error::failed("listen for requests"))?;
     // The lab goes down although somebody may still ask for something.
     let (fleet, runtime) = (Arc::downgrade(fleet), Handle::current());
     std::thread::spawn(move || {
@@ -79,9 +80,9 @@ impl Fleet {
             Request::Clear => self.clear().await.map(|()| done),
             Request::Exec { place } => self.enter(&place),
             Request::Freeze { at } => self.freeze(at.as_deref()).map(|()| done),
-            Request::Inject { code, at } => self.inject(&code, &at).await.map(|()| done),
+            Request::Inject { code, at } => self.inject(code, &at).await.map(|()| done),
             Request::Status => {
-                let status = Answer::Status(Box::new(self.status().await));
+                let status = Answer::Status(Box::new(self.status()));
                 Ok((status, Vec::new()))
             }
             Request::Thaw { at } => self.thaw(at.as_deref()).await.map(|()| done),
@@ -204,8 +205,8 @@ impl Fleet {
         self.settle().await
     }
 
-    async fn status(&self) -> Status {
-        let faults = self.faults.lock().await.words();
+    fn status(&self) -> Status {
+        let faults = self.faults();
         let clusters = self
             .members
             .iter()
@@ -220,6 +221,8 @@ impl Fleet {
                         ips: node.ips().map(|ip| ip.to_string()).collect(),
                         gateway: fault::is_gateway(self.root(), &member.name, &node.name),
                         trouble: self.agents.trouble(&member.name, &node.name),
+                        faults: faults.at(&member.name, &node.name),
+                        frozen: self.freezer.node(&member.name, &node.name),
                         pods: pods
                             .iter()
                             .filter(|pod| pod["spec"]["nodeName"] == node.name.as_str())
@@ -241,8 +244,8 @@ impl Fleet {
             kubeconfig: self.folder.kubeconfig(),
             pid: self.record.pid,
             started: self.record.started.clone(),
-            frozen: self.freezer.now().words(),
-            faults,
+            frozen: self.freezer.now().described(),
+            faults: faults.described(),
             clusters,
         }
     }

@@ -361,22 +361,14 @@ fn place(text: &Spanned<String>, clusters: &[Cluster]) -> Result<(), Refusal> {
 
 fn fault(raw: &Spanned<RawFault>, clusters: &[Cluster]) -> Result<Fault, Refusal> {
     let raw = &raw.value;
-    if !codes::INJECTED.contains(&raw.code.value.as_str()) {
-        return refuse(
-            line(&raw.code),
-            format!(
-                "fault code `{}` is none of {}",
-                raw.code.value,
-                codes::INJECTED.join(", ")
-            ),
-        );
-    }
+    let code = codes::read_injectable(&raw.code.value)
+        .or_else(|rule| refuse(line(&raw.code), format!("fault code: {rule}")))?;
     place(&raw.at, clusters)?;
     if let Some(peer) = &raw.peer {
         place(peer, clusters)?;
     }
     Ok(Fault {
-        code: raw.code.value.clone(),
+        code,
         at: raw.at.value.clone(),
         peer: raw.peer.as_ref().map(|peer| peer.value.clone()),
     })
@@ -387,14 +379,14 @@ fn expectation(raw: &Spanned<RawExpect>, clusters: &[Cluster]) -> Result<Expect,
     let at = line(raw);
     match (&raw.value.code, &raw.value.verdict) {
         (Some(code), None) => {
-            if !codes::KNOWN.contains(&code.value.as_str()) {
+            let Some(word) = codes::read(&code.value) else {
                 return refuse(line(code), format!("unknown cause code `{}`", code.value));
-            }
+            };
             if let Some(at) = &raw.value.at {
                 place(at, clusters)?;
             }
             Ok(Expect::Finding {
-                code: code.value.clone(),
+                code: word,
                 at: raw.value.at.as_ref().map(|at| at.value.clone()),
             })
         }

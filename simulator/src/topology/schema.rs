@@ -1,5 +1,6 @@
 //! The JSON Schema of a topology file.
 
+use datapath::code::Code;
 use serde_json::{Value, json};
 
 use super::{MAX_CLUSTERS, MAX_NODES};
@@ -9,6 +10,7 @@ use crate::codes;
 /// are beyond it; [`parse`](super::parse) knows them all.
 #[must_use]
 pub fn schema() -> Value {
+    let injectable: Vec<Code> = codes::injectable().collect();
     let label = json!({"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"});
     let place = json!({"type": "string", "pattern": "^[a-z0-9-]+(/[a-z0-9-]+)?$"});
     let prefixes = json!({"type": "array", "items": {"type": "string"}, "minItems": 1});
@@ -58,14 +60,14 @@ pub fn schema() -> Value {
                 "type": "object",
                 "additionalProperties": false,
                 "required": ["code", "at"],
-                "properties": {"code": {"enum": codes::INJECTED}, "at": place, "peer": place},
+                "properties": {"code": {"enum": injectable}, "at": place, "peer": place},
             }},
             "expect": {"type": "array", "items": {"oneOf": [
                 {
                     "type": "object",
                     "additionalProperties": false,
                     "required": ["code"],
-                    "properties": {"code": {"enum": codes::KNOWN.as_slice()}, "at": place},
+                    "properties": {"code": {"enum": Code::ALL}, "at": place},
                 },
                 {
                     "type": "object",

@@ -41,7 +41,7 @@ fn the_documented_example_is_completed() {
     assert_eq!(
         topology.faults,
         [Fault {
-            code: "FDB-MISSING".into(),
+            code: Code::FdbMissing,
             at: "east/n1".into(),
             peer: Some("west".into())
         }]

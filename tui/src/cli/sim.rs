@@ -135,11 +135,22 @@ pub struct Exec {
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Fault {
     /// Print the codes that can be injected
-    List(Named),
+    List(FaultList),
     /// Break something
     Inject(Inject),
     /// Repair everything that was broken on purpose
     Clear(Named),
+}
+
+/// Arguments of `sim fault list`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct FaultList {
+    /// All cause codes, with the reason why one cannot be injected
+    #[arg(long)]
+    pub all: bool,
+    /// Takes no effect: every fleet knows the same codes.
+    #[arg(long, hide = true)]
+    pub name: Option<String>,
 }
 
 /// Arguments of `sim fault inject`.

@@ -1,5 +1,6 @@
 //! `demo`: simulate, link, break if asked to, diagnose, print, remove.
 
+use datapath::code::Code;
 use orchestrator::report::Report;
 use simulator::control;
 
@@ -22,9 +23,8 @@ pub(super) async fn run(
     interrupt: &Interrupt,
 ) -> Outcome {
     output::check(&arguments.judge.output)?;
-    if let Some(code) = &arguments.fault {
-        super::sim::known(code)?;
-    }
+    let fault = arguments.fault.as_deref();
+    let fault = fault.map(super::sim::injectable).transpose()?;
     let mut topology = lab::generated(&arguments.shape, CLUSTERS)?;
     // The run deploys its own floaters, through every cluster's API.
     topology.floater = false;
@@ -33,7 +33,7 @@ pub(super) async fn run(
         .iter()
         .map(|cluster| cluster.name.clone())
         .collect();
-    if let Some(code) = arguments.fault.as_deref() {
+    if let Some(code) = fault {
         let nodes = topology
             .clusters
             .iter()
@@ -42,7 +42,7 @@ pub(super) async fn run(
         fits(code, names.len(), nodes)?;
     }
     let mut lab = OwnLab::up("demo", topology, interrupt, progress).await?;
-    let judged = diagnose(arguments, &lab, &names, interrupt, progress).await;
+    let judged = diagnose(arguments, fault, &lab, &names, interrupt, progress).await;
     lab.tell_removal(interrupt, progress);
     let removed = lab.down().await;
     if let (Err(_), Err(failure)) = (&judged, &removed) {
@@ -63,21 +63,19 @@ pub(super) async fn run(
 
 async fn diagnose(
     arguments: &Demo,
+    fault: Option<Code>,
     lab: &OwnLab,
     clusters: &[String],
     interrupt: &Interrupt,
     progress: Progress,
 ) -> Result<Report, Failure> {
-    if let Some(code) = arguments.fault.clone() {
-        let at = place(&code, clusters);
+    if let Some(code) = fault {
+        let at = place(code, clusters);
         progress.say(format_args!("breaking {code} at {at}"));
-        let injected = {
-            let code = code.clone();
-            lab.with(move |name| {
-                control::freeze(Some(name), None)?;
-                control::fault_inject(Some(name), &code, &at)
-            })
-        };
+        let injected = lab.with(move |name| {
+            control::freeze(Some(name), None)?;
+            control::fault_inject(Some(name), code, &at)
+        });
         injected.await.map_err(|failure| match failure {
             // The place was chosen here, so it is the fault that does not fit.
             Failure::Input { rule, .. } => Failure::Usage(format!("--fault {code}: {rule}")),
@@ -97,7 +95,7 @@ async fn diagnose(
 
 /// The gateway node of the first cluster, and what it cannot reach any more where the code concerns a peer: the second
 /// cluster.
-fn place(code: &str, clusters: &[String]) -> String {
+fn place(code: Code, clusters: &[String]) -> String {
     match clusters {
         [first, second, ..] if concerns_a_peer(code) => format!("{first}/n1,{second}"),
         [first, ..] => format!("{first}/n1"),
@@ -106,8 +104,8 @@ fn place(code: &str, clusters: &[String]) -> String {
 }
 
 /// Whether a fault would break anything in such a fleet.
-fn fits(code: &str, clusters: usize, nodes: usize) -> Result<(), Failure> {
-    if clusters < 2 && (concerns_a_peer(code) || code.starts_with("TUNNEL-")) {
+fn fits(code: Code, clusters: usize, nodes: usize) -> Result<(), Failure> {
+    if clusters < 2 && (concerns_a_peer(code) || code == Code::TunnelDevDown) {
         return Err(Failure::Usage(format!(
             "--fault {code} is about another cluster, so it needs --clusters 2 at least"
         )));
@@ -120,32 +118,39 @@ fn fits(code: &str, clusters: usize, nodes: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn concerns_a_peer(code: &str) -> bool {
-    ["FDB-", "NEIGH-", "ROUTE-"]
-        .iter()
-        .any(|begin| code.starts_with(begin))
+/// Whether what is broken are the rows that lead to one peer.
+fn concerns_a_peer(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FdbMissing
+            | Code::FdbWrongVtep
+            | Code::NeighMissing
+            | Code::NeighStaleMac
+            | Code::RouteMissing
+            | Code::RouteWrongDev
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{fits, place};
+    use super::{Code, fits, place};
 
     #[test]
     fn faults_are_put_where_they_hurt() {
         let clusters = ["c1", "c2", "c3"].map(str::to_owned);
-        assert_eq!(place("FDB-MISSING", &clusters), "c1/n1,c2");
-        assert_eq!(place("GATEWAY-DOWN", &clusters), "c1/n1");
-        assert_eq!(place("FDB-MISSING", &clusters[..1]), "c1/n1");
+        assert_eq!(place(Code::FdbMissing, &clusters), "c1/n1,c2");
+        assert_eq!(place(Code::GatewayDown, &clusters), "c1/n1");
+        assert_eq!(place(Code::FdbMissing, &clusters[..1]), "c1/n1");
     }
 
     #[test]
     fn faults_that_would_break_nothing_are_refused() {
         for (code, clusters, nodes, good) in [
-            ("FDB-MISSING", 2, 2, true),
-            ("FDB-MISSING", 1, 2, false),
-            ("TUNNEL-DEV-DOWN", 1, 2, false),
-            ("FORWARD-OFF", 1, 2, true),
-            ("GATEWAY-DOWN", 1, 1, false),
+            (Code::FdbMissing, 2, 2, true),
+            (Code::FdbMissing, 1, 2, false),
+            (Code::TunnelDevDown, 1, 2, false),
+            (Code::ForwardOff, 1, 2, true),
+            (Code::GatewayDown, 1, 1, false),
         ] {
             let refused = fits(code, clusters, nodes);
             assert_eq!(refused.is_ok(), good, "{code} {clusters} {nodes}");

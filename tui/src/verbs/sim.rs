@@ -3,6 +3,8 @@
 pub(super) mod scenario;
 mod table;
 
+use datapath::code::Code;
+use simulator::control::Injection;
 use simulator::{control, topology};
 
 use crate::cli::sim::{Exec, Fault, Sim, Status, StatusFormat, Up};
@@ -23,14 +25,12 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
             output::print(&format!("{}\n", path.display()))?;
         }
         Sim::Exec(arguments) => return exec(arguments),
-        Sim::Fault(Fault::List(_)) => {
-            output::print(&(control::fault_list().join("\n") + "\n"))?;
-        }
+        Sim::Fault(Fault::List(arguments)) => output::print(&faults(arguments.all))?,
         Sim::Fault(Fault::Inject(arguments)) => {
-            known(&arguments.code)?;
+            let code = injectable(&arguments.code)?;
             at(control::fault_inject(
                 arguments.name.as_deref(),
-                &arguments.code,
+                code,
                 &arguments.at,
             ))?;
         }
@@ -121,16 +121,39 @@ fn exec(arguments: &Exec) -> Outcome {
     match control::exec(arguments.name.as_deref(), &arguments.place, &arguments.argv)? {}
 }
 
-/// A code that can be injected.
-pub(super) fn known(code: &str) -> Result<(), Failure> {
-    let codes = control::fault_list();
-    if codes.contains(&code) {
-        return Ok(());
+/// The codes that can be injected, one a line; or all, with the reason why one cannot be.
+fn faults(all: bool) -> String {
+    if !all {
+        let words: Vec<&str> = control::fault_list().into_iter().map(Code::word).collect();
+        return words.join("\n") + "\n";
     }
-    Err(Failure::Usage(format!(
-        "`{code}` cannot be injected; codes: {}",
-        codes.join(", ")
-    )))
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(["CODE", "INJECTABLE", "WHY NOT"]);
+    for &code in Code::ALL {
+        table.add_row(match control::injection(code) {
+            Injection::Possible => [code.word(), "yes", ""],
+            Injection::Impossible(why) => [code.word(), "no", why],
+        });
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// A code that can be injected.
+pub(super) fn injectable(word: &str) -> Result<Code, Failure> {
+    match word.parse().map(|code| (code, control::injection(code))) {
+        Ok((code, Injection::Possible)) => Ok(code),
+        Ok((code, Injection::Impossible(why))) => {
+            Err(Failure::Usage(format!("{code} cannot be injected: {why}")))
+        }
+        Err(_) => {
+            let words: Vec<&str> = control::fault_list().into_iter().map(Code::word).collect();
+            Err(Failure::Usage(format!(
+                "`{word}` is no cause code; those that can be injected: {}",
+                words.join(", ")
+            )))
+        }
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {

@@ -162,7 +162,7 @@ async fn diagnosed(
                     Some(peer) => format!("{},{peer}", fault.at),
                     None => fault.at.clone(),
                 };
-                control::fault_inject(Some(name), &fault.code, &at)
+                control::fault_inject(Some(name), fault.code, &at)
             })
         })
         .await?;
@@ -191,7 +191,7 @@ fn judge(expectation: &Expect, report: &Report) -> Judged {
         }
         Expect::Finding { code, at } => {
             let holds = report.findings.iter().any(|finding| {
-                finding.code.word() == *code && at.as_deref().is_none_or(|at| is_at(finding, at))
+                finding.code == *code && at.as_deref().is_none_or(|at| is_at(finding, at))
             });
             let place = at
                 .as_ref()
@@ -302,7 +302,7 @@ mod tests {
 
     fn finding(code: &str, at: Option<&str>) -> Expect {
         Expect::Finding {
-            code: code.to_owned(),
+            code: code.parse().expect("a code"),
             at: at.map(str::to_owned),
         }
     }

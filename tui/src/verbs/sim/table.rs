@@ -33,14 +33,25 @@ pub(super) fn of(status: &Status) -> String {
                 role(node).to_owned(),
                 node.ips.join(" "),
                 format!("{ready}/{}", node.pods.len()),
-                node.trouble
-                    .clone()
-                    .unwrap_or_else(|| "as planned".to_owned()),
+                state(node),
             ]);
         }
     }
     let _ = writeln!(text, "{}", table.trim_fmt());
     text
+}
+
+/// What is known of a node's kernel. Nobody looks at it while its agent is stopped.
+fn state(node: &NodeStatus) -> String {
+    if !node.faults.is_empty() {
+        let codes: Vec<&str> = node.faults.iter().map(|code| code.word()).collect();
+        return format!("injected: {}", codes.join(", "));
+    }
+    match &node.trouble {
+        _ if node.frozen => "frozen".to_owned(),
+        Some(trouble) => trouble.clone(),
+        None => "as planned".to_owned(),
+    }
 }
 
 fn role(node: &NodeStatus) -> &'static str {
@@ -50,6 +61,7 @@ fn role(node: &NodeStatus) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datapath::code::Code;
     use simulator::control::ClusterStatus;
 
     #[test]
@@ -59,6 +71,8 @@ mod tests {
             ips: vec!["100.64.0.2".to_owned()],
             gateway,
             trouble: trouble.map(str::to_owned),
+            faults: Vec::new(),
+            frozen: false,
             pods: vec![
                 ("kosmos-system/floater-n1".to_owned(), true),
                 ("a/b".to_owned(), false),
@@ -79,6 +93,15 @@ mod tests {
                 nodes: vec![
                     node("n1", true, None),
                     node("n2", false, Some("a route is missing")),
+                    NodeStatus {
+                        frozen: true,
+                        ..node("n3", false, Some("old news"))
+                    },
+                    NodeStatus {
+                        faults: vec![Code::FdbMissing, Code::NeighMissing],
+                        frozen: true,
+                        ..node("n4", false, None)
+                    },
                 ],
             }],
         });
@@ -94,11 +117,16 @@ mod tests {
             .lines()
             .filter(|line| line.contains("100.64.0.2"))
             .collect();
-        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines.len(), 4, "{text}");
         assert!(
             lines[0].contains("1/2") && lines[0].ends_with("as planned"),
             "{text}"
         );
         assert!(lines[1].ends_with("a route is missing"), "{text}");
+        assert!(lines[2].ends_with("frozen"), "{text}");
+        assert!(
+            lines[3].ends_with("injected: FDB-MISSING, NEIGH-MISSING"),
+            "{text}"
+        );
     }
 }

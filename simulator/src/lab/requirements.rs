@@ -1,0 +1,145 @@
+//! What a lab needs of this machine: found out before anything is made, and named where it is lacking.
+
+use netns_harness::{caps, namespace};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
+
+use crate::Error;
+use crate::topology::Topology;
+
+/// Refuses what this kernel, or this version, cannot do.
+pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
+    for cluster in &topology.clusters {
+        let underlay = &cluster.underlay;
+        let missing = |what: String, why: &str| {
+            Err(Error::Missing {
+                what,
+                why: why.to_owned(),
+            })
+        };
+        if !underlay.delay.is_zero() {
+            return missing(
+                format!(
+                    "cannot delay packets by {:?} on the underlay of {}",
+                    underlay.delay, cluster.name
+                ),
+                "there is no relay that delays packets yet, and no queueing discipline (netem) is used",
+            );
+        }
+        if underlay.loss > 0.0 {
+            return missing(
+                format!(
+                    "cannot lose {}% of packets on the underlay of {}",
+                    underlay.loss * 100.0,
+                    cluster.name
+                ),
+                "nothing drops packets at random yet",
+            );
+        }
+    }
+    enough_namespaces(topology, namespace::limit_of_namespaces())
+}
+
+/// Namespaces that a lab takes for itself: the underlay, and where its opener of sockets waits.
+const NAMESPACES: u64 = 2;
+
+/// Refuses a fleet that is larger than the limit of network namespaces. What others of this user hold of it cannot be seen: where
+/// that leaves too little, making one of them fails.
+fn enough_namespaces(topology: &Topology, limit: Option<u64>) -> Result<(), Error> {
+    let pods = u64::from(topology.floater);
+    let nodes = nodes_of(topology);
+    let needed = NAMESPACES + nodes * (1 + pods);
+    match limit {
+        Some(limit) if limit < needed => Err(Error::Missing {
+            what: format!("cannot make {needed} network namespaces ({nodes} nodes and their pods)"),
+            why: format!(
+                "the limit user.max_net_namespaces is {limit} (root raises it with sysctl)"
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn nodes_of(topology: &Topology) -> u64 {
+    let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
+    nodes.sum::<usize>() as u64
+}
+
+/// Why this user, who is not root, cannot be root of a namespace either.
+pub(super) fn no_user_namespace(error: &netns_harness::Error) -> Error {
+    let why = match error.source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC) => "the limit user.max_user_namespaces is reached".to_owned(),
+        _ => "unprivileged user namespaces are disabled (check kernel.unprivileged_userns_clone, user.max_user_namespaces, \
+              AppArmor, the container's seccomp profile)"
+            .to_owned(),
+    };
+    Error::Missing {
+        what: "cannot make a network namespace".to_owned(),
+        why: format!("not root, and {why}: {}", crate::error::chain(error)),
+    }
+}
+
+/// Everything that no lab can do without.
+pub(super) fn capable() -> Result<(), Error> {
+    let needed = ["netns", "veth", "bridge", "vxlan", "policy-rules", "nft"];
+    for capability in caps::check() {
+        if needed.contains(&capability.name) && !capability.available {
+            return Err(Error::Missing {
+                what: format!("cannot use `{}` of this kernel", capability.name),
+                why: capability.reason.unwrap_or_default(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Descriptors that a lab takes for itself, and for each node: its namespace and sockets, those of its agent and of what
+/// listens to it, and both floaters' own, be they processes or share the lab's. Rather too many than too few.
+const DESCRIPTORS: u64 = 128;
+const DESCRIPTORS_PER_NODE: u64 = 16;
+/// What a node's floaters open besides while they probe in the lab's own process.
+const DESCRIPTORS_PER_PROBING: u64 = 64;
+
+/// Raises the limit as far as the lab may need it and this user may; a lab that would not even come up is refused before
+/// anything is made.
+pub(super) fn enough_descriptors(topology: &Topology) -> Result<(), Error> {
+    let nodes = nodes_of(topology);
+    let needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes;
+    let wished = if topology.shares_floaters() {
+        needed + DESCRIPTORS_PER_PROBING * nodes
+    } else {
+        needed
+    };
+    let (_, hard) = getrlimit(Limit::RLIMIT_NOFILE).map_err(Error::failed("read a limit"))?;
+    let limit = hard.max(wished);
+    // Above the hard one only root may go; up to it everybody.
+    if setrlimit(Limit::RLIMIT_NOFILE, limit, limit).is_ok()
+        || (needed <= hard && setrlimit(Limit::RLIMIT_NOFILE, hard, hard).is_ok())
+    {
+        return Ok(());
+    }
+    Err(Error::Missing {
+        what: format!("cannot open {needed} descriptors ({nodes} nodes)"),
+        why: format!("this user's limit is {hard} (`ulimit -Hn`), and only root may raise it"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Families, ModeChoice, generated};
+
+    #[test]
+    fn a_fleet_beyond_the_limit_of_namespaces_is_refused_by_its_name() {
+        let topology = generated(1, 1, ModeChoice::P2p, Families::Ipv4).expect("topology");
+        // Underlay, opener, node, pod.
+        enough_namespaces(&topology, Some(4)).expect("just enough");
+        enough_namespaces(&topology, None).expect("no limit is known");
+        let error = enough_namespaces(&topology, Some(3)).expect_err("one too few");
+        assert_eq!(error.exit_code(), 69);
+        assert!(
+            error.to_string().contains("user.max_net_namespaces is 3"),
+            "{error}"
+        );
+    }
+}
