@@ -12,6 +12,7 @@ mod certificate;
 mod findings;
 mod intent;
 mod join;
+mod objections;
 mod pairs;
 mod residual;
 mod scope;
@@ -70,6 +71,7 @@ impl Judged {
 pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     let scope = scope::Scope::new(gathered, what);
     let mut unjudged = scope.unasked();
+    unjudged.extend(gathered.refused.iter().cloned());
     let pairs = pairs::judge(&scope, &mut unjudged);
     let intended = intent::Intended::new(&scope);
     unjudged.extend(intended.problems.iter().cloned());
@@ -89,6 +91,7 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     }
     let (mut cells, mut coverage) = cells::assemble(&scope, &joined);
     findings.extend(findings::of_losses(&cells, &findings));
+    findings.extend(objections::of_inventory(&scope, &mut unjudged));
     findings::order(&mut findings);
     findings::name_in_cells(&findings, &mut cells);
     unjudged.extend(cells::withdraw_unexplained(&mut cells, &mut coverage));

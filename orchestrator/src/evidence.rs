@@ -22,6 +22,8 @@ pub struct Gathered {
     pub inventory_notes: Vec<InventoryNote>,
     /// One entry per probe that was planned, in the order of the plan.
     pub probes: Vec<ProbeRecord>,
+    /// What was asked for and is not sent, and why, one sentence each.
+    pub refused: Vec<String>,
 }
 
 /// Claims of clusters that contradict each other, so that none of them is believed.
@@ -48,6 +50,8 @@ pub struct ClusterFacts {
     pub families: Vec<Family>,
     /// Its pod prefixes.
     pub pod_prefixes: Vec<IpNet>,
+    /// Whether the control plane plans these; otherwise its nodes report them, which some pod networks do not keep to.
+    pub plans_prefixes: bool,
     /// Prefixes of its own that other clusters know by another name (`globalCIDRsMap`), as (own, global), sorted.
     pub mapped: Vec<(IpNet, IpNet)>,
     /// Its nodes, sorted by name.
@@ -61,8 +65,10 @@ pub struct ClusterFacts {
 pub struct NodeFacts {
     /// Its name.
     pub name: String,
-    /// Its underlay addresses (InternalIP).
+    /// Its underlay addresses: those that the datapath uses (its ClusterNode's) first, then those that its cluster reports (InternalIP).
     pub ips: Vec<IpAddr>,
+    /// Those of `ips` that the control plane knows it by.
+    pub planned_ips: Vec<IpAddr>,
     /// Whether the API server believes that it is ready.
     pub ready: bool,
     /// Whether its ClusterNode has the gateway role.

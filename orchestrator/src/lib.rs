@@ -21,6 +21,7 @@ pub mod kubeconfig;
 pub mod manifest;
 pub mod matrix;
 pub mod probe_plan;
+mod probe_targets;
 pub mod report;
 pub mod run;
 pub mod sequential;

@@ -4,7 +4,7 @@
 //! offsets that are drawn from the seed (a random circulant graph), with its nodes and theirs taking turns, so that every
 //! node stands on both ends of some probe. The rows that only one pair uses are the tables' business, not the packets'.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use datapath::state::Family;
@@ -13,6 +13,8 @@ use ipnet::IpNet;
 
 use crate::evidence::{ClusterFacts, NodeFacts, NodeRef};
 use crate::glob;
+use crate::probe_targets::Targets;
+use crate::report::layer_word;
 
 /// Up to so many nodes a fleet is probed whole.
 pub const WHOLE_UP_TO: usize = 40;
@@ -107,12 +109,30 @@ pub struct PlannedProbe {
     pub count: u16,
 }
 
-/// The probes of a run, in the order of source, destination, layer, family, protocol. The same input and seed give the
-/// same plan; the seed matters only above [`WHOLE_UP_TO`] nodes.
+/// The most probes towards one address, and towards one cluster.
+pub const MOST_PER_ADDRESS: usize = 5_000;
+/// See [`MOST_PER_ADDRESS`].
+pub const MOST_PER_CLUSTER: usize = 50_000;
+/// The most probes of a run, which with [`ICMP_COUNT`] echoes of some 100 bytes bounds its packets, bytes and time.
+pub const MOST: usize = 500_000;
+/// So many nodes of one cluster take turns between clusters in a fleet that is not probed whole; a cluster that claims more costs the
+/// others no more.
+const MOST_TURNS: usize = 256;
+
+/// What a run sends and what it does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProbePlan {
+    /// In the order of source, destination, layer, family, protocol.
+    pub probes: Vec<PlannedProbe>,
+    /// What was asked for and is not sent, and why, one sentence each, sorted.
+    pub refused: Vec<String>,
+}
+
+/// The probes of a run. The same input and seed give the same plan; the seed matters only above [`WHOLE_UP_TO`] nodes.
 #[must_use]
-pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> Vec<PlannedProbe> {
+pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> ProbePlan {
     if what.tables_only {
-        return Vec::new();
+        return ProbePlan::default();
     }
     let layers = what.layers();
     let tcp_count = if is_whole(clusters, what) {
@@ -120,27 +140,133 @@ pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> Vec<PlannedPro
     } else {
         1
     };
-    let mut probes = Vec::new();
+    let mut planner = Planner::new(clusters, what);
     for (src, dst) in pairs(clusters, what, seed) {
         let families = common_families(&clusters[src.cluster], &clusters[dst.cluster]);
         for &layer in &layers {
             for &family in families.iter().filter(|&&family| what.wants_family(family)) {
-                probes.extend(
-                    probes_between(clusters, what, src, dst, layer, family)
-                        .into_iter()
-                        .map(|probe| PlannedProbe {
-                            count: if probe.protocol == Protocol::Tcp {
-                                tcp_count
-                            } else {
-                                probe.count
-                            },
-                            ..probe
-                        }),
-                );
+                planner.add(src, dst, layer, family, tcp_count);
             }
         }
     }
-    probes
+    planner.finish()
+}
+
+/// Checks every probe before it becomes part of a plan.
+pub(crate) struct Planner<'a> {
+    clusters: &'a [ClusterFacts],
+    what: &'a What,
+    targets: Targets<'a>,
+    probes: Vec<PlannedProbe>,
+    /// By why: how many probes.
+    refused: BTreeMap<String, usize>,
+    by_address: HashMap<IpAddr, usize>,
+    by_cluster: HashMap<usize, usize>,
+}
+
+impl<'a> Planner<'a> {
+    pub(crate) fn new(clusters: &'a [ClusterFacts], what: &'a What) -> Self {
+        Self {
+            clusters,
+            what,
+            targets: Targets::new(clusters),
+            probes: Vec::new(),
+            refused: BTreeMap::new(),
+            by_address: HashMap::new(),
+            by_cluster: HashMap::new(),
+        }
+    }
+
+    /// The probes of one pair of nodes on a layer, in a family; none where one of them cannot take part.
+    pub(crate) fn add(
+        &mut self,
+        src: NodeRef,
+        dst: NodeRef,
+        layer: Layer,
+        family: Family,
+        tcp_count: u16,
+    ) {
+        let silent = |at: NodeRef| {
+            let node = &self.clusters[at.cluster].nodes[at.node];
+            match layer {
+                Layer::Host => node.host_floater.is_some(),
+                Layer::Pod => node.pod_floater.is_some(),
+            }
+        };
+        // Whose floater is silent is told with the floaters.
+        if silent(src) {
+            return;
+        }
+        let is_silent = silent(dst);
+        let Some(target) = target_from(self.clusters, src, dst, layer, family) else {
+            if !is_silent {
+                let cluster = &self.clusters[dst.cluster];
+                self.refuse(format!(
+                    "{}/{} has no {family} address on the {} layer",
+                    cluster.name,
+                    cluster.nodes[dst.node].name,
+                    layer_word(layer)
+                ));
+            }
+            return;
+        };
+        if let Some(why) = self.targets.refusal(dst, layer, target) {
+            return self.refuse(why);
+        }
+        for (protocol, count) in [(Protocol::Icmp, ICMP_COUNT), (Protocol::Tcp, tcp_count)] {
+            // Nobody is known to listen where the floater could not be asked; the kernel still answers echo requests.
+            if (protocol == Protocol::Tcp && is_silent) || !self.what.wants_protocol(protocol) {
+                continue;
+            }
+            if let Some(why) = self.full(dst, target) {
+                return self.refuse(why);
+            }
+            *self.by_address.entry(target).or_default() += 1;
+            *self.by_cluster.entry(dst.cluster).or_default() += 1;
+            self.probes.push(PlannedProbe {
+                src,
+                dst,
+                layer,
+                family,
+                protocol,
+                target,
+                count,
+            });
+        }
+    }
+
+    /// Which ceiling has been reached.
+    fn full(&self, dst: NodeRef, target: IpAddr) -> Option<String> {
+        let count = |all: Option<&usize>| all.copied().unwrap_or_default();
+        if self.probes.len() >= MOST {
+            Some(format!("a run sends no more than {MOST} probes"))
+        } else if count(self.by_cluster.get(&dst.cluster)) >= MOST_PER_CLUSTER {
+            let name = &self.clusters[dst.cluster].name;
+            Some(format!(
+                "a run sends no more than {MOST_PER_CLUSTER} probes to {name}"
+            ))
+        } else if count(self.by_address.get(&target)) >= MOST_PER_ADDRESS {
+            Some(format!(
+                "a run sends no more than {MOST_PER_ADDRESS} probes to {target}"
+            ))
+        } else {
+            None
+        }
+    }
+
+    fn refuse(&mut self, why: String) {
+        *self.refused.entry(why).or_default() += 1;
+    }
+
+    pub(crate) fn finish(self) -> ProbePlan {
+        let refused = self.refused.into_iter();
+        ProbePlan {
+            probes: self.probes,
+            refused: refused
+                .map(|(why, count)| format!("{count} node pairs are not probed: {why}"))
+                .collect(),
+        }
+    }
 }
 
 /// The families that both clusters have.
@@ -218,42 +344,6 @@ pub(crate) fn is_asked(
         && common_families(src, dst).contains(&family)
 }
 
-/// The probes of one pair of nodes on a layer, in a family; empty where one of them cannot take part.
-pub(crate) fn probes_between(
-    clusters: &[ClusterFacts],
-    what: &What,
-    src: NodeRef,
-    dst: NodeRef,
-    layer: Layer,
-    family: Family,
-) -> Vec<PlannedProbe> {
-    let source = &clusters[src.cluster].nodes[src.node];
-    let asked = &clusters[dst.cluster].nodes[dst.node];
-    let (asker_gone, responder_gone) = match layer {
-        Layer::Host => (&source.host_floater, &asked.host_floater),
-        Layer::Pod => (&source.pod_floater, &asked.pod_floater),
-    };
-    let target = target_from(clusters, src, dst, layer, family);
-    let (None, Some(target)) = (asker_gone, target) else {
-        return Vec::new();
-    };
-    [(Protocol::Icmp, ICMP_COUNT), (Protocol::Tcp, 1)]
-        .into_iter()
-        // Nobody is known to listen where the floater could not be asked; the kernel still answers echo requests.
-        .filter(|&(protocol, _)| protocol == Protocol::Icmp || responder_gone.is_none())
-        .filter(|&(protocol, _)| what.wants_protocol(protocol))
-        .map(|(protocol, count)| PlannedProbe {
-            src,
-            dst,
-            layer,
-            family,
-            protocol,
-            target,
-            count,
-        })
-        .collect()
-}
-
 /// Whether every ordered pair of nodes is probed.
 fn is_whole(clusters: &[ClusterFacts], what: &What) -> bool {
     let nodes = |cluster: &ClusterFacts| {
@@ -309,7 +399,7 @@ fn pairs(clusters: &[ClusterFacts], what: &What, seed: u64) -> BTreeSet<(NodeRef
     let turns: Vec<usize> = (0..count).map(|_| random.below(1 << 16)).collect();
     for here in 0..count {
         // At least one turn for every node of this cluster, as a source and as a target.
-        for turn in 0..offsets.len().max(members[here].len()) {
+        for turn in 0..offsets.len().max(members[here].len().min(MOST_TURNS)) {
             let offset = offsets[turn % offsets.len()];
             for (src, dst) in [
                 (here, (here + offset) % count),
@@ -413,6 +503,7 @@ mod tests {
                 mode: None,
                 families: vec![Family::Ipv4],
                 pod_prefixes: Vec::new(),
+                plans_prefixes: true,
                 mapped: Vec::new(),
                 nodes: (0..nodes)
                     .map(|node| NodeFacts {
@@ -422,6 +513,7 @@ mod tests {
                                 .parse()
                                 .expect("ip"),
                         ],
+                        planned_ips: Vec::new(),
                         ready: true,
                         gateway: node == 0,
                         pod_ips: vec![format!("10.{cluster}.{node}.2").parse().expect("ip")],
@@ -438,7 +530,7 @@ mod tests {
 
     #[test]
     fn a_small_fleet_is_probed_whole() {
-        let probes = plan(&fleet(3, 2), &What::default(), 7);
+        let probes = plan(&fleet(3, 2), &What::default(), 7).probes;
         // 6 × 5 ordered pairs of nodes, two layers, two protocols.
         assert_eq!(probes.len(), 30 * 4);
         assert!(probes.is_sorted_by_key(|probe| (
@@ -454,8 +546,8 @@ mod tests {
     fn in_a_large_fleet_every_node_is_source_and_target_abroad() {
         for (clusters, nodes) in [(100, 2), (30, 40), (2, 60), (1, 50)] {
             let facts = fleet(clusters, nodes);
-            let probes = plan(&facts, &What::default(), 7);
-            assert_eq!(probes, plan(&facts, &What::default(), 7));
+            let probes = plan(&facts, &What::default(), 7).probes;
+            assert_eq!(probes, plan(&facts, &What::default(), 7).probes);
             for cluster in 0..clusters {
                 for node in 0..nodes {
                     let here = NodeRef { cluster, node };
@@ -467,9 +559,9 @@ mod tests {
                 }
             }
         }
-        let probes = plan(&fleet(100, 2), &What::default(), 7);
+        let probes = plan(&fleet(100, 2), &What::default(), 7).probes;
         assert!(probes.len() <= 10_000, "{}", probes.len());
-        assert_ne!(probes, plan(&fleet(100, 2), &What::default(), 8));
+        assert_ne!(probes, plan(&fleet(100, 2), &What::default(), 8).probes);
     }
 
     #[test]
@@ -483,7 +575,7 @@ mod tests {
             destinations: vec!["c00[12]".to_owned(), "c002".to_owned()],
             ..What::default()
         };
-        let probes = plan(&facts, &what, 0);
+        let probes = plan(&facts, &what, 0).probes;
         let targets: Vec<String> = probes
             .iter()
             .map(|probe| probe.target.to_string())
@@ -493,19 +585,19 @@ mod tests {
             families: vec![Family::Ipv6],
             ..What::default()
         };
-        assert!(plan(&facts, &none, 0).is_empty());
+        assert!(plan(&facts, &none, 0).probes.is_empty());
         let tables = What {
             tables_only: true,
             ..What::default()
         };
-        assert!(plan(&facts, &tables, 0).is_empty());
+        assert!(plan(&facts, &tables, 0).probes.is_empty());
     }
 
     #[test]
     fn a_floater_that_cannot_be_asked_asks_nobody() {
         let mut facts = fleet(2, 1);
         facts[0].nodes[0].pod_floater = Some("no pod".to_owned());
-        let probes = plan(&facts, &What::default(), 0);
+        let probes = plan(&facts, &What::default(), 0).probes;
         let here = NodeRef {
             cluster: 0,
             node: 0,
@@ -522,5 +614,82 @@ mod tests {
         assert!(!probes.iter().any(|probe| probe.dst == here
             && probe.layer == Layer::Pod
             && probe.protocol == Protocol::Tcp));
+    }
+
+    /// Addresses are claims: what no node of a fleet can have, or another cluster shows better, is sent nothing, and said.
+    #[test]
+    fn probes_go_to_no_address_that_is_not_the_cluster_s() {
+        let what = What::default();
+        for (layer, bad) in [
+            (Layer::Host, "127.0.0.1"),
+            (Layer::Host, "169.254.169.254"),
+            (Layer::Host, "224.0.0.9"),
+            (Layer::Pod, "255.255.255.255"),
+            // A node of the first cluster, which its kernel has.
+            (Layer::Host, "100.64.0.1"),
+            (Layer::Pod, "100.64.0.1"),
+            // Outside of the pods that are planned, and within another cluster's.
+            (Layer::Pod, "198.51.100.1"),
+            (Layer::Pod, "10.0.9.9"),
+        ] {
+            let mut facts = fleet(3, 2);
+            for (at, cluster) in facts.iter_mut().enumerate() {
+                let prefix = format!("10.{at}.0.0/16").parse().expect("a prefix");
+                cluster.pod_prefixes.push(prefix);
+            }
+            let has = datapath::state::Address {
+                link: "eth0".to_owned(),
+                net: "100.64.0.1/32".parse().expect("a prefix"),
+            };
+            let tables = facts[0].nodes[0].tables.as_mut().expect("tables");
+            tables.addresses.insert(has);
+            let honest = plan(&facts, &what, 0);
+            assert_eq!(honest.refused, Vec::<String>::new());
+            let bad: IpAddr = bad.parse().expect("an address");
+            let node = &mut facts[2].nodes[1];
+            match layer {
+                Layer::Host => node.ips = vec![bad],
+                Layer::Pod => node.pod_ips = vec![bad],
+            }
+            let plan = plan(&facts, &what, 0);
+            let towards = |probe: &&PlannedProbe| (probe.dst.cluster, probe.layer) == (2, layer);
+            assert!(
+                !plan
+                    .probes
+                    .iter()
+                    .filter(towards)
+                    .any(|probe| probe.target == bad),
+                "{bad}"
+            );
+            // The one that makes the claim pays for it.
+            let others = |plan: &ProbePlan| {
+                plan.probes
+                    .iter()
+                    .filter(|probe| probe.dst.cluster != 2)
+                    .count()
+            };
+            assert_eq!(others(&plan), others(&honest));
+            assert_eq!(plan.refused.len(), 1, "{:?}", plan.refused);
+            assert!(plan.refused[0].contains(&bad.to_string()));
+        }
+    }
+
+    /// A cluster that claims ten thousand nodes is asked no more than a bounded number of times, in a short time.
+    #[test]
+    fn a_cluster_of_ten_thousand_nodes_does_not_flood_the_others() {
+        let mut facts = fleet(3, 2);
+        let node = facts[2].nodes[0].clone();
+        facts[2].nodes = (0..10_000)
+            .map(|at| NodeFacts {
+                name: format!("n{at:05}"),
+                host_floater: Some("no floater".to_owned()),
+                pod_floater: Some("no floater".to_owned()),
+                ..node.clone()
+            })
+            .collect();
+        let before = std::time::Instant::now();
+        let plan = plan(&facts, &What::default(), 0);
+        assert!(plan.probes.len() < 2_000, "{}", plan.probes.len());
+        assert!(before.elapsed().as_secs() < 5, "{:?}", before.elapsed());
     }
 }

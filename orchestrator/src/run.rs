@@ -401,7 +401,8 @@ async fn drive(context: Context) -> Result<Report, Error> {
             &context.options.what,
             context.options.seed,
         );
-        probe::probe(&context, &mut gathered, &agents, planned).await?;
+        gathered.refused = planned.refused;
+        probe::probe(&context, &mut gathered, &agents, planned.probes).await?;
     }
     context.tell(Progress::Diagnosing);
     let judged = judge(&context, gathered).await;

@@ -3,7 +3,7 @@
 //! Intent is the plan of the control plane's objects. Where there is no control plane, the objects are guessed from what most nodes hold
 //! and what the tunnels really are, and the plan is made of those: a row that disagrees with the rest is then found all the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use datapath::api::{
@@ -29,7 +29,7 @@ pub(super) struct Intended {
     /// By node: the name of its underlay link.
     pub(super) lower: BTreeMap<NodeRef, String>,
     /// Nodes with the gateway role.
-    pub(super) gateways: Vec<NodeRef>,
+    pub(super) gateways: BTreeSet<NodeRef>,
     /// Whether the objects were guessed.
     pub(super) guessed: bool,
     /// What the planner cannot use of the objects, one sentence each.
@@ -59,7 +59,7 @@ impl Intended {
             .collect();
         let mut by_object: HashMap<&str, NodeRef> = HashMap::new();
         let mut lower = BTreeMap::new();
-        let mut gateways = Vec::new();
+        let mut gateways = BTreeSet::new();
         for object in &fleet.cluster_nodes {
             let spec = &object.spec;
             let place = places.get(&(spec.cluster_name.as_str(), spec.node_name.as_str()));
@@ -69,7 +69,7 @@ impl Intended {
                     lower.insert(at, spec.interface_name.clone());
                 }
                 if spec.is_gateway() {
-                    gateways.push(at);
+                    gateways.insert(at);
                 }
             }
         }
@@ -77,11 +77,10 @@ impl Intended {
             if let Some(name) = underlay_link(scope, at) {
                 lower.entry(at).or_insert(name);
             }
-            if scope.node(at).gateway && !gateways.contains(&at) {
-                gateways.push(at);
+            if scope.node(at).gateway {
+                gateways.insert(at);
             }
         }
-        gateways.sort_unstable();
         let plan = datapath::plan::plan(fleet);
         let problems = plan
             .problems
@@ -208,6 +207,7 @@ fn underlay_link(scope: &Scope<'_>, at: NodeRef) -> Option<String> {
 /// nodes of other clusters have tell the prefixes.
 fn guess_fleet(scope: &Scope<'_>) -> Fleet {
     let mut fleet = Fleet::default();
+    let votes = Votes::new(scope);
     for (cluster, facts) in scope.gathered.clusters.iter().enumerate() {
         let readable: Vec<&NodeState> = facts
             .nodes
@@ -257,7 +257,11 @@ fn guess_fleet(scope: &Scope<'_>) -> Fleet {
         object.metadata.name.clone_from(&facts.name);
         object.spec.cluster_link_options = Some(options);
         let status = &mut object.status.cluster_link_status;
-        let routed = routed_to(scope, cluster);
+        let addresses: Vec<IpAddr> = scope
+            .members_all(cluster)
+            .flat_map(|at| bridge_addresses(scope, at))
+            .collect();
+        let routed = votes.routed(cluster, &addresses);
         // Nodes know their own shares of the cluster's prefix, which is what the others route.
         let (whole, rest): (Vec<IpNet>, Vec<IpNet>) = routed
             .into_iter()
@@ -301,7 +305,8 @@ fn guess_fleet(scope: &Scope<'_>) -> Fleet {
                 object.spec.roles.push("gateway".to_owned());
             }
             if mode == NetworkType::P2p {
-                object.spec.pod_cidrs = routed_via(scope, at)
+                object.spec.pod_cidrs = votes
+                    .routed(cluster, &bridge_addresses(scope, at))
                     .iter()
                     .map(ToString::to_string)
                     .collect();
@@ -350,20 +355,6 @@ fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
         .map(|(value, _)| value)
 }
 
-/// Prefixes that at least half of the vx-bridge holders elsewhere route to an overlay address of the cluster.
-fn routed_to(scope: &Scope<'_>, cluster: usize) -> Vec<IpNet> {
-    let addresses: Vec<IpAddr> = scope
-        .members_all(cluster)
-        .flat_map(|at| bridge_addresses(scope, at))
-        .collect();
-    by_majority(scope, cluster, &addresses)
-}
-
-/// The same for one node.
-fn routed_via(scope: &Scope<'_>, at: NodeRef) -> Vec<IpNet> {
-    by_majority(scope, at.cluster, &bridge_addresses(scope, at))
-}
-
 fn bridge_addresses(scope: &Scope<'_>, at: NodeRef) -> Vec<IpAddr> {
     scope.node(at).tables.as_ref().map_or_else(
         |_| Vec::new(),
@@ -378,30 +369,64 @@ fn bridge_addresses(scope: &Scope<'_>, at: NodeRef) -> Vec<IpAddr> {
     )
 }
 
-fn by_majority(scope: &Scope<'_>, cluster: usize, vias: &[IpAddr]) -> Vec<IpNet> {
-    let mut votes: BTreeMap<IpNet, usize> = BTreeMap::new();
-    let mut voters = 0;
-    for at in scope.all_nodes() {
-        let Ok(tables) = &scope.node(at).tables else {
-            continue;
+/// Which routes the nodes with a vx-bridge hold, by the overlay address that they lead to.
+struct Votes {
+    /// By next hop: by prefix, how many nodes route it there.
+    all: HashMap<IpAddr, BTreeMap<IpNet, usize>>,
+    /// The same of the nodes of one cluster.
+    own: HashMap<(usize, IpAddr), BTreeMap<IpNet, usize>>,
+    voters: usize,
+    /// By cluster.
+    own_voters: Vec<usize>,
+}
+
+impl Votes {
+    fn new(scope: &Scope<'_>) -> Self {
+        let mut votes = Self {
+            all: HashMap::new(),
+            own: HashMap::new(),
+            voters: 0,
+            own_voters: vec![0; scope.gathered.clusters.len()],
         };
-        if at.cluster == cluster || bridge_addresses(scope, at).is_empty() {
-            continue;
-        }
-        voters += 1;
-        for route in tables.routes.iter().filter(|route| route.table == TABLE) {
-            if route
-                .hops
-                .iter()
-                .any(|hop| hop.via.is_some_and(|via| vias.contains(&via)))
-            {
-                *votes.entry(route.dst).or_default() += 1;
+        for at in scope.all_nodes() {
+            let Ok(tables) = &scope.node(at).tables else {
+                continue;
+            };
+            if bridge_addresses(scope, at).is_empty() {
+                continue;
+            }
+            votes.voters += 1;
+            votes.own_voters[at.cluster] += 1;
+            for route in tables.routes.iter().filter(|route| route.table == TABLE) {
+                for via in route.hops.iter().filter_map(|hop| hop.via) {
+                    let all = votes.all.entry(via).or_default();
+                    *all.entry(route.dst).or_default() += 1;
+                    let own = votes.own.entry((at.cluster, via)).or_default();
+                    *own.entry(route.dst).or_default() += 1;
+                }
             }
         }
+        votes
     }
-    votes
-        .into_iter()
-        .filter(|&(_, count)| count * 2 >= voters)
-        .map(|(prefix, _)| prefix)
-        .collect()
+
+    /// Prefixes that at least half of the nodes of other clusters route to one of these addresses.
+    fn routed(&self, cluster: usize, vias: &[IpAddr]) -> Vec<IpNet> {
+        let mut counts: BTreeMap<IpNet, usize> = BTreeMap::new();
+        for via in vias {
+            for (prefix, count) in self.all.get(via).into_iter().flatten() {
+                *counts.entry(*prefix).or_default() += count;
+            }
+            for (prefix, count) in self.own.get(&(cluster, *via)).into_iter().flatten() {
+                if let Some(all) = counts.get_mut(prefix) {
+                    *all -= count;
+                }
+            }
+        }
+        let voters = self.voters - self.own_voters[cluster];
+        counts
+            .into_iter()
+            .filter(|&(_, count)| count > 0 && count * 2 >= voters)
+            .map(|(prefix, _)| prefix)
+            .collect()
+    }
 }

@@ -10,6 +10,9 @@ use crate::evidence::{ClusterFacts, Gathered, NodeFacts, NodeRef};
 use crate::probe_plan::What;
 use crate::report::{ClusterReport, Observation};
 
+/// So many floaters and tables of one cluster that could not be asked are named; the others are counted.
+const TOLD: usize = 50;
+
 /// A cell by positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CellKey {
@@ -146,11 +149,16 @@ impl<'a> Scope<'a> {
     /// The cells that were asked about, in order.
     pub(super) fn cells(&self) -> Vec<CellKey> {
         let layers = self.what.layers();
-        let count = self.gathered.clusters.len();
+        let chosen = |wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
+            (0..self.gathered.clusters.len())
+                .filter(|&at| wanted(&self.cluster(at).name))
+                .collect()
+        };
+        let sources = chosen(&|name| self.what.wants_source(name));
+        let destinations = chosen(&|name| self.what.wants_destination(name));
         let mut cells = Vec::new();
-        for src in (0..count).filter(|&at| self.what.wants_source(&self.cluster(at).name)) {
-            for dst in (0..count).filter(|&at| self.what.wants_destination(&self.cluster(at).name))
-            {
+        for &src in &sources {
+            for &dst in &destinations {
                 for &layer in &layers {
                     cells.extend(
                         self.families[src]
@@ -203,12 +211,13 @@ impl<'a> Scope<'a> {
                     cluster.name
                 ));
             }
+            let mut told = Vec::new();
             for node in self.members(at) {
                 let facts = self.node(node);
                 if !self.what.tables_only {
                     for &layer in &layers {
                         if let Some(reason) = self.silent(node, layer) {
-                            sentences.push(format!(
+                            told.push(format!(
                                 "the {} floater of {} could not be asked: {reason}",
                                 crate::report::layer_word(layer),
                                 self.place(node)
@@ -217,11 +226,20 @@ impl<'a> Scope<'a> {
                     }
                 }
                 if let Err(reason) = &facts.tables {
-                    sentences.push(format!(
+                    told.push(format!(
                         "the tables of {} could not be read: {reason}",
                         self.place(node)
                     ));
                 }
+            }
+            // A cluster may claim any number of nodes.
+            let more = told.len().saturating_sub(TOLD);
+            sentences.extend(told.into_iter().take(TOLD));
+            if more > 0 {
+                sentences.push(format!(
+                    "and {more} more floaters and tables of cluster {}",
+                    cluster.name
+                ));
             }
         }
         sentences

@@ -1,6 +1,6 @@
 //! What was found, as the evidence that plan and diagnosis take.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use datapath::api::{Cluster, ClusterNode, Fleet};
@@ -25,18 +25,17 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
         notes,
     } = found;
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
+    let planned = Planned::new(&fleet);
     let mut agents = Agents::new();
     let mut facts = Vec::with_capacity(clusters.len());
     for (at, Prepared { name, state }) in clusters.into_iter().enumerate() {
-        let object = fleet
-            .clusters
-            .iter()
-            .find(|cluster| cluster.metadata.name == name);
+        let object = planned.clusters.get(name.as_str()).copied();
         let mut this = ClusterFacts {
             mode: object
                 .and_then(|object| object.spec.cluster_link_options.as_ref())
                 .map(|options| options.network_type),
             families: families(object),
+            plans_prefixes: !pod_prefixes(object).is_empty(),
             pod_prefixes: pod_prefixes(object),
             mapped: mapped(object),
             id: String::new(),
@@ -46,10 +45,13 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
         };
         match state {
             Err(reason) => {
-                this.nodes = from_intent(&this.name, &fleet, &reason);
+                this.nodes = from_intent(planned.nodes_of(&this.name), &reason);
                 this.unreachable = Some(reason);
             }
-            Ok(members) => observed(context, at, members, &fleet, &mut this, &mut agents),
+            Ok(members) => {
+                let objects = planned.nodes_of(&this.name);
+                observed(context, at, members, objects, &mut this, &mut agents);
+            }
         }
         facts.push(this);
     }
@@ -61,6 +63,7 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
         },
         inventory_notes: notes,
         probes: Vec::new(),
+        refused: Vec::new(),
     };
     (gathered, agents)
 }
@@ -69,7 +72,7 @@ fn observed(
     context: &Context,
     at: usize,
     members: Members,
-    fleet: &Fleet,
+    objects: &[&ClusterNode],
     this: &mut ClusterFacts,
     agents: &mut Agents,
 ) {
@@ -82,9 +85,9 @@ fn observed(
     } = members;
     this.id = id;
     let layers = context.layers();
-    let gateways: BTreeSet<&str> = objects_of(&this.name, fleet)
-        .filter(|node| node.spec.is_gateway())
-        .map(|node| node.spec.node_name.as_str())
+    let objects: HashMap<&str, &ClusterNode> = objects
+        .iter()
+        .map(|object| (object.spec.node_name.as_str(), *object))
         .collect();
     let mut prefixes: Vec<IpNet> = Vec::new();
     // What the tables lack, and on how many nodes.
@@ -127,10 +130,13 @@ fn observed(
             }
             tables.state
         });
+        let object = objects.get(name.as_str()).copied();
+        let planned_ips = object.map(addresses).unwrap_or_default();
         this.nodes.push(NodeFacts {
-            ips: node.ips(),
+            ips: joined(&planned_ips, node.ips()),
+            planned_ips,
             ready: node.is_ready(),
-            gateway: gateways.contains(name.as_str()),
+            gateway: object.is_some_and(|object| object.spec.is_gateway()),
             pod_ips,
             tables: read,
             nat_unread,
@@ -155,22 +161,59 @@ fn observed(
     }
 }
 
-fn objects_of<'a>(name: &'a str, fleet: &'a Fleet) -> impl Iterator<Item = &'a ClusterNode> {
-    fleet
-        .cluster_nodes
-        .iter()
-        .filter(move |node| node.spec.cluster_name == name)
+/// The fleet's objects by name.
+struct Planned<'a> {
+    clusters: HashMap<&'a str, &'a Cluster>,
+    nodes: HashMap<&'a str, Vec<&'a ClusterNode>>,
+}
+
+impl<'a> Planned<'a> {
+    fn new(fleet: &'a Fleet) -> Self {
+        let mut nodes: HashMap<&str, Vec<&ClusterNode>> = HashMap::new();
+        for node in &fleet.cluster_nodes {
+            nodes.entry(&node.spec.cluster_name).or_default().push(node);
+        }
+        Self {
+            // Of objects of one name the first, as an API server has it.
+            clusters: fleet
+                .clusters
+                .iter()
+                .rev()
+                .map(|cluster| (cluster.metadata.name.as_str(), cluster))
+                .collect(),
+            nodes,
+        }
+    }
+
+    fn nodes_of(&self, cluster: &str) -> &[&'a ClusterNode] {
+        self.nodes.get(cluster).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The addresses by which the datapath knows a node.
+fn addresses(object: &ClusterNode) -> Vec<IpAddr> {
+    [&object.spec.ip, &object.spec.ip6]
+        .into_iter()
+        .filter_map(|ip| ip.parse().ok())
+        .collect()
+}
+
+/// The datapath's addresses of a node, and for families in which it has none those that its cluster reports.
+fn joined(planned: &[IpAddr], reported: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut all = planned.to_vec();
+    let lacks = |ip: &IpAddr| !planned.iter().any(|known| known.is_ipv4() == ip.is_ipv4());
+    all.extend(reported.into_iter().filter(lacks));
+    all
 }
 
 /// The nodes of a cluster that does not answer: known by name and address, asked by nobody; others still can reach for them.
-fn from_intent(name: &str, fleet: &Fleet, reason: &str) -> Vec<NodeFacts> {
-    let mut nodes: Vec<NodeFacts> = objects_of(name, fleet)
+fn from_intent(objects: &[&ClusterNode], reason: &str) -> Vec<NodeFacts> {
+    let mut nodes: Vec<NodeFacts> = objects
+        .iter()
         .map(|node| NodeFacts {
             name: node.spec.node_name.clone(),
-            ips: [&node.spec.ip, &node.spec.ip6]
-                .into_iter()
-                .filter_map(|ip| ip.parse::<IpAddr>().ok())
-                .collect(),
+            ips: addresses(node),
+            planned_ips: addresses(node),
             ready: false,
             gateway: node.spec.is_gateway(),
             pod_ips: Vec::new(),

@@ -137,6 +137,13 @@ impl Round<'_> {
                 }
                 continue;
             };
+            let (probes, strange): (Vec<usize>, Vec<usize>) = probes
+                .into_iter()
+                .partition(|&at| is_own_port(context, agents, &self.planned[at]));
+            for at in strange {
+                let why = "its floater claims a port that no run uses".to_owned();
+                gathered.probes[at].asks.push(unknown(why));
+            }
             for chunk in probes.chunks(MAX_PROBES) {
                 let plan = Plan {
                     version: VERSION,
@@ -194,6 +201,20 @@ fn unknown(why: String) -> Ask {
     Ask {
         outcome: Err(why),
         excused: None,
+    }
+}
+
+/// How far from the port that is asked for a responder's may be: a run takes the next one where that is taken.
+const PORTS: u16 = 256;
+
+/// Whether a connection goes to a port that a run's responder can have. The pod that says so may be anybody's.
+fn is_own_port(context: &Context, agents: &Agents, planned: &PlannedProbe) -> bool {
+    let near = |from: u16, port: u16| port >= from && port - from < PORTS;
+    match (planned.protocol, agents.get(&(planned.dst, planned.layer))) {
+        (Protocol::Tcp, Some(agent)) => {
+            near(PORT, agent.port) || near(context.options.port, agent.port)
+        }
+        _ => true,
     }
 }
 

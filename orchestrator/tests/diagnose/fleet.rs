@@ -115,6 +115,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
                 .iter()
                 .map(|&family| pods(at, None, family))
                 .collect(),
+            plans_prefixes: true,
             mapped: spec
                 .map
                 .iter()
@@ -133,6 +134,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
                             .iter()
                             .map(|&family| underlay(at, node, family))
                             .collect(),
+                        planned_ips: Vec::new(),
                         ready: true,
                         gateway: node == 0,
                         pod_ips: spec
@@ -158,6 +160,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
         },
         inventory_notes: Vec::new(),
         probes: Vec::new(),
+        refused: Vec::new(),
     }
 }
 
@@ -388,6 +391,7 @@ pub(crate) fn probe(gathered: &mut Gathered, what: &What) {
         }
     }
     gathered.probes = plan(&gathered.clusters, what, 7)
+        .probes
         .into_iter()
         .enumerate()
         .map(|(id, probe)| {

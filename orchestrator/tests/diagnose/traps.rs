@@ -534,3 +534,63 @@ fn a_gateway_that_only_its_own_cluster_reaches_is_one_finding() {
     assert_eq!(finding.code.word(), "UNDERLAY-ARP-POISON");
     assert_eq!(finding.element.name.as_str(), "west/n1 - other clusters");
 }
+
+/// Claims that contradict each other are in the report: named, and with what could not be judged for them.
+#[test]
+fn clusters_of_one_id_are_a_finding_and_not_judged() {
+    let mut gathered = probed(three(), |_| {});
+    gathered.inventory_notes = vec![orchestrator::evidence::InventoryNote {
+        code: orchestrator::report::Code::ClusterIdDuplicate,
+        clusters: vec!["east".to_owned(), "west".to_owned()],
+        text: "east and west report the same cluster id".into(),
+    }];
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code.word(), "CLUSTER-ID-DUPLICATE");
+    assert_eq!(finding.severity, Severity::Warning);
+    assert_eq!(finding.element.name.as_str(), "east, west");
+    assert_eq!(judged.unjudged.len(), 1);
+}
+
+/// A node that its cluster calls not ready, or that no floater runs on and nobody plans for, is a reason and no fault.
+#[test]
+fn nodes_that_nobody_counts_on_are_reasons() {
+    for ready in [false, true] {
+        let mut gathered = probed(three(), |_| {});
+        let here = at(&gathered, "west/n2");
+        let reason = "it runs no kubelet";
+        let node = &mut gathered.clusters[here.cluster].nodes[here.node];
+        node.ready = ready;
+        node.tables = Err(reason.to_owned());
+        node.host_floater = Some(reason.to_owned());
+        node.pod_floater = Some(reason.to_owned());
+        if ready {
+            // Leased from elsewhere: the datapath does not know it.
+            gathered.intent.fleet.cluster_nodes.retain(|object| {
+                (
+                    object.spec.cluster_name.as_str(),
+                    object.spec.node_name.as_str(),
+                ) != ("west", "n2")
+            });
+        }
+        for record in &mut gathered.probes {
+            if record.src == here {
+                forget(record, reason);
+            } else if record.dst == here {
+                lose(record);
+            }
+        }
+        let judged = look(&gathered);
+        assert!(
+            judged
+                .findings
+                .iter()
+                .all(|finding| finding.severity != Severity::Error
+                    && finding.element.node.as_deref() != Some("n2")),
+            "{:?}",
+            titles(&judged)
+        );
+        assert_ne!(judged.verdict, RunVerdict::Fault);
+        assert!(!judged.unjudged.is_empty());
+    }
+}

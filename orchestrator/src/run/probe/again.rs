@@ -6,7 +6,7 @@ use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
 
 use crate::evidence::{ClusterFacts, NodeRef};
-use crate::probe_plan::{self, PlannedProbe, What};
+use crate::probe_plan::{self, PlannedProbe, Planner, What};
 
 /// Echo requests and connections of one probe that asks again.
 const COUNTS: (u16, u16) = (8, 4);
@@ -104,12 +104,11 @@ pub(super) fn others(
             }
         }
     }
-    wanted
-        .into_keys()
-        .flat_map(|(src, dst, layer, family)| {
-            probe_plan::probes_between(clusters, what, src, dst, layer, family)
-        })
-        .collect()
+    let mut planner = Planner::new(clusters, what);
+    for (src, dst, layer, family) in wanted.into_keys() {
+        planner.add(src, dst, layer, family, COUNTS.1);
+    }
+    planner.finish().probes
 }
 
 /// Other nodes, beginning with those of the clusters that follow the node's own.
