@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::lab::{Lab, names};
-use crate::program::Place;
+use tests::lab::{Lab, names};
+use tests::program::Place;
 
 /// A healthy fleet has no finding, every cell passes by packets, and nothing is left of it.
 #[track_caller]
@@ -147,7 +147,7 @@ fn nobody_can_run_the_demo() {
             .gid(nobody);
         command = as_nobody;
     }
-    let ran = crate::program::Ran::of(command.output().unwrap()).expect(0);
+    let ran = tests::program::Ran::of(command.output().unwrap()).expect(0);
     assert_healthy(&ran.json(), 4 * 2);
     place.assert_empty();
 }

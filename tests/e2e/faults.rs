@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::lab::{Lab, names};
+use tests::lab::{Lab, names};
 
 /// The tunnel row of a peer gateway, as iproute2 shows it.
 struct Peer {

@@ -1,6 +1,6 @@
 //! Bad input: one clear line that names file, place and rule, exit code 65, and nothing built.
 
-use crate::program::Place;
+use tests::program::Place;
 
 /// A topology, the line to blame, and a word of the rule.
 const TOPOLOGIES: &[(&str, u64, &str)] = &[

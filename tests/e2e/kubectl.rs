@@ -2,8 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::lab::Lab;
-use crate::program::Ran;
+use tests::lab::Lab;
+use tests::program::Ran;
 
 fn kubectl(kubeconfig: &str, context: &str, arguments: &[&str], stdin: &str) -> Ran {
     use std::io::Write as _;

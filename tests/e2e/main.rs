@@ -5,6 +5,4 @@ mod demo;
 mod faults;
 mod inputs;
 mod kubectl;
-mod lab;
 mod lifecycle;
-mod program;

@@ -1,24 +1,28 @@
 //! A simulated fleet that is gone when the test is.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use serde_json::Value;
 
 use crate::program::{Place, Ran};
 
-pub(crate) struct Lab {
-    pub(crate) place: Place,
+/// A lab and the place that it was built from.
+pub struct Lab {
+    /// Where its state is.
+    pub place: Place,
     /// Names of the clusters, sorted.
-    pub(crate) clusters: Vec<String>,
+    pub clusters: Vec<String>,
 }
 
 impl Lab {
     /// `sim up` with these arguments.
     #[track_caller]
-    pub(crate) fn up(arguments: &[&str]) -> Self {
+    pub fn up(arguments: &[&str]) -> Self {
         Self::up_in(Place::new(), arguments)
     }
 
+    /// `sim up` with these arguments, from a place that has files already.
     #[track_caller]
-    pub(crate) fn up_in(place: Place, arguments: &[&str]) -> Self {
+    pub fn up_in(place: Place, arguments: &[&str]) -> Self {
         let ran = place.run(["sim", "up"].iter().chain(arguments)).expect(0);
         let kubeconfig = ran.stdout.trim();
         assert!(
@@ -34,8 +38,10 @@ impl Lab {
         lab
     }
 
+    /// What `analyse` reports.
     #[track_caller]
-    pub(crate) fn analyse(&self) -> Value {
+    #[must_use]
+    pub fn analyse(&self) -> Value {
         let name = self.name();
         self.place
             .run(["analyse", "--sim", &name, "-o", "json"])
@@ -44,7 +50,8 @@ impl Lab {
 
     /// The only lab's name.
     #[track_caller]
-    pub(crate) fn name(&self) -> String {
+    #[must_use]
+    pub fn name(&self) -> String {
         let mut entries: Vec<_> = std::fs::read_dir(self.place.state())
             .unwrap()
             .map(|entry| entry.unwrap())
@@ -54,8 +61,10 @@ impl Lab {
         entries.remove(0).file_name().into_string().unwrap()
     }
 
+    /// The path of its kubeconfig.
     #[track_caller]
-    pub(crate) fn kubeconfig(&self) -> String {
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
         self.place
             .run(["sim", "kubeconfig"])
             .expect(0)
@@ -66,7 +75,8 @@ impl Lab {
 
     /// `dr --sim` with these further arguments, as JSON; the exit code goes with it.
     #[track_caller]
-    pub(crate) fn dr(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+    #[must_use]
+    pub fn dr(&self, arguments: &[&str]) -> (Option<i32>, Value) {
         let name = self.name();
         let ran = self
             .place
@@ -77,24 +87,27 @@ impl Lab {
 
     /// Runs a program in the network namespace of a place of the lab.
     #[track_caller]
-    pub(crate) fn exec(&self, at: &str, command: &[&str]) -> Ran {
+    pub fn exec(&self, at: &str, command: &[&str]) -> Ran {
         self.place
             .run(["sim", "exec", at, "--"].iter().chain(command))
     }
 
+    /// As [`Self::exec`]; its standard output, where it succeeded.
     #[track_caller]
-    pub(crate) fn exec_ok(&self, at: &str, command: &[&str]) -> String {
+    pub fn exec_ok(&self, at: &str, command: &[&str]) -> String {
         self.exec(at, command).expect(0).stdout
     }
 
+    /// As [`Self::exec_ok`], as JSON.
     #[track_caller]
-    pub(crate) fn exec_json(&self, at: &str, command: &[&str]) -> Value {
+    #[must_use]
+    pub fn exec_json(&self, at: &str, command: &[&str]) -> Value {
         self.exec(at, command).expect(0).json()
     }
 
     /// Takes the lab down and asserts that nothing is left.
     #[track_caller]
-    pub(crate) fn down(self) {
+    pub fn down(self) {
         self.place.run(["sim", "down"]).expect(0);
         self.place.assert_empty();
     }
@@ -109,7 +122,8 @@ impl Drop for Lab {
 
 /// A field of each object of an array.
 #[track_caller]
-pub(crate) fn names(report: &Value, array: &str, field: &str) -> Vec<String> {
+#[must_use]
+pub fn names(report: &Value, array: &str, field: &str) -> Vec<String> {
     let entries = report.pointer(array).and_then(Value::as_array);
     let entries = entries.unwrap_or_else(|| panic!("no array {array} in {report:#}"));
     entries

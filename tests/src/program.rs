@@ -1,4 +1,5 @@
 //! Running `floaterctl` in a place of its own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The program under test: the gate names it; without the gate it is built here.
-fn floaterctl() -> &'static Path {
+#[must_use]
+pub fn floaterctl() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(path) = std::env::var_os("FLOATERCTL") {
@@ -23,7 +25,7 @@ fn floaterctl() -> &'static Path {
             .status()
             .unwrap();
         assert!(built.success());
-        // target/debug/deps/e2e-… lies one folder below the programs.
+        // target/debug/deps/… lies one folder below the programs.
         std::env::current_exe()
             .unwrap()
             .parent()
@@ -42,20 +44,31 @@ fn path() -> std::ffi::OsString {
 }
 
 /// An empty folder, an empty environment and a state folder of their own.
-pub(crate) struct Place {
+pub struct Place {
     folder: TempDir,
 }
 
 /// What a run of the program came to.
 #[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+pub struct Ran {
+    /// None where a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed, as UTF-8.
+    pub stdout: String,
+    /// What it said beside it, as UTF-8.
+    pub stderr: String,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Place {
-    pub(crate) fn new() -> Self {
+    /// Made anew, gone when dropped.
+    #[must_use]
+    pub fn new() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("floater-e2e-")
             .tempdir()
@@ -65,25 +78,27 @@ impl Place {
         Self { folder }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Where labs keep their state.
-    pub(crate) fn state(&self) -> PathBuf {
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
         self.path().join("run/floater")
     }
 
-    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    /// A file of this content in it.
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    pub(crate) fn command<S: AsRef<OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Command {
+    /// The program with these arguments, not yet started.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(floaterctl());
         command
             .args(arguments)
@@ -96,11 +111,13 @@ impl Place {
         command
     }
 
-    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ran {
+    /// The program with these arguments, until it ends.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ran {
         Ran::of(self.command(arguments).output().unwrap())
     }
 
-    pub(crate) fn start<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Child {
+    /// The program with these arguments, started, with pipes on both outputs.
+    pub fn start<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Child {
         self.command(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -109,7 +126,7 @@ impl Place {
     }
 
     /// Asserts that nothing of a lab is left: no state, no process with this place's environment.
-    pub(crate) fn assert_empty(&self) {
+    pub fn assert_empty(&self) {
         let left: Vec<PathBuf> = match std::fs::read_dir(self.state()) {
             Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
             Err(error) => {
@@ -126,7 +143,8 @@ impl Place {
     }
 
     /// Pids and command lines of the processes that were started from this place, this one's own children included.
-    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
+    #[must_use]
+    pub fn processes(&self) -> Vec<(i32, String)> {
         let mark = format!("XDG_RUNTIME_DIR={}", self.path().join("run").display());
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
@@ -154,7 +172,9 @@ impl Place {
 }
 
 impl Ran {
-    pub(crate) fn of(output: Output) -> Self {
+    /// From what the system tells.
+    #[must_use]
+    pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -162,8 +182,9 @@ impl Ran {
         }
     }
 
+    /// Itself, where it ended with this code.
     #[track_caller]
-    pub(crate) fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         assert_eq!(
             self.code,
             Some(code),
@@ -174,8 +195,9 @@ impl Ran {
         self
     }
 
+    /// Its standard output as JSON.
     #[track_caller]
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
             panic!(
                 "{error}\n--- stdout\n{}\n--- stderr\n{}",
