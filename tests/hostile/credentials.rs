@@ -73,9 +73,7 @@ pub(crate) const TABLE: &[Behaviour] = &[
     }),
     ("a plugin that hangs", || once(plugin("exec sleep 1000"))),
     ("a plugin that hangs and ignores signals", || {
-        once(plugin(
-            "trap '' TERM INT HUP\nwhile :; do read -r x < /dev/zero & wait; done 2>/dev/null; exec sleep 1000",
-        ))
+        once(plugin("trap '' TERM INT HUP; sleep 1000; sleep 1000"))
     }),
     ("a plugin that floods its output", || {
         once(plugin("exec cat /dev/zero"))
@@ -102,8 +100,8 @@ pub(crate) const TABLE: &[Behaviour] = &[
     }),
     ("a plugin that kills itself", || once(plugin("kill -9 $$"))),
     ("a plugin that leaves children with its pipes", || {
-        // A child that holds the pipes must not hold up the run; it ends by itself before the suite does.
-        once(plugin("sleep 8 &\nprintf '%s' 'CREDENTIAL'"))
+        // A child that holds the pipes must not hold up the run.
+        once(plugin("sleep 1000 &\nprintf '%s' 'CREDENTIAL'")).may_leave_processes()
     }),
     ("a plugin that prints no JSON", || {
         once(plugin("echo 'Please log in at https://192.0.2.1/'"))

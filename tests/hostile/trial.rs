@@ -46,6 +46,7 @@ pub(crate) struct Trial {
     inventory: &'static str,
     edits: Vec<Edit>,
     checks: Vec<Check>,
+    may_leave_processes: bool,
 }
 
 /// What a trial's kubeconfig is made from.
@@ -83,6 +84,7 @@ impl Trial {
             inventory: "--kubeconfig",
             edits: Vec::new(),
             checks: Vec::new(),
+            may_leave_processes: false,
         }
     }
 
@@ -120,6 +122,12 @@ impl Trial {
         edit: impl Fn(&mut Value, &Stage<'_>) + Send + 'static,
     ) -> Self {
         self.edits.push(Box::new(edit));
+        self
+    }
+
+    /// A plugin that did what it should may have left processes of its own, as under any other program.
+    pub(crate) fn may_leave_processes(mut self) -> Self {
+        self.may_leave_processes = true;
         self
     }
 
@@ -233,6 +241,10 @@ fn one(place: &Place, healthy: &Endpoint, name: &str, trial: Trial) -> Vec<Strin
     let report = std::fs::read(folder.join("report.json")).unwrap_or_default();
     let report: Value = serde_json::from_slice(&report).unwrap_or_default();
     let mut complaints = ran.complaints(&folder);
+    let left = left_processes(place, &folder);
+    if !trial.may_leave_processes && !left.is_empty() {
+        complaints.push(format!("processes are left behind: {left:?}"));
+    }
     let text = |name: &str| {
         String::from_utf8_lossy(&std::fs::read(folder.join(name)).unwrap_or_default()).into_owned()
     };
@@ -348,6 +360,7 @@ fn measure(place: &Place, folder: &Path, inventory: &str, arguments: &[String]) 
         .command(words)
         .current_dir(folder)
         .env("OPERATOR_SECRET", OPERATOR_SECRET)
+        .env(MARK, folder)
         .stdout(File::create(folder.join("stdout")).unwrap())
         .stderr(File::create(folder.join("stderr")).unwrap())
         .stdin(Stdio::null())
@@ -380,6 +393,30 @@ fn measure(place: &Place, folder: &Path, inventory: &str, arguments: &[String]) 
         // The peak is read while it runs, because nothing tells it once it has ended.
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The variable by which the processes of a trial are known, those of its plugins included.
+const MARK: &str = "HOSTILE_TRIAL";
+
+/// Ends what is left of a trial's processes and tells their names.
+fn left_processes(place: &Place, folder: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    let mark = format!("{MARK}={}", folder.display());
+    for (pid, name) in place.processes() {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+        {
+            // It may have ended by itself since.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+            left.push(name);
+        }
+    }
+    left
 }
 
 /// A variable of the operator's environment that no cluster may learn.
