@@ -9,6 +9,7 @@ mod enter;
 mod licences;
 mod measures;
 mod purity;
+mod sources;
 mod suites;
 mod tally;
 
@@ -25,6 +26,9 @@ pub struct Options {
     /// Print the project's measures instead of judging it
     #[arg(long)]
     bench: bool,
+    /// Five hundred random healthy fleets and fifty runs under overload instead of some of each, and nothing else
+    #[arg(long, conflicts_with_all = ["quick", "bench", "only"])]
+    corpus: bool,
     /// Only test suites whose package or name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -53,7 +57,9 @@ pub fn run(options: &Options) -> ExitCode {
         return measures::run(&cargo);
     }
     let mut tally = Tally::from_environment();
-    if let Some(only) = &options.only {
+    if options.corpus {
+        suites::run(&cargo, &mut tally, suites::Reach::Corpus, Some("endurance"));
+    } else if let Some(only) = &options.only {
         suites::run(&cargo, &mut tally, suites::Reach::All, Some(only));
     } else {
         checks(&cargo, &mut tally, options.quick);
@@ -69,6 +75,13 @@ pub fn run(options: &Options) -> ExitCode {
 fn checks(cargo: &Cargo, tally: &mut Tally, quick: bool) {
     tally.step("format", || cargo.run(&["fmt", "--all", "--", "--check"]));
     tally.step("direction of dependencies", || purity::check(cargo));
+    tally.step("modules that decide do no I/O", || {
+        sources::pure_modules(cargo)
+    });
+    tally.step("dependencies are used", || {
+        sources::unused_dependencies(cargo)
+    });
+    tally.step("no path of this machine", || sources::machine_paths(cargo));
     if !quick {
         tally.step("licences and duplicates", || licences::check(cargo));
     }

@@ -16,12 +16,17 @@ use super::tally::{Counts, Tally};
 pub(crate) enum Reach {
     /// Everything that the machine can run.
     All,
+    /// The same, with the numbers that take hours.
+    Corpus,
     /// Only what runs anywhere.
     Unprivileged,
 }
 
 /// The longest that one suite may take before it is ended and counted as failed.
-const PATIENCE: Duration = Duration::from_secs(25 * 60);
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// What the suites are told to do more of.
+const CORPUS: &[(&str, &str)] = &[("HEALTHY_FLEETS", "500"), ("OVERLOADED_RUNS", "50")];
 
 /// What libtest said of one test.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,8 +62,15 @@ pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&
         let text = output(prepare(&mut command, suite, &floaterctl));
         let said = text.as_deref().map(parse).unwrap_or_default();
         let mut counts = count(&said, text.as_deref().err());
-        if reach == Reach::All {
-            needing(tally, suite, &floaterctl, &said, &capabilities, &mut counts);
+        if reach != Reach::Unprivileged {
+            needing(
+                tally,
+                suite,
+                &floaterctl,
+                &said,
+                (&capabilities, reach),
+                &mut counts,
+            );
         } else {
             counts.skipped += said
                 .iter()
@@ -77,7 +89,7 @@ fn needing(
     suite: &Built,
     floaterctl: &Built,
     said: &[Said<'_>],
-    capabilities: &BTreeMap<String, String>,
+    (capabilities, reach): (&BTreeMap<String, String>, Reach),
     counts: &mut Counts,
 ) {
     let mut by_need: BTreeMap<BTreeSet<String>, Vec<&str>> = BTreeMap::new();
@@ -98,6 +110,9 @@ fn needing(
                 .arg(&suite.executable)
                 .args(["--ignored", "--exact"])
                 .args(&names);
+            if reach == Reach::Corpus {
+                command.envs(CORPUS.iter().copied());
+            }
             let text = output(prepare(&mut command, suite, floaterctl));
             let said = text.as_deref().map(parse).unwrap_or_default();
             let ran = count(&said, text.as_deref().err());
