@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 pub(crate) mod agents;
 pub(crate) mod api;
+pub(crate) mod budget;
 pub(crate) mod deploy;
 pub(crate) mod look;
 pub(crate) mod objects;

@@ -37,12 +37,27 @@ pub const LAYER_LABEL: &str = "floater.kosmos.io/layer";
 pub const EXPIRES: &str = "floater.kosmos.io/expires";
 /// The annotation of floaters that expire and still are there for other runs to use (`--keep`).
 pub const SHARED: &str = "floater.kosmos.io/shared";
-/// The label by which Kosmos marks its virtual nodes, which have no network of their own.
-pub const VIRTUAL_NODE_LABEL: &str = "kosmos.io/node";
+/// Labels and taints whose presence says that a node has no kubelet of its own, whatever their value.
+const VIRTUAL_KEYS: [&str; 2] = ["kosmos.io/node", "virtual-kubelet.io/provider"];
+/// The most nodes that are excluded by name.
+const EXCLUDED_BY_NAME: usize = 1000;
 /// The key of the Secret that holds the run key, hexadecimal.
 pub const SECRET_KEY: &str = "key";
 /// The image's base name.
 pub const IMAGE: &str = "clusterlink-floater";
+
+/// Whether a label or taint says that a node has no kubelet of its own: serverless nodes of clouds, virtual-kubelet and its
+/// descendants.
+#[must_use]
+pub fn marks_virtual(key: &str, value: &str) -> bool {
+    let last = key.rsplit('/').next().unwrap_or_default();
+    VIRTUAL_KEYS.contains(&key)
+        || matches!(last, "type" | "compute-type" | "node-type")
+            && matches!(
+                value,
+                "virtual-kubelet" | "virtual-node" | "virtual" | "fargate" | "serverless"
+            )
+}
 
 /// What the objects of one run in one cluster depend on.
 #[derive(Clone)]
@@ -77,6 +92,8 @@ pub struct Spec {
     pub shared: bool,
     /// Whether the tables of address translation have to be read.
     pub reads_nat: bool,
+    /// Nodes that get no floater since nobody would run it there.
+    pub excluded: Vec<String>,
 }
 
 /// An object and where it is created.
@@ -84,6 +101,8 @@ pub struct Spec {
 pub struct Object {
     /// Its kind, for messages.
     pub kind: &'static str,
+    /// The layer that it brings floaters to; none where all layers need it.
+    pub layer: Option<Layer>,
     /// The collection's path in the API.
     pub collection: String,
     /// The object.
@@ -99,17 +118,20 @@ impl Spec {
         if self.service_account.is_none() {
             objects.push(Object {
                 kind: "ServiceAccount",
+                layer: None,
                 collection: core("serviceaccounts"),
                 value: self.service_account(),
             });
         }
         objects.push(Object {
             kind: "Secret",
+            layer: None,
             collection: core("secrets"),
             value: self.secret(),
         });
         objects.extend(self.layers.iter().map(|&layer| Object {
             kind: "DaemonSet",
+            layer: Some(layer),
             collection: format!("/apis/apps/v1/namespaces/{}/daemonsets", self.namespace),
             value: self.daemon_set(layer),
         }));
@@ -124,6 +146,7 @@ impl Spec {
         metadata["labels"]["pod-security.kubernetes.io/enforce"] = json!("privileged");
         Object {
             kind: "Namespace",
+            layer: None,
             collection: "/api/v1/namespaces".to_owned(),
             value: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}),
         }
@@ -182,11 +205,17 @@ impl Spec {
         })
     }
 
-    fn daemon_set(&self, layer: Layer) -> Value {
-        let name = match layer {
+    /// The name of a layer's DaemonSet.
+    #[must_use]
+    pub fn set_name(&self, layer: Layer) -> String {
+        match layer {
             Layer::Host => format!("floater-host-{}", self.run),
             Layer::Pod => self.name(),
-        };
+        }
+    }
+
+    fn daemon_set(&self, layer: Layer) -> Value {
+        let name = self.set_name(layer);
         let mut selector = self.labels(Some(layer));
         if let Some(labels) = selector.as_object_mut() {
             labels.remove(MANAGED_BY_LABEL);
@@ -214,12 +243,9 @@ impl Spec {
             "terminationGracePeriodSeconds": 1,
             // A node that is cordoned, tainted or sick is one that somebody wants to know about.
             "tolerations": [{"operator": "Exists"}],
-            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{
-                "matchExpressions": [
-                    {"key": "kubernetes.io/os", "operator": "NotIn", "values": ["windows"]},
-                    {"key": VIRTUAL_NODE_LABEL, "operator": "DoesNotExist"},
-                ],
-            }]}}},
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [self.nodes()],
+            }}},
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [self.container(layer)],
         });
@@ -232,6 +258,22 @@ impl Spec {
             pod["dnsPolicy"] = json!("ClusterFirstWithHostNet");
         }
         pod
+    }
+
+    /// The nodes that get floaters.
+    fn nodes(&self) -> Value {
+        let mut expressions =
+            vec![json!({"key": "kubernetes.io/os", "operator": "NotIn", "values": ["windows"]})];
+        let absent = |key: &&str| json!({"key": key, "operator": "DoesNotExist"});
+        expressions.extend(VIRTUAL_KEYS.iter().map(absent));
+        let mut term = json!({"matchExpressions": expressions});
+        if !self.excluded.is_empty() {
+            // One name each: more than one is not allowed in a field's requirement.
+            let not = |name: &String| json!({"key": "metadata.name", "operator": "NotIn", "values": [name]});
+            let names = self.excluded.iter().take(EXCLUDED_BY_NAME);
+            term["matchFields"] = names.map(not).collect();
+        }
+        term
     }
 
     fn container(&self, layer: Layer) -> Value {
@@ -308,6 +350,7 @@ mod tests {
             ttl: Duration::from_secs(600),
             shared: false,
             reads_nat: false,
+            excluded: Vec::new(),
         }
     }
 

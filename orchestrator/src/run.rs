@@ -181,11 +181,18 @@ struct Context {
     started: Timestamp,
     deadline: Instant,
     ledger: Arc<Ledger>,
+    /// What dead runs left is removed beside everything else.
+    sweeps: Arc<clusters::Sweeps>,
     /// Bounds the floaters that are asked at a time.
     gate: Arc<tokio::sync::Semaphore>,
 }
 
 impl Context {
+    /// How long the run may still take.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     fn tell(&self, progress: Progress) {
         (self.options.progress)(progress);
     }
@@ -228,7 +235,9 @@ pub async fn run(
     };
     let succeeded = matches!(result, Some(Ok(Ok(_))));
     let left = if keep && succeeded {
-        ledger.keep();
+        for staying in ledger.keep() {
+            context.warn(staying);
+        }
         Vec::new()
     } else {
         if !ledger.is_empty() {
@@ -236,11 +245,12 @@ pub async fn run(
         }
         ledger.remove().await
     };
+    context.sweeps.end().await;
     match result {
         None => Err(Error::Interrupted { left }),
         Some(finished) => {
             for why in left {
-                context.warn(format!("not removed, expires by itself: {why}"));
+                context.warn(why);
             }
             match finished {
                 Ok(result) => result,
@@ -328,6 +338,7 @@ fn begin(mut options: RunOptions) -> Result<Context, Error> {
         started: Timestamp::now(),
         deadline: Instant::now() + limit,
         ledger: Arc::new(Ledger::default()),
+        sweeps: Arc::default(),
         gate: Arc::new(tokio::sync::Semaphore::new(crate::fleet::FLOATERS_AT_ONCE)),
     })
 }

@@ -11,19 +11,36 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::budget::{Budget, Charged, Spent};
+
+mod pages;
+mod trouble;
+
+pub(crate) use pages::Listed;
+use trouble::transport_words;
+pub(crate) use trouble::words;
+
 /// How long a read or a write may take, from the first byte sent to the last one received.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long to wait before a read that a busy server refused is tried again.
-const READ_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
-/// The most bytes of one answer.
-const MAX_ANSWER: usize = 256 << 20;
-/// Items of one page of a list.
-const PAGE: usize = 500;
+/// How long to wait before a request that a busy server refused is tried again, unless the server itself says how long.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+/// The longest pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The most bytes of one answer; a page of a list that is larger is asked for in smaller pages.
+const MAX_ANSWER: usize = 8 << 20;
+/// The most bytes of a line of a streamed answer.
+const MAX_LINE: usize = 2 << 20;
+/// The most bytes that are parsed where other work waits.
+const PARSED_IN_PLACE: usize = 64 << 10;
 
-/// One cluster's API. Cheap to clone; all clones share the connections.
+/// One cluster's API, and what the cluster may still cost. Cheap to clone; all clones share connections and budget.
 #[derive(Clone)]
 pub(crate) struct Api {
+    /// As it was made.
+    base: kube::Client,
+    /// The same, whose answers are charged to `budget`.
     client: kube::Client,
+    budget: Budget,
 }
 
 /// Why a request came to nothing.
@@ -36,8 +53,18 @@ pub(crate) enum Failure {
         /// The server's words.
         message: String,
     },
+    /// The answer is larger than one may be.
+    TooLarge,
+    /// The cluster has used up what it may cost.
+    Spent(Spent),
     /// No answer, or none that can be understood.
     Transport(String),
+}
+
+impl From<Spent> for Failure {
+    fn from(spent: Spent) -> Self {
+        Self::Spent(spent)
+    }
 }
 
 impl Failure {
@@ -54,6 +81,7 @@ impl Failure {
         match self {
             Self::Status { code, .. } => matches!(code, 429 | 500 | 502 | 503 | 504),
             Self::Transport(_) => true,
+            Self::Spent(_) | Self::TooLarge => false,
         }
     }
 }
@@ -62,32 +90,17 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status { code: 401, .. } => {
-                f.write_str("its API server does not accept the credentials (401)")
+                f.write_str("the API server does not accept the credentials (401)")
             }
             Self::Status { code, message } if message.is_empty() => {
-                write!(f, "its API server answers {code}")
+                write!(f, "the API server answers {code}")
             }
             Self::Status { code, message } => write!(f, "{message} ({code})"),
+            Self::TooLarge => write!(f, "an answer is larger than {} MiB", MAX_ANSWER >> 20),
+            Self::Spent(spent) => write!(f, "{spent}"),
             Self::Transport(why) => f.write_str(why),
         }
     }
-}
-
-/// A list as the API answers it.
-#[derive(Deserialize)]
-#[serde(bound = "T: DeserializeOwned")]
-pub(crate) struct List<T> {
-    #[serde(default)]
-    metadata: ListMeta,
-    #[serde(default = "Vec::new")]
-    pub(crate) items: Vec<T>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct ListMeta {
-    resource_version: String,
-    r#continue: String,
 }
 
 /// The server's words of a failure.
@@ -98,8 +111,32 @@ struct Status {
 }
 
 impl Api {
-    pub(crate) fn new(client: kube::Client) -> Self {
-        Self { client }
+    /// An API of which at most `budget` is used.
+    pub(crate) fn new(client: kube::Client, budget: Budget) -> Self {
+        let charge = budget.clone();
+        let inner = client.clone();
+        let charged = tower::service_fn(move |request: Request<Body>| {
+            let (inner, budget) = (inner.clone(), charge.clone());
+            async move {
+                let response = inner.send(request).await?;
+                Ok::<_, kube::Error>(response.map(|body| Charged { body, budget }))
+            }
+        });
+        Self {
+            base: client,
+            client: kube::Client::new(charged, "default"),
+            budget,
+        }
+    }
+
+    /// The same cluster with a budget of its own: whatever a run has cost, what it made is removed.
+    pub(crate) fn afresh(&self, time: Duration) -> Self {
+        Self::new(self.base.clone(), Budget::new(time))
+    }
+
+    /// How long the cluster may still take.
+    pub(crate) fn left(&self) -> Duration {
+        self.budget.left()
     }
 
     /// Sends a request and waits for the head of the answer, whatever its status.
@@ -108,81 +145,82 @@ impl Api {
         request: Request<Vec<u8>>,
         limit: Duration,
     ) -> Result<Response<Body>, Failure> {
+        self.budget.request()?;
+        let limit = limit.min(self.budget.left());
         let (parts, body) = request.into_parts();
+        let passed_on = parts.uri.path().contains("/proxy/");
         let request = Request::from_parts(parts, Body::from(body));
         match tokio::time::timeout(limit, self.client.send(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(Failure::Transport(transport_words(&error))),
+            Ok(Err(error)) => Err(transport_words(&error)),
+            // The server has answered for itself before it is asked to pass anything on.
+            Err(_) if passed_on => Err(Failure::Transport(format!(
+                "the API server got no answer from it within {} s (pods/proxy)",
+                limit.as_secs_f32().ceil()
+            ))),
             Err(_) => Err(Failure::Transport(format!(
-                "its API server does not answer within {} s",
-                limit.as_secs()
+                "API server unreachable: no answer within {} s",
+                limit.as_secs_f32().ceil()
             ))),
         }
     }
 
-    /// Sends a request and reads the whole answer; a status that is not a success is a failure.
-    async fn call(&self, request: Request<Vec<u8>>) -> Result<Bytes, Failure> {
+    /// Sends a request and reads the whole answer; a status that is not a success is a failure, with the pause that the
+    /// server asks for before another try.
+    async fn call(&self, request: Request<Vec<u8>>) -> Result<Bytes, (Failure, Option<Duration>)> {
         let started = tokio::time::Instant::now();
-        let response = self.send(request, REQUEST_TIMEOUT).await?;
+        let response = self
+            .send(request, REQUEST_TIMEOUT)
+            .await
+            .map_err(|failure| (failure, None))?;
+        let pause = response
+            .headers()
+            .get(http::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
         let left = REQUEST_TIMEOUT.saturating_sub(started.elapsed());
-        let (status, body) = read_all(response, left).await?;
+        let (status, body) = read_all(response, left)
+            .await
+            .map_err(|failure| (failure, None))?;
         if status.is_success() {
             return Ok(body);
         }
         let said: Status = serde_json::from_slice(&body).unwrap_or_default();
-        Err(Failure::Status {
+        let failure = Failure::Status {
             code: status.as_u16(),
             message: words(&said.message),
-        })
+        };
+        Err((failure, pause))
+    }
+
+    /// The same with a second and a third try for a server whose refusal says that it has done nothing.
+    async fn insist(
+        &self,
+        request: impl Fn() -> Result<Request<Vec<u8>>, Failure>,
+        again: &[u16],
+    ) -> Result<Bytes, Failure> {
+        for pause in PAUSES {
+            match self.call(request()?).await {
+                Err((Failure::Status { code, .. }, asked)) if again.contains(&code) => {
+                    tokio::time::sleep(asked.unwrap_or(pause).min(LONGEST_PAUSE)).await;
+                }
+                result => return result.map_err(|(failure, _)| failure),
+            }
+        }
+        self.call(request()?).await.map_err(|(failure, _)| failure)
     }
 
     /// Reads; a server that is busy or not quite up gets a second and a third chance.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        for pause in READ_PAUSES {
-            match self.call(request(Method::GET, path, Vec::new())?).await {
-                Err(Failure::Status {
-                    code: 429 | 500 | 503,
-                    ..
-                }) => tokio::time::sleep(pause).await,
-                result => return parse(&result?),
-            }
-        }
-        let body = self.call(request(Method::GET, path, Vec::new())?).await?;
-        parse(&body)
+    pub(crate) async fn get<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &str,
+    ) -> Result<T, Failure> {
+        parse(self.read(path).await?).await
     }
 
-    /// All pages of a list, and the version to watch from.
-    pub(crate) async fn list<T: DeserializeOwned>(
-        &self,
-        collection: &str,
-        selector: &str,
-    ) -> Result<(Vec<T>, String), Failure> {
-        let mut items = Vec::new();
-        let mut next = String::new();
-        loop {
-            let mut path = format!("{collection}?limit={PAGE}");
-            if !selector.is_empty() {
-                path += &format!("&labelSelector={}", encoded(selector));
-            }
-            if !next.is_empty() {
-                path += &format!("&continue={}", encoded(&next));
-            }
-            let page: List<T> = self.get(&path).await?;
-            items.extend(page.items);
-            if page.metadata.r#continue.is_empty() {
-                return Ok((items, page.metadata.resource_version));
-            }
-            next = page.metadata.r#continue;
-        }
-    }
-
-    /// The first page of a list.
-    pub(crate) async fn first_page<T: DeserializeOwned>(
-        &self,
-        collection: &str,
-    ) -> Result<Vec<T>, Failure> {
-        let page: List<T> = self.get(&format!("{collection}?limit={PAGE}")).await?;
-        Ok(page.items)
+    async fn read(&self, path: &str) -> Result<Bytes, Failure> {
+        let get = || request(Method::GET, path, Vec::new());
+        self.insist(get, &[429, 500, 503]).await
     }
 
     /// Opens a watch; each line of it is an event.
@@ -211,13 +249,11 @@ impl Api {
         Ok(Lines::new(response.into_body()))
     }
 
+    /// Creates an object; a server that has too much to do is asked again.
     pub(crate) async fn create(&self, collection: &str, object: &Value) -> Result<(), Failure> {
-        let mut request = request(Method::POST, collection, object.to_string().into_bytes())?;
-        request.headers_mut().insert(
-            http::header::CONTENT_TYPE,
-            http::HeaderValue::from_static("application/json"),
-        );
-        self.call(request).await.map(drop)
+        let body = object.to_string().into_bytes();
+        let post = || with_json(request(Method::POST, collection, body.clone())?);
+        self.insist(post, &[429]).await.map(drop)
     }
 
     /// Deletes an object, of exactly this uid where one is given.
@@ -230,13 +266,24 @@ impl Api {
         if let Some(uid) = uid {
             options["preconditions"] = serde_json::json!({"uid": uid});
         }
-        let mut request = request(Method::DELETE, path, options.to_string().into_bytes())?;
-        request.headers_mut().insert(
-            http::header::CONTENT_TYPE,
-            http::HeaderValue::from_static("application/json"),
-        );
-        self.call(request).await.map(drop)
+        let request = with_json(request(
+            Method::DELETE,
+            path,
+            options.to_string().into_bytes(),
+        )?)?;
+        self.call(request)
+            .await
+            .map(drop)
+            .map_err(|(failure, _)| failure)
     }
+}
+
+fn with_json(mut request: Request<Vec<u8>>) -> Result<Request<Vec<u8>>, Failure> {
+    request.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    Ok(request)
 }
 
 pub(crate) fn request(
@@ -263,19 +310,21 @@ pub(crate) async fn read_all(
 ) -> Result<(StatusCode, Bytes), Failure> {
     let status = response.status();
     let mut body = response.into_body();
+    if http_body::Body::size_hint(&body).lower() > MAX_ANSWER as u64 {
+        return Err(Failure::TooLarge);
+    }
     let read = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Failure::Transport(transport_words(&error)))?;
+            let frame = frame.map_err(|error| transport_words(&error))?;
             if let Ok(data) = frame.into_data() {
                 if bytes.len() + data.len() > MAX_ANSWER {
-                    return Err(Failure::Transport(format!(
-                        "an answer is larger than {} MiB",
-                        MAX_ANSWER >> 20
-                    )));
+                    return Err(Failure::TooLarge);
                 }
                 bytes.extend_from_slice(&data);
             }
+            // A server that is faster than this must not keep everybody else's work waiting.
+            tokio::task::coop::consume_budget().await;
         }
         Ok(bytes.freeze())
     };
@@ -287,14 +336,27 @@ pub(crate) async fn read_all(
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        Failure::Transport(format!(
-            "an answer of its API server cannot be understood (line {}, column {})",
-            error.line(),
-            error.column()
-        ))
-    })
+/// Parses an answer, a large one on a thread where nothing else waits for it.
+async fn parse<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T, Failure> {
+    let read = |body: &[u8]| {
+        serde_json::from_slice(body).map_err(|error| {
+            Failure::Transport(format!(
+                "an answer of the API server is not the JSON that was asked for (line {}, column {})",
+                error.line(),
+                error.column()
+            ))
+        })
+    };
+    if body.len() <= PARSED_IN_PLACE {
+        return read(&body);
+    }
+    tokio::task::spawn_blocking(move || read(&body))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Failure::Transport(
+                "an answer could not be parsed".to_owned(),
+            ))
+        })
 }
 
 /// The lines of a streamed answer, one at a time, never more than one held.
@@ -317,6 +379,8 @@ impl Lines {
     /// The next line without its end; none at the end of the stream. Cancel safe: what was read stays in the buffer.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
+            // Whoever reads one line after the other gives way to others however fast they come.
+            tokio::task::coop::consume_budget().await;
             if let Some(at) = self.buffer[self.searched..]
                 .iter()
                 .position(|byte| *byte == b'\n')
@@ -327,7 +391,7 @@ impl Lines {
                 return Ok(Some(line));
             }
             self.searched = self.buffer.len();
-            if self.buffer.len() > MAX_ANSWER {
+            if self.buffer.len() > MAX_LINE {
                 return Err(Failure::Transport(
                     "a line of an answer is too long".to_owned(),
                 ));
@@ -338,7 +402,7 @@ impl Lines {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(Failure::Transport(transport_words(&error))),
+                Some(Err(error)) => return Err(transport_words(&error)),
                 None if self.buffer.is_empty() => return Ok(None),
                 None => {
                     self.searched = 0;
@@ -347,50 +411,6 @@ impl Lines {
             }
         }
     }
-}
-
-/// A server's words, short and without control characters.
-pub(crate) fn words(message: &str) -> String {
-    let mut short: String = message
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(300)
-        .collect();
-    if short.len() < message.len() {
-        short += "…";
-    }
-    short
-}
-
-/// Why there was no answer. Errors of the credential plugin may quote what it printed, so they are not passed on.
-fn transport_words(error: &(dyn std::error::Error + 'static)) -> String {
-    if let Some(kube::Error::Auth(_)) = error.downcast_ref::<kube::Error>() {
-        return "its credentials cannot be had: the plugin, token file or provider fails"
-            .to_owned();
-    }
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        if let Some(kube::Error::Auth(_)) = source.downcast_ref::<kube::Error>() {
-            return "its credentials cannot be had: the plugin, token file or provider fails"
-                .to_owned();
-        }
-        deepest = source;
-    }
-    if let Some(io) = deepest.downcast_ref::<std::io::Error>() {
-        match io.kind() {
-            std::io::ErrorKind::ConnectionRefused => {
-                return "its API server refuses connections".to_owned();
-            }
-            std::io::ErrorKind::TimedOut => {
-                return "its API server cannot be connected to in time".to_owned();
-            }
-            _ => {}
-        }
-    }
-    format!(
-        "its API server cannot be asked: {}",
-        words(&deepest.to_string())
-    )
 }
 
 /// Percent-encodes a query's value.

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use datapath::printable::is_object_name;
 use floater::wire::Layer;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api::{Api, Failure};
+use super::api::{Api, Failure, words};
 use super::look;
-use super::objects::Pod;
+use super::objects::{Happening, Pod};
 use super::remove::Ledger;
 use crate::manifest::Spec;
 
@@ -21,19 +22,23 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// between two such questions.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Why the floaters of a layer could not be deployed or made, by layer.
+pub(crate) type Refused = BTreeMap<Layer, String>;
+
 /// Creates the floaters' objects in a task that outlives whoever waits for it, so that the record of what may exist is
-/// never shorter than the truth.
+/// never shorter than the truth. A layer whose own object is refused costs itself.
 ///
 /// # Errors
-/// Which object could not be created and why.
+/// Which object that all layers need could not be created and why.
 pub(crate) async fn create(
     ledger: Arc<Ledger>,
     cluster: String,
     api: Api,
     spec: Spec,
-) -> Result<(), String> {
+    able: Vec<String>,
+) -> Result<Refused, String> {
     let task = tokio::spawn(async move {
-        let Some(entry) = ledger.open(&cluster, &api, &spec) else {
+        let Some(entry) = ledger.open(&cluster, &api, &spec, able) else {
             return Err("the run is being ended".to_owned());
         };
         let _busy = entry.busy.lock().await;
@@ -49,41 +54,60 @@ pub(crate) async fn create(
                     Ok(()) => {}
                     // Somebody was faster: then it is theirs.
                     Err(failure) if failure.is_already_there() => entry.made_no_namespace(),
-                    Err(failure) => return Err(told("Namespace", &failure)),
+                    Err(failure) => return Err(not_created("Namespace", &failure)),
                 }
             }
-            Err(failure) => return Err(told("Namespace", &failure)),
+            Err(failure) => return Err(not_created("Namespace", &failure)),
         }
+        let mut refused = Refused::new();
         for object in spec.objects() {
             if ledger.is_closed() {
                 return Err("the run is being ended".to_owned());
             }
-            api.create(&object.collection, &object.value)
-                .await
-                .map_err(|failure| told(object.kind, &failure))?;
+            match (
+                api.create(&object.collection, &object.value).await,
+                object.layer,
+            ) {
+                (Ok(()), _) => {}
+                (Err(failure), Some(layer)) => {
+                    refused.insert(layer, not_created(object.kind, &failure));
+                }
+                (Err(failure), None) => return Err(not_created(object.kind, &failure)),
+            }
         }
-        Ok(())
+        Ok(refused)
     });
     task.await
         .unwrap_or_else(|_| Err("the floaters could not be deployed".to_owned()))
 }
 
-fn told(kind: &str, failure: &Failure) -> String {
+fn not_created(kind: &str, failure: &Failure) -> String {
     format!("the floaters' {kind} cannot be created: {failure}")
 }
 
-/// A pair of ports that no floater of the cluster uses in the host network, from `port` on.
-pub(crate) fn free_ports(floaters: &[Pod], port: u16) -> (u16, u16) {
-    let taken: BTreeSet<u16> = floaters
-        .iter()
-        .filter(|pod| pod.is_host_network())
-        .flat_map(|pod| [pod.port(), pod.api_port()])
-        .collect();
-    (port..u16::MAX)
-        .step_by(2)
-        .map(|port| (port, port + 1))
-        .find(|(port, api)| !taken.contains(port) && !taken.contains(api))
-        .unwrap_or((port, port.saturating_add(1)))
+/// Ports for responder and API that no floater of the cluster has on its nodes: `port` and the next one, else a pair that
+/// the run's id chooses, so that runs that begin together choose differently. `attempt` counts from 0.
+pub(crate) fn free_ports(taken: &BTreeSet<u16>, port: u16, run: &str, attempt: u32) -> (u16, u16) {
+    /// Pairs of ports above `port` that are tried.
+    const PAIRS: u32 = 500;
+    let is_free = |port: u16| !taken.contains(&port) && !taken.contains(&(port + 1));
+    if attempt == 0 && is_free(port) {
+        return (port, port + 1);
+    }
+    // FNV-1a: any spread will do, the same for the same run.
+    let hash = run.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    (0..PAIRS)
+        .map(|step| {
+            hash.wrapping_add(step.wrapping_mul(7))
+                .wrapping_add(attempt)
+                % PAIRS
+        })
+        .filter_map(|pair| u16::try_from(u32::from(port) + 2 + 2 * pair).ok())
+        .filter(|&port| port < u16::MAX)
+        .find(|&port| is_free(port))
+        .map_or((port, port.saturating_add(1)), |port| (port, port + 1))
 }
 
 #[derive(Deserialize)]
@@ -95,28 +119,38 @@ struct WatchEvent {
 /// Asks a pod for a sign of life.
 pub(crate) type Answers<'a> = dyn Fn(&Pod) -> BoxFuture<'static, bool> + Send + Sync + 'a;
 
-/// Waits until every node has a floater in each layer that is ready, or runs and answers a question put to itself, at most until
-/// `deadline`. What there is at the end is returned: some nodes without a floater do not keep the others from being asked.
+/// What came of waiting for floaters.
+pub(crate) struct Ready {
+    pub(crate) pods: Vec<Pod>,
+    /// Layers that nobody makes pods for, in the words of who refuses.
+    pub(crate) refused: Refused,
+}
+
+/// Waits until every node has a floater in each layer that is ready, or runs and answers a question put to itself, or until the
+/// layer's pods are refused; at most until `deadline`. What there is at the end is returned: some nodes without a floater do
+/// not keep the others from being asked.
 pub(crate) async fn ready(
     api: &Api,
-    namespace: &str,
-    run: &str,
+    spec: &Spec,
     nodes: &[String],
-    layers: &[Layer],
+    refused: Refused,
     deadline: Instant,
     answers: &Answers<'_>,
-) -> Vec<Pod> {
+) -> Ready {
     let mut waited = Waited {
         nodes,
-        layers,
+        layers: &spec.layers,
         pods: BTreeMap::new(),
         answering: BTreeSet::new(),
-        ask_at: Instant::now() + GRACE,
+        refused,
     };
-    let waiting = wait(api, namespace, run, deadline, answers, &mut waited);
+    let waiting = wait(api, spec, deadline, answers, &mut waited);
     // Time being up is an answer as well: the pods say what they lack.
     let _ = tokio::time::timeout_at(deadline, waiting).await;
-    waited.pods.into_values().collect()
+    Ready {
+        pods: waited.pods.into_values().collect(),
+        refused: waited.refused,
+    }
 }
 
 /// What is waited for, and how far it is.
@@ -127,26 +161,28 @@ struct Waited<'a> {
     pods: BTreeMap<String, Pod>,
     /// The uids of those that answer without being ready.
     answering: BTreeSet<String>,
-    /// When those that are not ready are asked next.
-    ask_at: Instant,
+    refused: Refused,
 }
 
 impl Waited<'_> {
+    /// Whether nothing more is to come; pods that lack their ports never will.
     fn is_complete(&self) -> bool {
         let there: BTreeSet<(Layer, &str)> = self
             .pods
             .values()
-            .filter(|pod| pod.is_ready() || self.answering.contains(&pod.metadata.uid))
+            .filter(|pod| {
+                pod.is_ready() || pod.lacks_ports() || self.answering.contains(&pod.metadata.uid)
+            })
             .filter_map(|pod| Some((pod.layer()?, pod.node()?)))
             .collect();
-        self.layers
-            .iter()
-            .all(|&layer| self.nodes.iter().all(|node| there.contains(&(layer, node))))
+        self.layers.iter().all(|&layer| {
+            self.refused.contains_key(&layer)
+                || self.nodes.iter().all(|node| there.contains(&(layer, node)))
+        })
     }
 
-    /// Asks those that run and are not ready, when it is time.
-    async fn ask(&mut self, answers: &Answers<'_>) {
-        tokio::time::sleep_until(self.ask_at).await;
+    /// Asks those that run and are not ready, and the controllers where there are no pods at all.
+    async fn ask(&mut self, api: &Api, spec: &Spec, answers: &Answers<'_>) {
         let unready = self
             .pods
             .values()
@@ -160,48 +196,85 @@ impl Waited<'_> {
         }
         let answering = futures::future::join_all(asked).await;
         self.answering.extend(answering.into_iter().flatten());
-        self.ask_at = Instant::now() + GRACE;
+        for &layer in self.layers {
+            let has_pods = self.pods.values().any(|pod| pod.layer() == Some(layer));
+            if !has_pods
+                && !self.refused.contains_key(&layer)
+                && let Some(why) = refusal(api, spec, layer).await
+            {
+                self.refused.insert(layer, why);
+            }
+        }
     }
+}
+
+/// Why a layer's DaemonSet gets no pods, in its controller's words: pod security, a quota, an admission webhook, a security
+/// context constraint.
+async fn refusal(api: &Api, spec: &Spec, layer: Layer) -> Option<String> {
+    let name = spec.set_name(layer);
+    let collection = format!("/api/v1/namespaces/{}/events", spec.namespace);
+    let events = api.first_page::<Happening>(&collection).await.ok()?;
+    let event = events.into_iter().rev().find(|event| {
+        event.involved_object.kind == "DaemonSet"
+            && event.involved_object.name == name
+            && event.reason.as_deref() == Some("FailedCreate")
+    })?;
+    let why = words(&event.message.unwrap_or_default());
+    Some(format!(
+        "the cluster refuses the pods of DaemonSet {name}: {why}"
+    ))
 }
 
 async fn wait(
     api: &Api,
-    namespace: &str,
-    run: &str,
+    spec: &Spec,
     deadline: Instant,
     answers: &Answers<'_>,
     waited: &mut Waited<'_>,
 ) {
-    let collection = look::pods(namespace);
-    let selector = look::of_run(run);
+    let collection = look::pods(&spec.namespace);
+    let selector = look::of_run(&spec.run);
+    let mut ask_at = Instant::now() + GRACE;
     loop {
-        let Ok((found, version)) = api.list::<Pod>(&collection, &selector).await else {
+        let Ok(found) = api
+            .list::<Pod>(&collection, &selector, look::MAX_PODS)
+            .await
+        else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        waited.pods = found
-            .into_iter()
-            .map(|pod| (pod.metadata.name.clone(), pod))
-            .collect();
+        let named = |pod: Pod| (pod.metadata.name.clone(), pod);
+        waited.pods = found.items.into_iter().map(named).collect();
         if waited.is_complete() {
             return;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let Ok(mut events) = api.watch(&collection, &selector, &version, left).await else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
-        loop {
-            let next = tokio::select! {
-                biased;
-                next = events.next() => Some(next),
-                () = waited.ask(answers) => None,
-            };
-            match next {
-                None => {}
-                Some(Ok(Some(line))) if take(&line, &mut waited.pods) => {}
-                Some(_) => break,
+        let watch = api
+            .watch(&collection, &selector, &found.version, left)
+            .await;
+        if let Ok(mut events) = watch {
+            loop {
+                // Time goes on under a flood of events, too: whose turn it is, is drawn.
+                let goes_on = tokio::select! {
+                    next = events.next() => {
+                        matches!(next, Ok(Some(line)) if take(&line, &mut waited.pods))
+                    }
+                    () = tokio::time::sleep_until(ask_at) => {
+                        waited.ask(api, spec, answers).await;
+                        ask_at = Instant::now() + GRACE;
+                        true
+                    }
+                };
+                if waited.is_complete() {
+                    return;
+                }
+                if !goes_on {
+                    break;
+                }
             }
+        } else if Instant::now() >= ask_at {
+            waited.ask(api, spec, answers).await;
+            ask_at = Instant::now() + GRACE;
             if waited.is_complete() {
                 return;
             }
@@ -219,7 +292,7 @@ fn take(line: &[u8], pods: &mut BTreeMap<String, Pod>) -> bool {
         return false;
     };
     match event.r#type.as_str() {
-        "ADDED" | "MODIFIED" => {
+        "ADDED" | "MODIFIED" if is_object_name(&pod.metadata.name) => {
             pods.insert(pod.metadata.name.clone(), pod);
         }
         "DELETED" => {
@@ -229,5 +302,26 @@ fn take(line: &[u8], pods: &mut BTreeMap<String, Pod>) -> bool {
         // Too old a version, or a server that is in trouble: list again.
         _ => return false,
     }
-    true
+    pods.len() <= look::MAX_PODS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_the_asked_ones_or_the_run_s_own() {
+        let taken = BTreeSet::from([8889, 8890]);
+        assert_eq!(free_ports(&BTreeSet::new(), 8889, "a", 0), (8889, 8890));
+        let own = free_ports(&taken, 8889, "63627fc3", 0);
+        assert_eq!(own, free_ports(&taken, 8889, "63627fc3", 0));
+        assert!(own.0 > 8890 && own.1 == own.0 + 1, "{own:?}");
+        // Another run, and another try of the same.
+        assert_ne!(own, free_ports(&taken, 8889, "0a1b2c3d", 0));
+        assert_ne!(own, free_ports(&taken, 8889, "63627fc3", 1));
+        assert_ne!(free_ports(&BTreeSet::new(), 8889, "a", 1), (8889, 8890));
+        let all: BTreeSet<u16> = (8889..=u16::MAX).filter(|port| port % 2 == 1).collect();
+        assert_eq!(free_ports(&all, 8889, "a", 0), (8889, 8890));
+        assert_eq!(free_ports(&BTreeSet::new(), 65533, "a", 1), (65533, 65534));
+    }
 }

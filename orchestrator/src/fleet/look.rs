@@ -7,10 +7,13 @@ use std::time::Duration;
 use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfig, ROLE_LABEL};
 use floater::wire::Layer;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 use serde_json::Value;
 
-use super::api::{Api, Failure};
+use datapath::printable::{Printable, is_object_name};
+
+use super::api::{Api, Failure, Listed};
 use super::objects::{Node, Object, Pod, Secret};
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, NAME, NAME_LABEL, RUN_LABEL, SECRET_KEY, SHARED,
@@ -20,19 +23,63 @@ use crate::manifest::{
 pub(crate) struct Seen {
     /// The uid of its kube-system namespace.
     pub(crate) id: String,
-    /// Its nodes without Kosmos' virtual ones, sorted by name.
+    /// Its nodes that run pods themselves, sorted by name.
     pub(crate) nodes: Vec<Node>,
+    /// The names of the others.
+    pub(crate) excluded: Vec<String>,
     /// Whether the floaters' namespace exists.
     pub(crate) namespace: bool,
-    /// Every pod that is a floater, whosever, or why they cannot be listed.
+    /// Every pod of the namespace that is a floater, whosever, or why they cannot be listed.
     pub(crate) floaters: Result<Vec<Pod>, String>,
-    /// The objects of `clusters.kosmos.io` as they are, for a fleet's inventory.
-    pub(crate) members: Vec<Value>,
-    /// What the cluster says about the fleet; none where it says nothing.
-    pub(crate) intent: Option<Fleet>,
+    /// Ports that floaters of any namespace have on its nodes.
+    pub(crate) ports: BTreeSet<u16>,
+    /// Its objects of `clusters.kosmos.io`, by which it claims to be the control plane.
+    pub(crate) members: Vec<Member>,
     /// What could not be read of it, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
+
+/// An object of `clusters.kosmos.io`.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    /// Base64 of the kubeconfig that it is reached by; may be empty.
+    pub(crate) kubeconfig: String,
+    /// The object, or why it cannot be understood.
+    pub(crate) cluster: Result<Cluster, String>,
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let name = value["metadata"]["name"].as_str().unwrap_or_default();
+        if !is_object_name(name) {
+            return Err(D::Error::custom(
+                "its name is none that Kubernetes gives to an object",
+            ));
+        }
+        let (name, kubeconfig) = (name.to_owned(), value["spec"]["kubeconfig"].as_str());
+        let kubeconfig = kubeconfig.unwrap_or_default().to_owned();
+        let cluster = serde_json::from_value(value);
+        Ok(Self {
+            name,
+            kubeconfig,
+            cluster: cluster.map_err(|error| {
+                Printable::bounded(&error.to_string(), 200)
+                    .as_str()
+                    .to_owned()
+            }),
+        })
+    }
+}
+
+/// The most nodes of a cluster.
+const MAX_NODES: usize = 10_000;
+/// The most pods of floaters in a cluster: two on every node, of a few runs.
+pub(crate) const MAX_PODS: usize = 5 * MAX_NODES;
+/// The most members of a fleet, and the most objects of theirs.
+const MAX_MEMBERS: usize = 10_000;
+const MAX_OBJECTS: usize = 100_000;
 
 /// The selector of everything that a run of any id makes.
 pub(crate) fn ours() -> String {
@@ -56,56 +103,106 @@ pub(crate) async fn look(api: &Api, namespace: &str, first: Duration) -> Result<
         .await
         .map_err(|_| {
             format!(
-                "its API server does not answer within {} s",
+                "API server unreachable: no answer within {} s",
                 first.as_secs_f64()
             )
         })?
         .map_err(|failure| failure.to_string())?;
-    if system.metadata.uid.is_empty() {
-        return Err("its kube-system namespace has no uid".to_owned());
+    let id = system.metadata.uid;
+    let usable = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(usable) {
+        return Err("its kube-system namespace has no usable uid".to_owned());
     }
-    let selector = format!("{NAME_LABEL}={NAME}");
-    let collection = pods(namespace);
     let path = format!("/api/v1/namespaces/{namespace}");
-    let (nodes, floaters, members, namespace) = tokio::join!(
-        api.list::<Node>("/api/v1/nodes", ""),
-        api.list::<Pod>(&collection, &selector),
-        api.list::<Value>("/apis/kosmos.io/v1alpha1/clusters", ""),
+    let (nodes, floaters, members, found) = tokio::join!(
+        api.list::<Node>("/api/v1/nodes", "", MAX_NODES),
+        floaters(api, namespace),
+        api.list::<Member>("/apis/kosmos.io/v1alpha1/clusters", "", MAX_MEMBERS),
         api.get::<Object>(&path),
     );
-    let namespace = !matches!(&namespace, Err(failure) if failure.is_absent());
-    let (mut nodes, _) = nodes.map_err(|failure| format!("its nodes: {failure}"))?;
-    nodes.retain(|node| !node.is_virtual());
-    nodes.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    let found = !matches!(&found, Err(failure) if failure.is_absent());
     let mut warnings = Vec::new();
-    let floaters = floaters
-        .map(|(pods, _)| pods)
-        .map_err(|failure| format!("its pods cannot be listed: {failure}"));
-    let members = optional(members, "clusters.kosmos.io", &mut warnings);
-    let intent = if members.is_empty() {
-        None
-    } else {
-        Some(intent(api, &members, &mut warnings).await)
+    let nodes = nodes.map_err(|failure| format!("its nodes: {failure}"))?;
+    warnings.extend(nodes.broken.into_iter().map(|why| format!("nodes: {why}")));
+    let (nodes, excluded) = able_to_run(nodes.items, &mut warnings);
+    let (floaters, ports) = match floaters {
+        Ok((floaters, ports)) => (Ok(floaters), ports),
+        Err(failure) => (
+            Err(format!("its pods cannot be listed: {failure}")),
+            BTreeSet::new(),
+        ),
     };
+    let members = optional(members, "clusters.kosmos.io", &mut warnings);
     Ok(Seen {
-        id: system.metadata.uid,
+        id,
         nodes,
-        namespace,
+        excluded,
+        namespace: found,
         floaters,
+        ports,
         members,
-        intent,
         warnings,
     })
 }
 
+/// Those nodes that run pods themselves, sorted by name, and the names of the others.
+fn able_to_run(nodes: Vec<Node>, warnings: &mut Vec<String>) -> (Vec<Node>, Vec<String>) {
+    let (mut able, mut excluded) = (Vec::new(), Vec::new());
+    let mut unnamed = 0;
+    for node in nodes {
+        if !is_object_name(&node.metadata.name) {
+            unnamed += 1;
+        } else if let Some(mark) = node.is_virtual() {
+            warnings.push(format!(
+                "node {} is not asked: {} says that it has no kubelet of its own",
+                node.metadata.name,
+                Printable::bounded(&mark, 100)
+            ));
+            excluded.push(node.metadata.name);
+        } else {
+            able.push(node);
+        }
+    }
+    if unnamed > 0 {
+        warnings.push(format!(
+            "{unnamed} nodes are left out: their names are none that Kubernetes gives to an object"
+        ));
+    }
+    able.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    able.dedup_by(|a, b| a.metadata.name == b.metadata.name);
+    excluded.sort();
+    (able, excluded)
+}
+
+/// The floaters of a namespace, and the ports that those of all namespaces have on their nodes, as far as they may be seen.
+async fn floaters(api: &Api, namespace: &str) -> Result<(Vec<Pod>, BTreeSet<u16>), Failure> {
+    let selector = format!("{NAME_LABEL}={NAME}");
+    let all = match api.list::<Pod>("/api/v1/pods", &selector, MAX_PODS).await {
+        Ok(all) => all.items,
+        Err(Failure::Status { code: 403, .. }) => {
+            api.list::<Pod>(&pods(namespace), &selector, MAX_PODS)
+                .await?
+                .items
+        }
+        Err(failure) => return Err(failure),
+    };
+    let hosts = all.iter().filter(|pod| pod.is_host_network());
+    let ports = hosts.flat_map(|pod| [pod.port(), pod.api_port()]).collect();
+    let here = |pod: &Pod| {
+        (pod.metadata.namespace == namespace || pod.metadata.namespace.is_empty())
+            && is_object_name(&pod.metadata.name)
+    };
+    Ok((all.into_iter().filter(here).collect(), ports))
+}
+
 /// A list that may be absent or forbidden; anything else that is wrong is told.
-fn optional<T>(
-    list: Result<(Vec<T>, String), Failure>,
-    what: &str,
-    warnings: &mut Vec<String>,
-) -> Vec<T> {
+fn optional<T>(list: Result<Listed<T>, Failure>, what: &str, warnings: &mut Vec<String>) -> Vec<T> {
     match list {
-        Ok((items, _)) => items,
+        Ok(listed) => {
+            let broken = listed.broken.into_iter();
+            warnings.extend(broken.map(|why| format!("{what} {why}")));
+            listed.items
+        }
         Err(failure) => {
             if !failure.is_absent() {
                 warnings.push(format!("{what} cannot be read: {failure}"));
@@ -115,31 +212,42 @@ fn optional<T>(
     }
 }
 
-async fn intent(api: &Api, members: &[Value], warnings: &mut Vec<String>) -> Fleet {
+/// What a cluster that is believed to be the control plane wants of the fleet, and what of it could not be read.
+pub(crate) async fn intent(api: &Api, members: &[Member]) -> (Fleet, Vec<String>) {
+    let mut warnings = Vec::new();
     let (nodes, configs) = tokio::join!(
-        api.list::<Value>("/apis/kosmos.io/v1alpha1/clusternodes", ""),
-        api.list::<Value>("/apis/kosmos.io/v1alpha1/nodeconfigs", ""),
+        api.list::<ClusterNode>("/apis/kosmos.io/v1alpha1/clusternodes", "", MAX_OBJECTS),
+        api.list::<NodeConfig>("/apis/kosmos.io/v1alpha1/nodeconfigs", "", MAX_OBJECTS),
     );
-    let nodes = optional(nodes, "clusternodes.kosmos.io", warnings);
-    let configs = optional(configs, "nodeconfigs.kosmos.io", warnings);
-    Fleet {
-        clusters: each::<Cluster>("clusters.kosmos.io", members.to_vec(), warnings),
-        cluster_nodes: each::<ClusterNode>("clusternodes.kosmos.io", nodes, warnings),
-        node_configs: each::<NodeConfig>("nodeconfigs.kosmos.io", configs, warnings),
-    }
-}
-
-/// One object that cannot be understood harms only itself.
-fn each<T: DeserializeOwned>(what: &str, values: Vec<Value>, warnings: &mut Vec<String>) -> Vec<T> {
-    let mut objects = Vec::with_capacity(values.len());
-    for value in values {
-        let name = value["metadata"]["name"].as_str().unwrap_or("").to_owned();
-        match serde_json::from_value(value) {
-            Ok(object) => objects.push(object),
-            Err(error) => warnings.push(format!("{what} {name} cannot be understood: {error}")),
+    let mut cluster_nodes = optional(nodes, "clusternodes.kosmos.io", &mut warnings);
+    let mut node_configs = optional(configs, "nodeconfigs.kosmos.io", &mut warnings);
+    // Names are printed, matched and put into fixes.
+    cluster_nodes.retain(|node| {
+        [
+            &node.metadata.name,
+            &node.spec.cluster_name,
+            &node.spec.node_name,
+        ]
+        .iter()
+        .all(|name| is_object_name(name))
+    });
+    node_configs.retain(|config| is_object_name(&config.metadata.name));
+    let mut clusters = Vec::new();
+    for member in members {
+        match &member.cluster {
+            Ok(cluster) => clusters.push(cluster.clone()),
+            Err(why) => warnings.push(format!(
+                "clusters.kosmos.io {} cannot be understood: {why}",
+                member.name
+            )),
         }
     }
-    objects
+    let fleet = Fleet {
+        clusters,
+        cluster_nodes,
+        node_configs,
+    };
+    (fleet, warnings)
 }
 
 /// The addresses of one pod of each node that is in the pods' network: a floater where there is one, else any of the first

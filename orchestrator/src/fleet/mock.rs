@@ -35,6 +35,14 @@ pub(crate) struct Behaviour {
     pub(crate) never_ready: BTreeSet<&'static str>,
     /// Pods of DaemonSets on these nodes run and answer, and their node believes that they are not ready.
     pub(crate) unready: BTreeSet<&'static str>,
+    /// DaemonSets are taken and get no pods, for this reason.
+    pub(crate) refuses_pods: Option<&'static str>,
+    /// The scheduler finds no free port for pods in the host network that ask for this one.
+    pub(crate) lacks_port: Option<&'static str>,
+    /// DaemonSets in the host network are refused.
+    pub(crate) refuse_host_network: bool,
+    /// Pods on these nodes stay when their DaemonSet goes: the node does not answer.
+    pub(crate) stuck: BTreeSet<&'static str>,
     /// Pods become ready only once somebody watches.
     pub(crate) ready_on_watch: bool,
     /// Floaters on these nodes break off in the middle of a plan.
@@ -265,6 +273,10 @@ impl Mock {
         state.next += 1;
         object["metadata"]["uid"] = json!(format!("u{}", state.next));
         if path.ends_with("/daemonsets") {
+            let host = object["spec"]["template"]["spec"]["hostNetwork"] == json!(true);
+            if host && self.behaviour.refuse_host_network {
+                return status_answer(403, "host network is not allowed");
+            }
             self.start_pods(&mut state, &object);
         }
         state.put(&key, object.clone());
@@ -273,6 +285,17 @@ impl Mock {
 
     fn start_pods(&self, state: &mut State, set: &Value) {
         let set_name = set["metadata"]["name"].as_str().unwrap_or_default();
+        if let Some(why) = self.behaviour.refuses_pods {
+            let event = json!({
+                "metadata": {"name": set_name}, "reason": "FailedCreate", "message": why,
+                "involvedObject": {"kind": "DaemonSet", "name": set_name},
+            });
+            state.put(
+                &format!("/api/v1/namespaces/kosmos-system/events/{set_name}"),
+                event,
+            );
+            return;
+        }
         let nodes: Vec<Value> = state.list("/api/v1/nodes", "");
         for node in nodes {
             let node_name = node["metadata"]["name"].as_str().unwrap_or_default();
@@ -291,7 +314,15 @@ impl Mock {
             if never {
                 pod["status"]["containerStatuses"] = json!([{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]);
             }
-            self.make_ready(&mut pod, !self.behaviour.ready_on_watch);
+            let port = &pod["spec"]["containers"][0]["ports"][0]["containerPort"];
+            if self.behaviour.lacks_port == Some(&*port.to_string())
+                && pod["spec"]["hostNetwork"] == json!(true)
+            {
+                pod["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
+                    "message": "0/1 nodes are available: 1 node(s) didn't have free ports"}]);
+            } else {
+                self.make_ready(&mut pod, !self.behaviour.ready_on_watch);
+            }
             let namespace = "/api/v1/namespaces/kosmos-system/pods";
             state.put(&format!("{namespace}/{name}"), pod);
         }
@@ -326,8 +357,11 @@ impl Mock {
         }
         state.objects.remove(path);
         if let Some(name) = path.split("/daemonsets/").nth(1) {
-            let prefix = format!("/pods/{name}-n");
-            state.objects.retain(|key, _| !key.contains(&prefix));
+            let prefix = format!("/pods/{name}-");
+            let stuck = |key: &str| self.behaviour.stuck.iter().any(|node| key.ends_with(node));
+            state
+                .objects
+                .retain(|key, _| !key.contains(&prefix) || stuck(key));
         }
         if let Some(namespace) = path.strip_prefix("/api/v1/namespaces/")
             && !namespace.contains('/')
@@ -465,7 +499,12 @@ impl Mock {
 }
 
 impl State {
-    fn put(&mut self, path: &str, value: Value) {
+    fn put(&mut self, path: &str, mut value: Value) {
+        if let Some((_, rest)) = path.split_once("/namespaces/")
+            && let Some((namespace, _)) = rest.split_once('/')
+        {
+            value["metadata"]["namespace"] = json!(namespace);
+        }
         self.objects.insert(path.to_owned(), value);
     }
 
@@ -481,12 +520,17 @@ impl State {
             .split(',')
             .filter_map(|part| part.split_once('='))
             .collect();
-        let prefix = format!("{collection}/");
         self.objects
             .iter()
             .filter(|(path, _)| {
-                path.strip_prefix(&prefix)
-                    .is_some_and(|name| !name.contains('/'))
+                let Some((home, _)) = path.rsplit_once('/') else {
+                    return false;
+                };
+                // A collection without a namespace is that of all namespaces.
+                let everywhere = home
+                    .split_once("/namespaces/")
+                    .and_then(|(group, rest)| Some(format!("{group}/{}", rest.split_once('/')?.1)));
+                home == collection || everywhere.as_deref() == Some(collection)
             })
             .map(|(_, object)| object.clone())
             .filter(|object| {

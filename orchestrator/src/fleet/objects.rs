@@ -8,12 +8,14 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::api::words;
 use crate::manifest;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
     pub(crate) name: String,
+    pub(crate) namespace: String,
     pub(crate) uid: String,
     /// A server that writes `null` for a value that it does not know is no reason to see nothing of the object.
     labels: Option<BTreeMap<String, Option<String>>>,
@@ -41,6 +43,25 @@ impl Metadata {
 #[serde(default)]
 pub(crate) struct Object {
     pub(crate) metadata: Metadata,
+    /// A Secret's.
+    pub(crate) r#type: Option<String>,
+}
+
+/// Something that happened to an object, in the words of a controller.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Happening {
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
+    pub(crate) involved_object: Involved,
+}
+
+/// What it happened to.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Involved {
+    pub(crate) kind: String,
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -58,6 +79,14 @@ struct NodeSpec {
     pod_cidr: String,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Option<Vec<String>>,
+    taints: Option<Vec<Taint>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Taint {
+    key: String,
+    value: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -94,9 +123,17 @@ impl Node {
         is_ready(self.status.conditions.as_ref())
     }
 
-    /// Whether it is a node of Kosmos' that has no network of its own.
-    pub(crate) fn is_virtual(&self) -> bool {
-        self.metadata.label(manifest::VIRTUAL_NODE_LABEL).is_some()
+    /// The label or taint that says that no kubelet of its own runs pods on it: another cluster's, a cloud's or Kosmos' stands
+    /// behind it.
+    pub(crate) fn is_virtual(&self) -> Option<String> {
+        let labels = self.metadata.labels.iter().flatten();
+        let labels = labels.map(|(key, value)| (key.as_str(), value.as_deref()));
+        let taints = self.spec.taints.iter().flatten();
+        let taints = taints.map(|taint| (taint.key.as_str(), taint.value.as_deref()));
+        labels
+            .chain(taints)
+            .find(|(key, value)| manifest::marks_virtual(key, value.unwrap_or_default()))
+            .map(|(key, value)| format!("{key}={}", value.unwrap_or_default()))
     }
 
     /// Whether a floater's image can run on it.
@@ -145,6 +182,7 @@ struct PodSpec {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Container {
+    name: String,
     env: Option<Vec<Variable>>,
 }
 
@@ -270,7 +308,15 @@ impl Pod {
     }
 
     fn variable(&self, name: &str) -> Option<&Variable> {
-        let container = self.spec.containers.first()?;
+        // A mesh may have put its own beside it, and first.
+        let containers = &self.spec.containers;
+        let named = containers
+            .iter()
+            .find(|container| container.name == manifest::NAME);
+        let container = named.or(match &containers[..] {
+            [only] => Some(only),
+            _ => None,
+        })?;
         let mut variables = container.env.iter().flatten();
         variables.find(|variable| variable.name == name)
     }
@@ -300,6 +346,15 @@ impl Pod {
             .as_ref()
     }
 
+    /// Whether its ports are taken on its node, by the scheduler's word.
+    pub(crate) fn lacks_ports(&self) -> bool {
+        self.status.conditions.iter().flatten().any(|condition| {
+            condition.r#type == "PodScheduled"
+                && condition.status == "False"
+                && condition.message.contains("free ports")
+        })
+    }
+
     /// Why it is not ready, as far as it says.
     pub(crate) fn trouble(&self) -> String {
         let name = &self.metadata.name;
@@ -314,14 +369,10 @@ impl Pod {
                 .as_ref()
                 .or(status.state.terminated.as_ref())
             {
-                let why = if stopped.message.is_empty() {
-                    stopped.reason.clone()
-                } else {
-                    format!(
-                        "{}: {}",
-                        stopped.reason,
-                        super::api::words(&stopped.message)
-                    )
+                let reason = words(&stopped.reason);
+                let why = match words(&stopped.message).as_str() {
+                    "" => reason,
+                    message => format!("{reason}: {message}"),
                 };
                 return format!("pod {name} does not run: {why}");
             }
@@ -331,10 +382,10 @@ impl Pod {
                 condition.r#type == "PodScheduled" && condition.status == "False"
             });
         if let Some(condition) = unscheduled {
-            let why = super::api::words(&condition.message);
+            let why = words(&condition.message);
             return format!("pod {name} is not scheduled: {why}");
         }
-        match (self.status.phase.as_str(), self.status.reason.as_str()) {
+        match (&*words(&self.status.phase), &*words(&self.status.reason)) {
             ("", _) => format!("pod {name} has not been started"),
             (phase, "") => format!("pod {name} is {phase} and not ready"),
             (phase, reason) => format!("pod {name} is {phase}: {reason}"),
@@ -374,6 +425,44 @@ mod tests {
         assert_eq!(pod.ips().len(), 2);
         assert_eq!(pod.run_key().map(|key| key.name.as_str()), Some("s"));
         assert!(pod.is_ready());
+    }
+
+    #[test]
+    fn a_sidecar_before_the_floater_hides_nothing_of_it() {
+        let sidecar = json!({"name": "proxy", "env": [{"name": "PORT", "value": "15001"}]});
+        let own = json!({"name": "floater", "env": [{"name": "PORT", "value": "9000"}]});
+        let meshed =
+            pod(json!({"metadata": {"name": "p"}, "spec": {"containers": [sidecar, own]}}));
+        assert_eq!(meshed.port(), 9000);
+    }
+
+    #[test]
+    fn nodes_without_a_kubelet_are_known_by_labels_and_taints_of_any_vendor() {
+        let node = |labels: serde_json::Value, taints: serde_json::Value| -> Node {
+            let value =
+                json!({"metadata": {"name": "n", "labels": labels}, "spec": {"taints": taints}});
+            serde_json::from_value(value).expect("it is a node")
+        };
+        for (key, value) in [
+            ("type", "virtual-kubelet"),
+            ("eks.amazonaws.com/compute-type", "fargate"),
+            ("vendor.example/compute-type", "serverless"),
+            ("virtual-kubelet.io/provider", "azure"),
+            ("liqo.io/type", "virtual-node"),
+            ("kosmos.io/node", "true"),
+        ] {
+            let expected = Some(format!("{key}={value}"));
+            assert_eq!(node(json!({key: value}), json!([])).is_virtual(), expected);
+            let taint = json!([{"key": key, "value": value, "effect": "NoSchedule"}]);
+            assert_eq!(node(json!({}), taint).is_virtual(), expected);
+        }
+        let ordinary = json!({
+            "kubernetes.io/os": "linux", "eks.amazonaws.com/compute-type": "auto", "type": "worker",
+            "node.kubernetes.io/instance-type": "m5.large"});
+        assert_eq!(
+            node(ordinary, json!([{"key": "dedicated", "value": "infra"}])).is_virtual(),
+            None
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,41 +11,50 @@ use tokio::time::Instant;
 /// Many that are asked at once. From the moment that half of them have answered, the others have as long as that took
 /// three times over, and `least` at any rate.
 pub(crate) struct Patience {
-    began: Instant,
     of: usize,
     least: Duration,
     /// When the run ends; of what is left at most a quarter is waited.
     deadline: Instant,
     answered: AtomicUsize,
-    until: watch::Sender<Option<Instant>>,
+    /// How long the slowest of those took that have answered.
+    slowest: Mutex<Duration>,
+    /// How long one may take, known once half of them have answered.
+    fair: watch::Sender<Option<Duration>>,
 }
 
 impl Patience {
     pub(crate) fn new(of: usize, least: Duration, deadline: Instant) -> Self {
         Self {
-            began: Instant::now(),
             of,
+            slowest: Mutex::default(),
             least,
             deadline,
             answered: AtomicUsize::new(0),
-            until: watch::Sender::new(None),
+            fair: watch::Sender::new(None),
         }
     }
 
-    /// One of them; what it gave, or the time after which it was no longer waited for.
+    /// Whether they are so few that none is slower than the others.
+    pub(crate) fn is_of_few(&self) -> bool {
+        self.of <= 2
+    }
+
+    /// One of them; what it gave, or the time after which it was no longer waited for. Its time begins when it is polled
+    /// first: who waited for others to make room has lost nothing by that.
     pub(crate) async fn with<T, E>(
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<Result<T, E>, Duration> {
-        let mut until = self.until.subscribe();
+        let began = Instant::now();
+        let mut fair = self.fair.subscribe();
         let over = async {
-            let at = match until.wait_for(Option::is_some).await {
-                Ok(at) => *at,
+            let fair = match fair.wait_for(Option::is_some).await {
+                Ok(fair) => *fair,
                 // The sender lives as long as this borrows it.
                 Err(_) => None,
             };
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
+            match fair {
+                Some(fair) => tokio::time::sleep_until(began + fair).await,
                 None => std::future::pending().await,
             }
         };
@@ -52,26 +62,27 @@ impl Patience {
             biased;
             result = work => {
                 if result.is_ok() {
-                    self.count();
+                    self.count(began.elapsed());
                 }
                 Ok(result)
             }
-            () = over => Err(self.began.elapsed()),
+            () = over => Err(began.elapsed()),
         }
     }
 
     /// Only those that answer say how long an answer takes: a refusal comes at once.
-    fn count(&self) {
+    fn count(&self, took: Duration) {
+        let mut slowest = self.slowest.lock().unwrap_or_else(PoisonError::into_inner);
+        *slowest = took.max(*slowest);
         let answered = self.answered.fetch_add(1, Ordering::Relaxed) + 1;
         if answered * 2 < self.of {
             return;
         }
-        self.until.send_if_modified(|until| {
-            let now = Instant::now();
-            let fair = self.least.max((now - self.began) * 3);
-            let left = self.deadline.saturating_duration_since(now) / 4;
-            let is_first = until.is_none();
-            until.get_or_insert(now + fair.min(left));
+        self.fair.send_if_modified(|fair| {
+            let left = self.deadline.saturating_duration_since(Instant::now()) / 4;
+            let is_first = fair.is_none();
+            // Whoever has begun when the first did has had `slowest` already.
+            fair.get_or_insert((*slowest + self.least.max(*slowest * 3)).min(*slowest + left));
             is_first
         });
     }
@@ -117,15 +128,15 @@ mod tests {
         );
         assert_eq!(one, Ok(Ok(0)));
         assert!(slow.is_err(), "{slow:?}");
-        assert!(patience.until.borrow().is_none());
+        assert!(patience.fair.borrow().is_none());
     }
 
     #[tokio::test]
     async fn a_run_that_is_short_waits_for_a_quarter_of_what_is_left() {
         let patience = Patience::new(2, HOUR, Instant::now() + Duration::from_secs(4));
         assert_eq!(patience.with(after(0)).await, Ok(Ok(0)));
-        let until = patience.until.borrow().expect("one of two has answered");
-        assert!(until <= Instant::now() + Duration::from_secs(1));
+        let fair = patience.fair.borrow().expect("one of two has answered");
+        assert!(fair <= Duration::from_secs(2), "{fair:?}");
     }
 
     #[tokio::test]

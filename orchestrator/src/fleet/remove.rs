@@ -17,6 +17,14 @@ use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, RUN_LABEL, Spec};
 pub(crate) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a cluster's unfinished creation may hold up its removal.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long pods may take to end that their nodes can end.
+const PODS_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a namespace may take to go once it is empty.
+const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many objects of a kind are looked at to find out whether a namespace is somebody's.
+const MAX_INHABITANTS: usize = 5_000;
+/// The most objects of a kind of one sweep.
+const MAX_SWEPT: usize = 5_000;
 /// Tries of one deletion.
 const TRIES: u32 = 4;
 
@@ -33,6 +41,10 @@ pub(crate) struct Entry {
     api: Api,
     namespace: String,
     run: String,
+    /// When whatever stays may be swept.
+    expires: Timestamp,
+    /// The nodes that can end a pod.
+    able: Vec<String>,
     /// Paths of the objects, the last created first.
     paths: Vec<(&'static str, String)>,
     namespace_made: AtomicBool,
@@ -52,7 +64,13 @@ impl Entry {
 
 impl Ledger {
     /// Writes down what is about to be made; none once the run is ending.
-    pub(crate) fn open(&self, cluster: &str, api: &Api, spec: &Spec) -> Option<Arc<Entry>> {
+    pub(crate) fn open(
+        &self,
+        cluster: &str,
+        api: &Api,
+        spec: &Spec,
+        able: Vec<String>,
+    ) -> Option<Arc<Entry>> {
         let mut paths: Vec<(&'static str, String)> = spec
             .objects()
             .into_iter()
@@ -66,7 +84,9 @@ impl Ledger {
         paths.reverse();
         let entry = Arc::new(Entry {
             cluster: cluster.to_owned(),
-            api: api.clone(),
+            api: api.afresh(REMOVAL_TIMEOUT + CREATION_TIMEOUT),
+            expires: spec.expires,
+            able,
             namespace: spec.namespace.clone(),
             run: spec.run.clone(),
             paths,
@@ -93,9 +113,17 @@ impl Ledger {
             .is_empty()
     }
 
-    /// Forgets everything: it is meant to stay.
-    pub(crate) fn keep(&self) {
-        self.take();
+    /// Forgets everything: it is meant to stay. What stays where and until when, one sentence a cluster.
+    pub(crate) fn keep(&self) -> Vec<String> {
+        let staying = self.take().into_iter().map(|entry| {
+            format!(
+                "{}: floaters stay in namespace {} until {} (`dr --sweep --force` removes them now)",
+                entry.cluster,
+                entry.namespace,
+                shown(entry.expires)
+            )
+        });
+        staying.collect()
     }
 
     fn take(&self) -> Vec<Arc<Entry>> {
@@ -115,14 +143,19 @@ impl Ledger {
         let results = concurrently(entries, CLUSTERS_AT_ONCE, |entry| async move {
             tokio::time::timeout_at(deadline, entry.remove())
                 .await
-                .unwrap_or_else(|_| vec!["its removal did not end in time".to_owned()])
+                .unwrap_or_else(|_| {
+                    vec![format!(
+                        "the removal did not end within {} s",
+                        REMOVAL_TIMEOUT.as_secs()
+                    )]
+                })
         })
         .await;
         names
             .into_iter()
             .zip(results)
             .flat_map(|(name, left)| {
-                let left = left.unwrap_or_else(|| vec!["its removal failed".to_owned()]);
+                let left = left.unwrap_or_else(|| vec!["the removal failed".to_owned()]);
                 left.into_iter().map(move |why| format!("{name}: {why}"))
             })
             .collect()
@@ -151,65 +184,98 @@ impl Drop for Ledger {
 
 impl Entry {
     async fn remove(self: Arc<Self>) -> Vec<String> {
+        // Made again: the time since the run began is none of the removal's.
+        let api = self.api.afresh(REMOVAL_TIMEOUT);
         // A creation that is under way would put back what is removed here.
         let _busy = tokio::time::timeout(CREATION_TIMEOUT, self.busy.lock()).await;
         let mut left = Vec::new();
         for (kind, path) in &self.paths {
-            if let Err(failure) = insist(&self.api, path, None).await {
+            if let Err(failure) = insist(&api, path, None).await {
                 let name = path.rsplit('/').next().unwrap_or_default();
-                left.push(format!("{kind} {}/{name}: {failure}", self.namespace));
+                left.push(format!(
+                    "{kind} {}/{name} is not removed ({failure}); the next run or `dr --sweep` removes it after {}",
+                    self.namespace,
+                    shown(self.expires)
+                ));
             }
         }
         if left.is_empty()
-            && let Err(why) = self.pods_are_gone().await
+            && let Err(why) = self.pods_are_gone(&api).await
         {
             left.push(why);
         }
-        if self.namespace_made.load(Ordering::Acquire)
-            && let Err(why) = remove_namespace(&self.api, &self.namespace, &self.run).await
-        {
-            left.push(why);
+        if self.namespace_made.load(Ordering::Acquire) {
+            match remove_namespace(&api, &self.namespace, Some(&self.run)).await {
+                Ok(End::Gone | End::Others) => {}
+                Ok(End::Stays(why)) | Err(why) => left.push(why),
+            }
         }
         left
     }
 
-    /// Pods go after their DaemonSet; until they have, their ports are taken and the next run would meet them.
-    async fn pods_are_gone(&self) -> Result<(), String> {
+    /// Pods go after their DaemonSet; until they have, their ports are taken and the next run would meet them. A pod of
+    /// a node that does not answer is ended by nobody and not waited for.
+    async fn pods_are_gone(&self, api: &Api) -> Result<(), String> {
+        let deadline = Instant::now() + PODS_TIMEOUT;
         let collection = look::pods(&self.namespace);
         let selector = look::of_run(&self.run);
-        let told = |failure: Failure| format!("its floaters' pods cannot be listed: {failure}");
         loop {
-            let (pods, version) = self
-                .api
-                .list::<Pod>(&collection, &selector)
+            let listed = api
+                .list::<Pod>(&collection, &selector, look::MAX_PODS)
                 .await
-                .map_err(told)?;
-            if pods.is_empty() {
+                .map_err(|failure| format!("its floaters' pods cannot be listed: {failure}"))?;
+            let is_awaited = |pod: &&Pod| {
+                pod.node()
+                    .is_some_and(|node| self.able.iter().any(|able| able == node))
+            };
+            let awaited = listed.items.iter().filter(is_awaited).count();
+            if awaited == 0 {
                 return Ok(());
             }
+            if Instant::now() >= deadline {
+                return Err(format!(
+                    "{awaited} pods in namespace {} were not ended by their nodes within {} s; their DaemonSets are removed",
+                    self.namespace,
+                    PODS_TIMEOUT.as_secs()
+                ));
+            }
             // Any event is a reason to look again; a watch that cannot be had is replaced by a short pause.
-            let watch = self
-                .api
-                .watch(&collection, &selector, &version, Duration::from_secs(10))
-                .await;
-            match watch {
-                Ok(mut events) => {
-                    let mut gone = 0;
-                    while gone < pods.len()
-                        && let Ok(Some(line)) = events.next().await
-                    {
-                        let event = serde_json::from_slice::<EventKind>(&line);
-                        match event.as_ref().map(|event| event.r#type.as_str()) {
-                            Ok("DELETED") => gone += 1,
-                            Ok("ERROR") | Err(_) => break,
-                            Ok(_) => {}
-                        }
+            let gone = async {
+                let watch = api
+                    .watch(&collection, &selector, &listed.version, PODS_TIMEOUT)
+                    .await;
+                let Ok(mut events) = watch else {
+                    return tokio::time::sleep(Duration::from_millis(200)).await;
+                };
+                let mut gone = 0;
+                while gone < awaited
+                    && let Ok(Some(line)) = events.next().await
+                {
+                    let event = serde_json::from_slice::<EventKind>(&line);
+                    match event.as_ref().map(|event| event.r#type.as_str()) {
+                        Ok("DELETED") => gone += 1,
+                        Ok("ERROR") | Err(_) => break,
+                        Ok(_) => {}
                     }
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
+                // A watch that ends at once again and again does not make this a busy loop.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            let _ = tokio::time::timeout_at(deadline, gone).await;
         }
     }
+}
+
+/// A time of day, and the day where it is not today's.
+pub(crate) fn shown(time: Timestamp) -> String {
+    let utc = time.to_zoned(jiff::tz::TimeZone::UTC);
+    let today = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let format = if utc.date() == today {
+        "%H:%M UTC"
+    } else {
+        "%Y-%m-%d %H:%M UTC"
+    };
+    utc.strftime(format).to_string()
 }
 
 #[derive(serde::Deserialize)]
@@ -239,134 +305,226 @@ fn gone(result: Result<(), Failure>) -> Result<(), Failure> {
     }
 }
 
-/// Removes a namespace that `run` made, if nobody else has put anything into it, and waits until it is gone; whether it
-/// was removed.
-async fn remove_namespace(api: &Api, name: &str, run: &str) -> Result<bool, String> {
+/// What came of a namespace.
+enum End {
+    /// It is gone.
+    Gone,
+    /// No run made it.
+    Others,
+    /// It stays, or has not gone yet, and why.
+    Stays(String),
+}
+
+/// Removes a namespace that a run made, this `run` where one is given, if nobody else has put anything into it, and waits a
+/// while until it is gone.
+async fn remove_namespace(api: &Api, name: &str, run: Option<&str>) -> Result<End, String> {
     let path = format!("/api/v1/namespaces/{name}");
     let namespace: Object = match api.get(&path).await {
         Ok(namespace) => namespace,
-        Err(failure) if failure.is_absent() => return Ok(false),
-        Err(failure) => return Err(format!("Namespace {name}: {failure}")),
+        Err(failure) if failure.is_absent() => return Ok(End::Gone),
+        Err(failure) => return Err(format!("Namespace {name} is not removed: {failure}")),
     };
+    let maker = namespace.metadata.label(RUN_LABEL);
     let ours = namespace.metadata.label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
-        && namespace.metadata.label(RUN_LABEL) == Some(run);
+        && maker.is_some()
+        && (run.is_none() || maker == run);
     if !ours || namespace.metadata.deletion_timestamp.is_some() {
-        return Ok(false);
+        return Ok(End::Others);
     }
-    if let Some(other) = inhabitant(api, name).await.map_err(|failure| {
-        format!("Namespace {name}: what is in it cannot be listed, so it stays: {failure}")
+    let other = inhabitant(api, name, maker.unwrap_or_default()).await;
+    if let Some(other) = other.map_err(|failure| {
+        format!("Namespace {name} stays: what is in it cannot be listed: {failure}")
     })? {
-        // It is somebody's now.
-        tracing::info!(
-            namespace = name,
-            object = other,
-            "the namespace is in use and stays"
-        );
-        return Ok(false);
+        return Ok(End::Stays(format!(
+            "Namespace {name}, which this program made, stays: {other} is in it and not its own"
+        )));
     }
     insist(api, &path, Some(&namespace.metadata.uid))
         .await
-        .map_err(|failure| format!("Namespace {name}: {failure}"))?;
-    // Its controller empties it first. Whoever calls bounds the time.
-    while let Ok(still) = api.get::<Object>(&path).await
-        && still.metadata.uid == namespace.metadata.uid
-    {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        .map_err(|failure| format!("Namespace {name} is not removed: {failure}"))?;
+    // Its controller empties it first, and waits for pods that a node which does not answer never ends.
+    let deadline = Instant::now() + NAMESPACE_TIMEOUT;
+    while Instant::now() < deadline {
+        match api.get::<Object>(&path).await {
+            Ok(still) if still.metadata.uid == namespace.metadata.uid => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            _ => return Ok(End::Gone),
+        }
     }
-    Ok(true)
+    Ok(End::Stays(format!(
+        "Namespace {name} is being removed and not gone after {} s: something in it does not end, as the pods of a node that does not answer",
+        NAMESPACE_TIMEOUT.as_secs()
+    )))
 }
 
-/// Something in a namespace that neither a run nor Kubernetes itself has put there.
-async fn inhabitant(api: &Api, namespace: &str) -> Result<Option<String>, Failure> {
-    for (group, plural, builtin) in [
-        ("api/v1", "pods", ""),
-        ("api/v1", "services", ""),
-        ("api/v1", "persistentvolumeclaims", ""),
-        ("apis/apps/v1", "deployments", ""),
-        ("apis/apps/v1", "daemonsets", ""),
-        ("apis/apps/v1", "statefulsets", ""),
-        ("api/v1", "secrets", ""),
-        ("api/v1", "configmaps", "kube-root-ca.crt"),
-        ("api/v1", "serviceaccounts", "default"),
-    ] {
+/// Kinds of objects that keep a namespace.
+const KINDS: [(&str, &str); 11] = [
+    ("api/v1", "pods"),
+    ("api/v1", "services"),
+    ("api/v1", "persistentvolumeclaims"),
+    ("apis/apps/v1", "deployments"),
+    ("apis/apps/v1", "daemonsets"),
+    ("apis/apps/v1", "statefulsets"),
+    ("apis/batch/v1", "jobs"),
+    ("apis/batch/v1", "cronjobs"),
+    ("api/v1", "secrets"),
+    ("api/v1", "configmaps"),
+    ("api/v1", "serviceaccounts"),
+];
+
+/// Something in a namespace that neither `run` nor a controller that furnishes every namespace has put there.
+async fn inhabitant(api: &Api, namespace: &str, run: &str) -> Result<Option<String>, Failure> {
+    for (group, plural) in KINDS {
         let collection = format!("/{group}/namespaces/{namespace}/{plural}");
-        let objects = match api.list::<Object>(&collection, "").await {
-            Ok((objects, _)) => objects,
+        let objects = match api.list::<Object>(&collection, "", MAX_INHABITANTS).await {
+            Ok(listed) => listed.items,
             // A kind that this API does not have holds nothing.
             Err(failure) if failure.is_absent() => continue,
             Err(failure) => return Err(failure),
         };
-        let other = objects.into_iter().find(|object| {
-            object.metadata.name != builtin
-                && object.metadata.label(MANAGED_BY_LABEL) != Some(MANAGED_BY)
-        });
-        if let Some(other) = other {
-            return Ok(Some(format!("{plural}/{}", other.metadata.name)));
+        for object in objects {
+            let own = object.metadata.label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
+                && object.metadata.label(RUN_LABEL) == Some(run);
+            if !own && !is_furniture(api, group, plural, &object).await {
+                let name = datapath::printable::Printable::bounded(&object.metadata.name, 80);
+                return Ok(Some(format!("{plural}/{name}")));
+            }
         }
     }
     Ok(None)
 }
 
-/// Removes what expired runs left in a namespace, and the namespace where a run had made it; names of what was removed, what could
-/// not be and why, and what of ours stays and until when.
+/// Whether a controller puts such an object into every namespace: Kubernetes' own, or one that is found in the
+/// namespaces that every cluster has, too (a mesh's root certificate, a registry's credentials).
+async fn is_furniture(api: &Api, group: &str, plural: &str, object: &Object) -> bool {
+    let name = &object.metadata.name;
+    let builtin = match plural {
+        "configmaps" => matches!(&**name, "kube-root-ca.crt" | "openshift-service-ca.crt"),
+        "serviceaccounts" => matches!(&**name, "default" | "builder" | "deployer"),
+        "secrets" => matches!(
+            object.r#type.as_deref(),
+            Some("kubernetes.io/service-account-token" | "kubernetes.io/dockercfg")
+        ),
+        _ => return false,
+    };
+    if builtin || !datapath::printable::is_object_name(name) {
+        return builtin;
+    }
+    for everywhere in ["default", "kube-public"] {
+        let path = format!("/{group}/namespaces/{everywhere}/{plural}/{name}");
+        if api.get::<Object>(&path).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// What a sweep found and did, one sentence per object.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    pub(crate) removed: Vec<String>,
+    /// What could not be removed and why.
+    pub(crate) failed: Vec<String>,
+    /// What of ours stays, and until when.
+    pub(crate) staying: Vec<String>,
+}
+
+/// Kinds of objects that runs make in namespaces.
+const MADE: [(&str, &str, &str); 3] = [
+    ("DaemonSet", "apis/apps/v1", "daemonsets"),
+    ("Secret", "api/v1", "secrets"),
+    ("ServiceAccount", "api/v1", "serviceaccounts"),
+];
+
+/// Removes what expired runs left in any namespace, and namespaces that they made; without the right to look into all, in
+/// `namespace` alone.
 ///
-/// Only objects with our mark and an expiry in the past are touched, each by its uid, so that one that was made anew in
+/// Only objects with our mark and an expiry before `now` are touched, each by its uid, so that one that was made anew in
 /// the meantime stays.
-pub(crate) async fn sweep(
-    api: &Api,
-    namespace: &str,
-    now: Timestamp,
-) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let (mut removed, mut failed, mut staying) = (Vec::new(), Vec::new(), Vec::new());
+pub(crate) async fn sweep(api: &Api, namespace: &str, now: Timestamp) -> Sweep {
+    let mut sweep = Sweep::default();
     let selector = look::ours();
-    let collections = [
-        (
-            "DaemonSet",
-            format!("/apis/apps/v1/namespaces/{namespace}/daemonsets"),
-        ),
-        ("Secret", format!("/api/v1/namespaces/{namespace}/secrets")),
-        (
-            "ServiceAccount",
-            format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
-        ),
-    ];
-    for (kind, collection) in collections {
-        let objects = match api.list::<Object>(&collection, &selector).await {
-            Ok((objects, _)) => objects,
+    for (kind, group, plural) in MADE {
+        let everywhere = api
+            .list::<Object>(&format!("/{group}/{plural}"), &selector, MAX_SWEPT)
+            .await;
+        let listed = match everywhere {
+            Err(Failure::Status { code: 403, .. }) => {
+                let collection = format!("/{group}/namespaces/{namespace}/{plural}");
+                api.list::<Object>(&collection, &selector, MAX_SWEPT).await
+            }
+            listed => listed,
+        };
+        let objects = match listed {
+            Ok(listed) => listed.items,
             Err(failure) => {
                 if !failure.is_absent() {
-                    failed.push(format!("{kind}s cannot be listed: {failure}"));
+                    sweep
+                        .failed
+                        .push(format!("{kind}s cannot be listed: {failure}"));
                 }
                 continue;
             }
         };
         for object in &objects {
+            let home = match object.metadata.namespace.as_str() {
+                "" => namespace,
+                home => home,
+            };
             let name = &object.metadata.name;
-            if !is_expired(object, now) {
-                staying.extend(
-                    until(object).map(|until| format!("{kind} {namespace}/{name} stays {until}")),
-                );
+            // What no API can have made would lead to another path.
+            if !datapath::printable::is_object_name(name)
+                || !datapath::printable::is_dns_label(home)
+            {
                 continue;
             }
-            let path = format!("{collection}/{name}");
+            if !is_expired(object, now) {
+                let until = until(object);
+                sweep
+                    .staying
+                    .extend(until.map(|until| format!("{kind} {home}/{name} {until}")));
+                continue;
+            }
+            let path = format!("/{group}/namespaces/{home}/{plural}/{name}");
             match insist(api, &path, Some(&object.metadata.uid)).await {
-                Ok(()) => removed.push(format!("{kind} {namespace}/{name}")),
-                Err(failure) => failed.push(format!("{kind} {namespace}/{name}: {failure}")),
+                Ok(()) => sweep.removed.push(format!("{kind} {home}/{name}")),
+                Err(failure) => sweep
+                    .failed
+                    .push(format!("{kind} {home}/{name}: {failure}")),
             }
         }
     }
-    let path = format!("/api/v1/namespaces/{namespace}");
-    if let Ok(found) = api.get::<Object>(&path).await
-        && is_expired(&found, now)
-        && let Some(run) = found.metadata.label(RUN_LABEL)
-    {
-        match remove_namespace(api, namespace, run).await {
-            Ok(true) => removed.push(format!("Namespace {namespace}")),
-            Ok(false) => {}
-            Err(why) => failed.push(why),
+    sweep_namespaces(api, namespace, now, &mut sweep).await;
+    sweep
+}
+
+async fn sweep_namespaces(api: &Api, namespace: &str, now: Timestamp, sweep: &mut Sweep) {
+    let listed = api
+        .list::<Object>("/api/v1/namespaces", &look::ours(), MAX_SWEPT)
+        .await;
+    let namespaces = match listed {
+        Ok(listed) => listed.items,
+        Err(_) => match api
+            .get::<Object>(&format!("/api/v1/namespaces/{namespace}"))
+            .await
+        {
+            Ok(found) => vec![found],
+            Err(_) => return,
+        },
+    };
+    for found in namespaces {
+        let name = &found.metadata.name;
+        if !is_expired(&found, now) || !datapath::printable::is_dns_label(name) {
+            continue;
+        }
+        match remove_namespace(api, name, None).await {
+            Ok(End::Gone) => sweep.removed.push(format!("Namespace {name}")),
+            Ok(End::Others) => {}
+            Ok(End::Stays(why)) => sweep.staying.push(why),
+            Err(why) => sweep.failed.push(why),
         }
     }
-    (removed, failed, staying)
 }
 
 /// How long an object of ours stays; none where it is somebody else's or going already.
@@ -374,8 +532,8 @@ fn until(object: &Object) -> Option<String> {
     let is_ours = object.metadata.label(MANAGED_BY_LABEL) == Some(MANAGED_BY)
         && object.metadata.deletion_timestamp.is_none();
     is_ours.then(|| match object.metadata.expires() {
-        Some(expires) => format!("until {expires}"),
-        None => "for good: no expiry can be read of it".to_owned(),
+        Some(expires) => format!("stays until {}", shown(expires)),
+        None => "is left alone: it carries no expiry annotation".to_owned(),
     })
 }
 

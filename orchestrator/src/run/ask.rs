@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Context;
 use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
+use crate::fleet::deploy::Refused;
 use crate::fleet::look::Seen;
 use crate::fleet::objects::Pod;
 use crate::fleet::patience::Patience;
@@ -45,6 +46,7 @@ pub(super) async fn ask(
     api: &Api,
     seen: &Seen,
     pods: &[&Pod],
+    refused: &Refused,
     run_key: &Arc<[u8]>,
 ) -> Asked {
     let mut by_place: BTreeMap<(&str, Layer), &Pod> = BTreeMap::new();
@@ -79,7 +81,10 @@ pub(super) async fn ask(
                 _ if !node.is_ready() => "the node is not ready".to_owned(),
                 _ if !node.runs_linux() => "it is not a Linux node".to_owned(),
                 Some(pod) => pod.trouble(),
-                None => "there is no floater on the node".to_owned(),
+                None => match refused.get(&layer) {
+                    Some(why) => why.clone(),
+                    None => "there is no floater on the node".to_owned(),
+                },
             };
             if layer == Layer::Host {
                 asked.tables.insert(name.clone(), Err(reason.clone()));

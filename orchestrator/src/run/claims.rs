@@ -1,16 +1,20 @@
 //! What clusters claim to be, checked against each other: no claim takes the place or the name of a cluster that makes the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use datapath::api::Fleet;
 use datapath::code::Code;
 use datapath::printable::Printable;
 
 use super::Context;
-use super::opened::{Looked, Open, decoded};
+use super::opened::{Looked, Open, UNREACHED, decoded};
 use crate::Error;
 use crate::evidence::InventoryNote;
 use crate::fleet::look;
+
+/// How long the control plane's objects may take.
+const INTENT: Duration = Duration::from_secs(60);
 
 /// Entries that reach the same cluster are one, the first of them, with a warning. Entries that only say so - the same
 /// kube-system uid, and not the same nodes behind the same server - are as many clusters, and a note.
@@ -88,15 +92,30 @@ pub(super) struct Intent {
 
 /// Whose objects are the fleet's intent: those of the cluster that is named (`--control-plane`), else of the only one
 /// that has any. Where several do, none is believed.
-pub(super) fn intent(context: &Context, open: &[Open]) -> Result<Intent, Error> {
-    let of = |at: usize| Intent {
-        fleet: open[at].seen.intent.clone().unwrap_or_default(),
-        holder: Some(at),
-        note: None,
+pub(super) async fn intent(context: &Context, open: &[Open]) -> Result<Intent, Error> {
+    let of = async |at: usize| {
+        let Open {
+            name, api, seen, ..
+        } = &open[at];
+        // Read of one cluster alone: the others' objects are claims that nobody needs.
+        let read = look::intent(api, &seen.members);
+        let limit = context.left().min(INTENT);
+        let (fleet, warnings) = tokio::time::timeout(limit, read).await.unwrap_or_else(|_| {
+            let why = "the control plane's objects could not be read in time".to_owned();
+            (Fleet::default(), vec![why])
+        });
+        for warning in warnings {
+            context.warn(format!("{name}: {warning}"));
+        }
+        Intent {
+            fleet,
+            holder: Some(at),
+            note: None,
+        }
     };
     if let Some(wanted) = &context.options.control_plane {
         return match open.iter().position(|cluster| cluster.name == *wanted) {
-            Some(at) => Ok(of(at)),
+            Some(at) => Ok(of(at).await),
             None => Err(Error::Usage(format!(
                 "--control-plane {}: no cluster of that context can be reached",
                 Printable::new(wanted)
@@ -104,13 +123,10 @@ pub(super) fn intent(context: &Context, open: &[Open]) -> Result<Intent, Error> 
         };
     }
     let claiming: Vec<usize> = (0..open.len())
-        .filter(|&at| {
-            let intent = open[at].seen.intent.as_ref();
-            intent.is_some_and(|fleet| !fleet.clusters.is_empty())
-        })
+        .filter(|&at| !open[at].seen.members.is_empty())
         .collect();
     if let [only] = claiming[..] {
-        return Ok(of(only));
+        return Ok(of(only).await);
     }
     let note = (claiming.len() > 1).then(|| {
         let mut clusters: Vec<String> =
@@ -147,7 +163,13 @@ fn listed(names: &[String]) -> String {
 /// Gives every cluster the name of the member that it is. A context that is called as a member is that member: the
 /// operator says so. Another one is it where the member's own kubeconfig names the same server, or where it alone has
 /// nodes of the member's names and addresses, which anybody can claim to have.
-pub(super) fn rename(context: &Context, open: &mut [Open], silent: &[&str], fleet: &Fleet) {
+pub(super) fn rename(
+    context: &Context,
+    open: &mut [Open],
+    silent: &[&str],
+    fleet: &Fleet,
+    holder: Option<usize>,
+) {
     let members: BTreeSet<&str> = fleet
         .clusters
         .iter()
@@ -168,14 +190,14 @@ pub(super) fn rename(context: &Context, open: &mut [Open], silent: &[&str], flee
             claims.entry(member).or_default().push(at);
         }
     }
-    let kubeconfigs = open
-        .iter()
+    let kubeconfigs = holder
+        .map(|at| &open[at])
+        .into_iter()
         .flat_map(|cluster| &cluster.seen.members)
-        .filter_map(|value| {
-            let name = value["metadata"]["name"].as_str()?;
-            let encoded = value["spec"]["kubeconfig"].as_str()?;
-            claims.contains_key(name).then_some(())?;
-            Some((name.to_owned(), decoded(name, encoded).ok()?.identity()))
+        .filter(|member| claims.contains_key(&member.name))
+        .filter_map(|member| {
+            let remote = decoded(&member.name, &member.kubeconfig).ok()?;
+            Some((member.name.clone(), remote.identity()))
         })
         .collect::<BTreeMap<_, _>>();
     for (member, places) in claims {
@@ -219,16 +241,24 @@ pub(super) fn unreached(
     if chosen {
         return Vec::new();
     }
-    fleet
+    let unreached: Vec<&str> = fleet
         .clusters
         .iter()
         .filter(|cluster| {
             let link = cluster.spec.cluster_link_options.as_ref();
             link.is_some_and(|link| link.enable) && !names.contains(&cluster.metadata.name)
         })
-        .map(|cluster| {
-            let why = "the control plane names it as a member, and no context of the inventory reaches it";
-            (cluster.metadata.name.clone(), why.to_owned())
-        })
+        .map(|cluster| cluster.metadata.name.as_str())
+        .collect();
+    if unreached.len() > UNREACHED {
+        context.warn(format!(
+            "{} more members of the control plane are reached by no context of the inventory",
+            unreached.len() - UNREACHED
+        ));
+    }
+    let why = "the control plane names it as a member, and no context of the inventory reaches it";
+    let listed = unreached.into_iter().take(UNREACHED);
+    listed
+        .map(|name| (name.to_owned(), why.to_owned()))
         .collect()
 }

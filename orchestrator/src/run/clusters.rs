@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use datapath::api::Fleet;
 use datapath::printable::Printable;
 use floater::wire::{Layer, Tables};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::ask::{Asked, ask, refuse};
@@ -25,6 +27,9 @@ use crate::fleet::{CLUSTERS_AT_ONCE, concurrently, deploy, remove};
 use crate::inventory::{Role, Target};
 use crate::manifest::Spec;
 use crate::report::Observation;
+
+/// How often floaters are deployed with other ports when those of the run turn out to be taken.
+const PORT_ATTEMPTS: u32 = 3;
 
 /// All clusters of a run as they were found.
 pub(super) struct Found {
@@ -62,7 +67,8 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
     if open.is_empty() {
         return Err(nobody(&clusters));
     }
-    let (fleet, control_plane) = believed(context, &mut open, &clusters, fleet_holder, &mut notes)?;
+    let (fleet, control_plane) =
+        believed(context, &mut open, &clusters, fleet_holder, &mut notes).await?;
     for note in &notes {
         context.warn(format!("{}: {}", note.code, note.text));
     }
@@ -108,7 +114,7 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
 }
 
 /// The fleet's objects and the name of the cluster that holds them; the clusters have the names of the members that they are.
-fn believed(
+async fn believed(
     context: &Context,
     open: &mut [Open],
     silent: &[Prepared],
@@ -124,10 +130,10 @@ fn believed(
         fleet,
         holder,
         note,
-    } = intent(context, open)?;
+    } = intent(context, open).await?;
     notes.extend(note);
     let silent: Vec<&str> = silent.iter().map(|cluster| &*cluster.name).collect();
-    rename(context, open, &silent, &fleet);
+    rename(context, open, &silent, &fleet, holder);
     Ok((fleet, holder.map(|at| open[at].name.clone())))
 }
 
@@ -207,8 +213,7 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
         identity: _,
     } = cluster;
     let what = &context.options.what;
-    // What dead runs left has nothing to do with this one's floaters, so neither waits for the other.
-    let swept = sweep_one(context, &name, &api, None);
+    context.sweeps.begin(context, &name, &api);
     let asked = async {
         match asked {
             Some(asked) => asked,
@@ -228,7 +233,14 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
         }
         look::pod_ips(&api, &seen).await
     };
-    let (_, asked, pod_ips) = tokio::join!(swept, asked, pod_ips);
+    // Every step has its limit; this one is the cluster's, so that no number of steps takes longer.
+    let done = async { tokio::join!(asked, pod_ips) };
+    let (asked, pod_ips) = tokio::time::timeout(api.left(), done)
+        .await
+        .unwrap_or_else(|_| {
+            let why = "the cluster took longer than it may (--cluster-timeout)";
+            (refuse(context, &seen, why), BTreeMap::new())
+        });
     let members = Members {
         id: seen.id,
         nodes: seen.nodes,
@@ -278,38 +290,42 @@ async fn own(
     if nodes.is_empty() {
         return Err("no node is ready that could run a floater".to_owned());
     }
-    let spec = spec(context, fleet, name, role, seen)?;
-    let run_key: Arc<[u8]> = spec.run_key.clone().into();
+    let mut refused = BTreeMap::new();
+    let mut pods = Vec::new();
+    let mut run_key: Arc<[u8]> = Arc::default();
     context.tell(Progress::Deploying {
         name: name.to_owned(),
     });
-    let layers = spec.layers.clone();
-    let create = deploy::create(
-        Arc::clone(&context.ledger),
-        name.to_owned(),
-        api.clone(),
-        spec,
-    );
-    tokio::time::timeout_at(context.deadline, create)
-        .await
-        .unwrap_or_else(|_| Err("the run's time was up before its floaters existed".to_owned()))?;
-    let deadline = context.deadline.min(Instant::now() + options.pod_wait);
-    let gates = Gates::new(&context.gate);
-    let pods = deploy::ready(
-        api,
-        &options.namespace,
-        &context.run,
-        &nodes,
-        &layers,
-        deadline,
-        &|pod| {
+    for attempt in 0..PORT_ATTEMPTS {
+        let spec = spec(context, fleet, name, role, seen, attempt)?;
+        run_key = spec.run_key.clone().into();
+        let create = deploy::create(
+            Arc::clone(&context.ledger),
+            name.to_owned(),
+            api.clone(),
+            spec.clone(),
+            able(&seen.nodes),
+        );
+        let layers_refused = tokio::time::timeout_at(context.deadline, create)
+            .await
+            .unwrap_or_else(|_| {
+                Err("the run's time was up before its floaters existed".to_owned())
+            })?;
+        let deadline = context.deadline.min(Instant::now() + options.pod_wait);
+        let gates = Gates::new(&context.gate);
+        let ready = deploy::ready(api, &spec, &nodes, layers_refused, deadline, &|pod| {
             let agent = Agent::new(api, &options.namespace, pod, &run_key, &gates);
             Box::pin(async move { agent.info(deadline).await.is_ok() })
-        },
-    )
-    .await;
+        })
+        .await;
+        (pods, refused) = (ready.pods, ready.refused);
+        // Another run's floaters of the same moment have its ports, which no list could show before.
+        if !pods.iter().any(Pod::lacks_ports) {
+            break;
+        }
+    }
     let pods: Vec<&Pod> = pods.iter().collect();
-    Ok(ask(context, api, seen, &pods, &run_key).await)
+    Ok(ask(context, api, seen, &pods, &refused, &run_key).await)
 }
 
 /// What a run makes in a cluster.
@@ -319,19 +335,24 @@ fn spec(
     name: &str,
     role: Role,
     seen: &Seen,
+    attempt: u32,
 ) -> Result<Spec, String> {
     let options = &context.options;
-    let floaters = seen.floaters.as_ref().map_err(Clone::clone)?;
+    seen.floaters.as_ref().map_err(Clone::clone)?;
     let mut run_key = vec![0; 32];
     super::random(&mut run_key).map_err(|error| error.to_string())?;
-    let (port, api_port) = deploy::free_ports(floaters, options.port);
+    let (port, api_port) = deploy::free_ports(&seen.ports, options.port, &context.run, attempt);
     let lifetime = lifetime(context);
     let repository = match (role, &options.dst_image_repository) {
         (Role::Destination, Some(repository)) => repository,
         _ => &options.image_repository,
     };
     Ok(Spec {
-        run: context.run.clone(),
+        // Objects of two attempts have two names.
+        run: match attempt {
+            0 => context.run.clone(),
+            attempt => format!("{}-{attempt}", context.run),
+        },
         cluster_id: seen.id.clone(),
         namespace: options.namespace.clone(),
         layers: context.layers(),
@@ -346,6 +367,7 @@ fn spec(
         ttl: lifetime,
         shared: options.keep,
         reads_nat: translates(fleet, name),
+        excluded: seen.excluded.clone(),
     })
 }
 
@@ -363,7 +385,7 @@ pub(super) async fn dry_run(context: &Context) -> Result<Vec<(String, Vec<Value>
     if open.is_empty() {
         return Err(nobody(&silent));
     }
-    let (fleet, _) = believed(context, &mut open, &silent, holder, &mut notes)?;
+    let (fleet, _) = believed(context, &mut open, &silent, holder, &mut notes).await?;
     matched(context, &open, &silent)?;
     let mut planned = Vec::new();
     for cluster in open {
@@ -373,7 +395,7 @@ pub(super) async fn dry_run(context: &Context) -> Result<Vec<(String, Vec<Value>
             planned.push((name, Vec::new()));
             continue;
         }
-        match spec(context, &fleet, &name, cluster.role, &cluster.seen) {
+        match spec(context, &fleet, &name, cluster.role, &cluster.seen, 0) {
             Ok(spec) => {
                 let namespace = (!cluster.seen.namespace).then(|| spec.namespace());
                 let objects = namespace.into_iter().chain(spec.objects());
@@ -426,7 +448,7 @@ pub(super) async fn sweep(context: &Context, force: bool) -> Result<Swept, Error
     }
     let swept = concurrently(open, CLUSTERS_AT_ONCE, |cluster| {
         let context = context.clone();
-        async move { sweep_one(&context, &cluster.name, &cluster.api, Some(force)).await }
+        async move { sweep_one(&context, &cluster.name, &cluster.api, force).await }
     })
     .await;
     let mut all = Swept::default();
@@ -437,22 +459,62 @@ pub(super) async fn sweep(context: &Context, force: bool) -> Result<Swept, Error
     Ok(all)
 }
 
-/// `asked_for`: somebody wants to know what could not be swept, and whether what has not expired goes, too; in the course of
-/// a run nobody does, since reading Secrets may well be forbidden.
-async fn sweep_one(context: &Context, name: &str, api: &Api, asked_for: Option<bool>) -> Swept {
-    let now = if asked_for == Some(true) {
+/// How long a sweep beside a run may take, and how long it is waited for at the run's end.
+const BESIDE: Duration = Duration::from_secs(20);
+const SWEEPS_END: Duration = Duration::from_secs(2);
+
+/// The sweeps of a run's clusters, which nothing of the run waits for.
+#[derive(Default)]
+pub(super) struct Sweeps(Mutex<JoinSet<()>>);
+
+impl Sweeps {
+    fn begin(&self, context: &Context, name: &str, api: &Api) {
+        let progress = Arc::clone(&context.options.progress);
+        let namespace = context.options.namespace.clone();
+        let (name, api) = (name.to_owned(), api.afresh(BESIDE));
+        let work = async move {
+            let sweep = remove::sweep(&api, &namespace, Timestamp::now());
+            // What could not be removed is nobody's question here: reading Secrets may well be forbidden.
+            let swept = tokio::time::timeout(BESIDE, sweep)
+                .await
+                .unwrap_or_default();
+            for object in swept.removed {
+                let cluster = name.clone();
+                progress(Progress::Swept { cluster, object });
+            }
+        };
+        let mut sweeps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sweeps.spawn(work);
+    }
+
+    /// Waits a little for those that are under way, and ends the others.
+    pub(super) async fn end(&self) {
+        let mut sweeps = {
+            let mut sweeps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *sweeps)
+        };
+        let all = async { while sweeps.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(SWEEPS_END, all).await;
+    }
+}
+
+/// A sweep that somebody asked for; `force`: also of what has not expired.
+async fn sweep_one(context: &Context, name: &str, api: &Api, force: bool) -> Swept {
+    let now = if force {
         Timestamp::MAX
     } else {
         Timestamp::now()
     };
     let sweep = remove::sweep(api, &context.options.namespace, now);
-    let (removed, failed, staying) = tokio::time::timeout_at(context.deadline, sweep)
-        .await
-        .unwrap_or_default();
-    for why in failed.into_iter().filter(|_| asked_for.is_some()) {
+    let swept = tokio::time::timeout(api.left(), sweep).await;
+    let swept = swept.unwrap_or_else(|_| {
+        context.warn(format!("{name}: the sweep took longer than a cluster may"));
+        remove::Sweep::default()
+    });
+    for why in swept.failed {
         context.warn(format!("{name}: not swept: {why}"));
     }
-    for object in &removed {
+    for object in &swept.removed {
         context.tell(Progress::Swept {
             cluster: name.to_owned(),
             object: object.clone(),
@@ -465,7 +527,7 @@ async fn sweep_one(context: &Context, name: &str, api: &Api, asked_for: Option<b
             .collect()
     };
     Swept {
-        removed: of_it(removed),
-        staying: of_it(staying),
+        removed: of_it(swept.removed),
+        staying: of_it(swept.staying),
     }
 }

@@ -1,17 +1,19 @@
 //! Clusters that answered: who they are, what they hold of the fleet's intent, and their floaters' answers if they stand
 //! ready. Nothing here changes anything.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use datapath::api::Fleet;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::Context;
 use super::ask::{Asked, ask};
 use crate::Error;
 use crate::fleet::api::Api;
+use crate::fleet::budget::Budget;
+use crate::fleet::deploy::Refused;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
 use crate::fleet::patience::Patience;
@@ -28,8 +30,14 @@ const EXPIRY_SLACK: Duration = Duration::from_secs(5 * 60);
 
 /// How long the first answer of a cluster may take: everybody else waits for it before probes are planned.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// How much later the budget of a cluster ends than the time limits that say whose they are.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How many members that cannot be asked are reported one by one.
+pub(super) const UNREACHED: usize = 256;
+/// How long a cluster may take in all where no limit is given, besides what its floaters may take to become ready.
+const CLUSTER: Duration = Duration::from_secs(120);
 /// How long a cluster that does not answer is waited for at least once the others have answered.
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(8);
 
 /// A cluster that answered and is not yet ready.
 pub(super) struct Open {
@@ -65,25 +73,23 @@ pub(super) async fn look_at_all(
             why: reason.unwrap_or_else(|| "it could not be asked".to_owned()),
         });
     };
+    let (fleet, warnings) = look::intent(&open.api, &open.seen.members).await;
+    for warning in warnings {
+        context.warn(format!("{name}: {warning}"));
+    }
     if open.seen.members.is_empty() {
         return Err(Error::Missing {
             what: format!("the control plane {name} has no inventory"),
             why: "it has no clusters.kosmos.io object".to_owned(),
         });
     }
-    let fleet = open.seen.intent.clone().unwrap_or_default();
     let root = fleet
         .clusters
         .iter()
         .find(|cluster| look::is_root(cluster))
         .map(|cluster| cluster.metadata.name.clone());
     let reach = target.reach_of_members().await;
-    let members: Vec<Target> = open
-        .seen
-        .members
-        .iter()
-        .filter_map(|value| member(value, root.as_deref(), &reach))
-        .collect();
+    let members = members(context, &open.seen.members, root.as_deref(), &reach);
     let mut looked = look_at(context, members).await;
     if let Some(root) = root {
         let target = Target {
@@ -96,23 +102,42 @@ pub(super) async fn look_at_all(
     Ok((looked, Some((name, fleet))))
 }
 
-/// A member of a control plane's inventory; none for the control plane's own entry, which is there already.
-fn member(value: &Value, root: Option<&str>, reach: &Reach) -> Option<Target> {
-    let name = value["metadata"]["name"].as_str()?;
-    if root == Some(name) {
-        return None;
+/// The members of a control plane's inventory without the control plane's own entry, which is there already.
+fn members(
+    context: &Context,
+    members: &[look::Member],
+    root: Option<&str>,
+    reach: &Reach,
+) -> Vec<Target> {
+    let mut names = BTreeSet::new();
+    let (mut targets, mut unusable) = (Vec::new(), 0);
+    for member in members {
+        let name = &member.name;
+        // No API gives one name twice.
+        if root == Some(name) || !names.insert(name) {
+            continue;
+        }
+        let remote = match member.kubeconfig.as_str() {
+            "" => Err("its clusters.kosmos.io object has no kubeconfig".to_owned()),
+            encoded => decoded(name, encoded),
+        };
+        match remote {
+            Ok(remote) => targets.push(Target::remote(name.clone(), remote, reach.clone())),
+            Err(why) => {
+                unusable += 1;
+                if unusable <= UNREACHED {
+                    targets.push(Target::unusable(name.clone(), why));
+                }
+            }
+        }
     }
-    let Some(encoded) = value["spec"]["kubeconfig"]
-        .as_str()
-        .filter(|encoded| !encoded.is_empty())
-    else {
-        let why = "its clusters.kosmos.io object has no kubeconfig".to_owned();
-        return Some(Target::unusable(name.to_owned(), why));
-    };
-    Some(match decoded(name, encoded) {
-        Ok(remote) => Target::remote(name.to_owned(), remote, reach.clone()),
-        Err(why) => Target::unusable(name.to_owned(), why),
-    })
+    if unusable > UNREACHED {
+        context.warn(format!(
+            "{} more members have no usable kubeconfig and are left out",
+            unusable - UNREACHED
+        ));
+    }
+    targets
 }
 
 pub(super) fn decoded(name: &str, encoded: &str) -> Result<RemoteKubeconfig, String> {
@@ -159,7 +184,11 @@ async fn open(context: &Context, target: &Target, patience: &Patience) -> Result
     let namespace = &context.options.namespace;
     let limit = context.options.cluster_timeout;
     let look = async {
-        let api = Api::new(target.client().await?);
+        let time = limit.unwrap_or(CLUSTER + context.options.pod_wait);
+        let api = Api::new(
+            target.client().await?,
+            Budget::new(time.min(context.left()) + MARGIN),
+        );
         let seen = look::look(&api, namespace, limit.unwrap_or(FIRST_ANSWER)).await?;
         Ok((api, seen))
     };
@@ -170,6 +199,8 @@ async fn open(context: &Context, target: &Target, patience: &Patience) -> Result
                 limit.as_secs_f64()
             ))
         }),
+        // Of a pair that somebody named the slower is waited for.
+        None if patience.is_of_few() => look.await,
         None => patience.with(look).await.unwrap_or_else(|waited| {
             Err(format!(
                 "it has not answered after {:.1} s, when the other clusters had long done so",
@@ -192,7 +223,7 @@ async fn open(context: &Context, target: &Target, patience: &Patience) -> Result
                         .iter()
                         .filter(|pod| pod.run() == Some(standing.run.as_str()))
                         .collect();
-                    Some(ask(context, &api, &seen, &pods, &key).await)
+                    Some(ask(context, &api, &seen, &pods, &Refused::new(), &key).await)
                 }
             }
         }

@@ -274,7 +274,7 @@ async fn some_clusters_that_do_not_answer_are_unobserved_and_none_at_all_is_an_e
     assert_eq!(report.clusters[1].state, Observation::Unobserved);
     assert_eq!(
         report.clusters[1].reason.as_deref(),
-        Some("its API server refuses connections")
+        Some("API server unreachable: connection refused")
     );
     assert_eq!(exit_code(&report, Severity::Error), 2);
 
@@ -286,7 +286,7 @@ async fn some_clusters_that_do_not_answer_are_unobserved_and_none_at_all_is_an_e
     assert!(
         error
             .to_string()
-            .contains("north: its API server refuses connections"),
+            .contains("north: API server unreachable: connection refused"),
         "{error}"
     );
 }
@@ -475,11 +475,13 @@ async fn another_run_s_floaters_are_neither_used_nor_removed_nor_collided_with()
     assert!(report.unjudged.is_empty(), "{:?}", report.unjudged);
     assert_eq!(east.ours(), theirs);
     // The second run's floaters in the host network had ports of their own.
-    assert!(
-        east.log()
-            .iter()
-            .any(|line| line.contains(":8892/proxy/v1/tables"))
-    );
+    let ports: BTreeSet<String> = east
+        .log()
+        .iter()
+        .filter(|line| line.ends_with("/proxy/v1/tables"))
+        .filter_map(|line| Some(line.rsplit(':').next()?.split('/').next()?.to_owned()))
+        .collect();
+    assert_eq!(ports.len(), 2, "{ports:?}");
     assert_eq!(held.remove().await, Vec::<String>::new());
     context.ledger.remove().await;
     assert_eq!(east.ours(), Vec::<String>::new());
@@ -507,6 +509,144 @@ async fn a_namespace_that_a_run_made_goes_with_it_unless_somebody_moved_in() {
         assert_eq!(there, moved_in);
         assert_eq!(east.paths("configmaps").len(), usize::from(moved_in));
     }
+}
+
+/// What controllers put into every namespace keeps none; another run's objects do, and the run says so.
+#[tokio::test]
+async fn a_namespace_is_kept_by_inhabitants_and_not_by_its_furniture() {
+    let home = "/api/v1/namespaces/kosmos-system";
+    let mut theirs = marked("theirs", true, None);
+    theirs["metadata"]["labels"]["floater.kosmos.io/run"] = json!("another");
+    for (path, object, stays) in [
+        ("configmaps/kube-root-ca.crt", json!({}), false),
+        (
+            "secrets/default-token-x",
+            json!({"type": "kubernetes.io/service-account-token"}),
+            false,
+        ),
+        // A mesh's root certificate, which is in every namespace.
+        ("configmaps/mesh-root", json!({}), false),
+        ("configmaps/mine", json!({}), true),
+        ("secrets/theirs", theirs, true),
+    ] {
+        let east = Mock::new(1, 1, Behaviour::default());
+        east.remove(home);
+        for everywhere in ["default", "kube-public"] {
+            let path = format!("/api/v1/namespaces/{everywhere}/configmaps/mesh-root");
+            east.put(&path, json!({"metadata": {"name": "mesh-root"}}));
+        }
+        let mut setup = setup(&[("east", &east)]);
+        let (inside, told) = (Arc::clone(&east), Arc::clone(&setup.told));
+        setup.options.progress = Arc::new(move |progress| {
+            if matches!(progress, Progress::Diagnosing) {
+                let mut object = object.clone();
+                object["metadata"]["name"] = json!(path.rsplit('/').next());
+                inside.put(&format!("{home}/{path}"), object);
+            }
+            told.lock()
+                .expect("no panic while it is held")
+                .push(progress);
+        });
+        run(setup.options.clone(), never())
+            .await
+            .expect("it answers");
+        assert_eq!(east.object(home).is_some(), stays, "{path}");
+        let said = setup
+            .warnings()
+            .iter()
+            .any(|text| text.contains(path) && text.contains("stays"));
+        assert_eq!(said, stays, "{path}: {:?}", setup.warnings());
+    }
+}
+
+#[tokio::test]
+async fn pods_that_a_cluster_refuses_are_not_waited_for() {
+    let (east, west) = two(Behaviour {
+        refuses_pods: Some("pods \"x\" is forbidden: exceeded quota: team"),
+        ..Default::default()
+    });
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.pod_wait = Duration::from_secs(300);
+    let report = tokio::time::timeout(Duration::from_secs(60), run(setup.options.clone(), never()))
+        .await
+        .expect("nobody waits for what is refused")
+        .expect("both answer");
+    let reason = report.clusters[1].reason.clone().unwrap_or_default();
+    assert!(
+        reason.contains("refuses the pods") && reason.contains("exceeded quota: team"),
+        "{reason}"
+    );
+    assert_eq!(west.ours(), Vec::<String>::new());
+}
+
+/// Neither its floater nor the end of its pods is waited for.
+#[tokio::test]
+async fn a_node_that_does_not_answer_holds_up_nothing() {
+    let (east, west) = two(Behaviour {
+        stuck: ["n9"].into(),
+        never_ready: ["n9"].into(),
+        ..Default::default()
+    });
+    west.put(
+        "/api/v1/nodes/n9",
+        json!({"metadata": {"name": "n9"}, "status": {
+            "addresses": [{"type": "InternalIP", "address": "100.64.2.9"}],
+            "conditions": [{"type": "Ready", "status": "Unknown"}],
+        }}),
+    );
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.pod_wait = Duration::from_secs(300);
+    tokio::time::timeout(Duration::from_secs(15), run(setup.options.clone(), never()))
+        .await
+        .expect("it holds up nothing")
+        .expect("both answer");
+    assert_eq!(setup.warnings(), Vec::<String>::new());
+    assert!(
+        west.ours().iter().all(|path| path.contains("/pods/")),
+        "{:?}",
+        west.ours()
+    );
+}
+
+/// Of two runs that begin together one finds its ports taken only when its pods are there.
+#[tokio::test]
+async fn ports_that_turn_out_to_be_taken_are_changed() {
+    let (east, west) = two(Behaviour {
+        lacks_port: Some("8889"),
+        ..Default::default()
+    });
+    let mut setup = setup(&[("east", &east), ("west", &west)]);
+    setup.options.pod_wait = Duration::from_secs(300);
+    let report = tokio::time::timeout(Duration::from_secs(60), run(setup.options.clone(), never()))
+        .await
+        .expect("taken ports are not waited for")
+        .expect("both answer");
+    assert_eq!(
+        report.clusters[1].state,
+        Observation::Observed,
+        "{:?}",
+        report.clusters[1].reason
+    );
+    assert_eq!(west.ours(), Vec::<String>::new());
+}
+
+/// A sidecar of a mesh, a layer that is refused: the other layer is judged.
+#[tokio::test]
+async fn a_layer_that_is_refused_costs_itself() {
+    let (east, west) = two(Behaviour {
+        refuse_host_network: true,
+        ..Default::default()
+    });
+    let setup = setup(&[("east", &east), ("west", &west)]);
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("both answer");
+    assert_eq!(report.clusters[1].state, Observation::Partly);
+    let pod = report
+        .cells
+        .iter()
+        .find(|cell| cell.src == "west" && cell.dst == "east" && cell.layer == Layer::Pod);
+    assert_eq!(pod.map(|cell| cell.verdict), Some(CellVerdict::Pass));
 }
 
 #[tokio::test]
@@ -720,12 +860,12 @@ async fn a_sweep_takes_what_is_ours_and_expired_and_nothing_else() {
                 .filter(|sentence| sentence.contains(kind))
                 .collect::<Vec<_>>(),
             [
-                &format!("east: {kind} kosmos-system/alive stays until {future}"),
+                &format!("east: {kind} kosmos-system/alive stays until 2120-01-01 00:00 UTC"),
                 &format!(
-                    "east: {kind} kosmos-system/eternal stays for good: no expiry can be read of it"
+                    "east: {kind} kosmos-system/eternal is left alone: it carries no expiry annotation"
                 ),
                 &format!(
-                    "east: {kind} kosmos-system/unreadable stays for good: no expiry can be read of it"
+                    "east: {kind} kosmos-system/unreadable is left alone: it carries no expiry annotation"
                 ),
             ]
         );
