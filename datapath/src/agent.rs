@@ -25,9 +25,9 @@ use tracing::{error, info, warn};
 
 use crate::api::{GROUP, NodeConfigSpec, VERSION};
 use crate::error::Error;
+use crate::error::Problem;
 use crate::kernel::Monitor;
 use crate::nodeconfig::desired;
-use crate::plan::Problem;
 use crate::reconcile::{Kernel, reconcile};
 
 mod keeper;

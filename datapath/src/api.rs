@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::state::Family;
+
 /// The API group.
 pub const GROUP: &str = "kosmos.io";
 /// The API version.
@@ -20,7 +22,14 @@ pub const ROLE_LABEL: &str = "kosmos.io/cluster-role";
 #[serde(default, rename_all = "camelCase")]
 pub struct Metadata {
     /// The object's name.
+    #[serde(deserialize_with = "nullable")]
     pub name: String,
+    /// What tells it from every other object, also from a later one of its name; empty in objects that no API server gave.
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "nullable"
+    )]
+    pub uid: String,
     /// Its labels.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
@@ -190,6 +199,15 @@ pub struct ClusterNodeSpec {
 }
 
 impl ClusterNodeSpec {
+    /// The underlay address of a family, as it is written; empty while unknown.
+    #[must_use]
+    pub fn address(&self, family: Family) -> &str {
+        match family {
+            Family::Ipv4 => &self.ip,
+            Family::Ipv6 => &self.ip6,
+        }
+    }
+
     /// Whether the node has the gateway role.
     #[must_use]
     pub fn is_gateway(&self) -> bool {

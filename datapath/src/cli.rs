@@ -151,8 +151,8 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         }
         Verb::Plan { file } => {
             let plan = crate::plan::plan(&input::read(&file)?);
-            for problem in &plan.problems {
-                eprintln!("clusterlink: {problem}");
+            for objection in &plan.objections {
+                eprintln!("clusterlink: warning: {objection}");
             }
             print_json(&plan.configs)?;
             Ok(ExitCode::SUCCESS)

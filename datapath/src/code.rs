@@ -70,6 +70,7 @@ codes! {
     NeighStaleMac = "NEIGH-STALE-MAC",
     NeighTableOverflow = "NEIGH-TABLE-OVERFLOW",
     NodeDown = "NODE-DOWN",
+    ObjectInvalid = "OBJECT-INVALID",
     PmtuBlackhole = "PMTU-BLACKHOLE",
     PmtuVisibleUnheeded = "PMTU-VISIBLE-UNHEEDED",
     PodNicDown = "POD-NIC-DOWN",

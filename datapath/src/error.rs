@@ -1,8 +1,9 @@
 //! What can go wrong between a desired and a real state.
 
+use std::fmt;
 use std::io;
 
-use crate::plan::Problem;
+use serde::{Deserialize, Serialize};
 
 // `errno(3)` on Linux; spelt out so that the pure build needs no libc.
 const ENOENT: i32 = 2;
@@ -14,6 +15,31 @@ const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
+
+/// An object, or a part of one, that breaks a rule and was left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Problem {
+    /// The object, for example `cluster east` or `node east-n1`.
+    pub object: String,
+    /// The rule that it breaks.
+    pub rule: String,
+}
+
+impl Problem {
+    /// A problem of one object.
+    pub fn new(object: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self {
+            object: object.into(),
+            rule: rule.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.rule)
+    }
+}
 
 /// A failure, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]

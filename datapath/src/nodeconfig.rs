@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::api::{Device, NodeConfigSpec};
+use crate::error::Problem;
 use crate::mac::Mac;
-use crate::plan::Problem;
 use crate::state::{
     Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
     RouteKind, Rule, RuleAction, Sysctl, Vxlan,

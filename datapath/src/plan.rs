@@ -8,26 +8,35 @@
 //! ```
 //!
 //! The rows are those of Kosmos Clusterlink's network-manager. It differs where the other's behaviour cannot be seen on the wire or harms
-//! bystanders: MACs are derived rather than drawn, duplicates are left out, and an object that cannot be understood is a
-//! [`Problem`] and loses only what it would have contributed.
+//! bystanders: MACs are derived rather than drawn, duplicates are left out, and an object that cannot be understood loses only
+//! what it would have contributed. Whatever keeps the plan from working is an [`Objection`].
 //!
 //! Cost: the size of the output plus O(log N) for each of its rows. In P2P mode the output itself is quadratic, because every node
 //! names every other one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Fleet, NodeConfigSpec};
+use crate::code::Code;
 use members::{Class, Member, Members};
+pub use objection::{Field, Object, Objection, Weight};
 
+mod claims;
+mod collisions;
+mod family;
+pub mod links;
 mod members;
 mod nat;
+mod nodes;
+mod objection;
 mod order;
+mod overlap;
 mod overlay;
 mod peers;
+mod prefixes;
 mod routes;
 
 /// What a fleet's nodes should hold, and what could not be planned.
@@ -35,33 +44,8 @@ mod routes;
 pub struct Plan {
     /// One entry per node that takes part, under its ClusterNode's name. Lists are in the order in which Kosmos writes them.
     pub configs: BTreeMap<String, NodeConfigSpec>,
-    /// What was left out, sorted by object.
-    pub problems: Vec<Problem>,
-}
-
-/// An object, or a part of one, that breaks a rule and was left out.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Problem {
-    /// The object, for example `cluster east` or `node east-n1`.
-    pub object: String,
-    /// The rule that it breaks.
-    pub rule: String,
-}
-
-impl Problem {
-    /// A problem of one object.
-    pub fn new(object: impl Into<String>, rule: impl Into<String>) -> Self {
-        Self {
-            object: object.into(),
-            rule: rule.into(),
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.object, self.rule)
-    }
+    /// What [`check`] says of the fleet.
+    pub objections: Vec<Objection>,
 }
 
 /// Plans a fleet.
@@ -82,7 +66,7 @@ impl fmt::Display for Problem {
 /// let plan = datapath::plan::plan(&fleet);
 /// let route = &plan.configs["east-n1"].routes[0];
 /// assert_eq!((route.cidr.as_str(), route.gw.as_str(), route.dev.as_str()), ("10.21.0.0/24", "220.64.1.1", "vx-bridge"));
-/// assert!(plan.problems.is_empty());
+/// assert!(plan.objections.is_empty());
 /// ```
 #[must_use]
 pub fn plan(fleet: &Fleet) -> Plan {
@@ -104,8 +88,20 @@ pub fn plan(fleet: &Fleet) -> Plan {
         .collect();
     Plan {
         configs,
-        problems: planner.problems,
+        objections: planner.objections,
     }
+}
+
+/// What in the control plane's own objects keeps the datapath from working, sorted by object and field; no packet and no kernel is
+/// asked. A fleet that works has none.
+///
+/// O(N log N) for N objects and prefixes: prefixes that meet are found by a longest-prefix lookup, and told once for two clusters
+/// and one prefix, however many others lie within that.
+///
+/// Whether a node has the link that its ClusterNode names is a question of what was observed there: [`links::check`].
+#[must_use]
+pub fn check(fleet: &Fleet) -> Vec<Objection> {
+    Planner::of(fleet).objections
 }
 
 /// A plan that is made a node at a time.
@@ -117,39 +113,41 @@ pub struct Planner<'a> {
     exports: Vec<routes::Export>,
     mesh: peers::Mesh,
     translations: Vec<nat::Translations>,
-    problems: Vec<Problem>,
+    objections: Vec<Objection>,
 }
 
 impl<'a> Planner<'a> {
     /// Reads a fleet; O(N log N) for N nodes and prefixes.
     #[must_use]
     pub fn of(fleet: &'a Fleet) -> Self {
-        let mut problems = Vec::new();
-        let lent = lent_macs(fleet, &mut problems);
-        let members = Members::of(fleet, &lent, &mut problems);
-        overlay::report_collisions(&members, &mut problems);
-        let exports = routes::exports(&members, &mut problems);
+        let mut objections = Vec::new();
+        let lent = lent_macs(fleet, &mut objections);
+        let members = Members::of(fleet, &lent, &mut objections);
+        collisions::report(&members, &mut objections);
+        let claims = claims::of(&members, &mut objections);
+        overlap::report(&members, &claims, &mut objections);
+        let exports = routes::exports(&members);
         let mesh = peers::Mesh::of(&members);
         let translations = members
             .clusters
             .iter()
-            .map(|cluster| nat::of_cluster(cluster, &mut problems))
+            .map(|cluster| nat::of_cluster(cluster, &mut objections))
             .collect();
-        problems.sort();
-        problems.dedup();
+        objections.sort();
+        objections.dedup();
         Self {
             members,
             exports,
             mesh,
             translations,
-            problems,
+            objections,
         }
     }
 
-    /// What was left out, sorted by object.
+    /// What [`check`] says of the fleet.
     #[must_use]
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
+    pub fn objections(&self) -> &[Objection] {
+        &self.objections
     }
 
     /// The ClusterNodes that take part, by name.
@@ -191,7 +189,7 @@ impl<'a> Planner<'a> {
 /// The MACs of earlier NodeConfigs, by (NodeConfig, device).
 type Lent<'a> = HashMap<(&'a str, &'a str), &'a str>;
 
-fn lent_macs<'a>(fleet: &'a Fleet, problems: &mut Vec<Problem>) -> Lent<'a> {
+fn lent_macs<'a>(fleet: &'a Fleet, objections: &mut Vec<Objection>) -> Lent<'a> {
     let mut lent = Lent::new();
     for config in &fleet.node_configs {
         for device in &config.spec.devices {
@@ -199,10 +197,17 @@ fn lent_macs<'a>(fleet: &'a Fleet, problems: &mut Vec<Problem>) -> Lent<'a> {
                 continue;
             }
             if device.mac.parse::<crate::mac::Mac>().is_err() {
-                problems.push(Problem::new(
-                    format!("nodeconfig {}", config.metadata.name),
-                    format!("the MAC `{}` of {} is not one", device.mac, device.name),
-                ));
+                let object = Object::node_config(&config.metadata.name);
+                let at = Field::new(object, &format!("spec.devices[{}].mac", device.name));
+                objections.push(
+                    Objection::new(
+                        Code::ObjectInvalid,
+                        at,
+                        format!("`{}` is not a MAC", device.mac),
+                    )
+                    .warning()
+                    .leaving_out("the MAC; a new one is planned"),
+                );
                 continue;
             }
             lent.entry((config.metadata.name.as_str(), device.name.as_str()))

@@ -3,8 +3,8 @@
 use crate::api::NodeConfigSpec;
 use crate::diff::{ChangeSet, diff};
 use crate::error::Error;
+use crate::error::Problem;
 use crate::nodeconfig::desired;
-use crate::plan::Problem;
 use crate::state::NodeState;
 
 /// How often a change is followed by another look.

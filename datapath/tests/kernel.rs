@@ -91,7 +91,7 @@ fn config(family: &str, peers: usize) -> NodeConfigSpec {
     }))
     .expect("a fleet");
     let plan = plan(&fleet);
-    assert_eq!(plan.problems, []);
+    assert_eq!(plan.objections, []);
     plan.configs["a-n1"].clone()
 }
 

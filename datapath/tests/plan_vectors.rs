@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use datapath::api::{Fleet, NodeConfigSpec};
-use datapath::plan::{Plan, Planner, plan};
+use datapath::plan::{Plan, Planner, check, plan};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -74,7 +74,7 @@ fn a_node_at_a_time_is_the_same_as_all_at_once() {
             );
         }
         assert_eq!(planner.config("nobody"), None);
-        assert_eq!(planner.problems(), plan(&vector.input).problems, "{file}");
+        assert_eq!(planner.objections(), check(&vector.input), "{file}");
     }
 }
 
@@ -128,11 +128,17 @@ fn a_bad_object_harms_only_itself() {
         vector.input.cluster_nodes.push(orphan);
 
         let plan = plan(&vector.input);
-        for object in ["cluster broken", "node broken-n2", "node orphan"] {
+        for object in [
+            "cluster broken",
+            "clusternode broken-n2",
+            "clusternode orphan",
+        ] {
             assert!(
-                plan.problems.iter().any(|problem| problem.object == object),
+                plan.objections
+                    .iter()
+                    .any(|objection| objection.at.object.to_string() == object),
                 "{file}: {object} is not reported: {:?}",
-                plan.problems
+                plan.objections
             );
         }
         // Peers of an IPv6 mesh may learn the broken cluster's good half; nothing of theirs goes away.
@@ -170,9 +176,9 @@ fn two_gateways_give_one_and_a_problem() {
     assert_eq!(bridges("c0-"), 1);
     assert_eq!(bridges("c1-"), 1);
     assert!(
-        plan.problems
+        plan.objections
             .iter()
-            .any(|problem| problem.object == "node c0-n1")
+            .any(|objection| objection.at.to_string() == "clusternode c0-n1 spec.roles")
     );
 }
 
@@ -183,9 +189,12 @@ fn shared_overlay_addresses_are_told() {
         json!({"metadata": {"name": format!("{cluster}-{name}")}, "spec": {"clusterName": cluster, "nodeName": name, "ip": ip,
             "interfaceName": "eth0", "roles": roles}})
     };
-    let cluster = |name: &str| json!({"metadata": {"name": name}, "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}}});
+    let cluster = |name: &str, pods: &str| {
+        json!({"metadata": {"name": name}, "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}},
+        "status": {"clusterLinkStatus": {"podCIDRs": [pods]}}})
+    };
     let fleet = serde_json::from_value(json!({
-        "clusters": [cluster("a"), cluster("b")],
+        "clusters": [cluster("a", "10.20.0.0/16"), cluster("b", "10.21.0.0/16")],
         "clusterNodes": [
             node("a", "n1", "10.1.0.1"), node("a", "n2", "10.1.0.2"), node("a", "n3", "11.1.0.2"),
             // As a-n2 and a-n1, which matters for the gateways only.
@@ -193,16 +202,12 @@ fn shared_overlay_addresses_are_told() {
         ],
     }))
     .expect("a fleet");
-    let problems: Vec<String> = plan(&fleet)
-        .problems
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let said: Vec<String> = check(&fleet).iter().map(ToString::to_string).collect();
     assert_eq!(
-        problems,
+        said,
         [
-            "node a-n3: its overlay address 210.1.0.2 on vx-local is also that of a-n2",
-            "node b-n1: its overlay address 220.1.0.1 on vx-bridge is also that of a-n1",
+            "VTEP-IP-DUPLICATE clusternode a-n3 spec.ip: gives it the overlay address 210.1.0.2 on vx-local, which is also that of a-n2",
+            "VTEP-IP-DUPLICATE clusternode b-n1 spec.ip: gives it the overlay address 220.1.0.1 on vx-bridge, which is also that of a-n1",
         ]
     );
 }

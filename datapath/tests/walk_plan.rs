@@ -108,7 +108,7 @@ fn bare(cluster: usize, node: usize) -> NodeState {
 
 fn planned(count: usize) -> World {
     let plan = plan(&fleet(count));
-    assert_eq!(plan.problems, []);
+    assert_eq!(plan.objections, []);
     let mut world = World::new();
     world.assume_underlay(true);
     for cluster in 0..count {

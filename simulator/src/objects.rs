@@ -288,7 +288,7 @@ mod tests {
         }))
         .expect("objects");
         let planned = datapath::plan::plan(&fleet);
-        assert!(planned.problems.is_empty(), "{:?}", planned.problems);
+        assert!(planned.objections.is_empty(), "{:?}", planned.objections);
         assert_eq!(
             planned.configs.keys().collect::<Vec<_>>(),
             ["c1-n1", "c2-n1"]

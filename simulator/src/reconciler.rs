@@ -96,12 +96,8 @@ impl Reconciler {
 
     /// Writes the NodeConfigs that differ from the plan, where nothing is frozen.
     fn write(&self, planned: &Plan) {
-        for problem in &planned.problems {
-            warn!(
-                object = problem.object,
-                rule = problem.rule,
-                "left out of the plan"
-            );
+        for objection in &planned.objections {
+            warn!(%objection, "the plan cannot work as it is written");
         }
         let frozen = self.freezer.now();
         let is_frozen = |name: &str| match self.root().get(Resource::CLUSTER_NODES, None, name) {

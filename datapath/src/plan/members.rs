@@ -5,15 +5,21 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Lent, Problem, overlay};
-use crate::api::{Cluster, ClusterLinkOptions, Device, Fleet, NetworkType};
+use super::family::{FAMILIES, Families, PerFamily};
+use super::objection::{Field, Object, Objection};
+use super::{Lent, nodes, overlay};
+use crate::api::{
+    Cluster, ClusterLinkOptions, ClusterNodeSpec, Device, Fleet, Metadata, NetworkType,
+};
+use crate::code::Code;
 use crate::mac::Mac;
-use crate::state::Family;
 
 /// The clusters and nodes that take part, each in the order of its name.
 pub(super) struct Members<'a> {
     pub(super) clusters: Vec<MemberCluster<'a>>,
     pub(super) nodes: Vec<Member<'a>>,
+    /// The address pools of each cluster.
+    pub(super) pools: Vec<overlay::Pools>,
 }
 
 /// A cluster that takes part.
@@ -45,29 +51,6 @@ impl MemberCluster<'_> {
     }
 }
 
-/// The families that a cluster links.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Families {
-    ipv4: bool,
-    ipv6: bool,
-}
-
-impl Families {
-    fn of(word: &str) -> Self {
-        Self {
-            ipv4: matches!(word, "all" | "ipv4"),
-            ipv6: matches!(word, "all" | "ipv6"),
-        }
-    }
-
-    pub(super) fn has(self, family: Family) -> bool {
-        match family {
-            Family::Ipv4 => self.ipv4,
-            Family::Ipv6 => self.ipv6,
-        }
-    }
-}
-
 /// A node that takes part.
 pub(super) struct Member<'a> {
     /// Its ClusterNode's name.
@@ -75,8 +58,7 @@ pub(super) struct Member<'a> {
     /// The place of its cluster in [`Members::clusters`].
     pub(super) cluster: usize,
     pub(super) class: Class,
-    pub(super) interface: &'a str,
-    pub(super) pod_cidrs: &'a [String],
+    pub(super) spec: &'a ClusterNodeSpec,
     pub(super) local: PerFamily<Option<Tunnel>>,
     pub(super) bridge: PerFamily<Option<Tunnel>>,
 }
@@ -90,29 +72,6 @@ pub(super) enum Class {
     Gateway,
     /// A node of a gateway-mode cluster that is not its gateway.
     Internal,
-}
-
-/// One value for each family.
-#[derive(Clone, Copy, Default)]
-pub(super) struct PerFamily<T> {
-    ipv4: T,
-    ipv6: T,
-}
-
-impl<T> PerFamily<T> {
-    pub(super) fn of(mut make: impl FnMut(Family) -> T) -> Self {
-        Self {
-            ipv4: make(Family::Ipv4),
-            ipv6: make(Family::Ipv6),
-        }
-    }
-
-    pub(super) fn get(&self, family: Family) -> &T {
-        match family {
-            Family::Ipv4 => &self.ipv4,
-            Family::Ipv6 => &self.ipv6,
-        }
-    }
 }
 
 /// A tunnel end point of a node.
@@ -131,79 +90,41 @@ impl Tunnel {
     }
 }
 
-pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
-
 impl<'a> Members<'a> {
-    pub(super) fn of(fleet: &'a Fleet, lent: &Lent<'a>, problems: &mut Vec<Problem>) -> Self {
-        let mut clusters = clusters(fleet, problems);
-        let by_name: HashMap<&str, usize> = clusters
-            .iter()
-            .map(|cluster| (cluster.name, cluster.index))
-            .collect();
-        let known: HashMap<&str, &Cluster> = fleet
-            .clusters
-            .iter()
-            .map(|cluster| (cluster.metadata.name.as_str(), cluster))
-            .collect();
-
-        let mut found: BTreeMap<String, (usize, &'a crate::api::ClusterNodeSpec)> = BTreeMap::new();
-        for node in &fleet.cluster_nodes {
-            let spec = &node.spec;
-            let name = if node.metadata.name.is_empty() {
-                format!("{}-{}", spec.cluster_name, spec.node_name)
-            } else {
-                node.metadata.name.clone()
-            };
-            let cluster = match by_name.get(spec.cluster_name.as_str()) {
-                Some(index) => &clusters[*index],
-                None => {
-                    // A cluster that is known and takes no part takes its nodes with it; that is no mistake.
-                    if !known.contains_key(spec.cluster_name.as_str()) {
-                        problems.push(Problem::new(
-                            format!("node {name}"),
-                            format!("there is no cluster `{}`", spec.cluster_name),
-                        ));
-                    }
-                    continue;
-                }
-            };
-            if let Some(rule) = missing(cluster, spec) {
-                problems.push(Problem::new(format!("node {name}"), rule));
-                continue;
-            }
-            if found.contains_key(&name) {
-                problems.push(Problem::new(
-                    format!("node {name}"),
-                    "two ClusterNodes have this name; the later one is left out",
-                ));
-                continue;
-            }
-            found.insert(name, (cluster.index, spec));
-        }
-
-        for (place, (name, (cluster, spec))) in found.iter().enumerate() {
-            let cluster = &mut clusters[*cluster];
+    pub(super) fn of(fleet: &'a Fleet, lent: &Lent<'a>, objections: &mut Vec<Objection>) -> Self {
+        let mut clusters = clusters(fleet, objections);
+        let found = nodes::taking_part(fleet, &clusters, objections);
+        for (place, (name, node)) in found.iter().enumerate() {
+            let cluster = &mut clusters[node.cluster];
             cluster.nodes.push(place);
-            if spec.is_gateway() {
-                if cluster.gateway.is_none() {
-                    cluster.gateway = Some(place);
-                } else {
-                    problems.push(Problem::new(
-                        format!("node {name}"),
-                        "its cluster has another gateway, which comes first by name; it is planned without the role",
-                    ));
-                }
+            if !node.spec.is_gateway() {
+                continue;
+            }
+            if cluster.gateway.is_none() {
+                cluster.gateway = Some(place);
+            } else {
+                objections.push(
+                    Objection::new(
+                        Code::FailoverIncomplete,
+                        Field::new(Object::cluster_node(name, node.spec), "spec.roles"),
+                        "has the gateway role beside another node of its cluster that comes first by name",
+                    )
+                    .warning()
+                    .leaving_out("its role"),
+                );
             }
         }
         let pools: Vec<overlay::Pools> = clusters
             .iter()
-            .map(|cluster| overlay::Pools::of(cluster, problems))
+            .map(|cluster| {
+                overlay::Pools::of(cluster.name, cluster.options, cluster.families, objections)
+            })
             .collect();
         let nodes = found
             .into_iter()
             .enumerate()
-            .map(|(place, (name, (index, spec)))| {
-                let cluster = &clusters[index];
+            .map(|(place, (name, node))| {
+                let cluster = &clusters[node.cluster];
                 let class = if cluster.gateway == Some(place) {
                     Class::Gateway
                 } else if cluster.is_p2p() {
@@ -211,32 +132,24 @@ impl<'a> Members<'a> {
                 } else {
                     Class::Internal
                 };
-                let mut tunnel = |wanted: bool, kind: &'static overlay::Kind| {
+                let tunnel = |wanted: bool, kind: &'static overlay::Kind| {
                     if !wanted || !cluster.families.has(kind.family) {
                         return None;
                     }
-                    let underlay = match kind.family {
-                        Family::Ipv4 => &spec.ip,
-                        Family::Ipv6 => &spec.ip6,
-                    };
-                    let net = match overlay::address(pools[index].of_kind(kind)?, underlay) {
-                        Ok(net) => net,
-                        Err(rule) => {
-                            problems.push(Problem::new(format!("node {name}"), rule));
-                            return None;
-                        }
-                    };
+                    let pool = pools[node.cluster].of_kind(kind)?;
+                    // An address that cannot be used was objected to with the node.
+                    let underlay = node.spec.address(kind.family);
+                    let net = overlay::address(pool, underlay)?;
                     let mac = match lent.get(&(name.as_str(), kind.name)) {
                         Some(mac) => (*mac).to_owned(),
-                        None => {
-                            Mac::derived(&[cluster.name, &spec.node_name, kind.name]).to_string()
-                        }
+                        None => Mac::derived(&[cluster.name, &node.spec.node_name, kind.name])
+                            .to_string(),
                     };
                     Some(Tunnel {
                         kind,
                         net,
                         mac,
-                        underlay: underlay.clone(),
+                        underlay: underlay.to_owned(),
                     })
                 };
                 let local =
@@ -246,16 +159,19 @@ impl<'a> Members<'a> {
                 });
                 Member {
                     name,
-                    cluster: index,
+                    cluster: node.cluster,
                     class,
-                    interface: &spec.interface_name,
-                    pod_cidrs: &spec.pod_cidrs,
+                    spec: node.spec,
                     local,
                     bridge,
                 }
             })
             .collect();
-        Self { clusters, nodes }
+        Self {
+            clusters,
+            nodes,
+            pools,
+        }
     }
 
     /// The nodes of the vx-bridge mesh.
@@ -264,19 +180,41 @@ impl<'a> Members<'a> {
     }
 }
 
-fn clusters<'a>(fleet: &'a Fleet, problems: &mut Vec<Problem>) -> Vec<MemberCluster<'a>> {
+fn clusters<'a>(fleet: &'a Fleet, objections: &mut Vec<Objection>) -> Vec<MemberCluster<'a>> {
     let mut found: BTreeMap<&str, &'a Cluster> = BTreeMap::new();
+    let mut by_uid: HashMap<&str, &str> = HashMap::new();
     for cluster in &fleet.clusters {
-        let name = cluster.metadata.name.as_str();
+        let Metadata { name, uid, .. } = &cluster.metadata;
+        let at = |path: &str| Field::new(Object::cluster(name), path);
         if name.is_empty() {
-            problems.push(Problem::new("cluster", "a cluster has no name"));
-        } else if found.contains_key(name) {
-            problems.push(Problem::new(
-                format!("cluster {name}"),
-                "two clusters have this name; the later one is left out",
-            ));
+            objections.push(
+                Objection::new(Code::ObjectInvalid, at("metadata.name"), "has no name")
+                    .leaving_out("the cluster and its nodes"),
+            );
+        } else if found.contains_key(name.as_str()) {
+            objections.push(
+                Objection::new(
+                    Code::ClusterIdDuplicate,
+                    at("metadata.name"),
+                    "is the name of two clusters",
+                )
+                .leaving_out("the later one"),
+            );
         } else {
             found.insert(name, cluster);
+            if uid.is_empty() {
+                continue;
+            }
+            if let Some(other) = by_uid.insert(uid, name) {
+                objections.push(
+                    Objection::new(
+                        Code::ClusterIdDuplicate,
+                        at("metadata.uid"),
+                        format!("{uid} is also the uid of cluster {other}"),
+                    )
+                    .against(Field::new(Object::cluster(other), "metadata.uid")),
+                );
+            }
         }
     }
     let taking_part = found.into_iter().filter_map(|(name, cluster)| {
@@ -287,14 +225,15 @@ fn clusters<'a>(fleet: &'a Fleet, problems: &mut Vec<Problem>) -> Vec<MemberClus
         .enumerate()
         .map(|(index, (name, cluster, options))| {
             let families = Families::of(&options.ip_family);
-            if families == Families::of("") {
-                problems.push(Problem::new(
-                    format!("cluster {name}"),
-                    format!(
-                        "ipFamily `{}` is none of all, ipv4, ipv6",
-                        options.ip_family
-                    ),
-                ));
+            if families.is_empty() {
+                objections.push(
+                    Objection::new(
+                        Code::ObjectInvalid,
+                        Field::new(Object::cluster(name), "spec.clusterLinkOptions.ipFamily"),
+                        format!("`{}` is none of all, ipv4, ipv6", options.ip_family),
+                    )
+                    .leaving_out("every tunnel and prefix of the cluster"),
+                );
             }
             MemberCluster {
                 index,
@@ -310,22 +249,6 @@ fn clusters<'a>(fleet: &'a Fleet, problems: &mut Vec<Problem>) -> Vec<MemberClus
         .collect()
 }
 
-/// What a node lacks to take part.
-fn missing(
-    cluster: &MemberCluster<'_>,
-    spec: &crate::api::ClusterNodeSpec,
-) -> Option<&'static str> {
-    if spec.interface_name.is_empty() {
-        Some("its underlay link is not known yet (interfaceName)")
-    } else if cluster.families.has(Family::Ipv4) && spec.ip.is_empty() {
-        Some("its cluster links IPv4 and it has no IPv4 address (ip)")
-    } else if cluster.families.has(Family::Ipv6) && spec.ip6.is_empty() {
-        Some("its cluster links IPv6 and it has no IPv6 address (ip6)")
-    } else {
-        None
-    }
-}
-
 impl Member<'_> {
     /// The node's tunnels as rows.
     pub(super) fn devices(&self) -> Vec<Device> {
@@ -339,7 +262,7 @@ impl Member<'_> {
                 name: tunnel.kind.name.to_owned(),
                 addr: tunnel.net.to_string(),
                 mac: tunnel.mac.clone(),
-                bind_dev: self.interface.to_owned(),
+                bind_dev: self.spec.interface_name.clone(),
                 id: tunnel.kind.vni,
                 port: tunnel.kind.port,
             })

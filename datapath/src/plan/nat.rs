@@ -3,8 +3,10 @@
 use ipnet::IpNet;
 
 use super::members::{Class, Member, MemberCluster};
-use super::{Problem, overlay};
+use super::objection::{Field, Object, Objection};
+use super::overlay;
 use crate::api::Iptables;
+use crate::code::Code;
 use crate::state::Family;
 
 /// The translations of one cluster's nodes.
@@ -25,14 +27,17 @@ impl Translations {
     }
 }
 
-pub(super) fn of_cluster(cluster: &MemberCluster<'_>, problems: &mut Vec<Problem>) -> Translations {
+pub(super) fn of_cluster(
+    cluster: &MemberCluster<'_>,
+    objections: &mut Vec<Objection>,
+) -> Translations {
     Translations {
         host: if cluster.is_p2p() {
             Vec::new()
         } else {
             host(cluster)
         },
-        global: global(cluster, problems),
+        global: global(cluster, objections),
     }
 }
 
@@ -71,22 +76,22 @@ fn host(cluster: &MemberCluster<'_>) -> Vec<Iptables> {
 }
 
 /// What comes in for the global name of a prefix is renamed one to one; what goes out takes the network's own address.
-fn global(cluster: &MemberCluster<'_>, problems: &mut Vec<Problem>) -> Vec<Iptables> {
+fn global(cluster: &MemberCluster<'_>, objections: &mut Vec<Objection>) -> Vec<Iptables> {
     let mut rows = Vec::new();
     for (inside, outside) in &cluster.options.global_cidrs_map {
-        let (Ok(src), Ok(dst)) = (inside.parse::<IpNet>(), outside.parse::<IpNet>()) else {
-            problems.push(Problem::new(
-                format!("cluster {}", cluster.name),
-                format!("`{inside}: {outside}` in globalCIDRsMap is not a pair of prefixes"),
-            ));
-            continue;
+        let (src, dst) = match pair(inside, outside) {
+            Ok(pair) => pair,
+            Err(rule) => {
+                objections.push(
+                    Objection::new(Code::ObjectInvalid, map_field(cluster, inside), rule)
+                        .leaving_out("the translation, and routes to the prefix"),
+                );
+                continue;
+            }
         };
-        if Family::of(src.addr()) != Family::of(dst.addr()) {
-            problems.push(Problem::new(
-                format!("cluster {}", cluster.name),
-                format!("`{inside}: {outside}` in globalCIDRsMap joins two families"),
-            ));
-            continue;
+        for rule in irregular(src, dst) {
+            let at = map_field(cluster, inside);
+            objections.push(Objection::new(Code::ObjectInvalid, at, rule));
         }
         let link = overlay::Kind::bridge(Family::of(src.addr())).name;
         rows.push(row(
@@ -102,6 +107,47 @@ fn global(cluster: &MemberCluster<'_>, problems: &mut Vec<Problem>) -> Vec<Iptab
         ));
     }
     rows
+}
+
+/// One entry of a cluster's globalCIDRsMap, which its key names.
+pub(super) fn map_field(cluster: &MemberCluster<'_>, key: &str) -> Field {
+    Field::new(
+        Object::cluster(cluster.name),
+        &format!("spec.clusterLinkOptions.globalCIDRsMap[{key}]"),
+    )
+}
+
+/// Both sides of an entry, where they can be translated into each other at all.
+pub(super) fn pair(inside: &str, outside: &str) -> Result<(IpNet, IpNet), String> {
+    let net = |text: &str| {
+        text.parse::<IpNet>()
+            .map_err(|_| format!("`{text}` is not a prefix"))
+    };
+    let (src, dst) = (net(inside)?, net(outside)?);
+    if Family::of(src.addr()) == Family::of(dst.addr()) {
+        Ok((src, dst))
+    } else {
+        Err(format!("{src} and {dst} are of two families"))
+    }
+}
+
+/// What keeps the addresses of two prefixes from being renamed one to one.
+fn irregular(src: IpNet, dst: IpNet) -> Vec<String> {
+    let mut rules = Vec::new();
+    if src.prefix_len() != dst.prefix_len() {
+        rules.push(format!(
+            "{src} and {dst} differ in length, so that their addresses cannot be translated one to one"
+        ));
+    }
+    for net in [src, dst] {
+        if net != net.trunc() {
+            rules.push(format!(
+                "{net} has host bits; the prefix is {}",
+                net.trunc()
+            ));
+        }
+    }
+    rules
 }
 
 fn is_prefix(text: &str) -> bool {

@@ -1,12 +1,13 @@
 //! The tunnels' fixed numbers, and the addresses on them.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::Problem;
-use super::members::{FAMILIES, MemberCluster, Members, PerFamily};
+use super::family::{Families, PerFamily};
+use super::objection::{Field, Object, Objection};
+use crate::api::ClusterLinkOptions;
+use crate::code::Code;
 use crate::state::Family;
 
 /// One of the four tunnels.
@@ -16,6 +17,8 @@ pub(super) struct Kind {
     pub(super) family: Family,
     pub(super) vni: i32,
     pub(super) port: i32,
+    /// The field of a Cluster that holds its pool.
+    pub(super) pool: &'static str,
     is_bridge: bool,
 }
 
@@ -24,6 +27,7 @@ static LOCAL: Kind = Kind {
     family: Family::Ipv4,
     vni: 55,
     port: 4877,
+    pool: "spec.clusterLinkOptions.localCIDRs.ip",
     is_bridge: false,
 };
 static BRIDGE: Kind = Kind {
@@ -31,6 +35,7 @@ static BRIDGE: Kind = Kind {
     family: Family::Ipv4,
     vni: 54,
     port: 4876,
+    pool: "spec.clusterLinkOptions.bridgeCIDRs.ip",
     is_bridge: true,
 };
 static LOCAL_6: Kind = Kind {
@@ -38,6 +43,7 @@ static LOCAL_6: Kind = Kind {
     family: Family::Ipv6,
     vni: 65,
     port: 4867,
+    pool: "spec.clusterLinkOptions.localCIDRs.ip6",
     is_bridge: false,
 };
 static BRIDGE_6: Kind = Kind {
@@ -45,6 +51,7 @@ static BRIDGE_6: Kind = Kind {
     family: Family::Ipv6,
     vni: 64,
     port: 4866,
+    pool: "spec.clusterLinkOptions.bridgeCIDRs.ip6",
     is_bridge: true,
 };
 
@@ -73,30 +80,43 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    pub(super) fn of(cluster: &MemberCluster<'_>, problems: &mut Vec<Problem>) -> Self {
-        let options = cluster.options;
-        let mut pool = |family: Family, pools: &crate::api::Pools, list: &str| {
-            let text = match family {
+    pub(super) fn of(
+        cluster: &str,
+        options: &ClusterLinkOptions,
+        families: Families,
+        objections: &mut Vec<Objection>,
+    ) -> Self {
+        let mut pool = |kind: &'static Kind| {
+            let pools = if kind.is_bridge {
+                &options.bridge_cidrs
+            } else {
+                &options.local_cidrs
+            };
+            let text = match kind.family {
                 Family::Ipv4 => &pools.ip,
                 Family::Ipv6 => &pools.ip6,
             };
-            if text.is_empty() || !cluster.families.has(family) {
+            if text.is_empty() || !families.has(kind.family) {
                 return None;
             }
             match text.parse::<IpNet>() {
-                Ok(net) if Family::of(net.addr()) == family => Some(net),
+                Ok(net) if Family::of(net.addr()) == kind.family => Some(net),
                 _ => {
-                    problems.push(Problem::new(
-                        format!("cluster {}", cluster.name),
-                        format!("`{text}` in {list} is not an {family} prefix"),
-                    ));
+                    objections.push(
+                        Objection::new(
+                            Code::ObjectInvalid,
+                            Field::new(Object::cluster(cluster), kind.pool),
+                            format!("`{text}` is not an {} prefix", kind.family),
+                        )
+                        .leaving_out(format!("{} of its nodes", kind.name)),
+                    );
                     None
                 }
             }
         };
         Self {
-            local: PerFamily::of(|family| pool(family, &options.local_cidrs, "localCIDRs")),
-            bridge: PerFamily::of(|family| pool(family, &options.bridge_cidrs, "bridgeCIDRs")),
+            local: PerFamily::of(|family| pool(Kind::local(family))),
+            bridge: PerFamily::of(|family| pool(Kind::bridge(family))),
         }
     }
 
@@ -119,12 +139,9 @@ pub(super) fn family_of_text(text: &str) -> Option<Family> {
     })
 }
 
-/// The pool's network bits joined to the host bits of the underlay address.
-pub(super) fn address(pool: IpNet, underlay: &str) -> Result<IpNet, String> {
-    let ip: IpAddr = underlay
-        .parse()
-        .map_err(|_| format!("`{underlay}` is not an address"))?;
-    let joined = match (pool, ip) {
+/// The pool's network bits joined to the host bits of the underlay address; none where that is no address of the pool's family.
+pub(super) fn address(pool: IpNet, underlay: &str) -> Option<IpNet> {
+    let joined = match (pool, underlay.parse().ok()?) {
         (IpNet::V4(pool), IpAddr::V4(ip)) => {
             let host = u32::from(ip) & u32::from(pool.hostmask());
             IpAddr::V4(Ipv4Addr::from(u32::from(pool.network()) | host))
@@ -133,35 +150,9 @@ pub(super) fn address(pool: IpNet, underlay: &str) -> Result<IpNet, String> {
             let host = u128::from(ip) & u128::from(pool.hostmask());
             IpAddr::V6(Ipv6Addr::from(u128::from(pool.network()) | host))
         }
-        _ => return Err(format!("`{underlay}` is of another family than {pool}")),
+        _ => return None,
     };
-    IpNet::new(joined, pool.prefix_len()).map_err(|error| error.to_string())
-}
-
-/// Overlay addresses have only as many host bits as the pool leaves: nodes that share them share the address. That of vx-bridge has to
-/// be the only one in the fleet, that of vx-local in its cluster.
-pub(super) fn report_collisions(members: &Members<'_>, problems: &mut Vec<Problem>) {
-    let mut holders: HashMap<(Option<usize>, IpAddr), &str> = HashMap::new();
-    for node in &members.nodes {
-        for family in FAMILIES {
-            let tunnels = [(None, &node.bridge), (Some(node.cluster), &node.local)];
-            for (cluster, tunnels) in tunnels {
-                let Some(tunnel) = tunnels.get(family) else {
-                    continue;
-                };
-                if let Some(other) = holders.insert((cluster, tunnel.ip()), &node.name) {
-                    problems.push(Problem::new(
-                        format!("node {}", node.name),
-                        format!(
-                            "its overlay address {} on {} is also that of {other}",
-                            tunnel.ip(),
-                            tunnel.kind.name
-                        ),
-                    ));
-                }
-            }
-        }
-    }
+    IpNet::new(joined, pool.prefix_len()).ok()
 }
 
 #[cfg(test)]
@@ -175,22 +166,22 @@ mod tests {
         };
         assert_eq!(
             join("220.0.0.0/8", "192.168.1.11"),
-            Ok("220.168.1.11/8".into())
+            Some("220.168.1.11/8".into())
         );
         assert_eq!(
             join("210.0.0.0/8", "100.10.10.1"),
-            Ok("210.10.10.1/8".into())
+            Some("210.10.10.1/8".into())
         );
         assert_eq!(
             join("100.64.0.0/10", "10.255.0.7"),
-            Ok("100.127.0.7/10".into())
+            Some("100.127.0.7/10".into())
         );
         assert_eq!(
             join("9480::/16", "2409:7c85:6200::a0e:1702"),
-            Ok("9480:7c85:6200::a0e:1702/16".into())
+            Some("9480:7c85:6200::a0e:1702/16".into())
         );
-        assert!(join("220.0.0.0/8", "fe80::1").is_err());
-        assert!(join("220.0.0.0/8", "node1").is_err());
+        assert!(join("220.0.0.0/8", "fe80::1").is_none());
+        assert!(join("220.0.0.0/8", "node1").is_none());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The three records by which a node knows a peer: a flood row and a unicast row in the FDB, and a neighbour.
 
-use super::members::{Class, FAMILIES, Member, Members, Tunnel};
+use super::family::FAMILIES;
+use super::members::{Class, Member, Members, Tunnel};
 use super::order;
 use crate::api::{Arp, Fdb, NodeConfigSpec};
 use crate::state::Family;

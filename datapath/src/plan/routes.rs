@@ -1,11 +1,9 @@
 //! Which prefix is reached through whom.
 
-use std::collections::HashMap;
-
 use ipnet::IpNet;
 
 use super::members::{Class, Member, MemberCluster, Members};
-use super::{Problem, overlay};
+use super::overlay;
 use crate::api::Route;
 use crate::state::Family;
 
@@ -21,19 +19,13 @@ pub(super) struct Export {
     next_hop: String,
 }
 
-/// Every export of the fleet, services first.
-pub(super) fn exports(members: &Members<'_>, problems: &mut Vec<Problem>) -> Vec<Export> {
+/// Every export of the fleet, services first. A prefix that cannot be read is objected to in `claims`, and offered by nobody.
+pub(super) fn exports(members: &Members<'_>) -> Vec<Export> {
     let mut exports = Vec::new();
     for cluster in &members.clusters {
         if let Some(gateway) = cluster.gateway {
             let gateway = &members.nodes[gateway];
-            offer(
-                cluster,
-                gateway,
-                cluster.service_cidrs,
-                &mut exports,
-                problems,
-            );
+            offer(cluster, gateway, cluster.service_cidrs, &mut exports);
         }
         for place in &cluster.nodes {
             let node = &members.nodes[*place];
@@ -41,14 +33,13 @@ pub(super) fn exports(members: &Members<'_>, problems: &mut Vec<Problem>) -> Vec
                 continue;
             }
             let cidrs = if cluster.is_p2p() {
-                node.pod_cidrs
+                &node.spec.pod_cidrs
             } else {
                 cluster.pod_cidrs
             };
-            offer(cluster, node, cidrs, &mut exports, problems);
+            offer(cluster, node, cidrs, &mut exports);
         }
     }
-    report_overlaps(members, &exports, problems);
     exports
 }
 
@@ -57,7 +48,6 @@ fn offer(
     node: &Member<'_>,
     cidrs: &[String],
     exports: &mut Vec<Export>,
-    problems: &mut Vec<Problem>,
 ) {
     for cidr in cidrs {
         if overlay::family_of_text(cidr).is_some_and(|family| !cluster.families.has(family)) {
@@ -65,10 +55,6 @@ fn offer(
         }
         let text = cluster.global_name(cidr);
         let Ok(net) = text.parse::<IpNet>() else {
-            problems.push(Problem::new(
-                format!("cluster {}", cluster.name),
-                format!("`{text}`, offered by {}, is not a prefix", node.name),
-            ));
             continue;
         };
         let family = Family::of(net.addr());
@@ -82,23 +68,6 @@ fn offer(
             family,
             next_hop: tunnel.ip().to_string(),
         });
-    }
-}
-
-/// The same prefix from two clusters can lead to only one of them.
-fn report_overlaps(members: &Members<'_>, exports: &[Export], problems: &mut Vec<Problem>) {
-    let mut owners: HashMap<IpNet, usize> = HashMap::new();
-    for export in exports {
-        let owner = *owners.entry(export.net).or_insert(export.cluster);
-        if owner != export.cluster {
-            problems.push(Problem::new(
-                format!("cluster {}", members.clusters[export.cluster].name),
-                format!(
-                    "{} is also a prefix of cluster {}; a globalCIDRsMap can tell them apart",
-                    export.net, members.clusters[owner].name
-                ),
-            ));
-        }
     }
 }
 
@@ -123,7 +92,7 @@ pub(super) fn reachable(
     members: &Members<'_>,
     exports: &[Export],
 ) -> Reachable {
-    // An unreadable prefix of its own is reported where it is offered; it shadows nothing.
+    // An unreadable prefix of its own shadows nothing.
     let own = Prefixes::of(
         cluster
             .pod_cidrs

@@ -83,15 +83,10 @@ impl Intended {
         }
         let plan = datapath::plan::plan(fleet);
         let problems = plan
-            .problems
+            .objections
             .iter()
             .filter(|_| !guessed)
-            .map(|problem| {
-                format!(
-                    "intent leaves out what it cannot use of {}: {}",
-                    problem.object, problem.rule
-                )
-            })
+            .map(ToString::to_string)
             .collect();
         let planned: BTreeMap<NodeRef, NodeConfigSpec> = plan
             .configs

@@ -40,11 +40,11 @@ pub(super) fn plan(arguments: &LinkPlan) -> Outcome {
     Ok(OK)
 }
 
-/// The planner's result; what it had to leave out is told on stderr.
+/// The planner's result; what it objects to goes to stderr.
 fn plan_of(fleet: &Fleet, name: &str) -> Configs {
     let plan = datapath::plan::plan(fleet);
-    for problem in &plan.problems {
-        eprintln!("warning: {name}: left out: {problem}");
+    for objection in &plan.objections {
+        eprintln!("warning: {name}: {objection}");
     }
     plan.configs
 }
