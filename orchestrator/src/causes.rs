@@ -40,7 +40,8 @@ pub fn rank(code: Code) -> u8 {
         Code::CidrOverlap
         | Code::ClusternodeIncomplete
         | Code::FamilyMissing
-        | Code::LinkUnknown => 2,
+        | Code::LinkUnknown
+        | Code::ObjectInvalid => 2,
         Code::DevDeleted | Code::ForwardOff | Code::TunnelDevDown => 3,
         Code::AddressMissing | Code::InnerMtuTooBig | Code::NatMissing => 5,
         Code::WrongIdentity => 6,

@@ -43,7 +43,8 @@ pub const fn injection(code: Code) -> Injection {
         | C::FamilyMissing
         | C::GatewayNotElected
         | C::IntentStale
-        | C::LinkUnknown => Impossible(
+        | C::LinkUnknown
+        | C::ObjectInvalid => Impossible(
             "it is in the objects of the API, which kubectl changes in a simulated cluster as in any other",
         ),
         C::AgentSick | C::ClockSkew | C::KubeconfigExpired | C::Token | C::WrongIdentity => {

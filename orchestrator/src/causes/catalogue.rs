@@ -330,6 +330,14 @@ pub const CATALOGUE: &[Cause] = &[
         undiagnosed: None,
     },
     Cause {
+        code: Code::ObjectInvalid,
+        title: "a field of a Cluster, ClusterNode or NodeConfig cannot be used as it is",
+        meaning: "The planner leaves out what the field would have contributed: a prefix, an address pool, a translation.",
+        proof: "The field is empty where the mode needs it, is no prefix, or its two sides cannot be translated into each other.",
+        fix: "Write into the object's field what it should hold.",
+        undiagnosed: None,
+    },
+    Cause {
         code: Code::PmtuBlackhole,
         title: "a smaller hop drops silently",
         meaning: "Connections open and then stall; small packets pass.",
