@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use floater::session::{Command, Input, Limits, Session};
-use floater::stats::{Recorder, merge};
+use floater::stats::merge;
 use floater::wire::{Plan, Probe, Protocol, Rtt};
 
 fn plan(probes: u32) -> Plan {
     Plan {
-        version: 1,
+        version: 2,
         run: "bench".to_owned(),
         budget_pps: u32::MAX,
         timeout_ms: 1000,
+        ports: Vec::new(),
         probes: (0..probes)
             .map(|id| Probe {
                 id,
@@ -27,6 +28,7 @@ fn plan(probes: u32) -> Plan {
                 port: 0,
                 count: 3,
                 payload_bytes: 56,
+                timeout_ms: None,
                 expect: None,
             })
             .collect(),
@@ -47,6 +49,7 @@ fn run(plan: &Plan) -> u64 {
     let mut answers = Vec::new();
     while let Some(deadline) = session.deadline(now) {
         now = now.max(deadline);
+        session.wake(now);
         for input in answers.drain(..) {
             session.handle(now, input);
         }
@@ -103,11 +106,7 @@ fn session(criterion: &mut Criterion) {
 
 fn statistics(criterion: &mut Criterion) {
     let parts: Vec<Rtt> = (0..100_u64)
-        .filter_map(|probe| {
-            let mut recorder = Recorder::default();
-            (0..10).for_each(|sample| recorder.record(200 + probe * 7 + sample * 31));
-            recorder.rtt()
-        })
+        .filter_map(|probe| Rtt::of((0..10).map(|sample| 200 + probe * 7 + sample * 31)))
         .collect();
     let mut group = criterion.benchmark_group("stats");
     group.throughput(Throughput::Elements(parts.len() as u64));

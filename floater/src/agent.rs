@@ -6,23 +6,29 @@
 mod api;
 mod check;
 pub mod cli;
-mod connect;
+mod connections;
 mod echo;
 mod engine;
+mod guests;
 mod inspect;
 mod mmsg;
+mod nonces;
+mod plans;
 mod responder;
 mod settings;
 mod socket;
+mod starvation;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 pub use crate::error::Error;
+use crate::wire::Audience;
 pub use crate::wire::Layer;
 pub use datapath::state::Family;
 pub use socket::{At, Here, Sockets};
@@ -44,8 +50,22 @@ pub struct Config {
     pub port: u16,
     /// The API's port; 0 for any.
     pub api_port: u16,
-    /// After this it falls silent for good; none for never.
-    pub ttl: Option<Duration>,
+    /// The only address to listen on; none for all. [`Sockets`] decide: this is for whoever makes them.
+    pub bind: Option<IpAddr>,
+    /// When it falls silent for good; none for never.
+    pub expires: Option<SystemTime>,
+}
+
+impl Config {
+    /// Whom requests have to be signed for.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        Audience {
+            cluster: self.cluster.clone(),
+            node: self.node.clone(),
+            layer: self.layer,
+        }
+    }
 }
 
 impl std::fmt::Debug for Config {
@@ -58,25 +78,21 @@ impl std::fmt::Debug for Config {
             .field("run", &self.run)
             .field("port", &self.port)
             .field("api_port", &self.api_port)
-            .field("ttl", &self.ttl)
+            .field("bind", &self.bind)
+            .field("expires", &self.expires)
             .finish_non_exhaustive()
     }
 }
 
-/// Why a floater fell silent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
-    /// Its time was over.
-    Expired,
-    /// It was told to.
-    Stopped,
-}
-
 /// A living floater. Dropping it silences it.
+///
+/// From its expiry on nothing listens and nothing is sent, and it lives on until it is stopped: whoever started it would
+/// only start another one in place of one that ended.
 #[derive(Debug)]
 pub struct Floater {
     stop: Stopper,
-    task: Option<JoinHandle<Silence>>,
+    task: Option<JoinHandle<()>>,
+    expired: watch::Receiver<bool>,
     port: u16,
     api_port: u16,
 }
@@ -93,33 +109,62 @@ impl Stopper {
 }
 
 impl Floater {
-    /// Opens the listeners and lives on the calling runtime until its time is over or it is told to stop.
+    /// Opens the listeners and lives on the calling runtime until it is told to stop. One that has expired opens none.
     ///
     /// # Errors
     /// A listener that cannot be opened.
-    pub async fn start(config: Config, sockets: Arc<dyn Sockets>) -> Result<Self, Error> {
-        let responder = listen(&*sockets, config.port)?;
-        let api = listen(&*sockets, config.api_port)?;
-        let (port, api_port) = (port_of(&responder)?, port_of(&api)?);
-        let ttl = config.ttl;
+    pub async fn start(mut config: Config, sockets: Arc<dyn Sockets>) -> Result<Self, Error> {
+        let listeners = if is_over(config.expires) {
+            None
+        } else {
+            let responder = listen(&*sockets, config.port)?;
+            let api = listen(&*sockets, config.api_port)?;
+            (config.port, config.api_port) = (port_of(&responder)?, port_of(&api)?);
+            Some((responder, api))
+        };
+        let (port, api_port, expires) = (config.port, config.api_port, config.expires);
         let config = Arc::new(config);
-        let (sender, mut stopped) = watch::channel(false);
+        let served = Arc::new(api::Api::new(Arc::clone(&config), sockets));
+        let (stop, mut stopped) = watch::channel(false);
+        let (silent, expired) = watch::channel(listeners.is_none());
         let task = tokio::spawn(async move {
-            // Dropping the two futures closes the listeners and ends every connection and probe.
-            tokio::select! {
-                biased;
-                _ = stopped.wait_for(|stop| *stop) => Silence::Stopped,
-                () = expire(ttl) => Silence::Expired,
-                () = responder::serve(responder, Arc::clone(&config)) => Silence::Stopped,
-                () = api::serve(api, config, sockets) => Silence::Stopped,
+            if let Some((responder, api)) = listeners {
+                // Dropping the two futures closes the listeners and ends every connection and probe.
+                tokio::select! {
+                    biased;
+                    _ = stopped.wait_for(|stop| *stop) => return,
+                    () = expire(expires) => {}
+                    () = responder::serve(responder, config) => {}
+                    () = api::serve(api, served) => {}
+                }
             }
+            silent.send_replace(true);
+            // Whoever could stop it may be gone.
+            let _ = stopped.wait_for(|stop| *stop).await;
         });
         Ok(Self {
-            stop: Stopper(Arc::new(sender)),
+            stop: Stopper(Arc::new(stop)),
             task: Some(task),
+            expired,
             port,
             api_port,
         })
+    }
+
+    /// Whether its time is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        *self.expired.borrow()
+    }
+
+    /// Waits until its time is over; for ever where it has no end.
+    pub fn expired(&self) -> impl Future<Output = ()> + use<> {
+        let mut expired = self.expired.clone();
+        async move {
+            if expired.wait_for(|over| *over).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// The responder's port.
@@ -145,11 +190,10 @@ impl Floater {
         self.stop.clone()
     }
 
-    /// Waits until it is silent: nothing listens, nothing is sent.
-    pub async fn stopped(mut self) -> Silence {
-        match self.task.take() {
-            Some(task) => task.await.unwrap_or(Silence::Stopped),
-            None => Silence::Stopped,
+    /// Waits until it has ended. It does so when it is stopped.
+    pub async fn stopped(mut self) {
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
         }
     }
 }
@@ -162,10 +206,24 @@ impl Drop for Floater {
     }
 }
 
-async fn expire(ttl: Option<Duration>) {
-    match ttl {
-        Some(ttl) => tokio::time::sleep(ttl).await,
-        None => std::future::pending().await,
+/// The wall clock, milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn is_over(expires: Option<SystemTime>) -> bool {
+    expires.is_some_and(|expires| expires <= SystemTime::now())
+}
+
+/// Waits for a time of the wall clock, which may be set meanwhile.
+async fn expire(expires: Option<SystemTime>) {
+    const LOOK: Duration = Duration::from_secs(30);
+    let Some(expires) = expires else {
+        return std::future::pending().await;
+    };
+    while let Ok(left) = expires.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left.clamp(Duration::from_millis(1), LOOK)).await;
     }
 }
 
@@ -189,35 +247,4 @@ fn port_of(listener: &TcpListener) -> Result<u16, Error> {
             doing: "read a listener's address".to_owned(),
             source,
         })
-}
-
-/// Answers connections, at most so many at once, until it is dropped, and takes them with it; further ones wait to be accepted.
-async fn serve<A: Future<Output = ()> + Send + 'static>(
-    listener: TcpListener,
-    most: usize,
-    answer: impl Fn(TcpStream) -> A,
-) {
-    let room = Arc::new(Semaphore::new(most));
-    let mut connections = JoinSet::new();
-    loop {
-        // Never closed, so always granted.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let answered = answer(stream);
-                connections.spawn(async move {
-                    answered.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(%error, "accept");
-                // Descriptors run out and come back.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
 }

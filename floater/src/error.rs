@@ -9,7 +9,7 @@ pub enum Error {
     #[error("{variable}: {rule}")]
     Setting {
         /// The environment variable.
-        variable: &'static str,
+        variable: String,
         /// What it has to be.
         rule: String,
     },

@@ -20,7 +20,7 @@
 //! use floater::wire::{Event, Plan};
 //!
 //! let plan: Plan = serde_json::from_str(
-//!     r#"{"version": 1, "run": "r", "budget_pps": 100, "timeout_ms": 1000,
+//!     r#"{"version": 2, "run": "r", "budget_pps": 100, "timeout_ms": 1000,
 //!         "probes": [{"id": 7, "dst": "10.21.0.5", "protocol": "icmp", "count": 3}]}"#,
 //! )?;
 //! let limits = Limits { icmp4_bytes: 212_992, icmp6_bytes: 212_992, connections: 16, secret: 4 };
@@ -28,6 +28,7 @@
 //! let mut now = Duration::ZERO;
 //! while let Some(next) = session.deadline(now) {
 //!     now = next;
+//!     session.wake(now);
 //!     while let Some(command) = session.poll(now) {
 //!         if let Command::Echo { token, cookie, dst, .. } = command {
 //!             let reply = Input::Reply { token, cookie, from: dst, received: None };

@@ -1,7 +1,8 @@
 //! The probe machine: what to send, when, and what became of it. No sockets, no clock.
 //!
-//! A driver tells it what happened ([`Session::handle`]), asks what to do ([`Session::poll`]) and until when it may
-//! sleep ([`Session::deadline`]). Time is a [`Duration`] since a moment of the driver's choosing.
+//! A driver tells it when it woke ([`Session::wake`]) and what happened ([`Session::handle`]), asks what to do
+//! ([`Session::poll`]) and until when it may sleep ([`Session::deadline`]). Time is a [`Duration`] since a moment of the
+//! driver's choosing.
 //!
 //! ```text
 //!               ┌────────────── bucket, room in the lane, gap since the probe's last packet
@@ -9,7 +10,8 @@
 //!   queued ─► in flight ─► answered ─────────────┐
 //!                 │  ├───► refused, ICMP error,  ├─► judged ─► the probe's Outcome once all are
 //!                 │  │     wrong identity, local │
-//!                 │  └───► timed out ────────────┘
+//!                 │  ├───► timed out ────────────┤
+//!                 │  └───► undecided ────────────┘
 //!                 └ late and duplicate answers are counted, once each, and change no verdict
 //! ```
 //!
@@ -17,7 +19,14 @@
 //!
 //! A lane (ICMP, ICMPv6, TCP) never has more in flight than its socket can hold answers for, so that a floater that was
 //! not scheduled for a while finds every answer waiting and no stall can pass for a loss. For that the driver reads its
-//! sockets empty before it polls, with the time from before it read.
+//! sockets empty between waking and polling, with the time from before it read: only `poll` judges what has timed out.
+//!
+//! **Lateness.** The session knows until when its driver meant to sleep, so it knows how late it woke. An answer that the
+//! kernel has stamped is in time by its stamps, whenever it was read; one without a stamp may have waited since the driver
+//! should have woken, and counts from then. A connection needs the driver in the middle, so it gets the time back by
+//! which the driver was late, and no more. What times out although the driver was late by more than an eighth of the
+//! probe's time while it was on its way is undecided, not lost: the lateness has a cause, and that cause may have kept
+//! others from answering as well.
 
 mod bucket;
 mod driver;
@@ -30,16 +39,25 @@ use std::time::Duration;
 
 pub use bucket::Bucket;
 pub use driver::{Command, Input};
-use lane::{Heard, Window};
+use lane::{Heard, Slot, Window};
 
 use crate::stats::Recorder;
-use crate::wire::{Event, Failure, Outcome, Plan, Protocol};
+use crate::wire::{Event, Failure, Health, Outcome, Plan, Protocol};
 
 /// The least time between two packets of one probe.
 pub const GAP: Duration = Duration::from_millis(20);
 
 /// What one small answer and one transmit time stamp take of a socket's receive buffer, bytes.
 pub const ANSWER_BYTES: usize = 1664;
+
+/// Waking later than this after the time that was asked for is a missed tick.
+pub const TOLERANCE: Duration = Duration::from_millis(10);
+
+/// The longest sleep while connections are under way, so that a stall is noticed while it can be made up for.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// A driver that is late by more than this part of a probe's time has no say in whether it was lost.
+const STARVED: u32 = 8;
 
 /// Sockets that do not share a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +102,7 @@ pub struct Limits {
     pub secret: u64,
 }
 
-/// What has been counted. The first six are verdicts.
+/// What has been counted. The first seven are verdicts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Answered by the right one in time.
@@ -99,6 +117,8 @@ pub struct Counts {
     pub local: u64,
     /// Never answered, or too late.
     pub timeouts: u64,
+    /// Never heard, by a driver that may have been kept from hearing.
+    pub undecided: u64,
     /// Everything tried.
     pub sent: u64,
     /// Answers that came after the time was over.
@@ -115,7 +135,13 @@ impl Counts {
     /// The sum of verdicts.
     #[must_use]
     pub fn judged(&self) -> u64 {
-        self.replies + self.refused + self.icmp_errors + self.wrong + self.local + self.timeouts
+        self.replies
+            + self.refused
+            + self.icmp_errors
+            + self.wrong
+            + self.local
+            + self.timeouts
+            + self.undecided
     }
 }
 
@@ -125,7 +151,7 @@ pub struct Session {
     lanes: [Window; 3],
     turn: usize,
     bucket: Bucket,
-    timeout: Duration,
+    allowance_pps: u32,
     cookies: Cookies,
     counts: Counts,
     unsent: u64,
@@ -133,6 +159,13 @@ pub struct Session {
     abandon: VecDeque<Token>,
     started: Option<Duration>,
     finished: bool,
+    /// Until when the driver meant to sleep.
+    asked: Option<Duration>,
+    /// How late it woke this time.
+    late: Duration,
+    /// How late it woke altogether.
+    lateness: Duration,
+    health: Health,
 }
 
 /// What is known of one probe.
@@ -144,6 +177,8 @@ struct Track {
     sent: u32,
     judged: u32,
     received: u32,
+    undecided: u32,
+    starved: bool,
     failure: Option<Failure>,
     times: Recorder,
 }
@@ -168,6 +203,8 @@ impl Session {
                 sent: 0,
                 judged: 0,
                 received: 0,
+                undecided: 0,
+                starved: false,
                 failure: None,
                 times: Recorder::default(),
             })
@@ -185,7 +222,7 @@ impl Session {
                 Protocol::Icmp => (Lane::Icmp6, answer_bytes(probe.payload_bytes)),
                 Protocol::Tcp => (Lane::Tcp, 1),
             };
-            lanes[lane as usize].enqueue(index, cost);
+            lanes[lane as usize].enqueue(index, cost, plan.timeout(probe));
         }
         Self {
             unsent: probes.iter().map(|probe| u64::from(probe.count)).sum(),
@@ -193,7 +230,7 @@ impl Session {
             lanes,
             turn: 0,
             bucket: Bucket::new(plan.budget_pps),
-            timeout: Duration::from_millis(u64::from(plan.timeout_ms)),
+            allowance_pps: plan.budget_pps,
             cookies: Cookies {
                 secret: limits.secret,
             },
@@ -202,7 +239,40 @@ impl Session {
             abandon: VecDeque::new(),
             started: None,
             finished: false,
+            asked: None,
+            late: Duration::ZERO,
+            lateness: Duration::ZERO,
+            health: Health::default(),
         }
+    }
+
+    /// The driver runs again, after it had asked for a deadline and before it reads what has come.
+    pub fn wake(&mut self, now: Duration) {
+        self.late = now.saturating_sub(self.asked.take().unwrap_or(now));
+        if self.late <= TOLERANCE {
+            self.late = Duration::ZERO;
+            return;
+        }
+        self.lateness += self.late;
+        self.health.missed_ticks += 1;
+        let late_us = u64::try_from(self.late.as_micros()).unwrap_or(u64::MAX);
+        self.health.worst_lateness_us = self.health.worst_lateness_us.max(late_us);
+        self.lanes[Lane::Tcp as usize].postpone(self.late);
+    }
+
+    /// No more than so many packets per second from now on, whatever the plan allows.
+    pub fn limit(&mut self, now: Duration, most_pps: u32, plan: &Plan) {
+        let allowance = plan.budget_pps.min(most_pps);
+        if allowance != self.allowance_pps {
+            self.allowance_pps = allowance;
+            self.bucket.set_allowance(now, allowance);
+        }
+    }
+
+    /// How the driver has fared so far, as far as the session knows.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health
     }
 
     /// The next thing to do; to be asked until there is none.
@@ -220,7 +290,7 @@ impl Session {
             return None;
         }
         self.turn = (lane as usize + 1) % LANES.len();
-        let (number, probe) = self.lanes[lane as usize].launch(now, self.timeout);
+        let (number, probe) = self.lanes[lane as usize].launch(now, self.lateness);
         let token = Token { lane, number };
         let track = &mut self.probes[probe];
         track.sent += 1;
@@ -245,16 +315,23 @@ impl Session {
 
     /// When there will be something to do without anything happening; none once all is judged.
     ///
-    /// Sending waits for a worthwhile burst rather than for the next token.
+    /// Sending waits for a worthwhile burst rather than for the next token. How late the driver wakes is counted from here.
     pub fn deadline(&mut self, now: Duration) -> Option<Duration> {
+        self.asked = self.next(now);
+        self.asked
+    }
+
+    fn next(&mut self, now: Duration) -> Option<Duration> {
         if !self.abandon.is_empty() {
             return Some(now);
         }
-        let expiry = self.lanes.iter_mut().filter_map(Window::expiry).min();
+        let expiry = self.lanes.iter().filter_map(Window::expiry).min();
         let eligible = self.lanes.iter().filter_map(Window::eligible).min();
         let unsent = usize::try_from(self.unsent).unwrap_or(usize::MAX);
         let send = eligible.map(|at| at.max(self.bucket.ready_at(now, unsent)));
-        expiry.into_iter().chain(send).min()
+        let connecting = self.lanes[Lane::Tcp as usize].in_flight() > 0;
+        let tick = connecting.then(|| now + TICK);
+        expiry.into_iter().chain(send).chain(tick).min()
     }
 
     /// Takes in what happened at `now`.
@@ -277,7 +354,10 @@ impl Session {
                 kind,
                 code,
             } => self.icmp_error(lane, sequence, dst, Failure::IcmpError { from, kind, code }),
-            Input::Overflowed { lane } => self.lanes[lane as usize].suspect(),
+            Input::Overflowed { lane, drops } => {
+                self.health.receive_drops += u64::from(drops);
+                self.lanes[lane as usize].suspect();
+            }
             Input::Reply {
                 token,
                 cookie,
@@ -303,7 +383,6 @@ impl Session {
                     slot.user = Some(at);
                 }
             }
-            Input::Stalled { by } => self.lanes.iter_mut().for_each(|lane| lane.postpone(by)),
             Input::Transmitted { token, cookie, at } => {
                 if cookie != self.cookies.of(token) {
                     return;
@@ -329,6 +408,7 @@ impl Session {
         Some(Event::Done {
             sent: self.counts.sent,
             elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            health: self.health,
         })
     }
 
@@ -362,16 +442,29 @@ impl Session {
                 if lane == Lane::Tcp {
                     self.abandon.push_back(Token { lane, number });
                 }
-                let failure = if slot.suspect {
-                    Failure::Local {
-                        error: "the receive buffer ran over: perhaps it was answered".to_owned(),
-                    }
-                } else {
-                    Failure::Timeout
-                };
+                let failure = self.silence(&slot);
                 self.judge(slot.probe, Err(failure));
             }
         }
+    }
+
+    /// What it means that nothing was heard of it in time.
+    fn silence(&mut self, slot: &Slot) -> Failure {
+        let late = self.lateness.saturating_sub(slot.lateness);
+        let starved = late > slot.timeout / STARVED;
+        self.probes[slot.probe].starved |= starved;
+        let reason = if slot.suspect {
+            "the floater's receive buffer ran over: perhaps it was answered".to_owned()
+        } else if starved {
+            format!(
+                "the floater was kept from running for {} ms of the {} ms that it waited",
+                late.as_millis(),
+                slot.timeout.as_millis()
+            )
+        } else {
+            return Failure::Timeout;
+        };
+        Failure::Undecided { reason }
     }
 
     fn reply(
@@ -396,16 +489,23 @@ impl Session {
         }
         let (rtt, stamped) = slot.rtt(now, received);
         // What the kernel stamped is late by its stamps, whenever it was read; else the session's own time decides.
+        // It may have waited to be read since the driver should have woken.
         let late = if stamped {
-            rtt > self.timeout
+            rtt > slot.timeout
         } else {
-            now > slot.deadline
+            now.saturating_sub(self.late) > slot.deadline
         };
         let heard = if late { Heard::TooLate } else { Heard::Answer };
         self.lanes[token.lane as usize].judge(token.number, heard);
         if late {
             self.counts.late += 1;
-            self.judge(slot.probe, Err(Failure::Timeout));
+            // With a stamp it is known to be late, whoever slept.
+            let failure = if stamped {
+                Failure::Timeout
+            } else {
+                self.silence(&slot)
+            };
+            self.judge(slot.probe, Err(failure));
         } else {
             self.counts.unstamped += u64::from(!stamped);
             self.judge(slot.probe, Ok(rtt));
@@ -452,11 +552,16 @@ impl Session {
                     .record(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
             }
             Err(failure) => {
+                track.undecided += u32::from(matches!(failure, Failure::Undecided { .. }));
                 *match failure {
+                    // No driver says that a probe which it was asked to send may not be sent.
+                    Failure::Forbidden { .. }
+                    | Failure::Local { .. }
+                    | Failure::Unsupported { .. } => &mut self.counts.local,
                     Failure::IcmpError { .. } => &mut self.counts.icmp_errors,
-                    Failure::Local { .. } => &mut self.counts.local,
                     Failure::Refused => &mut self.counts.refused,
                     Failure::Timeout => &mut self.counts.timeouts,
+                    Failure::Undecided { .. } => &mut self.counts.undecided,
                     Failure::WrongIdentity { .. } => &mut self.counts.wrong,
                 } += 1;
                 if track
@@ -482,20 +587,23 @@ impl Track {
             id: self.id,
             sent: self.sent,
             received: self.received,
+            undecided: self.undecided,
+            starved: self.starved,
             failure: self.failure.clone(),
             rtt: self.times.rtt(),
         }
     }
 }
 
-/// Of several failures of one probe the most telling is reported.
+/// Of several failures of one probe the one that says most is reported.
 fn telling(failure: &Failure) -> u8 {
     match failure {
-        Failure::Timeout => 0,
-        Failure::Local { .. } => 1,
-        Failure::Refused => 2,
-        Failure::IcmpError { .. } => 3,
-        Failure::WrongIdentity { .. } => 4,
+        Failure::Undecided { .. } => 0,
+        Failure::Timeout => 1,
+        Failure::Forbidden { .. } | Failure::Local { .. } | Failure::Unsupported { .. } => 2,
+        Failure::Refused => 3,
+        Failure::IcmpError { .. } => 4,
+        Failure::WrongIdentity { .. } => 5,
     }
 }
 

@@ -1,48 +1,146 @@
 //! Round-trip times that add up: recorded at one floater, merged over many.
 //!
-//! A probe of a few packets keeps them as they are; one of many keeps an HdrHistogram of two significant digits, so that
-//! a percentile is at most 1 % off while a histogram on the wire is some tens of bytes. Least and greatest are exact.
+//! Up to [`FEW`] samples travel as they are. More travel as the filled buckets of an HdrHistogram of two significant
+//! digits, so that a percentile is at most 1 % off and their size is bounded by the range of a round-trip time. Least and
+//! greatest are exact. Reading an [`Rtt`] checks it: whoever holds one holds one that adds up.
 
-use std::io::Cursor;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
-
-use crate::wire::Rtt;
+use serde::{Deserialize, Serialize};
 
 /// The greatest time that is told apart from greater ones, microseconds: one minute.
 pub const GREATEST_US: u64 = 60_000_000;
 
-/// Samples that are kept as they are before a histogram is worth its 10 KiB.
-const FEW: usize = 128;
+/// The most samples that travel as they are.
+pub const FEW: usize = 64;
 
-/// The longest histogram that is read, bytes of base64; a full one of two digits is below 10,000.
-const LONGEST: usize = 64 * 1024;
+/// The most buckets that [`GREATEST_US`] and two digits make.
+const BUCKETS: usize = 3072;
 
-/// Why a histogram could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why round-trip times are not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not base64, or too much of it.
-    #[error("the histogram is not base64 of at most {LONGEST} characters")]
-    Base64,
-    /// Not an HdrHistogram V2.
-    #[error("the histogram is not an HdrHistogram V2: {0}")]
-    Histogram(String),
-    /// A histogram whose range is beyond any round-trip time.
-    #[error(
-        "the histogram claims {digits} digits up to {greatest} µs: more than a round-trip time needs"
-    )]
-    Range {
-        /// Significant digits.
-        digits: u32,
-        /// The greatest value that it tells apart.
-        greatest: u64,
-    },
+    /// No sample, or more samples or buckets than there can be.
+    #[error("round-trip times of no sample, or of too many")]
+    Count,
+    /// Not in order.
+    #[error("round-trip times that are not in order")]
+    Order,
+    /// Zero, or beyond [`GREATEST_US`].
+    #[error("a round-trip time beyond a minute, or none at all")]
+    Range,
 }
 
-/// The round-trip times of one probe.
+/// Round-trip times of one probe or of several, microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Times", into = "Times")]
+pub struct Rtt {
+    /// The least.
+    pub min_us: u64,
+    /// The median.
+    pub p50_us: u64,
+    /// The 99th percentile.
+    pub p99_us: u64,
+    /// The greatest.
+    pub max_us: u64,
+    times: Times,
+}
+
+/// Round-trip times on the wire, microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Times {
+    /// Many: the filled buckets of a histogram.
+    Buckets {
+        /// The least.
+        min_us: u32,
+        /// The greatest.
+        max_us: u32,
+        /// Each bucket's greatest value and how many samples it holds, in rising order.
+        counts: Vec<(u32, u32)>,
+    },
+    /// Few: each of them, in rising order, at most [`FEW`].
+    Samples(Vec<u32>),
+}
+
+impl Rtt {
+    /// The round-trip times of these samples; none for none.
+    #[must_use]
+    pub fn of(samples: impl IntoIterator<Item = u64>) -> Option<Self> {
+        let mut recorder = Recorder::default();
+        samples
+            .into_iter()
+            .for_each(|sample| recorder.record(sample));
+        recorder.rtt()
+    }
+
+    /// How many samples there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match &self.times {
+            Times::Buckets { counts, .. } => {
+                counts.iter().map(|(_, count)| u64::from(*count)).sum()
+            }
+            Times::Samples(samples) => samples.len() as u64,
+        }
+    }
+}
+
+impl From<Rtt> for Times {
+    fn from(rtt: Rtt) -> Self {
+        rtt.times
+    }
+}
+
+impl TryFrom<Times> for Rtt {
+    type Error = Error;
+
+    /// The one place where round-trip times from elsewhere are read.
+    fn try_from(times: Times) -> Result<Self, Error> {
+        let ranged = |value: u32| (1..=GREATEST_US).contains(&u64::from(value));
+        match &times {
+            Times::Samples(samples) => {
+                if samples.is_empty() || samples.len() > FEW {
+                    return Err(Error::Count);
+                }
+                if !samples.is_sorted() {
+                    return Err(Error::Order);
+                }
+                if !samples.iter().all(|sample| ranged(*sample)) {
+                    return Err(Error::Range);
+                }
+                Ok(few(samples.clone()))
+            }
+            Times::Buckets {
+                min_us,
+                max_us,
+                counts,
+            } => {
+                let empty = counts.iter().any(|(_, count)| *count == 0);
+                if counts.is_empty() || counts.len() > BUCKETS || empty {
+                    return Err(Error::Count);
+                }
+                if !counts.is_sorted_by(|left, right| left.0 < right.0) || min_us > max_us {
+                    return Err(Error::Order);
+                }
+                // A bucket's greatest value may be a little beyond the greatest sample.
+                let within = |value: u32| value >= 1 && u64::from(value) <= GREATEST_US * 102 / 100;
+                if !ranged(*min_us)
+                    || !ranged(*max_us)
+                    || !counts.iter().all(|(value, _)| within(*value))
+                {
+                    return Err(Error::Range);
+                }
+                let mut sum = empty_histogram();
+                for (value, count) in counts {
+                    sum.saturating_record_n(u64::from(*value).min(GREATEST_US), *count);
+                }
+                Ok(many(&sum, u64::from(*min_us), u64::from(*max_us)))
+            }
+        }
+    }
+}
+
+/// The round-trip times of one probe as they come.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
     few: Vec<u32>,
@@ -54,118 +152,129 @@ pub struct Recorder {
 impl Recorder {
     /// Adds one round-trip time. Nothing comes back in no time: 0 counts as 1.
     pub fn record(&mut self, rtt_us: u64) {
-        let rtt_us = rtt_us.clamp(1, GREATEST_US);
+        self.record_many(rtt_us, 1);
+        let rtt_us = clamped(rtt_us);
         self.least = Some(self.least.map_or(rtt_us, |least| least.min(rtt_us)));
         self.greatest = self.greatest.max(rtt_us);
-        if let Some(many) = &mut self.many {
-            many.saturating_record(rtt_us);
-        } else if self.few.len() < FEW {
-            // At most GREATEST_US, which fits.
-            self.few.push(u32::try_from(rtt_us).unwrap_or(u32::MAX));
-        } else {
-            let mut many = Box::new(self.histogram());
-            many.saturating_record(rtt_us);
-            self.many = Some(many);
-            self.few = Vec::new();
-        }
     }
 
-    /// The times so far in their form on the wire; none where there are none.
+    /// Adds samples without regard to the extremes.
+    fn record_many(&mut self, rtt_us: u64, count: u32) {
+        let rtt_us = clamped(rtt_us);
+        if self.many.is_none() && count == 1 && self.few.len() < FEW {
+            // At most GREATEST_US, which fits.
+            self.few.push(u32::try_from(rtt_us).unwrap_or(u32::MAX));
+            return;
+        }
+        let few = std::mem::take(&mut self.few);
+        self.many
+            .get_or_insert_with(|| {
+                let mut many = Box::new(empty_histogram());
+                for sample in few {
+                    many.saturating_record(u64::from(sample));
+                }
+                many
+            })
+            .saturating_record_n(rtt_us, count);
+    }
+
+    /// The times so far; none where there are none.
     #[must_use]
     pub fn rtt(&self) -> Option<Rtt> {
         let least = self.least?;
         Some(match &self.many {
-            Some(many) => encode(many, least, self.greatest),
-            None => encode(&self.histogram(), least, self.greatest),
+            Some(histogram) => many(histogram, least, self.greatest),
+            None => {
+                let mut samples = self.few.clone();
+                samples.sort_unstable();
+                few(samples)
+            }
         })
-    }
-
-    fn histogram(&self) -> Histogram<u32> {
-        let mut histogram = empty();
-        for sample in &self.few {
-            histogram.saturating_record(u64::from(*sample));
-        }
-        histogram
     }
 }
 
 /// One answer for several probes; none for none.
 ///
 /// ```
-/// use floater::stats::{Recorder, merge};
+/// use floater::stats::{Rtt, merge};
 ///
-/// let (mut near, mut far) = (Recorder::default(), Recorder::default());
-/// near.record(200);
-/// far.record(40_000);
-/// let both = merge(near.rtt().iter().chain(far.rtt().iter())).unwrap().unwrap();
-/// assert_eq!((both.min_us, both.max_us), (200, 40_000));
+/// let (near, far) = (Rtt::of([200]), Rtt::of([40_000]));
+/// let both = merge(near.iter().chain(&far)).unwrap();
+/// assert_eq!((both.min_us, both.max_us, both.count()), (200, 40_000, 2));
 /// ```
-///
-/// # Errors
-/// The first histogram that cannot be read.
-pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Rtt>) -> Result<Option<Rtt>, Error> {
-    let mut whole: Option<(Histogram<u32>, u64, u64)> = None;
+#[must_use]
+pub fn merge<'a>(parts: impl IntoIterator<Item = &'a Rtt>) -> Option<Rtt> {
+    let mut all = Recorder::default();
     for part in parts {
-        let (sum, least, greatest) = whole.get_or_insert_with(|| (empty(), u64::MAX, 0));
-        for bucket in decode(&part.histogram)?.iter_recorded() {
-            let value = bucket.value_iterated_to().min(GREATEST_US);
-            sum.saturating_record_n(
-                value,
-                u32::try_from(bucket.count_since_last_iteration()).unwrap_or(u32::MAX),
-            );
+        match &part.times {
+            Times::Samples(samples) => samples
+                .iter()
+                .for_each(|sample| all.record_many(u64::from(*sample), 1)),
+            Times::Buckets { counts, .. } => {
+                for (value, count) in counts {
+                    all.record_many(u64::from(*value), *count);
+                }
+            }
         }
-        *least = (*least).min(part.min_us);
-        *greatest = (*greatest).max(part.max_us);
+        all.least = Some(
+            all.least
+                .map_or(part.min_us, |least| least.min(part.min_us)),
+        );
+        all.greatest = all.greatest.max(part.max_us);
     }
-    Ok(whole.map(|(sum, least, greatest)| encode(&sum, least, greatest)))
+    all.rtt()
 }
 
-/// The histogram of a [`Rtt`].
-///
-/// # Errors
-/// Where it is none, or one whose range no round-trip time needs: that costs memory by its header alone.
-pub fn decode(histogram: &str) -> Result<Histogram<u64>, Error> {
-    if histogram.len() > LONGEST {
-        return Err(Error::Base64);
-    }
-    let bytes = STANDARD.decode(histogram).map_err(|_| Error::Base64)?;
-    // The header of V2: cookie, payload length, normalising offset, digits (each u32), lowest, highest (each u64).
-    if let (Some(digits), Some(highest)) = (number::<4>(&bytes, 12), number::<8>(&bytes, 24)) {
-        let digits = u32::from_be_bytes(digits);
-        let greatest = u64::from_be_bytes(highest);
-        if digits > 3 || greatest > 60 * GREATEST_US {
-            return Err(Error::Range { digits, greatest });
-        }
-    }
-    Deserializer::new()
-        .deserialize(&mut Cursor::new(bytes))
-        .map_err(|error| Error::Histogram(error.to_string()))
+fn clamped(rtt_us: u64) -> u64 {
+    rtt_us.clamp(1, GREATEST_US)
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.try_into().ok()
-}
-
-fn empty() -> Histogram<u32> {
+fn empty_histogram() -> Histogram<u32> {
     Histogram::new_with_bounds(1, GREATEST_US, 2).expect("constant bounds that the crate allows")
 }
 
-fn encode(histogram: &Histogram<u32>, least: u64, greatest: u64) -> Rtt {
-    let mut bytes = Vec::new();
-    V2Serializer::new()
-        .serialize(histogram, &mut bytes)
-        .expect("a vector takes every byte and u32 counts fit the format");
+/// Of sorted samples, at least one.
+fn few(samples: Vec<u32>) -> Rtt {
+    // The nearest rank, as the histogram counts.
+    let at = |percent: usize| {
+        let rank = (samples.len() * percent).div_ceil(100).max(1) - 1;
+        samples.get(rank).copied().map_or(0, u64::from)
+    };
+    Rtt {
+        min_us: at(0),
+        p50_us: at(50),
+        p99_us: at(99),
+        max_us: at(100),
+        times: Times::Samples(samples),
+    }
+}
+
+fn many(histogram: &Histogram<u32>, least: u64, greatest: u64) -> Rtt {
     let within = |quantile| {
         histogram
             .value_at_quantile(quantile)
             .clamp(least.min(greatest), greatest)
     };
+    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let counts = histogram
+        .iter_recorded()
+        .map(|bucket| {
+            (
+                narrow(bucket.value_iterated_to()),
+                narrow(bucket.count_since_last_iteration()),
+            )
+        })
+        .collect();
     Rtt {
         min_us: least,
         p50_us: within(0.5),
         p99_us: within(0.99),
         max_us: greatest,
-        histogram: STANDARD.encode(bytes),
+        times: Times::Buckets {
+            min_us: narrow(least),
+            max_us: narrow(greatest),
+            counts,
+        },
     }
 }
 
@@ -176,9 +285,11 @@ mod tests {
     use super::*;
 
     fn of(samples: &[u64]) -> Option<Rtt> {
-        let mut recorder = Recorder::default();
-        samples.iter().for_each(|sample| recorder.record(*sample));
-        recorder.rtt()
+        Rtt::of(samples.iter().copied())
+    }
+
+    fn read(times: Times) -> Result<Rtt, Error> {
+        times.try_into()
     }
 
     #[test]
@@ -191,6 +302,9 @@ mod tests {
             (rtt.p50_us as f64 - median).abs() <= median / 100.0,
             "{rtt:?}"
         );
+        let three = of(&[30, 10, 20]).expect("samples");
+        let figures = (three.min_us, three.p50_us, three.p99_us, three.max_us);
+        assert_eq!(figures, (10, 20, 30, 30));
     }
 
     #[test]
@@ -201,48 +315,88 @@ mod tests {
     }
 
     #[test]
-    fn a_header_cannot_ask_for_memory() {
-        let mut bytes = Vec::new();
-        let wide = Histogram::<u64>::new_with_bounds(1, u64::MAX, 5).expect("allowed bounds");
-        V2Serializer::new()
-            .serialize(&wide, &mut bytes)
-            .expect("vector");
-        assert_eq!(
-            decode(&STANDARD.encode(bytes)).err(),
-            Some(Error::Range {
-                digits: 5,
-                greatest: u64::MAX
+    fn twenty_probes_fit_in_two_kilobytes_and_any_number_of_samples_in_bounds() {
+        let json = |rtt: &Rtt| serde_json::to_string(rtt).expect("plain data").len();
+        let twenty: usize = (0..20)
+            .filter_map(|probe| of(&[probe * 1000 + 1, 59_999_999, 60_000_000]))
+            .map(|rtt| json(&rtt))
+            .sum();
+        assert!(twenty <= 2000, "{twenty}");
+        let all: Vec<u64> = (0..200_000).map(|at| 1 + at * 300).collect();
+        let everything = of(&all).expect("samples");
+        assert!(json(&everything) <= 48 * 1024, "{}", json(&everything));
+    }
+
+    #[test]
+    fn what_does_not_add_up_is_not_read() {
+        let samples = |list: &[u32]| read(Times::Samples(list.to_vec())).err();
+        assert_eq!(samples(&[]), Some(Error::Count));
+        assert_eq!(samples(&[1; FEW + 1]), Some(Error::Count));
+        assert_eq!(samples(&[2, 1]), Some(Error::Order));
+        assert_eq!(samples(&[0]), Some(Error::Range));
+        assert_eq!(samples(&[60_000_001]), Some(Error::Range));
+        let buckets = |min_us, max_us, counts: &[(u32, u32)]| {
+            read(Times::Buckets {
+                min_us,
+                max_us,
+                counts: counts.to_vec(),
             })
-        );
-        assert_eq!(decode(&"A".repeat(LONGEST + 4)).err(), Some(Error::Base64));
+            .err()
+        };
+        assert_eq!(buckets(1, 2, &[]), Some(Error::Count));
+        assert_eq!(buckets(1, 2, &[(1, 0)]), Some(Error::Count));
+        let long: Vec<(u32, u32)> = (1..=BUCKETS as u32 + 1).map(|at| (at, 1)).collect();
+        assert_eq!(buckets(1, 2, &long), Some(Error::Count));
+        assert_eq!(buckets(1, 2, &[(2, 1), (2, 1)]), Some(Error::Order));
+        assert_eq!(buckets(2, 1, &[(1, 1)]), Some(Error::Order));
+        assert_eq!(buckets(1, 60_000_001, &[(1, 1)]), Some(Error::Range));
+        assert_eq!(buckets(1, 2, &[(u32::MAX, 1)]), Some(Error::Range));
+        assert_eq!(buckets(1, 9, &[(3, u32::MAX), (9, u32::MAX)]), None);
     }
 
     proptest! {
         #[test]
-        fn merging_is_recording_together(
-            left in prop::collection::vec(1..GREATEST_US, 0..300),
-            right in prop::collection::vec(1..GREATEST_US, 0..300),
-        ) {
-            let merged = merge(of(&left).iter().chain(of(&right).iter())).expect("own histograms");
-            let together = of(&[left, right].concat());
-            prop_assert_eq!(merged.is_some(), together.is_some());
-            if let (Some(merged), Some(together)) = (merged, together) {
-                prop_assert_eq!((merged.min_us, merged.max_us), (together.min_us, together.max_us));
-                // Buckets are merged by their upper edge, which stays in the bucket.
-                prop_assert_eq!(merged.histogram, together.histogram);
-            }
+        fn the_wire_keeps_everything(samples in prop::collection::vec(1..GREATEST_US, 1..200)) {
+            let rtt = of(&samples).expect("samples");
+            prop_assert_eq!(rtt.count(), samples.len() as u64);
+            prop_assert!(rtt.min_us <= rtt.p50_us && rtt.p50_us <= rtt.p99_us && rtt.p99_us <= rtt.max_us);
+            let text = serde_json::to_string(&rtt).expect("plain data");
+            prop_assert_eq!(serde_json::from_str::<Rtt>(&text).expect("its own form"), rtt);
         }
 
         #[test]
-        fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,80}") {
-            let _ = decode(&text);
-            let _ = decode(&STANDARD.encode(&bytes));
-            // With a header that gets past the cookie.
-            let mut like = vec![0x1c, 0x84, 0x93, 0x13];
-            like.extend(&bytes);
-            let _ = decode(&STANDARD.encode(&like));
-            let rtt = Rtt { min_us: 9, p50_us: 0, p99_us: 0, max_us: 3, histogram: STANDARD.encode(&like) };
-            let _ = merge([&rtt]);
+        fn merging_is_recording_together(
+            left in prop::collection::vec(1..GREATEST_US, 0..150),
+            right in prop::collection::vec(1..GREATEST_US, 0..150),
+        ) {
+            let merged = merge(of(&left).iter().chain(of(&right).iter()));
+            prop_assert_eq!(merged, of(&[left, right].concat()));
+        }
+
+        #[test]
+        fn any_times_are_read_in_bounds_or_not_at_all(
+            samples in prop::collection::vec(any::<u32>(), 0..80),
+            counts in prop::collection::vec((0_u32..70_000_000, 0_u32..5), 0..40),
+            min_us: u32,
+            max_us in 0_u32..70_000_000,
+            text in ".{0,80}",
+        ) {
+            let _ = serde_json::from_str::<Rtt>(&text);
+            let mut sorted = counts.clone();
+            sorted.sort_unstable();
+            sorted.dedup_by_key(|bucket| bucket.0);
+            for times in [
+                Times::Samples(samples),
+                Times::Buckets { min_us, max_us, counts },
+                Times::Buckets { min_us: 1, max_us, counts: sorted },
+            ] {
+                if let Ok(rtt) = read(times) {
+                    prop_assert!(rtt.count() > 0 && rtt.min_us <= rtt.max_us && rtt.max_us <= GREATEST_US);
+                    prop_assert!(rtt.min_us <= rtt.p50_us && rtt.p50_us <= rtt.p99_us && rtt.p99_us <= rtt.max_us);
+                    let again = merge([&rtt, &rtt]).expect("samples");
+                    prop_assert_eq!((again.min_us, again.max_us), (rtt.min_us, rtt.max_us));
+                }
+            }
         }
     }
 }

@@ -74,18 +74,40 @@ fn it_serves_until_it_is_told_to_end() {
     }
 }
 
+/// So many seconds from now, as a run writes it.
+fn in_seconds(seconds: i64) -> String {
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+    at.to_string()
+}
+
 #[test]
-fn it_ends_at_its_time() {
-    let output = serve(ports())
-        .env("FLOATER_TTL_SECONDS", "1")
-        .output()
+fn past_its_time_it_is_silent_and_does_not_end() {
+    // Its time is over before it starts, as when a DaemonSet restarts it, or while it serves.
+    for seconds in [-5, 1] {
+        let ports = ports();
+        let mut child = serve(ports)
+            .env("FLOATER_EXPIRES", in_seconds(seconds))
+            .spawn()
+            .unwrap();
+        let mut rest = if seconds > 0 {
+            listening(&mut child)
+        } else {
+            BufReader::new(child.stderr.take().unwrap())
+        };
+        let mut line = String::new();
+        rest.read_line(&mut line).unwrap();
+        assert!(line.contains("its time is over"), "{line}");
+        for port in ports {
+            assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+        }
+        assert_eq!(child.try_wait().unwrap(), None, "it would be restarted");
+        kill(
+            Pid::from_raw(child.id().try_into().unwrap()),
+            Signal::SIGTERM,
+        )
         .unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    assert!(
-        said(&output).contains("its time is over"),
-        "{}",
-        said(&output)
-    );
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
 }
 
 #[test]
@@ -102,12 +124,23 @@ fn what_is_wrong_is_named() {
         .unwrap();
     assert_eq!(output.status.code(), Some(65));
     assert!(said(&output).contains("FLOATER_RUN_KEY") && !said(&output).contains("5ec2e7"));
+    let output = serve(ports())
+        .env("FLOATER_EXPIRE", in_seconds(60))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(65));
+    assert!(
+        said(&output).contains("FLOATER_EXPIRE: "),
+        "{}",
+        said(&output)
+    );
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let output = serve([port, ports()[0]]).output().unwrap();
     assert_eq!(output.status.code(), Some(69));
     assert!(
-        said(&output).contains(&format!("TCP port {port}")),
+        said(&output).contains(&format!("TCP port {port}"))
+            && said(&output).contains(&format!("(process {})", std::process::id())),
         "{}",
         said(&output)
     );

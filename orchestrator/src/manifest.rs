@@ -15,8 +15,6 @@
 //!
 //! Whoever removes objects selects by [`MANAGED_BY`] and [`RUN_LABEL`], never by name.
 
-use std::time::Duration;
-
 use floater::wire::{Layer, hex};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -84,10 +82,8 @@ pub struct Spec {
     pub port: u16,
     /// The API's port.
     pub api_port: u16,
-    /// When the objects may be swept.
+    /// When the objects may be swept, and floaters fall silent by themselves.
     pub expires: Timestamp,
-    /// After how long a floater falls silent by itself.
-    pub ttl: Duration,
     /// Whether other runs may use the floaters while they live.
     pub shared: bool,
     /// Whether the tables of address translation have to be read.
@@ -291,7 +287,7 @@ impl Spec {
                 {"name": "FLOATER_LAYER", "value": word(layer)},
                 {"name": "FLOATER_RUN", "value": self.run},
                 {"name": "FLOATER_RUN_KEY", "valueFrom": {"secretKeyRef": {"name": self.name(), "key": SECRET_KEY}}},
-                {"name": "FLOATER_TTL_SECONDS", "value": self.ttl.as_secs().to_string()},
+                {"name": "FLOATER_EXPIRES", "value": self.expires.to_string()},
                 {"name": "PORT", "value": self.port.to_string()},
                 {"name": "FLOATER_API_PORT", "value": self.api_port.to_string()},
             ],
@@ -347,7 +343,6 @@ mod tests {
             port: 8889,
             api_port: 8890,
             expires: "2026-11-24T12:00:00Z".parse().expect("RFC 3339"),
-            ttl: Duration::from_secs(600),
             shared: false,
             reads_nat: false,
             excluded: Vec::new(),

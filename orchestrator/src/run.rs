@@ -390,7 +390,7 @@ fn check(options: &RunOptions) -> Result<(), Error> {
     Ok(())
 }
 
-fn random(bytes: &mut [u8]) -> Result<(), Error> {
+pub(crate) fn random(bytes: &mut [u8]) -> Result<(), Error> {
     SystemRandom::new().fill(bytes).map_err(|_| Error::Missing {
         what: "random numbers".to_owned(),
         why: "the system gives none".to_owned(),

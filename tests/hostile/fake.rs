@@ -312,9 +312,9 @@ pub(crate) fn about(request: &Request) -> Option<On> {
     let path = request.path.as_str();
     if let Some((_, path)) = path.split_once("/proxy/") {
         return match path {
-            "v1/info" => Some(On::Info),
-            "v1/tables" => Some(On::Tables),
-            "v1/probe" => Some(On::Probe),
+            "v2/info" => Some(On::Info),
+            "v2/tables" => Some(On::Tables),
+            "v2/probe" => Some(On::Probe),
             _ => None,
         };
     }

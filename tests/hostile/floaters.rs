@@ -2,6 +2,10 @@
 
 use std::io;
 
+use floater::wire::{
+    AUTH_HEADER, Audience, Health, Layer, Nonce, SIGNATURE_HEADER, SignedRequest, Transcript,
+    sign_answer,
+};
 use serde_json::{Value, json};
 use tests::server::{Conn, Request};
 
@@ -48,24 +52,24 @@ pub(crate) fn no_rows() -> Value {
 
 /// What a floater says of itself.
 pub(crate) fn info(fake: &Fake, request: &Request) -> Value {
-    json!({"version": 1, "program": "0", "run": "lab", "cluster": fake.uid, "node": node_of(fake, request),
-        "layer": layer_of(request)})
+    json!({"version": 2, "program": "0", "run": "lab", "cluster": fake.uid, "node": node_of(fake, request),
+        "layer": layer_of(request), "port": 8889, "capabilities": [], "health": Health::default()})
 }
 
 /// Tables of these rows.
 pub(crate) fn tables(fake: &Fake, request: &Request, state: &Value) -> Value {
-    json!({"version": 1, "node": node_of(fake, request), "state": state, "missing": []})
+    json!({"version": 2, "node": node_of(fake, request), "state": state, "missing": []})
 }
 
 /// Every probe has passed.
 pub(crate) fn passed(probe: &Value) -> Value {
     json!({"event": "outcome", "id": probe["id"], "sent": probe["count"], "received": probe["count"],
-        "rtt": {"min_us": 1, "p50_us": 1, "p99_us": 1, "max_us": 1, "histogram": ""}})
+        "rtt": {"samples": [1]}})
 }
 
 /// The last line of the answer to a plan.
 pub(crate) fn done(sent: usize) -> Value {
-    json!({"event": "done", "sent": sent, "elapsed_us": 1})
+    json!({"event": "done", "sent": sent, "elapsed_us": 1, "health": Health::default()})
 }
 
 /// The probes of a plan.
@@ -79,22 +83,69 @@ pub(crate) fn probes(request: &Request) -> Vec<Value> {
 /// Answers as a floater in order does.
 pub(crate) fn honest(fake: &Fake, what: On, request: &Request, conn: &mut Conn) -> io::Result<()> {
     match what {
-        On::Info => conn.json(&info(fake, request)),
-        On::Tables => conn.json(&tables(fake, request, &no_rows())),
+        On::Info => whole(fake, request, conn, &info(fake, request)),
+        On::Tables => whole(fake, request, conn, &tables(fake, request, &no_rows())),
         _ => {
             let probes = probes(request);
             let mut lines: Vec<Value> = probes.iter().map(passed).collect();
             lines.push(done(probes.len()));
-            stream(conn, &lines)
+            stream(fake, request, conn, &lines)
         }
     }
 }
 
-/// A stream of events.
-pub(crate) fn stream(conn: &mut Conn, lines: &[Value]) -> io::Result<()> {
+/// Whom a request is signed for, and the nonce that its answer is signed over.
+fn signed_for(fake: &Fake, request: &Request) -> (Audience, Nonce) {
+    let header = request.headers.get(AUTH_HEADER);
+    let signed = header.and_then(|header| SignedRequest::parse(header).ok());
+    let audience = Audience {
+        cluster: fake.uid.clone(),
+        node: node_of(fake, request),
+        layer: match layer_of(request) {
+            "host" => Layer::Host,
+            _ => Layer::Pod,
+        },
+    };
+    (audience, signed.map(|signed| signed.nonce).unwrap_or_default())
+}
+
+/// A whole answer, signed: whoever holds the run key may lie all the same.
+pub(crate) fn whole(
+    fake: &Fake,
+    request: &Request,
+    conn: &mut Conn,
+    value: &Value,
+) -> io::Result<()> {
+    let (audience, nonce) = signed_for(fake, request);
+    let body = value.to_string().into_bytes();
+    let signature = sign_answer(&KEY, &audience, &nonce, 200, &body);
+    conn.head(
+        200,
+        &[
+            "Content-Type: application/json",
+            &format!("Content-Length: {}", body.len()),
+            &format!("{SIGNATURE_HEADER}: {signature}"),
+        ],
+    )?;
+    conn.raw(&body)
+}
+
+/// A stream of events, each signed.
+pub(crate) fn stream(
+    fake: &Fake,
+    request: &Request,
+    conn: &mut Conn,
+    lines: &[Value],
+) -> io::Result<()> {
+    let (audience, nonce) = signed_for(fake, request);
+    let mut transcript = Transcript::new(&KEY, audience, nonce);
     conn.chunked()?;
-    for line in lines {
-        conn.chunk(format!("{line}\n").as_bytes())?;
+    for event in lines {
+        let line = event.to_string();
+        transcript.push(line.as_bytes());
+        let signed = json!({"event": "signed", "signature": transcript.signature()}).to_string();
+        transcript.push(signed.as_bytes());
+        conn.chunk(format!("{line}\n{signed}\n").as_bytes())?;
     }
     conn.end()
 }

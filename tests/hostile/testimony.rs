@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fake::{ESCAPES, Fake, On, node, pod};
-use crate::floaters::{done, info, no_rows, passed, probes, stream, tables};
+use crate::floaters::{done, info, no_rows, passed, probes, stream, tables, whole};
 use crate::trial::{Behaviour, Trial};
 
 /// What its floaters say of themselves is changed so.
@@ -16,7 +16,7 @@ fn says(change: fn(&mut Value)) -> Trial {
             .on(On::Info, move |fake, request, conn| {
                 let mut value = info(fake, request);
                 change(&mut value);
-                conn.json(&value)
+                whole(fake, request, conn, &value)
             }),
     )
 }
@@ -26,34 +26,34 @@ fn reads(change: fn(&mut Value)) -> Trial {
     Trial::of(Fake::new().on(On::Tables, move |fake, request, conn| {
         let mut value = tables(fake, request, &no_rows());
         change(&mut value);
-        conn.json(&value)
+        whole(fake, request, conn, &value)
     }))
 }
 
 /// The lines that answer a plan, one by one, from the outcomes in order.
 fn tells(change: fn(Vec<Value>) -> Vec<Value>) -> Trial {
-    Trial::of(Fake::new().on(On::Probe, move |_, request, conn| {
+    Trial::of(Fake::new().on(On::Probe, move |fake, request, conn| {
         let probes = probes(request);
         let mut lines: Vec<Value> = probes.iter().map(passed).collect();
         lines.push(done(probes.len()));
-        stream(conn, &change(lines))
+        stream(fake, request, conn, &change(lines))
     }))
 }
 
 /// Every outcome is changed so.
 fn each(change: fn(&mut Value)) -> Trial {
-    Trial::of(Fake::new().on(On::Probe, move |_, request, conn| {
+    Trial::of(Fake::new().on(On::Probe, move |fake, request, conn| {
         let probes = probes(request);
         let mut lines: Vec<Value> = probes.iter().map(passed).collect();
         lines.iter_mut().for_each(change);
         lines.push(done(probes.len()));
-        stream(conn, &lines)
+        stream(fake, request, conn, &lines)
     }))
 }
 
 /// Every probe has failed, for this reason.
 fn failed(failure: impl Fn() -> Value + Send + Sync + 'static) -> Trial {
-    Trial::of(Fake::new().on(On::Probe, move |_, request, conn| {
+    Trial::of(Fake::new().on(On::Probe, move |fake, request, conn| {
         let probes = probes(request);
         let mut lines: Vec<Value> = probes
             .iter()
@@ -62,7 +62,7 @@ fn failed(failure: impl Fn() -> Value + Send + Sync + 'static) -> Trial {
             })
             .collect();
         lines.push(done(probes.len()));
-        stream(conn, &lines)
+        stream(fake, request, conn, &lines)
     }))
 }
 

@@ -216,7 +216,7 @@ fn one(place: &Place, healthy: &Endpoint, name: &str, trial: Trial) -> Vec<Strin
     let plans: Arc<Mutex<Vec<Value>>> = Arc::default();
     let heard = Arc::clone(&plans);
     let changes = Changes::none().before(move |request, _| {
-        if request.path.ends_with("/v1/probe") {
+        if request.path.ends_with("/v2/probe") {
             let mut plans = heard.lock().unwrap_or_else(PoisonError::into_inner);
             plans.push(request.json());
         }

@@ -1,79 +1,124 @@
 //! The authenticated API: who am I, what are my tables, run this plan.
 //!
-//! TLS by a certificate that nobody can verify hides what is said; the run key's signature says who may ask. The
-//! certificate is made for the first caller, so that a floater that nobody asks costs nothing.
+//! TLS by a certificate that nobody can verify hides what is said; the run key's signature says who may ask and who
+//! answers. The certificate is made for the first caller, so that a floater that nobody asks costs nothing.
+//!
+//! A connection is a guest ([`Lobby`]) until a request's header has proved that its sender holds the run key.
+
+mod refuse;
+mod stream;
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt as _;
+use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
-use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::engine::{self, Secret};
-use super::{Config, Error, Sockets, check};
-use crate::wire::{AUTH_HEADER, Info, Plan, Tables, verify};
+use super::engine::Kernel;
+use super::guests::{Lobby, Place};
+use super::nonces::Nonces;
+use super::plans::Plans;
+use super::{Config, Error, Sockets, check, now_ms};
+use crate::wire::{
+    AUTH_HEADER, Audience, CAPABILITIES, Info, Refusal, SIGNATURE_HEADER, SignedRequest, Tables,
+    VERSION, sign_answer,
+};
+use refuse::Refused;
 
 /// For a handshake, and for a request's head.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For a request's body.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
-/// Connections at once; further ones wait to be accepted.
-const CONNECTIONS: usize = 64;
-/// The longest body, bytes: [`crate::wire::MAX_PROBES`] probes with what they expect.
-const LONGEST: usize = 64 << 20;
-/// Bodies that are read at once.
+/// For the next part of a request's body.
+const BODY_IDLE: Duration = Duration::from_secs(3);
+/// For a request's body as a whole.
+const BODY_PATIENCE: Duration = Duration::from_secs(20);
+/// Connections at once that have not proved anything.
+const GUESTS: usize = 64;
+/// Requests at once of holders of the key.
+const REQUESTS: usize = 32;
+/// Bodies that are read at once: [`crate::wire::MAX_BODY`] each.
 const BODIES: usize = 4;
-/// Plans at once: one, so that [`crate::wire::CEILING_PPS`] holds for the floater.
-const PLANS: usize = 1;
-/// Events between the engine and a reader that is slower; the engine waits when it is full.
-const EVENTS: usize = 256;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-struct Api {
+pub(super) struct Api {
     config: Arc<Config>,
+    audience: Audience,
     sockets: Arc<dyn Sockets>,
-    secret: Secret,
-    plans: Arc<Semaphore>,
+    started_ms: u64,
+    /// What the kernel had counted when it started.
+    kernel: Kernel,
+    nonces: Mutex<Nonces>,
+    plans: Plans,
+    requests: Semaphore,
     bodies: Semaphore,
     tls: OnceCell<TlsAcceptor>,
 }
 
 /// Serves until it is dropped, and takes its connections and their probing with it.
-pub(super) async fn serve(listener: TcpListener, config: Arc<Config>, sockets: Arc<dyn Sockets>) {
-    let api = Arc::new(Api {
-        config,
-        sockets,
-        secret: secret(),
-        plans: Arc::new(Semaphore::new(PLANS)),
-        bodies: Semaphore::new(BODIES),
-        tls: OnceCell::new(),
-    });
+pub(super) async fn serve(listener: TcpListener, api: Arc<Api>) {
     let _stamping = super::echo::keep_stamping();
-    super::serve(listener, CONNECTIONS, |stream| {
-        Arc::clone(&api).connection(stream)
-    })
-    .await;
+    let lobby = Lobby::new(GUESTS);
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let api = Arc::clone(&api);
+                let lobby = lobby.clone();
+                connections.spawn(async move { api.guest(stream, peer, &lobby).await });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "accept");
+                // Descriptors run out and come back.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
 }
 
 impl Api {
-    async fn connection(self: Arc<Self>, stream: TcpStream) {
+    /// The API of a floater that starts now.
+    pub(super) fn new(config: Arc<Config>, sockets: Arc<dyn Sockets>) -> Self {
+        Self {
+            audience: config.audience(),
+            config,
+            kernel: Kernel::read(&*sockets),
+            sockets,
+            started_ms: now_ms(),
+            nonces: Mutex::new(Nonces::default()),
+            plans: Plans::new(),
+            requests: Semaphore::new(REQUESTS),
+            bodies: Semaphore::new(BODIES),
+            tls: OnceCell::new(),
+        }
+    }
+
+    /// Serves a connection until it ends or has to make room for another.
+    async fn guest(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, lobby: &Lobby) {
+        let (place, gone) = lobby.admit(peer.ip());
+        tokio::select! {
+            biased;
+            _ = gone => {}
+            () = self.connection(stream, Arc::new(place)) => {}
+        }
+    }
+
+    async fn connection(self: &Arc<Self>, stream: TcpStream, place: Arc<Place>) {
         let tls = match self.tls.get_or_try_init(async || tls()).await {
             Ok(tls) => tls,
             Err(error) => {
@@ -91,8 +136,8 @@ impl Api {
             Err(_) => return,
         };
         let service = service_fn(|request| {
-            let api = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
+            let (api, place) = (Arc::clone(self), Arc::clone(&place));
+            async move { Ok::<_, Infallible>(api.answer(request, &place).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -107,162 +152,265 @@ impl Api {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let path = request.uri().path();
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>, place: &Place) -> Response<Body> {
+        let path = request.uri().path().to_owned();
         if path == "/" && matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::OK, "OK");
         }
-        let allowed = match path {
-            "/v1/info" | "/v1/tables" => Method::GET,
-            "/v1/probe" => Method::POST,
-            _ => return problem(StatusCode::NOT_FOUND, "no such path"),
+        let (head, mut body) = request.into_parts();
+        let answered = if path.starts_with("/v1/") {
+            Err(Refused::from(Refusal::Version))
+        } else {
+            self.authenticated(&head, &mut body, place, &path).await
         };
-        let path = path.to_owned();
-        let method = request.method().clone();
-        let body = match self.authenticated(request).await {
-            Ok(body) => body,
-            Err(refusal) => return *refusal,
-        };
-        if method != allowed {
-            let mut refusal = problem(StatusCode::METHOD_NOT_ALLOWED, "no such method here");
-            if let Ok(allowed) = allowed.as_str().parse() {
-                refusal.headers_mut().insert(ALLOW, allowed);
-            }
-            return refusal;
+        if !body.is_end_stream() {
+            // The sender may still be sending: what is closed over unread bytes takes the answer along.
+            refuse::discard(body);
         }
-        match path.as_str() {
-            "/v1/info" => json(StatusCode::OK, &self.info()),
-            "/v1/tables" => self.tables().await,
-            _ => self.probe(&body),
+        answered.unwrap_or_else(Refused::into_response)
+    }
+
+    /// Answers a request whose header is signed for this floater.
+    async fn authenticated(
+        self: &Arc<Self>,
+        head: &hyper::http::request::Parts,
+        body: &mut Incoming,
+        place: &Place,
+        path: &str,
+    ) -> Result<Response<Body>, Refused> {
+        let header = head.headers.get(AUTH_HEADER).ok_or(Refusal::Missing)?;
+        let header = header.to_str().map_err(|_| Refusal::Malformed)?;
+        let signed = SignedRequest::parse(header)?;
+        let full = head
+            .uri
+            .path_and_query()
+            .map_or("/", |path_and_query| path_and_query.as_str());
+        signed.verify(
+            &self.config.run_key,
+            &self.audience,
+            head.method.as_str(),
+            full,
+        )?;
+        // From here on it is a holder of the key who asks, and every answer is signed.
+        place.vouch();
+        let response = match self.admitted(&head.method, path, body, &signed).await {
+            Ok(Answered::Whole(response)) => response,
+            Ok(Answered::Stream(response)) => return Ok(response),
+            Err(refused) => refused.into_answer(),
+        };
+        Ok(self.signed(&signed, response))
+    }
+
+    async fn admitted(
+        self: &Arc<Self>,
+        method: &Method,
+        path: &str,
+        body: &mut Incoming,
+        signed: &SignedRequest,
+    ) -> Result<Answered, Refused> {
+        let now = now_ms();
+        signed.check_time(self.started_ms, now)?;
+        self.nonces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remember(signed.time_ms, signed.nonce, now)?;
+        let _place = self
+            .requests
+            .try_acquire()
+            .map_err(|_| Refused::busy("too many requests are under way"))?;
+        let allowed = match path {
+            "/v2/info" | "/v2/tables" => Method::GET,
+            "/v2/probe" => Method::POST,
+            _ => return Err(Refused::new(StatusCode::NOT_FOUND, "no such path")),
+        };
+        if *method != allowed {
+            let mut refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here");
+            refused.allow = allowed.as_str().parse().ok();
+            return Err(refused);
+        }
+        let body = self.body(body, signed).await?;
+        match path {
+            "/v2/info" => Ok(Answered::Whole(json(StatusCode::OK, &self.info().await))),
+            "/v2/tables" => self.tables().await.map(Answered::Whole),
+            _ => self.probe(&body, signed).map(Answered::Stream),
         }
     }
 
-    /// The body of a request whose signature is right.
-    async fn authenticated(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Bytes, Box<Response<Body>>> {
-        let refuse = |status, why: &str| Err(Box::new(problem(status, why)));
-        let Some(header) = request
-            .headers()
-            .get(AUTH_HEADER)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-        else {
-            return refuse(StatusCode::UNAUTHORIZED, "the request is not signed");
-        };
-        if request.body().size_hint().lower() > LONGEST as u64 {
+    /// Exactly the body that was signed. Whoever announces or sends more is refused before it is read.
+    async fn body(&self, body: &mut Incoming, signed: &SignedRequest) -> Result<Bytes, Refused> {
+        let refuse = |status, why| Err(Refused::new(status, why));
+        if signed.is_too_long() {
             return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
         }
-        let method = request.method().as_str().to_owned();
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or_else(|| "/".to_owned(), ToString::to_string);
-        // Whoever holds no key costs at most so many bodies of memory.
+        let length = usize::try_from(signed.length).unwrap_or(usize::MAX);
+        let hint = body.size_hint();
+        if hint.exact().is_some_and(|exact| exact != signed.length) {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "the body is not as long as was signed",
+            );
+        }
         let reading = async {
             let _place = self.bodies.acquire().await;
-            Limited::new(request.into_body(), LONGEST).collect().await
-        };
-        let body = match tokio::time::timeout(BODY_PATIENCE, reading).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
+            let mut read = BytesMut::with_capacity(length);
+            loop {
+                let Ok(frame) = tokio::time::timeout(BODY_IDLE, body.frame()).await else {
+                    return refuse(StatusCode::REQUEST_TIMEOUT, "the body is too slow");
+                };
+                match frame {
+                    None => return Ok(read.freeze()),
+                    Some(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "the body is cut off"),
+                    Some(Ok(frame)) => {
+                        let Ok(data) = frame.into_data() else {
+                            continue;
+                        };
+                        if data.len() > length - read.len() {
+                            return refuse(
+                                StatusCode::BAD_REQUEST,
+                                "the body is longer than was signed",
+                            );
+                        }
+                        read.extend_from_slice(&data);
+                    }
+                }
             }
-            Ok(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "the body is cut off"),
-            Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body is too slow"),
         };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        if verify(&self.config.run_key, &method, &path, &body, &header, now) {
+        let body = tokio::time::timeout(BODY_PATIENCE, reading)
+            .await
+            .unwrap_or_else(|_| refuse(StatusCode::REQUEST_TIMEOUT, "the body is too slow"))?;
+        if signed.is_body(&body) {
             Ok(body)
         } else {
-            refuse(
-                StatusCode::UNAUTHORIZED,
-                "the signature is another key's, another request's, or its time is off",
-            )
+            refuse(StatusCode::BAD_REQUEST, "the body is not what was signed")
         }
     }
 
-    fn info(&self) -> Info {
+    fn signed(&self, request: &SignedRequest, whole: Whole) -> Response<Body> {
+        let signature = sign_answer(
+            &self.config.run_key,
+            &self.audience,
+            &request.nonce,
+            whole.status.as_u16(),
+            &whole.content,
+        );
+        let mut response = whole.into_response();
+        if let Ok(signature) = HeaderValue::from_str(&signature) {
+            response.headers_mut().insert(SIGNATURE_HEADER, signature);
+        }
+        response
+    }
+
+    async fn info(&self) -> Info {
+        let sockets = Arc::clone(&self.sockets);
+        let mut health = self.plans.health();
+        // Somebody may have to go to the floater's network for it.
+        if let Ok(now) = tokio::task::spawn_blocking(move || Kernel::read(&*sockets)).await {
+            self.kernel.since(&now, &mut health);
+        }
         Info {
-            version: 1,
+            version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             run: self.config.run.clone(),
             cluster: self.config.cluster.clone(),
             node: self.config.node.clone(),
             layer: self.config.layer,
+            port: self.config.port,
+            capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
+            health,
         }
     }
 
-    async fn tables(&self) -> Response<Body> {
+    async fn tables(&self) -> Result<Whole, Refused> {
         let sockets = Arc::clone(&self.sockets);
-        let read = tokio::task::spawn_blocking(move || sockets.inspect())
-            .await
-            .unwrap_or_else(|error| Err(format!("the reader ended: {error}")));
-        match read {
-            Ok((state, missing)) => json(
+        let node = self.config.node.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let (state, missing) = sockets.inspect()?;
+            // Megabytes: not on the thread that everybody else waits for.
+            Ok(json(
                 StatusCode::OK,
                 &Tables {
-                    version: 1,
-                    node: self.config.node.clone(),
+                    version: VERSION,
+                    node,
                     state,
                     missing,
                 },
-            ),
-            // Empty tables would be taken for the truth.
-            Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
-        }
-    }
-
-    fn probe(&self, body: &[u8]) -> Response<Body> {
-        let plan = match check::plan(body) {
-            Ok(plan) => plan,
-            Err(fault) => return json(StatusCode::BAD_REQUEST, &fault),
-        };
-        let Ok(place) = Arc::clone(&self.plans).try_acquire_owned() else {
-            return problem(StatusCode::TOO_MANY_REQUESTS, "another plan is under way");
-        };
-        tracing::info!(run = %plan.run, probes = plan.probes.len(), "probing");
-        let lines = self.events(plan, place).map(|line| Ok(Frame::data(line)));
-        respond(
-            StatusCode::OK,
-            "application/x-ndjson",
-            StreamBody::new(lines).boxed_unsync(),
-        )
-    }
-
-    /// Runs a plan for as long as its lines are wanted: dropping the stream ends the probing.
-    fn events(
-        &self,
-        plan: Plan,
-        place: tokio::sync::OwnedSemaphorePermit,
-    ) -> impl futures::Stream<Item = Bytes> + Send + 'static {
-        let (sender, receiver) = mpsc::channel(EVENTS);
-        let (sockets, secret) = (Arc::clone(&self.sockets), self.secret);
-        let mut engine = JoinSet::new();
-        engine.spawn(async move {
-            engine::run(&plan, &sockets, secret, &sender).await;
-            drop(place);
+            ))
         });
-        futures::stream::unfold((receiver, engine), |(mut receiver, engine)| async move {
-            let mut event = receiver.recv().await?;
-            let mut lines = Vec::new();
-            // What is there already goes along: one write for many lines.
-            loop {
-                if serde_json::to_writer(&mut lines, &event).is_ok() {
-                    lines.push(b'\n');
-                }
-                match receiver.try_recv() {
-                    Ok(next) => event = next,
-                    Err(_) => break,
-                }
-            }
-            Some((Bytes::from(lines), (receiver, engine)))
-        })
+        read.await
+            .unwrap_or_else(|error| Err(format!("the reader ended: {error}")))
+            // Empty tables would be taken for the truth.
+            .map_err(|why| Refused::new(StatusCode::SERVICE_UNAVAILABLE, &why))
     }
+
+    fn probe(&self, body: &[u8], signed: &SignedRequest) -> Result<Response<Body>, Refused> {
+        let checked = check::plan(body).map_err(|fault| Refused::plan(&fault))?;
+        let place = self
+            .plans
+            .place()
+            .ok_or_else(|| Refused::busy("as many plans as may run at a time are under way"))?;
+        tracing::info!(run = %checked.plan.run, probes = checked.plan.probes.len(), "probing");
+        let transcript =
+            crate::wire::Transcript::new(&self.config.run_key, self.audience.clone(), signed.nonce);
+        let lines = stream::lines(checked, Arc::clone(&self.sockets), place, transcript);
+        let mut response = Response::new(lines);
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-ndjson"),
+        );
+        Ok(response)
+    }
+}
+
+/// What a holder of the key is answered.
+enum Answered {
+    /// Signed in its header.
+    Whole(Whole),
+    /// Signed line by line.
+    Stream(Response<Body>),
+}
+
+/// A whole answer.
+struct Whole {
+    status: StatusCode,
+    content: Bytes,
+    allow: Option<HeaderValue>,
+}
+
+impl Whole {
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Full::from(self.content).boxed_unsync());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, allow);
+        }
+        response
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Whole {
+    let (status, content) = match serde_json::to_vec(value) {
+        Ok(content) => (status, content),
+        Err(error) => {
+            tracing::error!(%error, "answer");
+            (StatusCode::INTERNAL_SERVER_ERROR, b"{}".to_vec())
+        }
+    };
+    Whole {
+        status,
+        content: content.into(),
+        allow: None,
+    }
+}
+
+fn text(status: StatusCode, content: &'static str) -> Response<Body> {
+    let mut response = Response::new(Full::from(content).boxed_unsync());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
 }
 
 fn tls() -> Result<TlsAcceptor, Error> {
@@ -279,51 +427,4 @@ fn tls() -> Result<TlsAcceptor, Error> {
         .map_err(|error| broken(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn secret() -> Secret {
-    let mut bytes = [0; 10];
-    if SystemRandom::new().fill(&mut bytes).is_err() {
-        // Guessing needs the time of our start to the nanosecond; without randomness nothing else here works either.
-        let nanos = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos();
-        bytes.copy_from_slice(&nanos.to_be_bytes()[6..]);
-    }
-    let [low, high, cookies @ ..] = bytes;
-    Secret {
-        identifier: u16::from_be_bytes([low, high]),
-        cookies: u64::from_be_bytes(cookies),
-    }
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response
-}
-
-fn text(status: StatusCode, body: &'static str) -> Response<Body> {
-    respond(status, "text/plain", Full::from(body).boxed_unsync())
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    match serde_json::to_vec(value) {
-        Ok(body) => respond(status, "application/json", Full::from(body).boxed_unsync()),
-        Err(error) => {
-            tracing::error!(%error, "response");
-            text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the response cannot be written",
-            )
-        }
-    }
-}
-
-fn problem(status: StatusCode, error: &str) -> Response<Body> {
-    json(status, &serde_json::json!({ "error": error }))
 }

@@ -1,12 +1,16 @@
 //! Whether a plan can be run, and which of its fields says otherwise.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::wire::{Expect, MAX_PROBES, Plan, Probe, Protocol, unhex};
+use crate::wire::{
+    Expect, Failure, MAX_BYTES, MAX_PACKETS, MAX_PACKETS_TO_ONE, MAX_PORTS, MAX_PROBES,
+    MAX_SECONDS, Outcome, Plan, Probe, Protocol, VERSION, unhex,
+};
 
 /// The longest an answer is waited for, milliseconds.
 const TIMEOUT_MS: u32 = 60_000;
@@ -14,6 +18,8 @@ const TIMEOUT_MS: u32 = 60_000;
 const PAYLOAD: u16 = 65_507;
 /// The longest nonce or proof, characters.
 const HEX: usize = 128;
+/// The longest name of a run, bytes.
+const RUN: usize = 253;
 
 /// What is wrong with a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,6 +30,54 @@ pub(super) struct Fault {
     pub(super) field: String,
 }
 
+/// A plan that can be run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Checked {
+    /// With the probes that can be sent.
+    pub(super) plan: Plan,
+    /// Those of the others: what is not known here, and what a limit forbids.
+    pub(super) refused: Vec<Outcome>,
+}
+
+/// A plan whose probes may hold what is not known here.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Open {
+    version: u32,
+    run: String,
+    budget_pps: u32,
+    timeout_ms: u32,
+    #[serde(default)]
+    ports: Vec<u16>,
+    probes: Vec<OpenProbe>,
+}
+
+#[derive(Deserialize)]
+struct OpenProbe {
+    id: u32,
+    dst: IpAddr,
+    protocol: String,
+    #[serde(default)]
+    port: u16,
+    count: u16,
+    #[serde(default)]
+    payload_bytes: u16,
+    #[serde(default)]
+    timeout_ms: Option<u32>,
+    #[serde(default)]
+    expect: Option<OpenExpect>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct OpenExpect {
+    nonce: String,
+    proof: String,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
 fn fault(field: impl Into<String>, error: impl Into<String>) -> Fault {
     Fault {
         error: error.into(),
@@ -32,7 +86,7 @@ fn fault(field: impl Into<String>, error: impl Into<String>) -> Fault {
 }
 
 /// Reads a plan and checks it.
-pub(super) fn plan(body: &[u8]) -> Result<Plan, Fault> {
+pub(super) fn plan(body: &[u8]) -> Result<Checked, Fault> {
     #[derive(Deserialize)]
     struct Versioned {
         version: Option<Value>,
@@ -41,28 +95,112 @@ pub(super) fn plan(body: &[u8]) -> Result<Plan, Fault> {
     let versioned: Versioned = serde_json::from_slice(body)
         .map_err(|error| fault("", format!("the plan is not a JSON object: {error}")))?;
     match versioned.version {
-        Some(version) if version == 1 => {}
+        Some(version) if version == VERSION => {}
         Some(version) => {
             return Err(fault(
                 "version",
-                format!("this floater speaks version 1, not {version}"),
+                format!("this floater speaks version {VERSION}, not {version}"),
             ));
         }
         None => return Err(fault("version", "missing")),
     }
-    let plan: Plan = serde_json::from_slice(body).map_err(|error| {
+    let open: Open = serde_json::from_slice(body).map_err(|error| {
         serde_json::from_slice(body)
             .map_or_else(|_| fault("", error.to_string()), |value| shape(&value))
     })?;
+    if open.probes.len() > MAX_PROBES {
+        return Err(fault(
+            "probes",
+            format!("has to be at most {MAX_PROBES} long"),
+        ));
+    }
+    let mut plan = Plan {
+        version: open.version,
+        run: open.run,
+        budget_pps: open.budget_pps,
+        timeout_ms: open.timeout_ms,
+        ports: open.ports,
+        probes: Vec::with_capacity(open.probes.len()),
+    };
+    let mut refused = Vec::new();
+    let mut ids = HashSet::with_capacity(open.probes.len());
+    for (at, probe) in open.probes.into_iter().enumerate() {
+        let id = probe.id;
+        if !ids.insert(id) {
+            return Err(fault(
+                format!("probes[{at}].id"),
+                "is another probe's as well",
+            ));
+        }
+        let failure = match known(probe) {
+            Ok(probe) => {
+                if let Some((name, rule)) = probe_rules(&probe) {
+                    return Err(fault(format!("probes[{at}].{name}"), rule));
+                }
+                match forbidden(&plan, &probe) {
+                    None => {
+                        plan.probes.push(probe);
+                        continue;
+                    }
+                    Some(rule) => Failure::Forbidden { rule },
+                }
+            }
+            Err(what) => Failure::Unsupported { what },
+        };
+        refused.push(Outcome {
+            id,
+            failure: Some(failure),
+            ..Outcome::default()
+        });
+    }
     rules(&plan)?;
-    Ok(plan)
+    Ok(Checked { plan, refused })
+}
+
+/// The probe, or what of it is not known here.
+fn known(probe: OpenProbe) -> Result<Probe, String> {
+    if let Some(name) = probe.unknown.keys().next() {
+        return Err(format!("the field `{name}` of a probe"));
+    }
+    let expect = probe
+        .expect
+        .map(|expect| match expect.unknown.keys().next() {
+            Some(name) => Err(format!("the field `expect.{name}` of a probe")),
+            None => Ok(Expect {
+                nonce: expect.nonce,
+                proof: expect.proof,
+            }),
+        });
+    Ok(Probe {
+        id: probe.id,
+        dst: probe.dst,
+        protocol: match probe.protocol.as_str() {
+            "icmp" => Protocol::Icmp,
+            "tcp" => Protocol::Tcp,
+            other => return Err(format!("the protocol `{other}`")),
+        },
+        port: probe.port,
+        count: probe.count,
+        payload_bytes: probe.payload_bytes,
+        timeout_ms: probe.timeout_ms,
+        expect: expect.transpose()?,
+    })
 }
 
 /// Finds the field whose type is wrong. Only asked for a plan that cannot be read.
 fn shape(plan: &Value) -> Fault {
+    const FIELDS: [&str; 6] = [
+        "version",
+        "run",
+        "budget_pps",
+        "timeout_ms",
+        "ports",
+        "probes",
+    ];
     let found = field::<String>(plan, "", "run", true)
         .or_else(|| field::<u32>(plan, "", "budget_pps", true))
         .or_else(|| field::<u32>(plan, "", "timeout_ms", true))
+        .or_else(|| field::<Vec<u16>>(plan, "", "ports", false))
         .or_else(|| field::<Vec<Value>>(plan, "", "probes", true));
     let probes = plan.get("probes").and_then(Value::as_array);
     found
@@ -74,13 +212,19 @@ fn shape(plan: &Value) -> Fault {
                 }
                 let path = format!("{path}.");
                 field::<u32>(probe, &path, "id", true)
-                    .or_else(|| field::<std::net::IpAddr>(probe, &path, "dst", true))
-                    .or_else(|| field::<Protocol>(probe, &path, "protocol", true))
+                    .or_else(|| field::<IpAddr>(probe, &path, "dst", true))
+                    .or_else(|| field::<String>(probe, &path, "protocol", true))
                     .or_else(|| field::<u16>(probe, &path, "port", false))
                     .or_else(|| field::<u16>(probe, &path, "count", true))
                     .or_else(|| field::<u16>(probe, &path, "payload_bytes", false))
-                    .or_else(|| field::<Option<Expect>>(probe, &path, "expect", false))
+                    .or_else(|| field::<Option<u32>>(probe, &path, "timeout_ms", false))
+                    .or_else(|| field::<Option<OpenExpect>>(probe, &path, "expect", false))
             })
+        })
+        .or_else(|| {
+            let mut names = plan.as_object()?.keys();
+            let unknown = names.find(|name| !FIELDS.contains(&name.as_str()))?;
+            Some(fault(unknown, "this floater does not know the field"))
         })
         .unwrap_or_else(|| fault("", "the plan has a field twice or is not an object"))
 }
@@ -99,30 +243,71 @@ fn field<T: DeserializeOwned>(
     }
 }
 
+/// What holds for a plan as a whole.
 fn rules(plan: &Plan) -> Result<(), Fault> {
-    if plan.budget_pps == 0 {
-        return Err(fault("budget_pps", "has to be at least 1"));
-    }
-    if !(1..=TIMEOUT_MS).contains(&plan.timeout_ms) {
-        return Err(fault("timeout_ms", format!("has to be 1 to {TIMEOUT_MS}")));
-    }
-    if plan.probes.len() > MAX_PROBES {
-        return Err(fault(
+    let within = |holds: bool, field: &str, rule: String| {
+        if holds {
+            Ok(())
+        } else {
+            Err(fault(field, rule))
+        }
+    };
+    within(
+        plan.run.len() <= RUN,
+        "run",
+        format!("has to be at most {RUN} bytes long"),
+    )?;
+    within(
+        plan.budget_pps > 0,
+        "budget_pps",
+        "has to be at least 1".to_owned(),
+    )?;
+    within(
+        (1..=TIMEOUT_MS).contains(&plan.timeout_ms),
+        "timeout_ms",
+        format!("has to be 1 to {TIMEOUT_MS}"),
+    )?;
+    within(
+        plan.ports.len() <= MAX_PORTS,
+        "ports",
+        format!("has to be at most {MAX_PORTS} long"),
+    )?;
+    within(
+        plan.packets() <= MAX_PACKETS,
+        "probes",
+        format!(
+            "{} packets and connections are more than {MAX_PACKETS}",
+            plan.packets()
+        ),
+    )?;
+    within(
+        plan.bytes() <= MAX_BYTES,
+        "probes",
+        format!("{} bytes are more than {MAX_BYTES}", plan.bytes()),
+    )?;
+    let longest = plan.longest().as_secs();
+    within(
+        longest <= MAX_SECONDS,
+        "probes",
+        format!("they may take {longest} s, which is more than {MAX_SECONDS}"),
+    )?;
+    let mut by_address: HashMap<IpAddr, u64> = HashMap::new();
+    for probe in &plan.probes {
+        let sum = by_address.entry(probe.dst.to_canonical()).or_default();
+        *sum += u64::from(probe.count);
+        within(
+            *sum <= MAX_PACKETS_TO_ONE,
             "probes",
-            format!("has to be at most {MAX_PROBES} long"),
-        ));
+            format!(
+                "more than {MAX_PACKETS_TO_ONE} packets and connections to {}",
+                probe.dst
+            ),
+        )?;
     }
-    let mut ids = HashSet::with_capacity(plan.probes.len());
-    plan.probes.iter().enumerate().try_for_each(|(at, probe)| {
-        let wrong = probe_rules(probe).or_else(|| {
-            (!ids.insert(probe.id)).then_some(("id", "is another probe's as well".to_owned()))
-        });
-        wrong.map_or(Ok(()), |(name, rule)| {
-            Err(fault(format!("probes[{at}].{name}"), rule))
-        })
-    })
+    Ok(())
 }
 
+/// What holds for each probe: a run that breaks it is broken itself.
 fn probe_rules(probe: &Probe) -> Option<(&'static str, String)> {
     let hexadecimal = |text: &str| (1..=HEX).contains(&text.len()) && unhex(text).is_some();
     if probe.count == 0 {
@@ -134,119 +319,56 @@ fn probe_rules(probe: &Probe) -> Option<(&'static str, String)> {
     if probe.payload_bytes > PAYLOAD {
         return Some(("payload_bytes", format!("has to be at most {PAYLOAD}")));
     }
-    if probe.dst.is_unspecified()
-        || probe.dst.is_multicast()
-        || probe.dst == std::net::Ipv4Addr::BROADCAST
+    if probe
+        .timeout_ms
+        .is_some_and(|timeout| !(1..=TIMEOUT_MS).contains(&timeout))
     {
-        return Some(("dst", "has to be the address of one host".to_owned()));
+        return Some(("timeout_ms", format!("has to be 1 to {TIMEOUT_MS}")));
     }
     let expect = probe.expect.as_ref()?;
+    let rule = || format!("has to be hexadecimal, at most {HEX} characters");
     if !hexadecimal(&expect.nonce) {
-        return Some((
-            "expect.nonce",
-            format!("has to be hexadecimal, at most {HEX} characters"),
-        ));
+        return Some(("expect.nonce", rule()));
     }
-    (!hexadecimal(&expect.proof)).then(|| {
-        (
-            "expect.proof",
-            format!("has to be hexadecimal, at most {HEX} characters"),
+    (!hexadecimal(&expect.proof)).then(|| ("expect.proof", rule()))
+}
+
+/// Why a probe is not sent whoever asks for it: targets come from objects of clusters, and one of them may be hostile.
+fn forbidden(plan: &Plan, probe: &Probe) -> Option<String> {
+    let kind = forbidden_target(probe.dst.to_canonical());
+    if let Some(kind) = kind {
+        return Some(format!("{kind} addresses are no targets"));
+    }
+    (probe.protocol == Protocol::Tcp && !plan.ports.contains(&probe.port)).then(|| {
+        format!(
+            "port {} is none of the run's responders' (the plan's `ports`)",
+            probe.port
         )
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    fn good() -> Value {
-        json!({
-            "version": 1, "run": "r", "budget_pps": 100, "timeout_ms": 1000, "later": true,
-            "probes": [
-                {"id": 1, "dst": "10.0.0.1", "protocol": "icmp", "count": 3, "payload_bytes": 9},
-                {"id": 2, "dst": "fd00::1", "protocol": "tcp", "port": 8889, "count": 1,
-                 "expect": {"nonce": "00", "proof": "ff"}, "later": []},
-            ],
-        })
-    }
-
-    fn judged(plan: &Value) -> Result<Plan, Fault> {
-        super::plan(plan.to_string().as_bytes())
-    }
-
-    #[test]
-    fn a_plan_with_fields_of_later_versions_is_read() {
-        assert_eq!(judged(&good()).map(|plan| plan.probes.len()), Ok(2));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (pointer, value, field) in [
-            ("/version", json!(2), "version"),
-            ("/version", json!("1"), "version"),
-            ("/run", json!(7), "run"),
-            ("/budget_pps", json!(0), "budget_pps"),
-            ("/budget_pps", json!(-1), "budget_pps"),
-            ("/timeout_ms", json!(60_001), "timeout_ms"),
-            ("/timeout_ms", json!("1s"), "timeout_ms"),
-            ("/probes", json!({}), "probes"),
-            ("/probes/0", json!(3), "probes[0]"),
-            ("/probes/0/id", json!(2), "probes[1].id"),
-            ("/probes/0/dst", json!("10.0.0.0/8"), "probes[0].dst"),
-            ("/probes/0/dst", json!("224.0.0.1"), "probes[0].dst"),
-            ("/probes/0/protocol", json!("udp"), "probes[0].protocol"),
-            ("/probes/1/count", json!(0), "probes[1].count"),
-            ("/probes/1/count", json!(65_536), "probes[1].count"),
-            ("/probes/1/port", json!(0), "probes[1].port"),
-            (
-                "/probes/0/payload_bytes",
-                json!(65_535),
-                "probes[0].payload_bytes",
-            ),
-            ("/probes/1/expect", json!({}), "probes[1].expect"),
-            (
-                "/probes/1/expect/nonce",
-                json!("x"),
-                "probes[1].expect.nonce",
-            ),
-            (
-                "/probes/1/expect/proof",
-                json!(""),
-                "probes[1].expect.proof",
-            ),
-        ] {
-            let mut plan = good();
-            *plan.pointer_mut(pointer).expect("a field of the good plan") = value;
-            assert_eq!(
-                judged(&plan).map_err(|fault| fault.field),
-                Err(field.to_owned()),
-                "{pointer}"
-            );
-        }
-        for missing in ["version", "run", "budget_pps", "timeout_ms", "probes"] {
-            let mut plan = good();
-            plan.as_object_mut().expect("an object").remove(missing);
-            assert_eq!(judged(&plan), Err(fault(missing, "missing")));
-        }
-    }
-
-    #[test]
-    fn another_versions_shape_is_not_judged() {
-        let fault = judged(&json!({"version": 2, "probes": 7})).expect_err("version 2");
-        assert_eq!(fault.error, "this floater speaks version 1, not 2");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), at in 0_usize..400, byte: u8) {
-            let _ = super::plan(&bytes);
-            let mut body = good().to_string().into_bytes();
-            let at = at.min(body.len() - 1);
-            body[at] = byte;
-            let _ = super::plan(&body);
-        }
+/// What kind of address it is, if it is not one host's that another one may ask.
+fn forbidden_target(dst: IpAddr) -> Option<&'static str> {
+    let link_local = match dst {
+        IpAddr::V4(dst) => dst.is_link_local(),
+        IpAddr::V6(dst) => dst.is_unicast_link_local(),
+    };
+    // All of 0.0.0.0/8 means this network, not a host (RFC 1122, 3.2.1.3).
+    let this = matches!(dst, IpAddr::V4(dst) if dst.octets()[0] == 0);
+    if dst.is_loopback() {
+        Some("loopback")
+    } else if link_local {
+        Some("link-local")
+    } else if dst.is_multicast() {
+        Some("multicast")
+    } else if dst.is_unspecified() || this {
+        Some("unspecified")
+    } else if dst == Ipv4Addr::BROADCAST {
+        Some("broadcast")
+    } else {
+        None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{At, Config, Floater, Here, Silence, Sockets, settings};
+use super::{At, Config, Floater, Here, Sockets};
 use crate::error::Error;
 
 /// Wrong usage.
@@ -22,7 +22,7 @@ const MISSING: u8 = 69;
 #[derive(Debug, Parser)]
 #[command(name = "floater", version, disable_help_subcommand = true)]
 enum Verb {
-    /// Live until SIGTERM or the end of FLOATER_TTL_SECONDS, as the environment says.
+    /// Serve as the environment says until SIGTERM; silent from FLOATER_EXPIRES on.
     Serve,
     /// Echo requests to some addresses, once; exit code 1 if one of them does not answer.
     Ping(ping::Options),
@@ -70,8 +70,8 @@ fn done(result: Result<ExitCode, Error>) -> ExitCode {
 }
 
 fn serve() -> Result<ExitCode, Error> {
-    let config = Config::from_environment(std::env::var_os)?;
-    let sockets: Arc<dyn Sockets> = match settings::bind(std::env::var_os("FLOATER_BIND"))? {
+    let config = Config::from_environment(std::env::vars_os())?;
+    let sockets: Arc<dyn Sockets> = match config.bind {
         Some(address) => Arc::new(At(address)),
         None => Arc::new(Here),
     };
@@ -80,33 +80,30 @@ fn serve() -> Result<ExitCode, Error> {
         let mut terminate = handler(SignalKind::terminate())?;
         let mut interrupt = handler(SignalKind::interrupt())?;
         let floater = Floater::start(config, sockets).await?;
-        say(format_args!(
-            "listening on {} and {}",
-            floater.port(),
-            floater.api_port()
-        ));
-        let stopper = floater.stopper();
-        let mut stopped = std::pin::pin!(floater.stopped());
-        let silence = tokio::select! {
+        let expired = floater.expired();
+        if !floater.is_over() {
+            say(format_args!(
+                "listening on {} and {}",
+                floater.port(),
+                floater.api_port()
+            ));
+        }
+        let told = async {
+            expired.await;
+            say(format_args!(
+                "its time is over: it is silent until it is ended"
+            ));
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
             biased;
-            _ = terminate.recv() => None,
-            _ = interrupt.recv() => None,
-            silence = &mut stopped => Some(silence),
-        };
-        let silence = match silence {
-            Some(silence) => silence,
-            None => {
-                stopper.stop();
-                stopped.await
-            }
-        };
-        say(format_args!(
-            "{}",
-            match silence {
-                Silence::Expired => "its time is over",
-                Silence::Stopped => "stopped",
-            }
-        ));
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = told => {}
+        }
+        floater.stop();
+        floater.stopped().await;
+        say(format_args!("stopped"));
         Ok(ExitCode::SUCCESS)
     })
 }

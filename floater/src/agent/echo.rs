@@ -181,8 +181,12 @@ impl Echo {
                 if let Some(dropped) = received.dropped()
                     && dropped != self.dropped
                 {
+                    let drops = dropped.wrapping_sub(self.dropped);
                     self.dropped = dropped;
-                    tell(Input::Overflowed { lane: self.lane });
+                    tell(Input::Overflowed {
+                        lane: self.lane,
+                        drops,
+                    });
                 }
                 let raw_v4 = self.raw.is_some() && self.lane == Lane::Icmp4;
                 let (Some(mark), Some(from)) = (

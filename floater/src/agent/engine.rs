@@ -3,7 +3,6 @@
 //! One wake sends a burst, reads what came since and sleeps to the next tick: the kernel's stamps make the time of
 //! reading immaterial, and wake-ups are what probing costs.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,58 +10,42 @@ use std::time::{Duration, Instant};
 
 use datapath::state::Family;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
 
-use super::Sockets;
-use super::connect::connect;
+use super::check::Checked;
+use super::connections::Connections;
 use super::echo::Echo;
+use super::plans::{Place, Secret};
+use super::{Sockets, starvation};
 use crate::probe::icmp::Mark;
-use crate::session::{Command, Input, Lane, Limits, Session, Token};
-use crate::wire::{Event, Failure, Plan, Protocol};
-
-/// Connections at once.
-const CONNECTIONS: usize = 128;
-
-/// A sleep up to this is slept through; in a longer one an answer may allow more to be sent.
-const TICK: Duration = Duration::from_millis(50);
-
-/// Waking later than this after the time is a stall: the process was stopped, or its processor busy elsewhere.
-const STALL: Duration = Duration::from_millis(10);
-
-/// What a floater's plans have in common.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Secret {
-    /// The identifier of its echoes: one, so that a node's connection tracking holds one entry per destination.
-    pub(super) identifier: u16,
-    /// Makes its echoes' cookies.
-    pub(super) cookies: u64,
-}
+use crate::session::{Command, Input, Lane, Limits, Session, TICK, Token};
+use crate::wire::{CONNECTIONS, Event, Failure, Health, Plan, Protocol};
 
 /// Runs a plan to its end, or until nobody listens any more.
 pub(super) async fn run(
-    plan: &Plan,
+    checked: Checked,
     sockets: &Arc<dyn Sockets>,
-    secret: Secret,
+    place: &Place,
     events: &mpsc::Sender<Event>,
 ) {
-    let mut engine = Engine::new(plan, sockets, secret);
-    let mut slept: Option<(Duration, Duration)> = None;
+    for outcome in checked.refused {
+        if events.send(Event::Outcome(outcome)).await.is_err() {
+            return;
+        }
+    }
+    let plan = checked.plan;
+    let before = Kernel::read(&**sockets);
+    let mut engine = Engine::new(&plan, sockets, place.secret());
     loop {
         let now = engine.now();
-        if let Some((from, until)) = slept
-            && now > until + STALL
-        {
-            // How much of the sleep nobody ran is not known: none of it counts.
-            let by = now - from;
-            engine.session.handle(now, Input::Stalled { by });
-        }
-        if !engine.connections.is_empty() {
-            // What has happened to connections is heard by their tasks first.
-            tokio::task::yield_now().await;
-        }
+        engine.session.wake(now);
+        engine.session.limit(now, place.share_pps(), &plan);
         engine.read();
-        engine.act(now, plan, sockets);
-        while let Some(event) = engine.session.event(engine.now()) {
+        engine.act(now, &plan, sockets);
+        while let Some(mut event) = engine.session.event(engine.now()) {
+            if let Event::Done { health, .. } = &mut event {
+                place.fared(*health);
+                before.since(&Kernel::read(&**sockets), health);
+            }
             if events.send(event).await.is_err() {
                 return;
             }
@@ -72,7 +55,6 @@ pub(super) async fn run(
             tracing::debug!(counts = ?engine.session.counts(), "probed");
             return;
         };
-        slept = Some((now, deadline.max(now)));
         tokio::select! {
             biased;
             () = events.closed() => return,
@@ -81,12 +63,34 @@ pub(super) async fn run(
     }
 }
 
+/// What the kernel counts beside the engine.
+pub(super) struct Kernel {
+    run_queue_delay_us: Option<u64>,
+    accept_queue_overflows: Option<u64>,
+}
+
+impl Kernel {
+    pub(super) fn read(sockets: &dyn Sockets) -> Self {
+        Self {
+            run_queue_delay_us: starvation::run_queue_delay_us(),
+            accept_queue_overflows: sockets.accept_queue_overflows().ok(),
+        }
+    }
+
+    /// Puts what has come since into a health.
+    pub(super) fn since(&self, now: &Self, health: &mut Health) {
+        let since = |before: Option<u64>, now: Option<u64>| Some(now?.saturating_sub(before?));
+        health.run_queue_delay_us = since(self.run_queue_delay_us, now.run_queue_delay_us);
+        health.accept_queue_overflows =
+            since(self.accept_queue_overflows, now.accept_queue_overflows);
+    }
+}
+
 struct Engine {
     epoch: Instant,
     session: Session,
     echoes: [Option<io::Result<Echo>>; 2],
-    connections: JoinSet<(Token, Result<Duration, Failure>)>,
-    abort: HashMap<Token, AbortHandle>,
+    connections: io::Result<Connections>,
 }
 
 impl Engine {
@@ -121,8 +125,7 @@ impl Engine {
             epoch: Instant::now(),
             session: Session::new(plan, limits),
             echoes,
-            connections: JoinSet::new(),
-            abort: HashMap::new(),
+            connections: Connections::new(),
         }
     }
 
@@ -136,13 +139,15 @@ impl Engine {
             let (session, epoch) = (&mut self.session, self.epoch);
             echo.drain(|input| session.handle(epoch.elapsed(), input));
         }
-        while let Some(joined) = self.connections.try_join_next() {
-            // An abandoned one is judged already, and nothing in there panics.
-            if let Ok((token, result)) = joined {
-                self.abort.remove(&token);
+        if let Ok(connections) = &mut self.connections {
+            connections.drain(|number, result| {
+                let token = Token {
+                    lane: Lane::Tcp,
+                    number,
+                };
                 self.session
                     .handle(self.epoch.elapsed(), Input::Connected { token, result });
-            }
+            });
         }
     }
 
@@ -151,21 +156,25 @@ impl Engine {
         while let Some(command) = self.session.poll(now) {
             match command {
                 Command::Abandon { token } => {
-                    if let Some(connection) = self.abort.remove(&token) {
-                        connection.abort();
+                    if let Ok(connections) = &mut self.connections {
+                        connections.abandon(token.number);
                     }
                 }
                 Command::Connect { token, probe } => {
                     let probe = &plan.probes[probe];
-                    let (dst, expect) = (
-                        SocketAddr::new(probe.dst.to_canonical(), probe.port),
-                        probe.expect.clone(),
-                    );
-                    let sockets = Arc::clone(sockets);
-                    let connection = self.connections.spawn(async move {
-                        (token, connect(&*sockets, dst, expect.as_ref()).await)
-                    });
-                    self.abort.insert(token, connection);
+                    let dst = SocketAddr::new(probe.dst.to_canonical(), probe.port);
+                    let opened = match &mut self.connections {
+                        Ok(connections) => {
+                            connections.open(token.number, &**sockets, dst, probe.expect.clone())
+                        }
+                        Err(error) => Err(Failure::Local {
+                            error: format!("cannot wait for connections: {error}"),
+                        }),
+                    };
+                    if let Err(failure) = opened {
+                        let result = Err(failure);
+                        self.session.handle(now, Input::Connected { token, result });
+                    }
                 }
                 Command::Echo {
                     token,
@@ -210,16 +219,17 @@ impl Engine {
             _ => std::future::pending().await,
         };
         let [first, second] = &self.echoes;
+        let connected = async {
+            match &self.connections {
+                Ok(connections) => connections.wait().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(time) => {}
             () = arrival(first) => {}
             () = arrival(second) => {}
-            Some(joined) = self.connections.join_next() => {
-                if let Ok((token, result)) = joined {
-                    self.abort.remove(&token);
-                    self.session.handle(self.epoch.elapsed(), Input::Connected { token, result });
-                }
-            }
+            () = connected => {}
         }
     }
 }

@@ -219,11 +219,17 @@ pub(super) fn send(socket: BorrowedFd<'_>, packets: &[(Vec<u8>, SockAddr)]) -> i
     unsafe_code,
     reason = "the safe constructor deems every descriptor liable to change"
 )]
-pub(super) fn watch(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: a `Socket` owns its descriptor, returns the same one always and closes it only when it is dropped, which
-    // nobody but the `AsyncFd` that owns it from here on can do.
-    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
+pub(super) fn watch<T: Owned>(owned: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: what is `Owned` owns its descriptor, returns the same one always and closes it only when it is dropped,
+    // which nobody but the `AsyncFd` that owns it from here on can do.
+    unsafe { AsyncFd::register_with_interest(owned, interest) }.map_err(io::Error::from)
 }
+
+/// What owns one descriptor for as long as it lives, and never returns another.
+pub(super) trait Owned: AsRawFd {}
+
+impl Owned for Socket {}
+impl Owned for super::connections::Poll {}
 
 /// setsockopt(2) with an integer.
 #[expect(unsafe_code, reason = "options that no safe wrapper knows")]

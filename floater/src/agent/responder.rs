@@ -4,39 +4,59 @@
 //! few seconds, and a share of a bounded number of connections.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 use super::Config;
+use super::guests::Lobby;
 use crate::wire::{Identity, proof, unhex};
 
 /// For the whole head of a request, and for taking the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The longest head, bytes.
 const LONGEST: usize = 8 * 1024;
-/// Connections at once; further ones wait to be accepted.
+/// Connections at once.
 const CONNECTIONS: usize = 512;
 /// The longest nonce, bytes.
 const NONCE: usize = 64;
 
 /// Serves until it is dropped, and takes its connections with it.
 pub(super) async fn serve(listener: TcpListener, config: Arc<Config>) {
-    super::serve(listener, CONNECTIONS, |stream| {
-        let config = Arc::clone(&config);
-        async move {
-            let _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &config)).await;
+    let lobby = Lobby::new(CONNECTIONS);
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let config = Arc::clone(&config);
+                let (place, gone) = lobby.admit(peer.ip());
+                connections.spawn(async move {
+                    tokio::select! {
+                        _ = gone => {}
+                        _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &config)) => {}
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "accept");
+                // Descriptors run out and come back.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
-    })
-    .await;
+    }
 }
 
 async fn answer(mut stream: TcpStream, config: &Config) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let at = stream.local_addr()?;
     let response = match tokio::time::timeout(PATIENCE, head(&mut stream)).await {
-        Ok(Ok(head)) => respond(&head, config),
+        Ok(Ok(head)) => respond(&head, config, at),
         Ok(Err(error)) => return Err(error),
         Err(_) => response("408 Request Timeout", "text/plain", "too slow\n"),
     };
@@ -72,8 +92,8 @@ async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The response to the head of a request.
-fn respond(head: &[u8], config: &Config) -> String {
+/// The response to the head of a request that came in at an address.
+fn respond(head: &[u8], config: &Config, at: SocketAddr) -> String {
     let bad = |why| response("400 Bad Request", "text/plain", why);
     if head.len() > LONGEST {
         return response(
@@ -95,13 +115,13 @@ fn respond(head: &[u8], config: &Config) -> String {
         return bad("not HTTP/1\n");
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let response = if path == "/v1/identity" {
+    let response = if path == "/v2/identity" {
         let nonce = query
             .split('&')
             .find_map(|pair| pair.strip_prefix("nonce="))
             .filter(|nonce| unhex(nonce).is_some_and(|nonce| (1..=NONCE).contains(&nonce.len())));
         match nonce {
-            Some(nonce) => identity(nonce, config),
+            Some(nonce) => identity(nonce, config, at),
             None => bad("nonce: hexadecimal, 1 to 64 bytes\n"),
         }
     } else {
@@ -117,11 +137,11 @@ fn respond(head: &[u8], config: &Config) -> String {
     }
 }
 
-fn identity(nonce: &str, config: &Config) -> String {
+fn identity(nonce: &str, config: &Config, at: SocketAddr) -> String {
     let identity = Identity {
         cluster: config.cluster.clone(),
         node: config.node.clone(),
-        proof: proof(&config.run_key, nonce, &config.cluster, &config.node),
+        proof: proof(&config.run_key, nonce, &config.cluster, &config.node, at),
     };
     match serde_json::to_string(&identity) {
         Ok(body) => response("200 OK", "application/json", &body),
@@ -157,34 +177,43 @@ mod tests {
             run_key: b"key".to_vec(),
             port: 0,
             api_port: 0,
-            ttl: None,
+            bind: None,
+            expires: None,
         }
     }
 
+    fn at() -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 8889))
+    }
+
     fn status(head: &str) -> String {
-        respond(head.as_bytes(), &config())[9..12].to_owned()
+        respond(head.as_bytes(), &config(), at())[9..12].to_owned()
     }
 
     #[test]
     fn any_path_answers_ok() {
-        for path in ["/", "/healthz", "/v1/identit", "/?nonce=00", "*"] {
-            let response = respond(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes(), &config());
+        for path in ["/", "/healthz", "/v2/identit", "/?nonce=00", "*"] {
+            let response = respond(
+                format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes(),
+                &config(),
+                at(),
+            );
             assert!(
                 response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\n\r\nOK"),
                 "{response}"
             );
         }
-        let response = respond(b"HEAD / HTTP/1.0\r\n\r\n", &config());
+        let response = respond(b"HEAD / HTTP/1.0\r\n\r\n", &config(), at());
         assert!(response.contains("Content-Length: 2") && response.ends_with("\r\n\r\n"));
     }
 
     #[test]
     fn the_identity_is_what_a_prober_expects() {
-        let response = respond(tcp::request("00ff").as_bytes(), &config());
+        let response = respond(tcp::request("00ff").as_bytes(), &config(), at());
         assert!(tcp::is_whole(response.as_bytes()));
         let expect = |node: &str| Expect {
             nonce: "00ff".to_owned(),
-            proof: proof(b"key", "00ff", "uid", node),
+            proof: proof(b"key", "00ff", "uid", node, at()),
         };
         assert_eq!(tcp::judge(response.as_bytes(), &expect("n1")), Ok(()));
         assert!(tcp::judge(response.as_bytes(), &expect("n2")).is_err());
@@ -197,11 +226,11 @@ mod tests {
             "",
             "GET\r\n",
             "GET / SPDY/3\r\n",
-            "GET /v1/identity HTTP/1.1\r\n",
-            "GET /v1/identity?nonce= HTTP/1.1\r\n",
-            "GET /v1/identity?nonce=0 HTTP/1.1\r\n",
-            "GET /v1/identity?nonce=zz HTTP/1.1\r\n",
-            &format!("GET /v1/identity?nonce={long} HTTP/1.1\r\n"),
+            "GET /v2/identity HTTP/1.1\r\n",
+            "GET /v2/identity?nonce= HTTP/1.1\r\n",
+            "GET /v2/identity?nonce=0 HTTP/1.1\r\n",
+            "GET /v2/identity?nonce=zz HTTP/1.1\r\n",
+            &format!("GET /v2/identity?nonce={long} HTTP/1.1\r\n"),
         ] {
             assert_eq!(status(head), "400", "{head}");
         }
@@ -211,8 +240,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "(GET|HEAD|é) /[ -~]{0,40} HTTP/1.1\r\n.{0,40}") {
-            prop_assert!(respond(&bytes, &config()).starts_with("HTTP/1.1 "));
-            prop_assert!(respond(text.as_bytes(), &config()).starts_with("HTTP/1.1 "));
+            prop_assert!(respond(&bytes, &config(), at()).starts_with("HTTP/1.1 "));
+            prop_assert!(respond(text.as_bytes(), &config(), at()).starts_with("HTTP/1.1 "));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Where a floater's sockets come from.
 
+mod holder;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -30,6 +32,15 @@ pub trait Sockets: Send + Sync + 'static {
     /// # Errors
     /// The system's.
     fn icmp_socket(&self, family: Family) -> io::Result<Socket>;
+
+    /// How many connections the network's kernel has dropped because a queue of connections to be accepted was full,
+    /// since it started.
+    ///
+    /// # Errors
+    /// Where nobody counts.
+    fn accept_queue_overflows(&self) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// The tables of the network. Blocks.
     ///
@@ -79,6 +90,10 @@ impl Sockets for Here {
             .or_else(|_| Socket::new(domain(family), Type::RAW, Some(protocol)))
     }
 
+    fn accept_queue_overflows(&self) -> io::Result<u64> {
+        super::starvation::accept_queue_overflows()
+    }
+
     fn tables(&self) -> Result<NodeState, String> {
         self.inspect().map(|(state, _)| state)
     }
@@ -99,6 +114,10 @@ impl Sockets for At {
 
     fn icmp_socket(&self, family: Family) -> io::Result<Socket> {
         Here.icmp_socket(family)
+    }
+
+    fn accept_queue_overflows(&self) -> io::Result<u64> {
+        Here.accept_queue_overflows()
     }
 
     fn tables(&self) -> Result<NodeState, String> {
@@ -127,7 +146,16 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    // Only listening tells whether another one listens.
+    let opened = socket
+        .bind(&address.into())
+        .and_then(|()| socket.listen(BACKLOG));
+    match opened {
+        Ok(()) => Ok(socket.into()),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            holder::words(address.port()),
+        )),
+        Err(error) => Err(error),
+    }
 }

@@ -1,17 +1,16 @@
 //! The question that a connection asks, and what its answer proves.
 
+use datapath::printable::is_object_name;
+
 use crate::wire::{Expect, Failure, Identity};
 
 /// The longest answer that is read, bytes: a responder's is a fraction of it.
 pub const LONGEST: usize = 8 * 1024;
 
-/// What is left of an unexpected answer in a failure, characters.
-const TELL: usize = 80;
-
 /// The request for an identity. One connection carries one.
 #[must_use]
 pub fn request(nonce: &str) -> String {
-    format!("GET /v1/identity?nonce={nonce} HTTP/1.1\r\nHost: floater\r\nConnection: close\r\n\r\n")
+    format!("GET /v2/identity?nonce={nonce} HTTP/1.1\r\nHost: floater\r\nConnection: close\r\n\r\n")
 }
 
 /// Whether the answer so far is whole, by its own word. One that does not say ends with its connection.
@@ -30,24 +29,20 @@ pub fn is_whole(answer: &[u8]) -> bool {
 /// Judges a whole answer, or what there was of it when the connection ended.
 ///
 /// # Errors
-/// [`Failure::WrongIdentity`], with who it claims to be or the beginning of what it said instead.
+/// [`Failure::WrongIdentity`], with who it claims to be. What a stranger said is not repeated.
 pub fn judge(answer: &[u8], expect: &Expect) -> Result<(), Failure> {
     let identity = split(answer)
         .filter(|(head, _)| head.split(' ').nth(1) == Some("200"))
         .and_then(|(_, body)| serde_json::from_slice::<Identity>(body).ok());
-    match identity {
-        Some(identity) if identity.proof.eq_ignore_ascii_case(&expect.proof) => Ok(()),
-        Some(identity) => Err(Failure::WrongIdentity {
-            answered: tell(&format!("{}/{}", identity.cluster, identity.node)),
-        }),
-        None => Err(Failure::WrongIdentity {
-            answered: if answer.is_empty() {
-                "nothing, and closed the connection".to_owned()
-            } else {
-                tell(&String::from_utf8_lossy(answer))
-            },
-        }),
-    }
+    let answered = match identity {
+        Some(identity) if identity.proof.eq_ignore_ascii_case(&expect.proof) => return Ok(()),
+        Some(identity) if is_object_name(&identity.cluster) && is_object_name(&identity.node) => {
+            format!("{}/{}", identity.cluster, identity.node)
+        }
+        None if answer.is_empty() => "somebody who said nothing".to_owned(),
+        Some(_) | None => "somebody who is no floater".to_owned(),
+    };
+    Err(Failure::WrongIdentity { answered })
 }
 
 fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
@@ -56,15 +51,6 @@ fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
         std::str::from_utf8(&answer[..end]).ok()?,
         &answer[end + 4..],
     ))
-}
-
-/// Its first words, harmless to a terminal.
-fn tell(text: &str) -> String {
-    text.trim()
-        .chars()
-        .take(TELL)
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect()
 }
 
 #[cfg(test)]
@@ -77,7 +63,7 @@ mod tests {
     fn expect() -> Expect {
         Expect {
             nonce: "0a".to_owned(),
-            proof: proof(b"key", "0a", "uid", "n1"),
+            proof: proof(b"key", "0a", "uid", "n1", at(1)),
         }
     }
 
@@ -89,11 +75,20 @@ mod tests {
         .into_bytes()
     }
 
+    fn at(host: u8) -> std::net::SocketAddr {
+        std::net::SocketAddr::from(([10, 0, 0, host], 8889))
+    }
+
     fn identity(key: &[u8], node: &str) -> Vec<u8> {
+        identity_at(key, node, 1)
+    }
+
+    /// As a responder on a host answers.
+    fn identity_at(key: &[u8], node: &str, host: u8) -> Vec<u8> {
         let identity = Identity {
             cluster: "uid".to_owned(),
             node: node.to_owned(),
-            proof: proof(key, "0a", "uid", node),
+            proof: proof(key, "0a", "uid", node, at(host)),
         };
         answer(&serde_json::to_string(&identity).expect("plain data"))
     }
@@ -109,14 +104,16 @@ mod tests {
         assert_eq!(judge(&identity(b"key", "n1"), &expect()), Ok(()));
         assert_eq!(judge(&identity(b"key", "n2"), &expect()), wrong("uid/n2"));
         assert_eq!(judge(&identity(b"guess", "n1"), &expect()), wrong("uid/n1"));
+        // A relay passes on what the node behind it answers at its own address.
         assert_eq!(
-            judge(b"", &expect()),
-            wrong("nothing, and closed the connection")
+            judge(&identity_at(b"key", "n1", 2), &expect()),
+            wrong("uid/n1")
         );
-        assert_eq!(
-            judge(b"SSH-2.0-x\x1b[2J\r\n", &expect()),
-            wrong("SSH-2.0-x [2J")
-        );
+        assert_eq!(judge(b"", &expect()), wrong("somebody who said nothing"));
+        let stranger = wrong("somebody who is no floater");
+        assert_eq!(judge(b"SSH-2.0-x\x1b[2J\r\n", &expect()), stranger);
+        assert_eq!(judge(&identity(b"guess", "\x1b[2J"), &expect()), stranger);
+        assert_eq!(judge(&identity(b"guess", "$(reboot)"), &expect()), stranger);
         let mut refused = identity(b"key", "n1");
         refused.splice(9..12, *b"403");
         assert!(judge(&refused, &expect()).is_err());
@@ -139,7 +136,7 @@ mod tests {
             mixed.extend(&bytes);
             let _ = is_whole(&mixed);
             if let Err(Failure::WrongIdentity { answered }) = judge(&mixed, &expect()) {
-                prop_assert!(answered.chars().count() <= TELL);
+                prop_assert!(answered.chars().count() <= 600);
                 prop_assert!(!answered.chars().any(char::is_control));
             }
         }

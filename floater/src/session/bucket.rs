@@ -39,6 +39,16 @@ impl Bucket {
         }
     }
 
+    /// Another allowance from now on. What was saved up under the former one is not kept beyond the new burst, and what
+    /// the system's shortage has slowed down stays slow.
+    pub fn set_allowance(&mut self, now: Duration, allowance_pps: u32) {
+        self.fill(now);
+        let next = Self::new(allowance_pps);
+        self.interval = next.interval * (1 << self.halvings);
+        self.burst = next.burst;
+        self.credit = self.credit.min(self.interval * self.burst);
+    }
+
     /// The most that can be taken at once.
     #[must_use]
     pub fn burst(&self) -> u32 {

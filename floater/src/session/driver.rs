@@ -63,6 +63,8 @@ pub enum Input {
     Overflowed {
         /// The lane.
         lane: Lane,
+        /// How many datagrams were dropped since the last time.
+        drops: u32,
     },
     /// An echo reply.
     Reply {
@@ -90,11 +92,6 @@ pub enum Input {
         token: Token,
         /// The time.
         at: Duration,
-    },
-    /// The driver was kept from running for so long, up to now, and so may not have heard in time what came in time.
-    Stalled {
-        /// At most the time since it last polled.
-        by: Duration,
     },
     /// The kernel gave an echo to the device. To be told before the reply, if both are known.
     Transmitted {

@@ -1,6 +1,6 @@
 //! What waits to be sent over one socket, and what is on its way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Numbers in flight stay within 16 bits, so that a quoted sequence number names one.
@@ -32,6 +32,10 @@ pub(super) struct Slot {
     pub(super) suspect: bool,
     /// When it runs out of time.
     pub(super) deadline: Duration,
+    /// How late the driver had been altogether when it was sent.
+    pub(super) lateness: Duration,
+    /// How long its answer is waited for.
+    pub(super) timeout: Duration,
     cost: usize,
 }
 
@@ -53,17 +57,18 @@ impl Slot {
 struct Waiting {
     probe: usize,
     cost: usize,
+    timeout: Duration,
     not_before: Duration,
 }
 
 /// A lane's queue and its ring of numbers in flight, oldest first.
-///
-/// All time out after the same time, so the ring is the timer wheel: what expires is at its front.
 pub(super) struct Window {
     queue: VecDeque<Waiting>,
     /// The number of the ring's front.
     base: u64,
     ring: VecDeque<Option<Slot>>,
+    /// What is in flight, by when it runs out of time.
+    deadlines: BTreeSet<(Duration, u64)>,
     /// By the low bits of the number: what was heard of it.
     heard: Vec<Heard>,
     room: usize,
@@ -78,6 +83,7 @@ impl Window {
             queue: VecDeque::new(),
             base: 0,
             ring: VecDeque::new(),
+            deadlines: BTreeSet::new(),
             heard: Vec::new(),
             room,
             used: 0,
@@ -85,10 +91,11 @@ impl Window {
         }
     }
 
-    pub(super) fn enqueue(&mut self, probe: usize, cost: usize) {
+    pub(super) fn enqueue(&mut self, probe: usize, cost: usize, timeout: Duration) {
         self.queue.push_back(Waiting {
             probe,
             cost,
+            timeout,
             not_before: Duration::ZERO,
         });
     }
@@ -107,16 +114,20 @@ impl Window {
     }
 
     /// Puts the front of the queue in flight: its number and its probe. [`Self::again`] or [`Self::done`] must follow.
-    pub(super) fn launch(&mut self, now: Duration, timeout: Duration) -> (u64, usize) {
+    pub(super) fn launch(&mut self, now: Duration, lateness: Duration) -> (u64, usize) {
         let next = self.queue.front().expect("asked for only when ready");
         let number = self.base + self.ring.len() as u64;
+        let deadline = now + next.timeout;
+        self.deadlines.insert((deadline, number));
         self.ring.push_back(Some(Slot {
             probe: next.probe,
             sent: now,
             kernel: None,
             user: None,
             suspect: false,
-            deadline: now + timeout,
+            deadline,
+            lateness,
+            timeout: next.timeout,
             cost: next.cost,
         }));
         self.used += next.cost;
@@ -141,27 +152,29 @@ impl Window {
         self.in_flight
     }
 
-    /// When the oldest in flight runs out of time.
-    pub(super) fn expiry(&mut self) -> Option<Duration> {
-        self.trim();
-        self.ring.front()?.as_ref().map(|slot| slot.deadline)
+    /// When the next one in flight runs out of time.
+    pub(super) fn expiry(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// Takes out the oldest in flight if its time is over.
+    /// Takes out one in flight whose time is over.
     pub(super) fn expire(&mut self, now: Duration) -> Option<(u64, Slot)> {
-        if self.expiry()? > now {
+        let (deadline, number) = *self.deadlines.first()?;
+        if deadline > now {
             return None;
         }
-        let number = self.base;
         self.judge(number, Heard::Nothing)
             .map(|slot| (number, slot))
     }
 
-    /// Gives everything in flight so much more time. As long as it is no more than has passed since the last was sent,
-    /// what is sent later still runs out later.
+    /// Gives everything in flight so much more time.
     pub(super) fn postpone(&mut self, by: Duration) {
-        for slot in self.ring.iter_mut().flatten() {
-            slot.deadline += by;
+        self.deadlines.clear();
+        for (number, slot) in (self.base..).zip(&mut self.ring) {
+            if let Some(slot) = slot {
+                slot.deadline += by;
+                self.deadlines.insert((slot.deadline, number));
+            }
         }
     }
 
@@ -182,6 +195,7 @@ impl Window {
     pub(super) fn judge(&mut self, number: u64, heard: Heard) -> Option<Slot> {
         let at = usize::try_from(number.checked_sub(self.base)?).ok()?;
         let slot = self.ring.get_mut(at)?.take()?;
+        self.deadlines.remove(&(slot.deadline, number));
         self.used -= slot.cost;
         self.in_flight -= 1;
         let place = (number % SPAN as u64) as usize;
@@ -189,6 +203,7 @@ impl Window {
             self.heard.resize(place + 1, Heard::Nothing);
         }
         self.heard[place] = heard;
+        self.trim();
         Some(slot)
     }
 

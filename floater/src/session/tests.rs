@@ -97,6 +97,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             port: 8889,
             count,
             payload_bytes,
+            timeout_ms: None,
             expect: None,
         });
     (
@@ -107,12 +108,16 @@ fn plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(mut probes, budget_pps, timeout_ms)| {
             for (id, probe) in probes.iter_mut().enumerate() {
                 probe.id = id as u32;
+                // Some are more patient than the plan, some less.
+                probe.timeout_ms = [None, Some(timeout_ms / 2 + 1), Some(timeout_ms * 3)]
+                    [(probe.count as usize + id) % 3];
             }
             Plan {
-                version: 1,
+                version: 2,
                 run: "r".into(),
                 budget_pps,
                 timeout_ms,
+                ports: Vec::new(),
                 probes,
             }
         })
@@ -147,7 +152,6 @@ fn run(plan: &Plan, world: &World) -> Result<Run, TestCaseError> {
     };
     let mut session = Session::new(plan, limits);
     let mut dice = Dice(world.seed);
-    let timeout = Duration::from_millis(u64::from(plan.timeout_ms));
     let mut now = Duration::ZERO;
     let mut flying: BinaryHeap<Arrival> = BinaryHeap::new();
     let mut inputs: Vec<Input> = Vec::new();
@@ -161,6 +165,7 @@ fn run(plan: &Plan, world: &World) -> Result<Run, TestCaseError> {
     let mut connecting: BTreeMap<Token, ()> = BTreeMap::new();
     for step in 0_u64.. {
         prop_assert!(step < 200_000, "it never ends: {:?}", session.counts());
+        session.wake(now);
         // What arrived while we slept waited in buffers of fixed size.
         let mut waiting = [0_usize; 3];
         while flying.peek().is_some_and(|next| next.at.0 <= now) {
@@ -296,9 +301,9 @@ fn run(plan: &Plan, world: &World) -> Result<Run, TestCaseError> {
                             what: inputs.len() - 1,
                         });
                     }
-                    if !bad && !error && world.stamps && delay <= timeout {
+                    if !bad && !error && world.stamps {
                         let probe = plan.probes.iter().filter(|probe| probe.dst == dst);
-                        for probe in probe {
+                        for probe in probe.filter(|probe| delay <= plan.timeout(probe)) {
                             *result.answered.entry(probe.id).or_default() += 1;
                         }
                     }
@@ -333,11 +338,7 @@ fn run(plan: &Plan, world: &World) -> Result<Run, TestCaseError> {
         // At least a little, as real sleeping is; sometimes long, as when the machine has other things to do.
         now = next.max(now + Duration::from_micros(1));
         if dice.chance(world.stall) {
-            let by = Duration::from_millis(dice.roll(5000));
-            now += by;
-            if dice.chance(50) {
-                session.handle(now, Input::Stalled { by });
-            }
+            now += Duration::from_millis(dice.roll(5000));
         }
     }
     result.counts = session.counts();
@@ -370,7 +371,7 @@ proptest! {
         for probe in &plan.probes {
             let outcome = seen[&probe.id];
             prop_assert_eq!(outcome.sent, u32::from(probe.count));
-            prop_assert!(outcome.received <= outcome.sent);
+            prop_assert!(outcome.is_possible(), "{outcome:?}");
             prop_assert_eq!(outcome.failure.is_none(), outcome.received == outcome.sent);
             prop_assert_eq!(outcome.rtt.is_some(), outcome.received > 0);
             if let Some(rtt) = &outcome.rtt {
@@ -387,13 +388,15 @@ proptest! {
         plan.probes.retain(|probe| hosts.insert(probe.dst));
         plan.probes.iter_mut().for_each(|probe| probe.payload_bytes = 56);
         // An answer that comes after its time also takes room: that is what `Input::Overflowed` is for.
-        world = World { delay_ms: world.delay_ms.min(u64::from(plan.timeout_ms)), stall: 20, stamps: true, double: 0, corrupt: 0, ..world };
+        world = World { delay_ms: world.delay_ms.min(u64::from(plan.timeout_ms) / 2), stall: 20, stamps: true, double: 0, corrupt: 0, ..world };
         let run = run(&plan, &world)?;
         prop_assert_eq!(run.overflowed, 0);
         for event in &run.events {
             if let Event::Outcome(outcome) = event {
                 let answered = run.answered.get(&outcome.id).copied().unwrap_or(0);
                 prop_assert_eq!(outcome.received, answered, "{:?}", outcome);
+                let lost = outcome.sent - outcome.received;
+                prop_assert!(outcome.starved || outcome.undecided == 0 || lost == 0, "{:?}", outcome);
             }
         }
     }
@@ -442,7 +445,13 @@ fn what_a_full_buffer_swallowed_is_not_called_lost() {
     let mut session = Session::new(&one(Protocol::Icmp, 2), LIMITS);
     let mut now = Duration::ZERO;
     let (_, _, from) = echo(&mut session, &mut now);
-    session.handle(now, Input::Overflowed { lane: Lane::Icmp4 });
+    session.handle(
+        now,
+        Input::Overflowed {
+            lane: Lane::Icmp4,
+            drops: 3,
+        },
+    );
     let (token, cookie, _) = echo(&mut session, &mut now);
     session.handle(
         now,
@@ -457,18 +466,24 @@ fn what_a_full_buffer_swallowed_is_not_called_lost() {
     assert_eq!(session.poll(now), None);
     let outcome = outcome(&mut session, now);
     assert!(
-        matches!(outcome.failure, Some(Failure::Local { .. })),
+        matches!(outcome.failure, Some(Failure::Undecided { .. })),
         "{outcome:?}"
     );
-    assert_eq!((session.counts().timeouts, session.counts().local), (0, 1));
+    assert_eq!((outcome.undecided, outcome.starved), (1, false));
+    assert_eq!(
+        (session.counts().timeouts, session.counts().undecided),
+        (0, 1)
+    );
+    assert_eq!(session.health().receive_drops, 3);
 }
 
 fn one(protocol: Protocol, count: u16) -> Plan {
     Plan {
-        version: 1,
+        version: 2,
         run: "r".into(),
         budget_pps: 1000,
         timeout_ms: 1000,
+        ports: Vec::new(),
         probes: vec![Probe {
             id: 7,
             dst: IpAddr::from([10, 0, 0, 1]),
@@ -476,6 +491,7 @@ fn one(protocol: Protocol, count: u16) -> Plan {
             port: 8889,
             count,
             payload_bytes: 56,
+            timeout_ms: None,
             expect: None,
         }],
     }
@@ -674,46 +690,173 @@ fn a_connection_that_takes_too_long_is_abandoned() {
     let Command::Connect { token, .. } = launch(&mut session, &mut now) else {
         panic!("a connection");
     };
-    now = session.deadline(now).expect("its timeout");
+    // The driver looks around while it waits.
+    while now < Duration::from_secs(1) {
+        assert_eq!(session.poll(now), None);
+        now = session.deadline(now).expect("its timeout");
+        session.wake(now);
+    }
     assert_eq!(session.poll(now), Some(Command::Abandon { token }));
     assert_eq!(outcome(&mut session, now).failure, Some(Failure::Timeout));
 }
 
-#[test]
-fn a_stall_is_given_back() {
-    for protocol in [Protocol::Icmp, Protocol::Tcp] {
-        let mut session = Session::new(&one(protocol, 1), LIMITS);
-        let mut now = Duration::ZERO;
-        let command = launch(&mut session, &mut now);
-        // Its time would be over, but nobody was there to hear.
-        now += Duration::from_secs(5);
-        let by = Duration::from_secs(5);
-        session.handle(now, Input::Stalled { by });
-        assert_eq!(session.poll(now), None);
-        now += Duration::from_millis(500);
-        session.handle(
-            now,
-            match command {
-                Command::Echo {
-                    token,
-                    cookie,
-                    dst: from,
-                    ..
-                } => Input::Reply {
-                    token,
-                    cookie,
-                    from,
-                    received: None,
-                },
-                Command::Connect { token, .. } => Input::Connected {
-                    token,
-                    result: Ok(Duration::from_millis(1)),
-                },
-                Command::Abandon { .. } => panic!("in time"),
-            },
-        );
-        assert_eq!(outcome(&mut session, now).received, 1);
+/// Launches the only packet of a plan and sleeps until so long after the time that was asked for.
+fn overslept(protocol: Protocol, late: Duration) -> (Session, Command, Duration) {
+    let mut session = Session::new(&one(protocol, 1), LIMITS);
+    let mut now = Duration::ZERO;
+    let command = launch(&mut session, &mut now);
+    now = session.deadline(now).expect("it waits") + late;
+    session.wake(now);
+    (session, command, now)
+}
+
+fn reply(command: &Command) -> Input {
+    match command {
+        Command::Echo {
+            token,
+            cookie,
+            dst: from,
+            ..
+        } => Input::Reply {
+            token: *token,
+            cookie: *cookie,
+            from: *from,
+            received: None,
+        },
+        Command::Connect { token, .. } => Input::Connected {
+            token: *token,
+            result: Ok(Duration::from_millis(1)),
+        },
+        Command::Abandon { .. } => panic!("in time"),
     }
+}
+
+#[test]
+fn what_waited_while_the_driver_slept_is_answered() {
+    for protocol in [Protocol::Icmp, Protocol::Tcp] {
+        let (mut session, command, now) = overslept(protocol, Duration::from_secs(5));
+        session.handle(now, reply(&command));
+        let outcome = outcome(&mut session, now);
+        assert_eq!(
+            (outcome.received, outcome.failure),
+            (1, None),
+            "{protocol:?}"
+        );
+        let health = session.health();
+        assert_eq!(
+            (health.missed_ticks, health.worst_lateness_us),
+            (1, 5_000_000)
+        );
+    }
+}
+
+#[test]
+fn a_connection_gets_back_the_time_that_the_driver_missed_and_no_more() {
+    let late = Duration::from_secs(5);
+    let left = Duration::from_secs(1) - TICK;
+    for (after, received) in [(left - Duration::from_millis(1), 1), (left, 0)] {
+        let (mut session, command, mut now) = overslept(Protocol::Tcp, late);
+        assert_eq!(session.poll(now), None);
+        now += after;
+        if session.poll(now).is_none() {
+            session.handle(now, reply(&command));
+        }
+        assert_eq!(outcome(&mut session, now).received, received, "{after:?}");
+    }
+}
+
+#[test]
+fn an_echo_that_was_not_there_after_a_stall_is_undecided_and_after_none_lost() {
+    for (late, starved) in [(Duration::from_secs(5), true), (TOLERANCE, false)] {
+        let (mut session, _, now) = overslept(Protocol::Icmp, late);
+        assert_eq!(session.poll(now), None);
+        let outcome = outcome(&mut session, now);
+        assert_eq!(
+            (outcome.starved, outcome.undecided),
+            (starved, u32::from(starved))
+        );
+        assert_eq!(
+            outcome.failure == Some(Failure::Timeout),
+            !starved,
+            "{outcome:?}"
+        );
+        assert_eq!(session.health().missed_ticks, u64::from(starved));
+    }
+}
+
+#[test]
+fn a_little_lateness_within_a_long_wait_starves_nobody() {
+    let mut session = Session::new(&one(Protocol::Tcp, 1), LIMITS);
+    let mut now = Duration::ZERO;
+    launch(&mut session, &mut now);
+    let mut abandoned = None;
+    for tick in 0..100 {
+        now = session.deadline(now).expect("it waits");
+        // An eighth of a second altogether.
+        now += Duration::from_millis(if tick < 5 { 25 } else { 0 });
+        session.wake(now);
+        abandoned = session.poll(now);
+        if abandoned.is_some() {
+            break;
+        }
+    }
+    assert!(abandoned.is_some());
+    assert_eq!(outcome(&mut session, now).failure, Some(Failure::Timeout));
+    assert_eq!(session.health().missed_ticks, 5);
+}
+
+#[test]
+fn each_probe_is_waited_for_as_it_asks() {
+    let mut plan = one(Protocol::Icmp, 1);
+    plan.probes.push(Probe {
+        id: 8,
+        timeout_ms: Some(200),
+        dst: IpAddr::from([10, 0, 0, 2]),
+        ..plan.probes[0].clone()
+    });
+    let mut session = Session::new(&plan, LIMITS);
+    let mut now = Duration::ZERO;
+    echo(&mut session, &mut now);
+    echo(&mut session, &mut now);
+    for (id, ms) in [(8, 200), (7, 1000)] {
+        now = session.deadline(now).expect("a timeout");
+        assert!(now >= Duration::from_millis(ms) && now < Duration::from_millis(ms + 50));
+        session.wake(now);
+        assert_eq!(session.poll(now), None);
+        assert_eq!(outcome(&mut session, now).id, id);
+    }
+}
+
+#[test]
+fn a_lower_share_holds_from_the_next_packet_on() {
+    let mut plan = one(Protocol::Icmp, 1);
+    plan.budget_pps = 10_000;
+    plan.probes = (0..5000)
+        .map(|id| Probe {
+            id,
+            ..plan.probes[0].clone()
+        })
+        .collect();
+    let mut session = Session::new(
+        &plan,
+        Limits {
+            icmp4_bytes: usize::MAX,
+            ..LIMITS
+        },
+    );
+    let sent = |session: &mut Session, from: u64| {
+        (from..from + 1000)
+            .map(|ms| {
+                let now = Duration::from_millis(ms);
+                std::iter::from_fn(|| session.poll(now)).count()
+            })
+            .sum::<usize>()
+    };
+    session.limit(Duration::ZERO, 100, &plan);
+    let slow = sent(&mut session, 0);
+    assert!(slow <= 100 && slow > 80, "{slow}");
+    session.limit(Duration::from_secs(1), u32::MAX, &plan);
+    assert!(sent(&mut session, 1000) > 4000);
 }
 
 #[test]

@@ -1,84 +1,295 @@
 //! The authenticated API over loopback.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use floater::agent::{Config, Silence};
+use bytes::Bytes;
+use datapath::state::NodeState;
+use floater::agent::{Config, Family, Here, Layer, Sockets};
 use floater::wire::{
-    AUTH_HEADER, AUTH_WINDOW_SECONDS, Event, Expect, Failure, Info, Protocol, proof, sign,
+    AUTH_WINDOW_MS, Audience, CAPABILITIES, Event, Info, MAX_BODY, MAX_PLANS, Protocol,
+    SIGNATURE_HEADER, sign,
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::Request;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::{Request, Response, body::Incoming};
 use tokio::net::TcpStream;
 
 use crate::client::{
-    KEY, ask, body, config, floater, loopback, now, plan, probe, request, run, start,
+    KEY, ask, audience, body, config, floater, loopback, nonce, nonce_of, now, plan, probe,
+    request, signed, start, with_header,
 };
+
+/// A network in which one can listen and from which nothing can be sent.
+struct Nowhere;
+
+impl Sockets for Nowhere {
+    fn tcp_listener(&self, port: u16) -> io::Result<TcpListener> {
+        Here.tcp_listener(port)
+    }
+    fn tcp_socket(&self, _: Family) -> io::Result<socket2::Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn icmp_socket(&self, _: Family) -> io::Result<socket2::Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn tables(&self) -> Result<NodeState, String> {
+        Err("no netlink here".to_owned())
+    }
+}
+
+/// The body of a plan that would take a quarter of an hour, and whose second probe is judged soon.
+fn slow_plan() -> Vec<u8> {
+    let target = [192, 0, 2, 1];
+    let mut slow = plan(vec![
+        probe(1, target, Protocol::Icmp, 0),
+        probe(2, target, Protocol::Icmp, 0),
+    ]);
+    slow.budget_pps = 1;
+    slow.probes[0].count = 800;
+    slow.probes[1].count = 1;
+    serde_json::to_vec(&slow).unwrap()
+}
 
 #[tokio::test]
 async fn it_says_who_it_is_to_those_who_may_know() {
     let floater = floater().await;
     let address = loopback(floater.api_port());
-    let response = ask(address, request("GET", "/v1/info", b"")).await;
+    let request = request("GET", "/v2/info", b"");
+    let nonce = nonce_of(&request);
+    let response = ask(address, request).await;
     assert_eq!(response.status(), 200);
-    let info: Info = serde_json::from_slice(&body(response).await).unwrap();
+    let info: Info = serde_json::from_slice(&signed(nonce, response).await).unwrap();
     assert_eq!(
         (info.version, info.cluster.as_str(), info.node.as_str()),
-        (1, "uid", "n1")
+        (2, "uid", "n1")
     );
-    let open = ask(address, Request::get("/").body(Full::default()).unwrap()).await;
+    assert_eq!((info.port, info.layer), (floater.port(), Layer::Pod));
+    assert_eq!(info.capabilities, CAPABILITIES);
+    assert!(info.health.accept_queue_overflows.is_some(), "{info:?}");
+    let open = ask(
+        address,
+        Request::get("/").body(Full::<Bytes>::default()).unwrap(),
+    )
+    .await;
     assert_eq!(
         (open.status().as_u16(), body(open).await),
         (200, b"OK".to_vec())
     );
 }
 
+async fn refusal(response: Response<Incoming>) -> (u16, String, bool) {
+    let status = response.status().as_u16();
+    let is_signed = response.headers().contains_key(SIGNATURE_HEADER);
+    let said: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+    let refusal = said["refusal"].as_str().unwrap_or_default().to_owned();
+    (status, refusal, is_signed)
+}
+
 #[tokio::test]
 async fn what_is_not_signed_for_now_and_here_is_refused() {
     let floater = floater().await;
     let address = loopback(floater.api_port());
-    let signed = |header: Option<String>, path: &str| {
-        let mut request = Request::get(path).body(Full::default()).unwrap();
-        if let Some(header) = header {
-            request
-                .headers_mut()
-                .insert(AUTH_HEADER, header.parse().unwrap());
-        }
-        request
+    let other = |cluster: &str, node: &str, layer| Audience {
+        cluster: cluster.to_owned(),
+        node: node.to_owned(),
+        layer,
     };
-    let old = now() - AUTH_WINDOW_SECONDS - 5;
-    for header in [
-        None,
-        Some("v1".to_owned()),
-        Some(sign(
+    let header = |key: &[u8], audience: &Audience, method: &str, path: &str, time| {
+        sign(key, audience, method, path, b"", time, nonce())
+    };
+    let good = |path: &str| header(KEY, &audience(), "GET", path, now());
+    let tables = "/v2/tables";
+    let strangers = [
+        header(
             b"another key, but as long",
+            &audience(),
             "GET",
-            "/v1/tables",
-            b"",
+            tables,
             now(),
-        )),
-        Some(sign(KEY, "POST", "/v1/tables", b"", now())),
-        Some(sign(KEY, "GET", "/v1/info", b"", now())),
-        Some(sign(KEY, "GET", "/v1/tables", b"x", now())),
-        Some(sign(KEY, "GET", "/v1/tables", b"", old)),
+        ),
+        header(KEY, &audience(), "POST", tables, now()),
+        good("/v2/info"),
+        header(KEY, &other("uie", "n1", Layer::Pod), "GET", tables, now()),
+        header(KEY, &other("uid", "n2", Layer::Pod), "GET", tables, now()),
+        header(KEY, &other("uid", "n1", Layer::Host), "GET", tables, now()),
+    ];
+    for header in strangers {
+        let response = ask(address, with_header("GET", tables, &header, b"")).await;
+        let expected = (401, "signature".to_owned(), false);
+        assert_eq!(refusal(response).await, expected, "{header}");
+    }
+    let unsigned = Request::get(tables).body(Full::<Bytes>::default()).unwrap();
+    let response = ask(address, unsigned).await;
+    assert_eq!(refusal(response).await, (401, "missing".to_owned(), false));
+    for (path, header) in [
+        ("/v1/info", good("/v1/info")),
+        (tables, "v1 5 00".to_owned()),
     ] {
-        let response = ask(address, signed(header.clone(), "/v1/tables")).await;
-        assert_eq!(response.status(), 401, "{header:?}");
+        let response = ask(address, with_header("GET", path, &header, b"")).await;
+        assert_eq!(refusal(response).await, (400, "version".to_owned(), false));
     }
     // The query is signed along.
-    let header = sign(KEY, "GET", "/v1/info?a=b", b"", now());
-    assert_eq!(
-        ask(address, signed(Some(header.clone()), "/v1/info?a=b"))
-            .await
-            .status(),
-        200
+    for (path, status) in [("/v2/info?a=b", 200), ("/v2/info?a=c", 401)] {
+        let header = good("/v2/info?a=b");
+        let response = ask(address, with_header("GET", path, &header, b"")).await;
+        assert_eq!(response.status(), status);
+    }
+}
+
+/// A clock that is off is told ours, in a signed answer, so that only we can set it.
+#[tokio::test]
+async fn a_request_of_another_time_is_told_the_time() {
+    let floater = floater().await;
+    let address = loopback(floater.api_port());
+    let began = now();
+    for time in [
+        began - AUTH_WINDOW_MS - 5000,
+        began + AUTH_WINDOW_MS + 5000,
+        // Before it started: whatever it has forgotten cannot come again.
+        began - 2000,
+    ] {
+        let header = sign(KEY, &audience(), "GET", "/v2/info", b"", time, nonce());
+        let request = with_header("GET", "/v2/info", &header, b"");
+        let nonce = nonce_of(&request);
+        let response = ask(address, request).await;
+        assert_eq!(response.status(), 401);
+        let said: serde_json::Value =
+            serde_json::from_slice(&signed(nonce, response).await).unwrap();
+        assert_eq!(said["refusal"], "clock");
+        let told = said["now_ms"].as_u64().unwrap();
+        assert!((began..=now()).contains(&told), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_obeyed_once() {
+    let floater = floater().await;
+    let address = loopback(floater.api_port());
+    let header = sign(KEY, &audience(), "GET", "/v2/info", b"", now(), nonce());
+    let same = || with_header("GET", "/v2/info", &header, b"");
+    assert_eq!(ask(address, same()).await.status(), 200);
+    for _ in 0..2 {
+        let response = ask(address, same()).await;
+        assert_eq!(refusal(response).await, (401, "replayed".to_owned(), true));
+    }
+}
+
+/// A body of which nothing ever comes.
+fn idle(length: u64, header: &str) -> Request<StreamBody<Idle>> {
+    Request::post("/v2/probe")
+        .header("content-length", length)
+        .header(floater::wire::AUTH_HEADER, header)
+        .body(StreamBody::new(futures::stream::pending()))
+        .unwrap()
+}
+
+type Idle = futures::stream::Pending<Result<Frame<Bytes>, Infallible>>;
+
+#[tokio::test]
+async fn the_header_is_judged_before_a_byte_of_the_body() {
+    let floater = floater().await;
+    let address = loopback(floater.api_port());
+    let strange = sign(
+        b"another key, but as long",
+        &audience(),
+        "POST",
+        "/v2/probe",
+        b"x",
+        now(),
+        nonce(),
     );
-    assert_eq!(
-        ask(address, signed(Some(header), "/v1/info?a=c"))
+    let refused = ask(address, idle(1, &strange));
+    let response = tokio::time::timeout(Duration::from_secs(2), refused)
+        .await
+        .expect("at once");
+    assert_eq!(response.status(), 401);
+    // Signed, and longer than a body may be, or not as long as was signed.
+    let long = vec![b'x'; usize::try_from(MAX_BODY).unwrap() + 1];
+    for (content, length, status) in [
+        (&long[..], MAX_BODY + 1, 413),
+        (b"x", 2, 400),
+        (b"x", 99_999_999_999, 400),
+    ] {
+        let header = sign(
+            KEY,
+            &audience(),
+            "POST",
+            "/v2/probe",
+            content,
+            now(),
+            nonce(),
+        );
+        let refused = ask(address, idle(length, &header));
+        let response = tokio::time::timeout(Duration::from_secs(2), refused)
             .await
-            .status(),
-        401
+            .expect("at once");
+        assert_eq!(response.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn the_body_is_the_one_that_was_signed() {
+    let floater = floater().await;
+    let address = loopback(floater.api_port());
+    let plan = slow_plan();
+    let header = || sign(KEY, &audience(), "POST", "/v2/probe", &plan, now(), nonce());
+    let mut other = plan.clone();
+    let at = other.len() - 3;
+    other[at] ^= 1;
+    let response = ask(address, with_header("POST", "/v2/probe", &header(), &other)).await;
+    assert_eq!(response.status(), 400);
+    // In chunks, which announce no length: more than was signed.
+    let chunks: Vec<Result<Frame<Bytes>, Infallible>> = vec![
+        Ok(Frame::data(plan.clone().into())),
+        Ok(Frame::data(Bytes::from_static(b" "))),
+    ];
+    let request = Request::post("/v2/probe")
+        .header(floater::wire::AUTH_HEADER, header())
+        .body(StreamBody::new(futures::stream::iter(chunks)))
+        .unwrap();
+    assert_eq!(ask(address, request).await.status(), 400);
+    let response = ask(address, with_header("POST", "/v2/probe", &header(), &plan)).await;
+    assert_eq!(response.status(), 200);
+}
+
+/// Neither two hundred clients that say nothing nor four that do not send what they have signed silence it.
+#[tokio::test]
+async fn idle_clients_leave_room_for_others() {
+    let floater = floater().await;
+    let address = loopback(floater.api_port());
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut bodies = Vec::new();
+    for _ in 0..4 {
+        let header = sign(KEY, &audience(), "POST", "/v2/probe", b"x", now(), nonce());
+        bodies.push(tokio::spawn(ask(address, idle(1, &header))));
+    }
+    let started = Instant::now();
+    for _ in 0..5 {
+        let response = ask(address, request("GET", "/v2/info", b"")).await;
+        assert_eq!(response.status(), 200);
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
     );
+    for body in bodies {
+        assert_eq!(
+            body.await.unwrap().status(),
+            408,
+            "an idle body is not waited for"
+        );
+    }
+    let response = ask(address, request("POST", "/v2/probe", &slow_plan())).await;
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
@@ -86,126 +297,65 @@ async fn wrong_requests_get_the_right_refusal() {
     let floater = floater().await;
     let address = loopback(floater.api_port());
     assert_eq!(
-        ask(address, request("GET", "/v2/info", b"")).await.status(),
+        ask(address, request("GET", "/v3/info", b"")).await.status(),
         404
     );
-    let response = ask(address, request("POST", "/v1/info", b"")).await;
+    let response = ask(address, request("POST", "/v2/info", b"")).await;
     assert_eq!(response.status(), 405);
     assert_eq!(response.headers()["allow"], "GET");
     for (body_text, field) in [
-        (r#"{"version":2}"#, "version"),
+        (r#"{"version":1}"#, "version"),
         (
-            r#"{"version":1,"run":"r","budget_pps":1,"timeout_ms":1,"probes":[{"id":1}]}"#,
+            r#"{"version":2,"run":"r","budget_pps":1,"timeout_ms":1,"probes":[{"id":1}]}"#,
             "probes[0].dst",
         ),
         ("nonsense", ""),
     ] {
-        let response = ask(address, request("POST", "/v1/probe", body_text.as_bytes())).await;
+        let request = request("POST", "/v2/probe", body_text.as_bytes());
+        let nonce = nonce_of(&request);
+        let response = ask(address, request).await;
         assert_eq!(response.status(), 400, "{body_text}");
-        let fault: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+        let fault: serde_json::Value =
+            serde_json::from_slice(&signed(nonce, response).await).unwrap();
         assert_eq!(fault["field"], field, "{fault}");
     }
     // Megabytes are read, and judged to the last probe.
-    let many = (0..50_000).map(|id| probe(id.min(49_998), Ipv4Addr::LOCALHOST, Protocol::Icmp, 0));
+    let many = (0..20_000).map(|id| probe(id.min(19_998), [192, 0, 2, 1], Protocol::Icmp, 0));
     let many = serde_json::to_vec(&plan(many.collect())).unwrap();
-    let response = ask(address, request("POST", "/v1/probe", &many)).await;
+    let response = ask(address, request("POST", "/v2/probe", &many)).await;
     assert_eq!(response.status(), 400);
     let fault: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
-    assert_eq!(fault["field"], "probes[49999].id");
-    let mut long = request("POST", "/v1/probe", b"");
-    long.headers_mut()
-        .insert("content-length", "99999999999".parse().unwrap());
-    // The body that was announced never comes, and is not waited for.
-    assert_eq!(ask(address, long).await.status(), 413);
+    assert_eq!(fault["field"], "probes[19999].id");
 }
 
 #[tokio::test]
-async fn connections_are_judged_by_who_answers() {
-    let one = floater().await;
-    let other = start(config("n2"), std::sync::Arc::new(floater::agent::Here)).await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let expect = |node: &str| {
-        Some(Expect {
-            nonce: "0a0b".to_owned(),
-            proof: proof(KEY, "0a0b", "uid", node),
-        })
-    };
-    let tcp = |id, dst: IpAddr, port, expect| {
-        let mut probe = probe(id, dst, Protocol::Tcp, port);
-        probe.expect = expect;
-        probe
-    };
-    let v4 = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let mut plan = plan(vec![
-        tcp(1, v4, one.port(), expect("n1")),
-        tcp(2, v4, other.port(), expect("n1")),
-        tcp(3, v4, closed, expect("n1")),
-        tcp(4, v4, other.port(), None),
-    ]);
-    if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
-        plan.probes
-            .push(tcp(5, Ipv6Addr::LOCALHOST.into(), one.port(), expect("n1")));
-    }
-    let (outcomes, sent) = run(loopback(one.api_port()), &plan).await;
-    assert_eq!(sent, 3 * plan.probes.len() as u64);
-    let wrong = Failure::WrongIdentity {
-        answered: "uid/n2".to_owned(),
-    };
-    let failures = [None, Some(wrong), Some(Failure::Refused), None, None];
-    for (outcome, failure) in outcomes.iter().zip(failures) {
-        assert_eq!(outcome.failure, failure, "{outcome:?}");
-        assert_eq!(outcome.received, if failure.is_none() { 3 } else { 0 });
-        assert_eq!(outcome.rtt.is_some(), failure.is_none());
-    }
-}
-
-#[tokio::test]
-async fn one_plan_at_a_time_and_none_for_nobody() {
-    let floater = floater().await;
+async fn plans_run_side_by_side_and_none_for_nobody() {
+    let floater = start(config("n1"), Arc::new(Nowhere)).await;
     let address = loopback(floater.api_port());
-    // A thousand connections a second apart from one another would take a quarter of an hour.
-    let mut slow = plan(vec![probe(
-        1,
-        Ipv4Addr::LOCALHOST,
-        Protocol::Tcp,
-        floater.port(),
-    )]);
-    slow.budget_pps = 1;
-    slow.probes[0].count = 1000;
-    slow.probes
-        .push(probe(2, Ipv4Addr::LOCALHOST, Protocol::Tcp, floater.port()));
-    slow.probes[1].count = 1;
-    let slow = serde_json::to_vec(&slow).unwrap();
-    let mut first = ask(address, request("POST", "/v1/probe", &slow)).await;
-    assert_eq!(first.status(), 200);
-    // The first outcome is told while the rest is still to come.
-    let line = first
-        .body_mut()
-        .frame()
-        .await
-        .unwrap()
-        .unwrap()
-        .into_data()
-        .unwrap();
-    let event: Event = serde_json::from_slice(line.trim_ascii_end()).unwrap();
-    assert!(
-        matches!(event, Event::Outcome(outcome) if outcome.id == 2),
-        "streamed as judged"
-    );
-    assert_eq!(
-        ask(address, request("POST", "/v1/probe", &slow))
-            .await
-            .status(),
-        429
-    );
-    drop(first);
+    let slow = slow_plan();
+    let mut running = Vec::new();
+    for _ in 0..MAX_PLANS {
+        let response = ask(address, request("POST", "/v2/probe", &slow)).await;
+        assert_eq!(response.status(), 200);
+        running.push(response.into_body());
+    }
+    let full = ask(address, request("POST", "/v2/probe", &slow)).await;
+    assert_eq!(full.status(), 429);
+    // The second probe of each is told while the rest is still to come.
+    for body in &mut running {
+        let mut said = Vec::new();
+        while !said.windows(6).any(|word| word == b"\"id\":2") {
+            let frame = body.frame().await.expect("more").expect("data");
+            said.extend(frame.into_data().expect("data"));
+        }
+        let first = said.split(|byte| *byte == b'\n').next().expect("a line");
+        let event: Event = serde_json::from_slice(first).expect("an event");
+        assert!(!matches!(event, Event::Done { .. }), "{event:?}");
+    }
     // Hanging up ends the probing; the place is free as soon as the floater has noticed.
+    running.pop();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while ask(address, request("POST", "/v1/probe", &slow))
+    while ask(address, request("POST", "/v2/probe", &slow))
         .await
         .status()
         != 200
@@ -219,33 +369,61 @@ async fn one_plan_at_a_time_and_none_for_nobody() {
 }
 
 #[tokio::test]
-async fn it_falls_silent_at_its_time() {
-    let ttl = Some(Duration::from_millis(300));
+async fn a_plan_says_something_all_the_time() {
+    let floater = start(config("n1"), Arc::new(Nowhere)).await;
+    let request = request("POST", "/v2/probe", &slow_plan());
+    let response = ask(loopback(floater.api_port()), request).await;
+    let mut parts = response.into_body().into_data_stream();
+    for _ in 0..3 {
+        let part = tokio::time::timeout(Duration::from_secs(5), parts.next());
+        part.await
+            .expect("a sign of life")
+            .expect("more")
+            .expect("data");
+    }
+}
+
+#[tokio::test]
+async fn it_falls_silent_at_its_time_and_stays() {
+    let expires = Some(SystemTime::now() + Duration::from_millis(700));
     let floater = start(
         Config {
-            ttl,
+            expires,
             ..config("n1")
         },
-        std::sync::Arc::new(floater::agent::Here),
+        Arc::new(Nowhere),
     )
     .await;
     let (port, api_port) = (floater.port(), floater.api_port());
-    let mut slow = plan(vec![probe(1, Ipv4Addr::LOCALHOST, Protocol::Tcp, port)]);
-    slow.budget_pps = 1;
-    slow.probes[0].count = 1000;
     let response = ask(
         loopback(api_port),
-        request("POST", "/v1/probe", &serde_json::to_vec(&slow).unwrap()),
+        request("POST", "/v2/probe", &slow_plan()),
     )
     .await;
     assert_eq!(response.status(), 200);
-    assert_eq!(floater.stopped().await, Silence::Expired);
-    assert!(TcpStream::connect(loopback(port)).await.is_err());
-    assert!(TcpStream::connect(loopback(api_port)).await.is_err());
+    floater.expired().await;
+    assert!(floater.is_over() && Some(SystemTime::now()) >= expires);
     assert!(
         response.into_body().collect().await.is_err(),
         "the stream is cut, not ended"
     );
+    let again = start(
+        Config {
+            port,
+            api_port,
+            expires,
+            ..config("n1")
+        },
+        Arc::new(Nowhere),
+    )
+    .await;
+    for floater in [floater, again] {
+        assert!(floater.is_over());
+        assert!(TcpStream::connect(loopback(port)).await.is_err());
+        assert!(TcpStream::connect(loopback(api_port)).await.is_err());
+        floater.stop();
+        floater.stopped().await;
+    }
 }
 
 #[tokio::test]
@@ -253,7 +431,7 @@ async fn it_stops_when_told_and_when_dropped() {
     let first = floater().await;
     let port = first.port();
     first.stop();
-    assert_eq!(first.stopped().await, Silence::Stopped);
+    first.stopped().await;
     assert!(TcpStream::connect(loopback(port)).await.is_err());
     let second = floater().await;
     let port = second.port();
@@ -269,31 +447,11 @@ async fn it_stops_when_told_and_when_dropped() {
 
 #[tokio::test]
 async fn tables_that_cannot_be_read_are_not_empty_tables() {
-    use floater::agent::{Family, Here, Sockets};
-    use std::io;
-
-    struct Blind;
-    impl Sockets for Blind {
-        fn tcp_listener(&self, port: u16) -> io::Result<std::net::TcpListener> {
-            Here.tcp_listener(port)
-        }
-        fn tcp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
-            Here.tcp_socket(family)
-        }
-        fn icmp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
-            Here.icmp_socket(family)
-        }
-        fn tables(&self) -> Result<datapath::state::NodeState, String> {
-            Err("no netlink here".to_owned())
-        }
-    }
-    let floater = start(config("n1"), std::sync::Arc::new(Blind)).await;
-    let response = ask(
-        loopback(floater.api_port()),
-        request("GET", "/v1/tables", b""),
-    )
-    .await;
+    let floater = start(config("n1"), Arc::new(Nowhere)).await;
+    let request = request("GET", "/v2/tables", b"");
+    let nonce = nonce_of(&request);
+    let response = ask(loopback(floater.api_port()), request).await;
     assert_eq!(response.status(), 503);
-    let said: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&signed(nonce, response).await).unwrap();
     assert_eq!(said["error"], "no netlink here");
 }

@@ -1,12 +1,17 @@
 //! What a run does to a floater, without a run.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use floater::agent::{Config, Floater, Here, Layer, Sockets};
-use floater::wire::{AUTH_HEADER, Event, Outcome, Plan, Probe, Protocol, sign};
+use floater::wire::{
+    AUTH_HEADER, Audience, Event, Health, Nonce, Outcome, Plan, Probe, Protocol, SIGNATURE_HEADER,
+    SignedRequest, Transcript, sign, verify_answer,
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
@@ -28,7 +33,8 @@ pub(crate) fn config(node: &str) -> Config {
         run_key: KEY.to_vec(),
         port: 0,
         api_port: 0,
-        ttl: None,
+        bind: None,
+        expires: None,
     }
 }
 
@@ -44,19 +50,35 @@ pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+/// Milliseconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
-        .as_secs()
+        .as_millis()
+        .try_into()
+        .unwrap()
+}
+
+/// Another one each time.
+pub(crate) fn nonce() -> Nonce {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = u128::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    number.to_be_bytes()
+}
+
+/// Whom requests are for: the floater of [`config`]'s node n1.
+pub(crate) fn audience() -> Audience {
+    config("n1").audience()
 }
 
 pub(crate) fn plan(probes: Vec<Probe>) -> Plan {
     Plan {
-        version: 1,
+        version: 2,
         run: "run".to_owned(),
         budget_pps: 2000,
         timeout_ms: 1000,
+        ports: Vec::new(),
         probes,
     }
 }
@@ -69,32 +91,69 @@ pub(crate) fn probe(id: u32, dst: impl Into<IpAddr>, protocol: Protocol, port: u
         port,
         count: 3,
         payload_bytes: 56,
+        timeout_ms: None,
         expect: None,
     }
 }
 
-/// A request as a run signs it; `forge` changes it afterwards.
+/// A request as a run signs it for node n1.
 pub(crate) fn request(method: &str, path: &str, body: &[u8]) -> Request<Full<Bytes>> {
+    let header = sign(KEY, &audience(), method, path, body, now(), nonce());
+    with_header(method, path, &header, body)
+}
+
+/// A request with any signature.
+pub(crate) fn with_header(
+    method: &str,
+    path: &str,
+    header: &str,
+    body: &[u8],
+) -> Request<Full<Bytes>> {
     Request::builder()
         .method(method)
         .uri(path)
         .header("host", "floater")
-        .header(AUTH_HEADER, sign(KEY, method, path, body, now()))
+        .header(AUTH_HEADER, header)
         .body(Full::from(body.to_vec()))
         .unwrap()
 }
 
+/// The nonce that the answer to a request is signed over.
+pub(crate) fn nonce_of<B>(request: &Request<B>) -> Nonce {
+    let header = request.headers()[AUTH_HEADER].to_str().unwrap();
+    SignedRequest::parse(header).unwrap().nonce
+}
+
+/// The content of an answer that node n1 has signed for this request.
+pub(crate) async fn signed(nonce: Nonce, response: Response<Incoming>) -> Vec<u8> {
+    let status = response.status().as_u16();
+    let signature = response.headers()[SIGNATURE_HEADER]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let content = body(response).await;
+    assert!(
+        verify_answer(KEY, &audience(), &nonce, status, &content, &signature),
+        "{}",
+        String::from_utf8_lossy(&content)
+    );
+    content
+}
+
 /// One request over one connection.
-pub(crate) async fn ask(address: SocketAddr, request: Request<Full<Bytes>>) -> Response<Incoming> {
+pub(crate) async fn ask<B>(address: SocketAddr, request: Request<B>) -> Response<Incoming>
+where
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let stream = TcpStream::connect(address).await.expect("the API listens");
     ask_over(stream, request).await
 }
 
 /// One request over a connection that is there.
-pub(crate) async fn ask_over(
-    stream: TcpStream,
-    request: Request<Full<Bytes>>,
-) -> Response<Incoming> {
+pub(crate) async fn ask_over<B>(stream: TcpStream, request: Request<B>) -> Response<Incoming>
+where
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let name = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
     let stream = TlsConnector::from(Arc::new(trusting()))
         .connect(name, stream)
@@ -117,37 +176,40 @@ pub(crate) async fn body(response: Response<Incoming>) -> Vec<u8> {
         .to_vec()
 }
 
-/// Sends a plan and collects what came of it.
-pub(crate) async fn run(address: SocketAddr, plan: &Plan) -> (Vec<Outcome>, u64) {
-    let stream = TcpStream::connect(address).await.expect("the API listens");
-    run_over(stream, plan).await
-}
-
-/// Sends a plan over a connection and collects what came of it.
-pub(crate) async fn run_over(stream: TcpStream, plan: &Plan) -> (Vec<Outcome>, u64) {
-    let body_bytes = serde_json::to_vec(plan).unwrap();
-    let response = ask_over(stream, request("POST", "/v1/probe", &body_bytes)).await;
+/// Sends a plan over a connection: what came of it, and how the floater fared. Every line has to be signed.
+pub(crate) async fn run_over(stream: TcpStream, plan: &Plan) -> (Vec<Outcome>, u64, Health) {
+    let mut plan = plan.clone();
+    plan.ports = plan.probes.iter().map(|probe| probe.port).collect();
+    plan.ports.sort_unstable();
+    plan.ports.dedup();
+    let request = request("POST", "/v2/probe", &serde_json::to_vec(&plan).unwrap());
+    let mut transcript = Transcript::new(KEY, audience(), nonce_of(&request));
+    let response = ask_over(stream, request).await;
     assert_eq!(response.status(), 200);
-    let body = tokio::time::timeout(Duration::from_secs(30), body(response))
+    let body = tokio::time::timeout(Duration::from_secs(60), body(response))
         .await
         .expect("an end");
-    let mut events: Vec<Event> = body
+    let (mut outcomes, mut done, mut unsigned) = (Vec::new(), None, 0);
+    for line in body
+        .strip_suffix(b"\n")
+        .unwrap()
         .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_slice(line).expect("an event"))
-        .collect();
-    let Some(Event::Done { sent, .. }) = events.pop() else {
-        panic!("the last line is Done");
-    };
-    let mut outcomes: Vec<Outcome> = events
-        .into_iter()
-        .map(|event| match event {
-            Event::Outcome(outcome) => outcome,
-            Event::Done { .. } => panic!("Done twice"),
-        })
-        .collect();
+    {
+        unsigned += 1;
+        match serde_json::from_slice(line).expect("an event") {
+            Event::Done { sent, health, .. } => done = Some((sent, health)),
+            Event::Outcome(outcome) => outcomes.push(outcome),
+            Event::Signed { signature } => {
+                assert!(transcript.verify(&signature));
+                unsigned = 0;
+            }
+        }
+        transcript.push(line);
+    }
+    assert_eq!(unsigned, 0, "the last line is a signature");
+    let (sent, health) = done.expect("it is done");
     outcomes.sort_by_key(|outcome| outcome.id);
-    (outcomes, sent)
+    (outcomes, sent, health)
 }
 
 /// TLS without verification, as the Kubernetes API's proxy does it.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use floater::stats;
 use floater::wire::Rtt;
-use hdrhistogram::Histogram;
 
 use super::join::Joined;
 use super::pairs::{Fate, Pair};
@@ -65,10 +65,6 @@ fn cell(scope: &Scope<'_>, key: CellKey, members: &[&Joined<'_, '_>], usual: f64
     if verdict == CellVerdict::Pass && is_lossy(members, usual) {
         verdict = CellVerdict::Degraded;
     }
-    let mut all = Merged::default();
-    for rtt in pairs.iter().flat_map(|pair| pair.rtts()) {
-        all.add(rtt);
-    }
     Cell {
         src: scope.cluster(key.src).name.clone(),
         dst: scope.cluster(key.dst).name.clone(),
@@ -78,7 +74,7 @@ fn cell(scope: &Scope<'_>, key: CellKey, members: &[&Joined<'_, '_>], usual: f64
         verdict,
         sent: pairs.iter().map(|pair| pair.sent()).sum(),
         received: pairs.iter().map(|pair| pair.received()).sum(),
-        rtt_us: all.summary(),
+        rtt_us: summary(pairs.iter().flat_map(|pair| pair.rtts())),
         findings: Vec::new(),
     }
 }
@@ -182,65 +178,26 @@ pub(super) fn verdict(fates: &[&Fate]) -> CellVerdict {
 pub(super) fn node_rows(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> Vec<NodeRow> {
     pairs
         .iter()
-        .map(|pair| {
-            let mut all = Merged::default();
-            pair.rtts().for_each(|rtt| all.add(rtt));
-            NodeRow {
-                src: scope.place(pair.key.src),
-                dst: scope.place(pair.key.dst),
-                layer: pair.key.layer,
-                family: pair.key.family,
-                target: pair.target.to_string(),
-                verdict: verdict(&[&pair.fate]),
-                sent: pair.sent(),
-                received: pair.received(),
-                rtt_us: all.summary(),
-                reason: pair.reason(),
-            }
+        .map(|pair| NodeRow {
+            src: scope.place(pair.key.src),
+            dst: scope.place(pair.key.dst),
+            layer: pair.key.layer,
+            family: pair.key.family,
+            target: pair.target.to_string(),
+            verdict: verdict(&[&pair.fate]),
+            sent: pair.sent(),
+            received: pair.received(),
+            rtt_us: summary(pair.rtts()),
+            reason: pair.reason(),
         })
         .collect()
 }
 
 /// Round-trip times of several probes.
-#[derive(Default)]
-struct Merged {
-    histogram: Option<Histogram<u64>>,
-    /// Of probes whose histogram cannot be read: the worst of each.
-    coarse: Option<RttSummary>,
-}
-
-impl Merged {
-    fn add(&mut self, rtt: &Rtt) {
-        let decoded = floater::stats::decode(&rtt.histogram).ok();
-        match (decoded, &mut self.histogram) {
-            (Some(one), None) => self.histogram = Some(one),
-            (Some(one), Some(all)) => {
-                all.auto(true);
-                // Only a value beyond the greatest trackable one fails, and the line above has lifted that bound.
-                let _ = all.add(&one);
-            }
-            (None, _) => {
-                let worst = self.coarse.get_or_insert(RttSummary {
-                    p50: 0,
-                    p99: 0,
-                    max: 0,
-                });
-                worst.p50 = worst.p50.max(rtt.p50_us);
-                worst.p99 = worst.p99.max(rtt.p99_us);
-                worst.max = worst.max.max(rtt.max_us);
-            }
-        }
-    }
-
-    fn summary(&self) -> Option<RttSummary> {
-        self.histogram
-            .as_ref()
-            .filter(|all| !all.is_empty())
-            .map(|all| RttSummary {
-                p50: all.value_at_quantile(0.5),
-                p99: all.value_at_quantile(0.99),
-                max: all.max(),
-            })
-            .or(self.coarse)
-    }
+fn summary<'r>(rtts: impl IntoIterator<Item = &'r Rtt>) -> Option<RttSummary> {
+    stats::merge(rtts).map(|all| RttSummary {
+        p50: all.p50_us,
+        p99: all.p99_us,
+        max: all.max_us,
+    })
 }

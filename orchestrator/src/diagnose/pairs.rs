@@ -131,14 +131,25 @@ impl<'a> Pair<'a> {
             Protocol::Icmp => &mut self.icmp,
             Protocol::Tcp => &mut self.tcp,
         };
-        if let Some(Failure::Local { error }) = &outcome.failure
+        let undecided = match &outcome.failure {
+            Some(Failure::Local { error }) if !is_about_the_network(error) => Some(error),
+            Some(
+                Failure::Forbidden { rule: reason }
+                | Failure::Undecided { reason }
+                | Failure::Unsupported { what: reason },
+            ) => Some(reason),
+            _ => None,
+        };
+        if let Some(reason) = undecided
             && outcome.received == 0
-            && !is_about_the_network(error)
         {
-            self.unknown.push(error);
+            self.unknown.push(reason);
             return;
         }
-        let (sent, received) = (u64::from(outcome.sent), u64::from(outcome.received));
+        let (sent, received) = (
+            u64::from(outcome.sent.saturating_sub(outcome.undecided)),
+            u64::from(outcome.received),
+        );
         tally.sent += sent;
         tally.received += received;
         match &ask.excused {
@@ -312,7 +323,10 @@ fn failure_words(failure: &Failure) -> String {
         Failure::IcmpError { from, kind, code } => {
             format!("{from} answered with ICMP type {kind} code {code}")
         }
+        Failure::Forbidden { rule: reason } => format!("not sent: {reason}"),
         Failure::Local { error } => format!("could not send: {error}"),
+        Failure::Undecided { reason } => reason.clone(),
+        Failure::Unsupported { what } => format!("not sent: its floater does not know {what}"),
         Failure::Refused => "refused".to_owned(),
         Failure::Timeout => "no answer".to_owned(),
         Failure::WrongIdentity { .. } => "somebody else answered".to_owned(),

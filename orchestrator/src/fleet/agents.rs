@@ -1,20 +1,29 @@
 //! The floaters of a cluster, asked through its API server's pods/proxy, so that a dead data path does not hide its own
 //! evidence.
+//!
+//! Whatever stands at the other end is believed only what the floater that was asked has signed for this request.
+
+mod answer;
 
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use floater::wire::{AUTH_HEADER, Event, Info, Outcome, Plan, Tables, sign};
+use floater::wire::{
+    AUTH_HEADER, Audience, Event, Health, Info, Nonce, Outcome, Plan, Tables, Transcript, VERSION,
+    sign, verify_answer,
+};
 use http::{HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::api::{self, Api, Failure, Lines};
+use super::api::{self, Api, Failure};
 use super::look;
 use super::objects::Pod;
+use answer::{Lines, Refusal, read};
 
 /// How long the tables of one node may take.
 const TABLES_TIMEOUT: Duration = Duration::from_secs(15);
@@ -22,13 +31,10 @@ const TABLES_TIMEOUT: Duration = Duration::from_secs(15);
 const INFO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its own arithmetic a plan may take before its floater counts as dead.
 const PLAN_SLACK: Duration = Duration::from_secs(15);
-/// How long to wait before a floater that serves somebody else's plan is asked again, and how often.
-const BUSY_PAUSE: Duration = Duration::from_millis(200);
-const BUSY_TRIES: usize = 150;
+/// How long a floater that runs a plan may be silent: it says something every second.
+const SILENCE: Duration = Duration::from_secs(15);
 /// How many floaters of one cluster are asked at a time.
 const OF_A_CLUSTER_AT_ONCE: usize = 64;
-/// The wire protocol's major version.
-pub(crate) const VERSION: u32 = 1;
 
 /// How many floaters are asked at a time: of one cluster, for its API server's sake, and of all, since each takes a
 /// descriptor.
@@ -67,6 +73,9 @@ pub(crate) struct Agent {
     /// `.../pods/https:NAME:PORT/proxy`.
     proxy: String,
     run_key: Arc<[u8]>,
+    audience: Audience,
+    /// By how many milliseconds its clock is ahead of ours, as far as it has said so.
+    ahead_ms: Arc<AtomicI64>,
     gates: Gates,
     /// Where its responder listens.
     pub(crate) port: u16,
@@ -75,14 +84,16 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// The floater of a pod, where it says on which node and in which layer it is.
     pub(crate) fn new(
         api: &Api,
         namespace: &str,
+        cluster_id: &str,
         pod: &Pod,
         run_key: &Arc<[u8]>,
         gates: &Gates,
-    ) -> Self {
-        Self {
+    ) -> Option<Self> {
+        Some(Self {
             api: api.clone(),
             proxy: format!(
                 "{}/https:{}:{}/proxy",
@@ -91,66 +102,116 @@ impl Agent {
                 pod.api_port()
             ),
             run_key: Arc::clone(run_key),
+            audience: Audience {
+                cluster: cluster_id.to_owned(),
+                node: pod.node()?.to_owned(),
+                layer: pod.layer()?,
+            },
+            ahead_ms: Arc::default(),
             gates: gates.clone(),
             port: pod.port(),
             ips: pod.ips(),
-        }
+        })
     }
 
     pub(crate) fn run_key(&self) -> &[u8] {
         &self.run_key
     }
 
-    async fn ask(
+    /// Sends one request: what came, and the nonce that its answer is signed over.
+    async fn send(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
         limit: Duration,
-    ) -> Result<http::Response<kube::client::Body>, Refusal> {
+    ) -> Result<(http::Response<kube::client::Body>, Nonce), String> {
+        let mut nonce = Nonce::default();
+        crate::run::random(&mut nonce).map_err(|error| error.to_string())?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        let header = sign(&self.run_key, method.as_str(), path, &body, now);
-        let told = |failure: Failure| Refusal::from(failure.to_string());
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
+        let now = now.saturating_add_signed(self.ahead_ms.load(Ordering::Relaxed));
+        let header = sign(
+            &self.run_key,
+            &self.audience,
+            method.as_str(),
+            path,
+            &body,
+            now,
+            nonce,
+        );
+        let told = |failure: Failure| failure.to_string();
         let mut request =
             api::request(method, &format!("{}{path}", self.proxy), body).map_err(told)?;
         let header = HeaderValue::from_str(&header)
-            .map_err(|_| Refusal::from("its signature cannot be sent".to_owned()))?;
+            .map_err(|_| "its signature cannot be sent".to_owned())?;
         request.headers_mut().insert(AUTH_HEADER, header);
         request.headers_mut().insert(
             http::header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
         let response = self.api.send(request, limit).await.map_err(told)?;
-        if response.status() == StatusCode::OK {
-            return Ok(response);
-        }
-        let (status, body) = api::read_all(response, Duration::from_secs(5))
-            .await
-            .map_err(told)?;
-        Err(Refusal {
-            is_busy: status == StatusCode::TOO_MANY_REQUESTS,
-            why: refusal(status, &body),
-        })
+        Ok((response, nonce))
     }
 
-    /// A floater has one plan at a time; another run's, or the last round's that has just ended, is waited for.
-    async fn start(
+    /// Sends a request, a second time where the floater's clock differs from ours: it says by how much.
+    async fn ask(
         &self,
+        method: Method,
+        path: &str,
         body: &[u8],
         limit: Duration,
-    ) -> Result<http::Response<kube::client::Body>, String> {
-        for _ in 0..BUSY_TRIES {
-            match self
-                .ask(Method::POST, "/v1/probe", body.to_vec(), limit)
-                .await
-            {
-                Err(refusal) if refusal.is_busy => tokio::time::sleep(BUSY_PAUSE).await,
-                answer => return answer.map_err(|refusal| refusal.why),
+    ) -> Result<(http::Response<kube::client::Body>, Nonce), String> {
+        let mut tries = 0;
+        loop {
+            let (response, nonce) = self
+                .send(method.clone(), path, body.to_vec(), limit)
+                .await?;
+            if response.status() == StatusCode::OK {
+                return Ok((response, nonce));
+            }
+            let (status, content, signature) = read(response, limit).await?;
+            let is_signed = self.verify(&nonce, status, &content, signature.as_deref());
+            match answer::refusal(status, &content, is_signed) {
+                Refusal::Clock { now_ms } if tries == 0 => {
+                    tries += 1;
+                    let ours = SystemTime::now()
+                        .duration_since(UNIX_EPOCH)
+                        .map_or(0, |since| {
+                            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+                        });
+                    let theirs = i64::try_from(now_ms).unwrap_or(i64::MAX);
+                    self.ahead_ms
+                        .store(theirs.saturating_sub(ours), Ordering::Relaxed);
+                }
+                Refusal::Clock { .. } => {
+                    return Err("its clock jumps: it refuses the time that it gave".to_owned());
+                }
+                Refusal::Other(why) => return Err(why),
             }
         }
-        Err("it is busy with the plan of another run".to_owned())
+    }
+
+    fn verify(
+        &self,
+        nonce: &Nonce,
+        status: StatusCode,
+        content: &[u8],
+        signature: Option<&str>,
+    ) -> bool {
+        signature.is_some_and(|signature| {
+            verify_answer(
+                &self.run_key,
+                &self.audience,
+                nonce,
+                status.as_u16(),
+                content,
+                signature,
+            )
+        })
     }
 
     async fn read<T: DeserializeOwned>(
@@ -162,14 +223,12 @@ impl Agent {
     ) -> Result<T, String> {
         let _permits = self.gates.pass().await;
         let work = async {
-            let response = self
-                .ask(Method::GET, path, Vec::new(), limit)
-                .await
-                .map_err(|refusal| refusal.why)?;
-            let (_, body) = api::read_all(response, limit)
-                .await
-                .map_err(|failure| failure.to_string())?;
-            let read: T = serde_json::from_slice(&body).map_err(|error| {
+            let (response, nonce) = self.ask(Method::GET, path, &[], limit).await?;
+            let (status, content, signature) = read(response, limit).await?;
+            if !self.verify(&nonce, status, &content, signature.as_deref()) {
+                return Err(answer::unsigned(signature.is_some()));
+            }
+            let read: T = serde_json::from_slice(&content).map_err(|error| {
                 format!(
                     "its answer to {path} cannot be understood (line {}, column {})",
                     error.line(),
@@ -188,78 +247,81 @@ impl Agent {
 
     /// The tables of its node.
     pub(crate) async fn tables(&self, deadline: Instant) -> Result<Tables, String> {
-        self.read("/v1/tables", TABLES_TIMEOUT, deadline, |tables: &Tables| {
+        self.read("/v2/tables", TABLES_TIMEOUT, deadline, |tables: &Tables| {
             tables.version
         })
         .await
     }
 
-    /// Who it is.
+    /// Who it is, and how it fares.
     pub(crate) async fn info(&self, deadline: Instant) -> Result<Info, String> {
-        self.read("/v1/info", INFO_TIMEOUT, deadline, |info: &Info| {
+        self.read("/v2/info", INFO_TIMEOUT, deadline, |info: &Info| {
             info.version
         })
         .await
     }
 
-    /// Sends a plan; `outcome` is called with each result as it comes.
+    /// Sends a plan; `outcome` is called with each result as soon as it is signed: how the floater fared meanwhile.
     ///
     /// # Errors
-    /// Why the results ended early; those that had come are told.
+    /// Why the results ended early; those that had come and were signed are told.
     pub(crate) async fn probe(
         &self,
         plan: &Plan,
         deadline: Instant,
         mut outcome: impl FnMut(Outcome),
-    ) -> Result<(), String> {
+    ) -> Result<Health, String> {
         let _permits = self.gates.pass().await;
         let body = serde_json::to_vec(plan).map_err(|error| error.to_string())?;
-        let limit = expected(plan) + PLAN_SLACK;
+        let limit = plan.longest() + PLAN_SLACK;
         let work = async {
-            let response = self.start(&body, limit).await?;
-            let mut lines = Lines::new(response.into_body());
-            let results = async {
-                loop {
-                    let line = lines
-                        .next()
-                        .await
-                        .map_err(|failure| format!("its results broke off: {failure}"))?;
-                    let Some(line) = line else {
-                        return Err("its results ended before it was done".to_owned());
-                    };
-                    if line.is_empty() {
-                        continue;
-                    }
-                    match serde_json::from_slice(&line) {
-                        Ok(Event::Outcome(result)) => outcome(result),
-                        Ok(Event::Done { .. }) => return Ok(()),
-                        // A newer floater may tell more than is known here.
-                        Err(_) => {}
-                    }
-                }
-            };
+            let (response, nonce) = self
+                .ask(Method::POST, "/v2/probe", &body, PLAN_SLACK)
+                .await?;
+            let transcript = Transcript::new(&self.run_key, self.audience.clone(), nonce);
+            let lines = Lines::new(response.into_body(), SILENCE);
+            let results = listen(plan, lines, transcript, &mut outcome);
             // A floater whose results keep coming and never end is dead, too.
             tokio::time::timeout(limit, results)
                 .await
-                .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+                .unwrap_or_else(|_| Err("its results did not end in time".to_owned()))
         };
         within(deadline, work).await
     }
 }
 
-/// A question that was not answered.
-struct Refusal {
-    /// Whether another try may be taken.
-    is_busy: bool,
-    why: String,
-}
-
-impl From<String> for Refusal {
-    fn from(why: String) -> Self {
-        Self {
-            is_busy: false,
-            why,
+/// Takes in the results of a plan as far as they are signed.
+async fn listen(
+    plan: &Plan,
+    mut lines: Lines,
+    mut transcript: Transcript,
+    outcome: &mut impl FnMut(Outcome),
+) -> Result<Health, String> {
+    let mut unsigned = Vec::new();
+    let mut done = None;
+    loop {
+        let line = lines.next().await?;
+        let event = serde_json::from_slice(&line)
+            .map_err(|_| "its results cannot be understood".to_owned())?;
+        match event {
+            Event::Done { health, .. } => done = Some(health),
+            Event::Outcome(result) => {
+                if unsigned.len() >= plan.probes.len() {
+                    return Err("it has more results than it was asked for".to_owned());
+                }
+                unsigned.push(result);
+            }
+            Event::Signed { signature } => {
+                if !transcript.verify(&signature) {
+                    return Err(answer::unsigned(true));
+                }
+                unsigned.drain(..).for_each(&mut *outcome);
+                if let Some(health) = done {
+                    return Ok(health);
+                }
+            }
         }
+        transcript.push(&line);
     }
 }
 
@@ -271,81 +333,4 @@ async fn within<T>(
     tokio::time::timeout_at(deadline, work)
         .await
         .unwrap_or_else(|_| Err("the run's time was up before it answered".to_owned()))
-}
-
-/// How long a plan takes by its own arithmetic.
-fn expected(plan: &Plan) -> Duration {
-    let packets: u64 = plan.probes.iter().map(|probe| u64::from(probe.count)).sum();
-    let pps = plan.budget_pps.clamp(1, floater::wire::CEILING_PPS);
-    Duration::from_millis(packets * 1000 / u64::from(pps) + u64::from(plan.timeout_ms))
-}
-
-/// Who refused and why: the API server in the words of a Status, or the floater behind it.
-fn refusal(status: StatusCode, body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Status {
-        kind: String,
-        #[serde(default)]
-        message: String,
-    }
-    match serde_json::from_slice::<Status>(body) {
-        Ok(said) if said.kind == "Status" => {
-            let failure = Failure::Status {
-                code: status.as_u16(),
-                message: api::words(&said.message),
-            };
-            format!("its API server cannot pass on to it: {failure}")
-        }
-        _ if status == StatusCode::UNAUTHORIZED => {
-            "it does not accept the run key (another run's floater, or clocks that differ by minutes)"
-                .to_owned()
-        }
-        _ => format!(
-            "it answers {}: {}",
-            status.as_u16(),
-            api::words(&String::from_utf8_lossy(body))
-        ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_names_who_refused() {
-        let status = br#"{"kind":"Status","message":"error trying to reach service: dial tcp: connect: connection refused"}"#;
-        assert!(
-            refusal(StatusCode::BAD_GATEWAY, status)
-                .starts_with("its API server cannot pass on to it: error trying to reach service")
-        );
-        assert!(refusal(StatusCode::UNAUTHORIZED, b"").contains("run key"));
-        assert_eq!(
-            refusal(StatusCode::BAD_REQUEST, b"version 2"),
-            "it answers 400: version 2"
-        );
-    }
-
-    #[test]
-    fn a_plan_takes_its_packets_by_its_budget_and_one_timeout() {
-        let plan = Plan {
-            version: VERSION,
-            run: "r".into(),
-            budget_pps: 100,
-            timeout_ms: 1000,
-            probes: vec![
-                floater::wire::Probe {
-                    id: 0,
-                    dst: [10, 0, 0, 1].into(),
-                    protocol: floater::wire::Protocol::Icmp,
-                    port: 0,
-                    count: 50,
-                    payload_bytes: 0,
-                    expect: None,
-                };
-                4
-            ],
-        };
-        assert_eq!(expected(&plan), Duration::from_secs(3));
-    }
 }

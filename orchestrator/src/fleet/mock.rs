@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use floater::wire::{AUTH_HEADER, Event, Info, Layer, Outcome, Plan, Rtt, Tables, verify};
+use floater::wire::{
+    AUTH_HEADER, Audience, Event, Health, Info, Layer, Nonce, Outcome, Plan, Rtt, SIGNATURE_HEADER,
+    SignedRequest, Tables, Transcript, VERSION, sign_answer,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -184,12 +187,12 @@ impl Mock {
         {
             return Ok(status_answer(*status, "forbidden by the test"));
         }
-        if path.ends_with("/v1/probe") {
+        if path.ends_with("/v2/probe") {
             let asked = self
                 .state()
                 .log
                 .iter()
-                .filter(|line| line.ends_with("/v1/probe"))
+                .filter(|line| line.ends_with("/v2/probe"))
                 .count();
             if asked <= behaviour.busy {
                 let busy = json!({"error": "another plan is under way"});
@@ -418,82 +421,103 @@ impl Mock {
                 .expect("base64");
             floater::wire::unhex(&String::from_utf8(hex).expect("text")).expect("hexadecimal")
         };
-        let header = parts
-            .headers
-            .get(AUTH_HEADER)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
-        if !verify(&key, parts.method.as_str(), path, body, header, now) {
-            return Response::builder()
-                .status(401)
-                .body(whole(Bytes::new()))
-                .expect("good");
-        }
         let node = pod["spec"]["nodeName"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
         let host = pod["metadata"]["labels"]["floater.kosmos.io/layer"] == "host";
+        let layer = if host { Layer::Host } else { Layer::Pod };
+        let audience = Audience {
+            cluster: self.uid.clone(),
+            node: node.clone(),
+            layer,
+        };
+        let header = parts
+            .headers
+            .get(AUTH_HEADER)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let refused = |status: u16, why: &str| {
+            Response::builder()
+                .status(status)
+                .body(whole(why.as_bytes().to_vec()))
+                .expect("good")
+        };
+        let signed = match SignedRequest::parse(header) {
+            Ok(signed) => signed,
+            Err(why) => return refused(401, &why.to_string()),
+        };
+        let is_ours = signed.verify(&key, &audience, parts.method.as_str(), path);
+        if is_ours.is_err() || !signed.is_body(body) {
+            return refused(401, r#"{"refusal":"signature","error":"no"}"#);
+        }
         let answer = match path {
-            "/v1/info" => json!(Info {
-                version: 1,
+            "/v2/info" => json!(Info {
+                version: VERSION,
                 program: "mock".into(),
                 run: "r".into(),
                 cluster: self.uid.clone(),
-                layer: if host { Layer::Host } else { Layer::Pod },
+                layer,
                 node,
+                port: 8889,
+                capabilities: Vec::new(),
+                health: Health::default(),
             }),
-            "/v1/tables" => json!(Tables {
-                version: 1,
+            "/v2/tables" => json!(Tables {
+                version: VERSION,
                 node,
                 state: Default::default(),
                 missing: Vec::new()
             }),
-            "/v1/probe" => return self.probe(&node, body),
-            _ => {
-                return Response::builder()
-                    .status(404)
-                    .body(whole(Bytes::new()))
-                    .expect("good");
+            "/v2/probe" => {
+                return self.probe(&node, body, Transcript::new(&key, audience, signed.nonce));
             }
+            _ => return refused(404, "{}"),
         };
-        json_answer(200, &answer)
+        let content = answer.to_string();
+        let nonce: &Nonce = &signed.nonce;
+        let signature = sign_answer(&key, &audience, nonce, 200, content.as_bytes());
+        Response::builder()
+            .header(SIGNATURE_HEADER, signature)
+            .body(whole(content.into_bytes()))
+            .expect("good")
     }
 
-    fn probe(&self, node: &str, body: &[u8]) -> Response<Answer> {
+    fn probe(&self, node: &str, body: &[u8], mut transcript: Transcript) -> Response<Answer> {
         let plan: Plan = serde_json::from_slice(body).expect("it is a plan");
         let mut lines = String::new();
+        let mut say = |event: Event| {
+            let line = json!(event).to_string();
+            transcript.push(line.as_bytes());
+            lines += &line;
+            lines.push('\n');
+            Event::Signed {
+                signature: transcript.signature(),
+            }
+        };
         let mut sent = 0;
         for probe in &plan.probes {
             let dead = self.behaviour.dead.contains(probe.dst.to_string().as_str());
             sent += u64::from(probe.count);
-            let event = Event::Outcome(Outcome {
+            let signed = say(Event::Outcome(Outcome {
                 id: probe.id,
                 sent: probe.count.into(),
                 received: if dead { 0 } else { probe.count.into() },
                 failure: dead.then_some(floater::wire::Failure::Timeout),
-                rtt: (!dead).then(|| Rtt {
-                    min_us: 100,
-                    p50_us: 100,
-                    p99_us: 100,
-                    max_us: 100,
-                    histogram: String::new(),
-                }),
-            });
-            lines += &json!(event).to_string();
-            lines.push('\n');
+                rtt: if dead { None } else { Rtt::of([100]) },
+                ..Outcome::default()
+            }));
             if self.behaviour.dies_probing.contains(node) {
+                say(signed);
                 return Response::new(whole(lines.into_bytes()));
             }
         }
-        lines += &json!(Event::Done {
+        let signed = say(Event::Done {
             sent,
-            elapsed_us: 1
-        })
-        .to_string();
+            elapsed_us: 1,
+            health: Health::default(),
+        });
+        say(signed);
         Response::new(whole(lines.into_bytes()))
     }
 }

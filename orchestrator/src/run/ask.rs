@@ -74,9 +74,14 @@ pub(super) async fn ask(
                     if !pod.is_ready() {
                         unready.insert((name.clone(), layer), pod.trouble());
                     }
-                    let agent = Agent::new(api, &context.options.namespace, pod, run_key, &gates);
-                    questions.push((name.clone(), layer, agent));
-                    continue;
+                    let namespace = &context.options.namespace;
+                    // Both places are known: it was found by them.
+                    let agent = Agent::new(api, namespace, &seen.id, pod, run_key, &gates);
+                    if let Some(agent) = agent {
+                        questions.push((name.clone(), layer, agent));
+                        continue;
+                    }
+                    "its pod does not say where it is".to_owned()
                 }
                 _ if !node.is_ready() => "the node is not ready".to_owned(),
                 _ if !node.runs_linux() => "it is not a Linux node".to_owned(),
@@ -96,15 +101,13 @@ pub(super) async fn ask(
         .iter()
         .map(|(node, layer, agent)| (node.clone(), *layer, agent.clone()))
         .collect();
-    let id: Arc<str> = seen.id.as_str().into();
     let deadline = context.deadline;
     let patience = Arc::new(Patience::new(questions.len(), LATE, deadline));
-    let answers = concurrently(questions, FLOATERS_AT_ONCE, |(node, layer, agent)| {
-        let id = Arc::clone(&id);
+    let answers = concurrently(questions, FLOATERS_AT_ONCE, |(_, layer, agent)| {
         let patience = Arc::clone(&patience);
         async move {
             let work = async {
-                let answer = answer(&id, &node, layer, &agent, deadline).await;
+                let answer = answer(layer, &agent, deadline).await;
                 if answer.dead.is_none() { Ok(answer) } else { Err(answer) }
             };
             match patience.with(work).await {
@@ -149,7 +152,7 @@ impl Answer {
     }
 }
 
-async fn answer(id: &str, node: &str, layer: Layer, agent: &Agent, deadline: Instant) -> Answer {
+async fn answer(layer: Layer, agent: &Agent, deadline: Instant) -> Answer {
     let mut tables = None;
     if layer == Layer::Host {
         let read = agent.tables(deadline).await;
@@ -162,14 +165,9 @@ async fn answer(id: &str, node: &str, layer: Layer, agent: &Agent, deadline: Ins
         tables = Some(read);
     }
     // A floater that can be asked and cannot read tables still can probe.
+    // That it is the floater of this node its signature says.
     match agent.info(deadline).await {
-        Ok(info) if info.cluster == id && info.node == node && info.layer == layer => {
-            Answer { dead: None, tables }
-        }
-        Ok(info) => Answer::dead(format!(
-            "its pod is answered for by {}/{}",
-            info.cluster, info.node
-        )),
+        Ok(_) => Answer { dead: None, tables },
         Err(reason) => match tables {
             Some(Err(first)) => Answer::dead(first),
             _ => Answer::dead(reason),

@@ -314,8 +314,13 @@ async fn own(
         let deadline = context.deadline.min(Instant::now() + options.pod_wait);
         let gates = Gates::new(&context.gate);
         let ready = deploy::ready(api, &spec, &nodes, layers_refused, deadline, &|pod| {
-            let agent = Agent::new(api, &options.namespace, pod, &run_key, &gates);
-            Box::pin(async move { agent.info(deadline).await.is_ok() })
+            let agent = Agent::new(api, &options.namespace, &seen.id, pod, &run_key, &gates);
+            Box::pin(async move {
+                match agent {
+                    Some(agent) => agent.info(deadline).await.is_ok(),
+                    None => false,
+                }
+            })
         })
         .await;
         (pods, refused) = (ready.pods, ready.refused);
@@ -364,7 +369,6 @@ fn spec(
         port,
         api_port,
         expires: Timestamp::now() + lifetime,
-        ttl: lifetime,
         shared: options.keep,
         reads_nat: translates(fleet, name),
         excluded: seen.excluded.clone(),

@@ -1,13 +1,13 @@
 //! The probes of a run: one plan for each floater and round, results as they come, and what fails asked again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use datapath::printable::Printable;
 use datapath::state::Family;
 use floater::wire::{
-    Expect, Failure, Layer, MAX_PROBES, Outcome, PORT, Plan, Probe, Protocol, hex, proof,
+    Expect, Failure, Layer, MAX_PORTS, Outcome, PORT, Plan, Probe, Protocol, VERSION, hex, proof,
 };
 use tokio::time::Instant;
 
@@ -16,9 +16,8 @@ use super::{Context, Progress};
 use crate::Error;
 use crate::diagnose::open_pairs;
 use crate::evidence::{Ask, Gathered, NodeRef, ProbeRecord};
-use crate::fleet::agents::VERSION;
 use crate::fleet::{FLOATERS_AT_ONCE, concurrently};
-use crate::probe_plan::PlannedProbe;
+use crate::probe_plan::{PlannedProbe, target_of};
 use crate::report::CellVerdict;
 
 mod again;
@@ -27,14 +26,14 @@ mod again;
 const TIMEOUT_MS: u32 = 1000;
 /// The same where something was lost before: what is late is not lost.
 const AGAIN_TIMEOUT_MS: u32 = 1500;
+/// The most probes of one plan: with what they expect they stay within [`floater::wire::MAX_BODY`].
+const PROBES_OF_A_PLAN: usize = 8000;
 /// Payload of an echo request, as `ping` has it.
 const PAYLOAD_BYTES: u16 = 56;
 /// So many rounds ask again for what failed, half-failed or was not answered for.
 const AGAIN_ROUNDS: u32 = 6;
 /// How long after a round the next one begins, times its number: losses of one moment have one reason.
 const AGAIN_PAUSE: Duration = Duration::from_millis(150);
-/// The longest histogram of round-trip times that is kept, characters.
-const HISTOGRAM: usize = 64 * 1024;
 
 /// Sends every planned probe in every round, then asks again where the answers do not tell enough; what came of it is in
 /// [`Gathered::probes`].
@@ -144,16 +143,21 @@ impl Round<'_> {
                 let why = "its floater claims a port that no run uses".to_owned();
                 gathered.probes[at].asks.push(unknown(why));
             }
-            for chunk in probes.chunks(MAX_PROBES) {
+            // Plans of one floater run side by side and share what it may send.
+            let plans_of_it = probes.len().div_ceil(PROBES_OF_A_PLAN).max(1);
+            let share = u32::try_from(plans_of_it).unwrap_or(u32::MAX);
+            for chunk in probes.chunks(PROBES_OF_A_PLAN) {
+                let probes: Vec<Probe> = chunk
+                    .iter()
+                    .map(|&at| wire_probe(at, &self.planned[at], gathered, agents))
+                    .collect::<Result<_, _>>()?;
                 let plan = Plan {
                     version: VERSION,
                     run: context.run.clone(),
-                    budget_pps: context.options.budget_pps,
+                    budget_pps: (context.options.budget_pps / share).max(1),
                     timeout_ms: self.timeout_ms,
-                    probes: chunk
-                        .iter()
-                        .map(|&at| wire_probe(at, &self.planned[at], gathered, agents))
-                        .collect::<Result<_, _>>()?,
+                    ports: ports(&probes),
+                    probes,
                 };
                 plans.push((agent.clone(), plan));
                 chunks.push(chunk.to_vec());
@@ -184,7 +188,7 @@ impl Round<'_> {
             });
             for at in chunk {
                 let outcome = taken.remove(&at).ok_or_else(|| match &ended {
-                    Ok(()) => "its floater said nothing about it".to_owned(),
+                    Ok(_) => "its floater said nothing about it".to_owned(),
                     Err(why) => why.clone(),
                 });
                 gathered.probes[at].asks.push(Ask {
@@ -241,22 +245,16 @@ impl Intake {
     fn take(&mut self, mut outcome: Outcome) -> Option<&Outcome> {
         let id = outcome.id as usize;
         let count = u32::from(*self.asked.get(&id)?);
-        if outcome.sent > count || outcome.received > outcome.sent || self.taken.contains_key(&id) {
+        if outcome.sent > count || !outcome.is_possible() || self.taken.contains_key(&id) {
             return None;
         }
         outcome.failure = outcome.failure.map(|failure| match failure {
-            Failure::Local { error } => Failure::Local {
-                error: Printable::new(&error).into(),
-            },
             // What a stranger says is nobody's business.
             Failure::WrongIdentity { .. } => Failure::WrongIdentity {
                 answered: String::new(),
             },
             other => other,
         });
-        outcome.rtt = outcome
-            .rtt
-            .filter(|rtt| outcome.received > 0 && rtt.histogram.len() <= HISTOGRAM);
         Some(self.taken.entry(id).or_insert(outcome))
     }
 }
@@ -279,8 +277,11 @@ fn wire_probe(
             let mut nonce = [0; 16];
             super::random(&mut nonce)?;
             let nonce = hex(&nonce);
+            // Where the responder accepts it: behind a map that is another address than the one that is asked.
+            let at = target_of(node, planned.layer, planned.family).unwrap_or(planned.target);
+            let at = SocketAddr::new(at, agent.port);
             Some(Expect {
-                proof: proof(agent.run_key(), &nonce, &cluster.id, &node.name),
+                proof: proof(agent.run_key(), &nonce, &cluster.id, &node.name, at),
                 nonce,
             })
         }
@@ -293,8 +294,19 @@ fn wire_probe(
         port: responder.map_or(PORT, |agent| agent.port),
         count: planned.count.max(1),
         payload_bytes: PAYLOAD_BYTES,
+        timeout_ms: None,
         expect,
     })
+}
+
+/// The ports that a plan goes to, each the run's own: a floater goes to no other.
+fn ports(probes: &[Probe]) -> Vec<u16> {
+    let ports: BTreeSet<u16> = probes
+        .iter()
+        .filter(|probe| probe.protocol == Protocol::Tcp)
+        .map(|probe| probe.port)
+        .collect();
+    ports.into_iter().take(MAX_PORTS).collect()
 }
 
 /// What is still to come of each cell, so that a cell is told as soon as its packets are judged.
@@ -394,8 +406,7 @@ mod tests {
             id,
             sent,
             received,
-            failure: None,
-            rtt: None,
+            ..Outcome::default()
         }
     }
 
@@ -406,6 +417,7 @@ mod tests {
             run: "r".to_owned(),
             budget_pps: 1,
             timeout_ms: 1,
+            ports: Vec::new(),
             probes: vec![Probe {
                 id: 7,
                 dst: [127, 0, 0, 1].into(),
@@ -413,6 +425,7 @@ mod tests {
                 port: 0,
                 count: 3,
                 payload_bytes: 0,
+                timeout_ms: None,
                 expect: None,
             }],
         };

@@ -217,7 +217,7 @@ async fn a_floater_that_dies_in_the_middle_is_a_reason_and_no_verdict() {
     assert_ne!(exit_code(&report, Severity::Error), 1);
 }
 
-/// Another run's plan, or this one's last round that is just being put away.
+/// It runs as many plans as it may: the next round finds it free.
 #[tokio::test]
 async fn a_floater_that_is_busy_is_asked_again() {
     let (east, west) = two(Behaviour {
@@ -229,7 +229,13 @@ async fn a_floater_that_is_busy_is_asked_again() {
         .await
         .expect("both answer");
     assert_eq!(report.unjudged, Vec::<String>::new());
-    assert_eq!(report.coverage.probes_sent, PACKETS);
+    assert!(report.coverage.probes_sent >= PACKETS);
+    assert!(
+        report
+            .cells
+            .iter()
+            .all(|cell| cell.verdict == CellVerdict::Pass)
+    );
 }
 
 #[tokio::test]
@@ -478,7 +484,7 @@ async fn another_run_s_floaters_are_neither_used_nor_removed_nor_collided_with()
     let ports: BTreeSet<String> = east
         .log()
         .iter()
-        .filter(|line| line.ends_with("/proxy/v1/tables"))
+        .filter(|line| line.ends_with("/proxy/v2/tables"))
         .filter_map(|line| Some(line.rsplit(':').next()?.split('/').next()?.to_owned()))
         .collect();
     assert_eq!(ports.len(), 2, "{ports:?}");
@@ -1072,8 +1078,8 @@ async fn without_probes_only_tables_are_asked_for() {
         .expect("both answer");
     assert_eq!(report.coverage.probes_sent, 0);
     let log = east.log();
-    assert!(log.iter().any(|line| line.ends_with("/v1/tables")));
-    assert!(!log.iter().any(|line| line.ends_with("/v1/probe")));
+    assert!(log.iter().any(|line| line.ends_with("/v2/tables")));
+    assert!(!log.iter().any(|line| line.ends_with("/v2/probe")));
     let sets = log
         .iter()
         .filter(|line| line.starts_with("POST") && line.ends_with("/daemonsets"));

@@ -434,13 +434,8 @@ fn record(id: usize, probe: &PlannedProbe, passes: bool) -> ProbeRecord {
             sent,
             received: sent,
             failure: None,
-            rtt: Some(Rtt {
-                min_us: 100,
-                p50_us: 200,
-                p99_us: 300,
-                max_us: 400,
-                histogram: String::new(),
-            }),
+            rtt: Rtt::of([100, 200, 300, 400]),
+            ..Outcome::default()
         })],
     };
     if !passes {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datapath::state::{Family, NodeState};
-use floater::agent::{Config, Floater, Here, Silence, Sockets, Stopper};
+use floater::agent::{Config, Floater, Here, Sockets, Stopper};
 use netns_harness::namespace::Netns;
 use netns_harness::process::{self, Child, Program, Spawner};
 use nix::sys::signal::Signal;
@@ -23,7 +23,7 @@ pub(super) enum Workload {
     Process(Process),
     Shared {
         floater: Stopper,
-        end: tokio::task::JoinHandle<Silence>,
+        end: tokio::task::JoinHandle<()>,
     },
 }
 
@@ -62,6 +62,10 @@ impl Sockets for Inside {
         self.open(move || Here.icmp_socket(family))
     }
 
+    fn accept_queue_overflows(&self) -> io::Result<u64> {
+        self.open(|| Here.accept_queue_overflows())
+    }
+
     fn tables(&self) -> Result<NodeState, String> {
         self.inspect().map(|(state, _)| state)
     }
@@ -79,12 +83,10 @@ pub(super) async fn shared(
     netns: &Netns,
     env: &[(String, String)],
 ) -> Result<Workload, String> {
-    let lookup = |name: &'static str| {
-        let mut entries = env.iter();
-        let held = entries.find(|(held, _)| held == name);
-        held.map(|(_, value)| OsString::from(value))
-    };
-    let config = Config::from_environment(lookup).map_err(|error| error.to_string())?;
+    let variables = env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let config = Config::from_environment(variables).map_err(|error| error.to_string())?;
     let sockets = Arc::new(Inside {
         network,
         netns: netns.clone(),

@@ -1,0 +1,118 @@
+//! What came of a plan.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Health, Rtt, line};
+
+/// What came of a probe.
+///
+/// Law: `received + undecided ≤ sent`; what is left failed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The probe's id.
+    pub id: u32,
+    /// Packets or connections tried.
+    pub sent: u32,
+    /// Those that were answered by the right one.
+    pub received: u32,
+    /// Those of which nothing can be said: no answer was heard, and this floater was kept from hearing it.
+    #[serde(default)]
+    pub undecided: u32,
+    /// Whether this floater was kept from running, beyond what the probe tolerates, while the probe was on its way.
+    #[serde(default)]
+    pub starved: bool,
+    /// What the failures have in common; none when nothing failed.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// The answers' round-trip times; none when there was no answer.
+    #[serde(default)]
+    pub rtt: Option<Rtt>,
+}
+
+impl Outcome {
+    /// Whether it can be true: no more answered and undecided than sent.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        self.received
+            .checked_add(self.undecided)
+            .is_some_and(|judged| judged <= self.sent)
+            && self
+                .rtt
+                .as_ref()
+                .is_none_or(|rtt| rtt.count() <= u64::from(self.received))
+    }
+}
+
+/// Why a probe failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "why")]
+pub enum Failure {
+    /// A limit of the floater forbids the probe: nothing was sent.
+    Forbidden {
+        /// The limit.
+        #[serde(deserialize_with = "line")]
+        rule: String,
+    },
+    /// An ICMP error came back.
+    IcmpError {
+        /// Who sent it.
+        from: IpAddr,
+        /// The ICMP type.
+        kind: u8,
+        /// The ICMP code.
+        code: u8,
+    },
+    /// This node could not even send.
+    Local {
+        /// The system's words.
+        #[serde(deserialize_with = "line")]
+        error: String,
+    },
+    /// The connection was refused.
+    Refused,
+    /// No answer within the time.
+    Timeout,
+    /// Nothing can be said: an answer may have been there and this floater was kept from hearing it.
+    Undecided {
+        /// By what.
+        #[serde(deserialize_with = "line")]
+        reason: String,
+    },
+    /// The floater does not know the probe's protocol or one of its fields: nothing was sent.
+    Unsupported {
+        /// Which.
+        #[serde(deserialize_with = "line")]
+        what: String,
+    },
+    /// Somebody else answered.
+    WrongIdentity {
+        /// Who it claims to be, as `cluster/node`, or that it did not answer as a floater does. Never the words of a
+        /// stranger.
+        #[serde(deserialize_with = "line")]
+        answered: String,
+    },
+}
+
+/// A line of the answer to a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event {
+    /// Everything was sent and judged; only a signature follows.
+    Done {
+        /// Packets and connections tried.
+        sent: u64,
+        /// From the first packet to the last verdict, microseconds.
+        elapsed_us: u64,
+        /// How the floater fared during the plan.
+        health: Health,
+    },
+    /// One probe is judged.
+    Outcome(Outcome),
+    /// All lines before this one are the floater's: [`Transcript::signature`](super::Transcript::signature).
+    Signed {
+        /// Hexadecimal.
+        signature: String,
+    },
+}
