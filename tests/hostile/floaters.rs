@@ -106,7 +106,10 @@ fn signed_for(fake: &Fake, request: &Request) -> (Audience, Nonce) {
             _ => Layer::Pod,
         },
     };
-    (audience, signed.map(|signed| signed.nonce).unwrap_or_default())
+    (
+        audience,
+        signed.map(|signed| signed.nonce).unwrap_or_default(),
+    )
 }
 
 /// A whole answer, signed: whoever holds the run key may lie all the same.
