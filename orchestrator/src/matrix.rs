@@ -110,7 +110,7 @@ impl Matrix {
         };
         let mut lines = vec![
             cell.name().to_string(),
-            format!("{}, {}", cell.verdict.word(), cell.state.word()),
+            format!("{}, {}", verdict_word(cell.verdict), cell.state.word()),
         ];
         if cell.sent > 0 {
             lines.push(format!("{} of {} answered", cell.received, cell.sent));
@@ -136,7 +136,7 @@ impl Matrix {
     }
 }
 
-/// The sign of a cell, one column wide: `+` passes by packets, `=` by tables, `~` by inference, `X` fails, `!` is degraded,
+/// The sign of a cell, one column wide: `+` passes by packets, `=` by tables, `~` by inference, `X` fails, `!` partly fails,
 /// `?` is not known.
 #[must_use]
 pub fn glyph(cell: &Cell) -> char {
@@ -150,6 +150,43 @@ pub fn glyph(cell: &Cell) -> char {
     }
 }
 
-/// What the signs mean, one line.
-pub const LEGEND: &str =
-    "+ passes (packets)  = passes (tables)  ~ passes (inferred)  ! degraded  X fails  ? not known";
+/// The sign of a place without a cell: the pair is no part of the run, or has no such layer or family.
+pub const NO_CELL: char = '.';
+
+/// What the signs mean.
+pub const LEGEND: [&str; 7] = [
+    "+ passes (packets)",
+    "= passes (tables)",
+    "~ passes (inferred)",
+    "! partly fails",
+    "X fails",
+    "? not known",
+    ". not part of the run",
+];
+
+/// What the signs mean, in as many lines of at most `width` columns as it takes.
+#[must_use]
+pub fn legend(width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for entry in LEGEND {
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + entry.len() <= width => {
+                line.push_str("  ");
+                line.push_str(entry);
+            }
+            _ => lines.push(entry.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A cell's verdict for a person. `degraded`, its word in JSON, is also a verdict of whole runs, where it means less.
+#[must_use]
+pub fn verdict_word(verdict: CellVerdict) -> &'static str {
+    match verdict {
+        CellVerdict::Degraded => "partly fails",
+        CellVerdict::Fail => "fails",
+        CellVerdict::Pass => "passes",
+        CellVerdict::Unknown => "not known",
+    }
+}

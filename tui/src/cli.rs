@@ -6,11 +6,12 @@ pub mod sim;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use datapath::code::Code;
 
 use crate::output::{ColorChoice, Output};
 
-use diagnosis::{How, Inventory, Judge, What};
+use diagnosis::{How, Inventory, Judge, Probes, What, Words};
 
 /// Which Kubernetes cluster cannot reach which, and the object that is the cause.
 #[derive(Debug, Clone, PartialEq, Parser)]
@@ -43,7 +44,7 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub color: Option<ColorChoice>,
-    /// Say what is going on, also when stderr is not a terminal; twice for the programs' logs
+    /// Say everything that happens, also when stderr is not a terminal; twice for the programs' logs
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
     /// Say only what went wrong and the result
@@ -61,16 +62,19 @@ pub struct Global {
 pub enum Verb {
     /// Simulate clusters, link them, diagnose them, print the result, remove everything
     Demo(Demo),
-    /// Diagnose the connectivity of clusters once
-    #[command(visible_alias = "check", disable_version_flag = true)]
+    /// Diagnose the connectivity of clusters once: deploy floaters, probe, explain, remove them
+    #[command(disable_version_flag = true)]
     Dr(Dr),
-    /// Compare intent with the kernels' tables; sends no probe
+    /// The same as dr, under its newer name in Kosmos
+    #[command(disable_version_flag = true)]
+    Check(Dr),
+    /// Compare intent with the kernels' tables: deploys floaters to read them, sends no probe
     #[command(disable_version_flag = true)]
     Analyse(Analyse),
-    /// Show who reaches whom, in the terminal, and keep looking
+    /// Show which cluster reaches which in the terminal, by one run after the other or from a report
     #[command(disable_version_flag = true)]
     Matrix(Matrix),
-    /// Say what a cause code or a finding means and what to do about it
+    /// Explain a cause code or a finding: what it means, what proves it, what to do
     Explain(Explain),
     /// Simulate fleets of clusters on this machine
     #[command(subcommand)]
@@ -109,14 +113,14 @@ pub struct Demo {
     #[command(flatten)]
     pub shape: sim::Shape,
     /// Break something first: a code of `floaterctl sim fault list`
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = Words(&CODES, any_word), hide_possible_values = true)]
     pub fault: Option<String>,
     /// How the result is judged and printed.
     #[command(flatten)]
     pub judge: Judge,
 }
 
-/// Arguments of `dr`, alias `check`.
+/// Arguments of `dr` and `check`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Dr {
     /// Which clusters.
@@ -125,7 +129,10 @@ pub struct Dr {
     /// What of them.
     #[command(flatten)]
     pub what: What,
-    /// By which means.
+    /// What to send.
+    #[command(flatten)]
+    pub probes: Probes,
+    /// How floaters get there.
     #[command(flatten)]
     pub how: How,
     /// How the result is judged and printed.
@@ -134,9 +141,15 @@ pub struct Dr {
     /// Print the JSON Schema of the report and end
     #[arg(long)]
     pub schema: bool,
-    /// Only remove what earlier runs left behind and what has expired
+    /// Print the objects that would be made in each cluster, as manifests, and make none
+    #[arg(long, conflicts_with_all = ["schema", "sweep", "output"])]
+    pub dry_run: bool,
+    /// Only remove what earlier runs left behind and what has expired; says what stays and until when
     #[arg(long, conflicts_with = "schema")]
     pub sweep: bool,
+    /// With --sweep: remove also what has not expired yet, floaters of runs that are going on included
+    #[arg(long, requires = "sweep")]
+    pub force: bool,
 }
 
 /// Arguments of `analyse`.
@@ -148,12 +161,15 @@ pub struct Analyse {
     /// What of them.
     #[command(flatten)]
     pub what: What,
-    /// By which means.
+    /// How floaters get there.
     #[command(flatten)]
     pub how: How,
     /// How the result is judged and printed.
     #[command(flatten)]
     pub judge: Judge,
+    /// Print the objects that would be made in each cluster, as manifests, and make none
+    #[arg(long, conflicts_with = "output")]
+    pub dry_run: bool,
 }
 
 /// Arguments of `matrix`.
@@ -165,14 +181,17 @@ pub struct Matrix {
     /// What of them.
     #[command(flatten)]
     pub what: What,
-    /// By which means.
+    /// What to send.
+    #[command(flatten)]
+    pub probes: Probes,
+    /// How floaters get there.
     #[command(flatten)]
     pub how: How,
-    /// How long to wait after a run before the next one, seconds or with a unit; 5 without
+    /// How long to wait after a run before the next one, seconds or with a unit (default: 5 s)
     #[arg(long, value_name = "SECONDS", value_parser = diagnosis::duration, conflicts_with = "replay")]
     pub every: Option<std::time::Duration>,
-    /// Show a report of an earlier run in place of running one
-    #[arg(long, value_name = "REPORT.json", conflicts_with_all = diagnosis::SOURCES)]
+    /// Show a report of an earlier run instead of running one
+    #[arg(long, value_name = "REPORT.json", value_hint = ValueHint::FilePath, conflicts_with_all = diagnosis::SOURCES)]
     pub replay: Option<PathBuf>,
 }
 
@@ -180,9 +199,9 @@ pub struct Matrix {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Explain {
     /// A cause code, or the id of a finding of --report
-    #[arg(value_name = "CODE|FINDING-ID", required_unless_present = "list")]
+    #[arg(value_name = "CODE|FINDING-ID", required_unless_present = "list", value_parser = Words(&CODES, any_word), hide_possible_values = true)]
     pub subject: Option<String>,
-    /// Print every cause code
+    /// Print every cause code, and which of them this version diagnoses and which it can inject
     #[arg(long, conflicts_with_all = ["subject", "report"])]
     pub list: bool,
     /// The report that holds the finding
@@ -203,7 +222,7 @@ pub struct LinkPlan {
     /// The objects: {"clusters": […], "clusterNodes": […], "nodeConfigs": […]}, JSON or YAML, `-` for stdin
     #[arg(short, long, value_name = "FLEET")]
     pub file: Option<PathBuf>,
-    /// The form of the result
+    /// The form of the result (default: json)
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub output: Option<PlanFormat>,
     /// Print only what changes against an earlier result, or against the plan of other objects
@@ -232,9 +251,26 @@ pub struct Completions {
 /// Arguments of `man`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Man {
-    /// Write one page per verb into this directory in place of printing the first
-    #[arg(long, value_name = "DIR")]
+    /// Write one page per verb into this directory instead of printing the first
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: Option<PathBuf>,
+}
+
+/// What a shell completes where a cause code is meant.
+pub(crate) const CODES: [&str; Code::ALL.len()] = {
+    let mut words = [""; Code::ALL.len()];
+    let mut at = 0;
+    while at < words.len() {
+        words[at] = Code::ALL[at].word();
+        at += 1;
+    }
+    words
+};
+
+/// A word that is judged later, with more to say than that it is none of many.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a parser")]
+fn any_word(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
 }
 
 /// An `-o` of clap's.

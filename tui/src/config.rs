@@ -29,9 +29,12 @@ use toml::de::{DeTable, DeValue};
 
 use crate::cli::Cli;
 use crate::exit::{self, Failure};
+use crate::spelling::nearest;
 
 /// What no lower layer may ask for: these are deeds, not settings.
-const DEEDS: [&str; 5] = ["all", "fault", "list", "schema", "sweep"];
+const DEEDS: [&str; 7] = [
+    "all", "dry_run", "fault", "force", "list", "schema", "sweep",
+];
 
 /// The configuration file, read and checked for form.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +101,7 @@ fn collect(
             else {
                 return Err(fail(span, format!("`{key}` is not a verb")));
             };
-            verb.push(sub.get_name().to_owned());
+            verb.push(settings_of(sub.get_name()).to_owned());
             collect(inner, sub, verb, entries, fail, line_of)?;
             verb.pop();
             continue;
@@ -182,6 +185,58 @@ pub fn read(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<ConfigFile>
             Ok(None)
         }
         Err(error) => Err(Failure::input(name, None, error)),
+    }
+}
+
+/// Variables that are no options: the place of the file, what the gate and labs read, and the environment of a floater, in
+/// whose network this program may have been started.
+const OTHERS: [&str; 14] = [
+    "FLOATER_API_PORT",
+    "FLOATER_BIND",
+    "FLOATER_CLUSTER_ID",
+    "FLOATER_CONFIG",
+    "FLOATER_LAB",
+    "FLOATER_LAB_ROOT",
+    "FLOATER_LAYER",
+    "FLOATER_LOG",
+    "FLOATER_NODE",
+    "FLOATER_REQUIRE",
+    "FLOATER_RUN",
+    "FLOATER_RUN_KEY",
+    "FLOATER_TTL_SECONDS",
+    "FLOATER_UPSTREAM",
+];
+
+/// One sentence for each variable that begins like an option's and is none: somebody believes that it does something.
+#[must_use]
+pub fn unknown_variables<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut known: BTreeSet<String> = OTHERS.iter().map(|name| (*name).to_owned()).collect();
+    variables(&command(), &mut Vec::new(), &mut known);
+    names
+        .filter(|name| name.starts_with("FLOATER_") && !known.contains(*name))
+        .map(|name| {
+            let near = nearest(name, known.iter().map(String::as_str), 1);
+            format!(
+                "{name} in the environment is no option and does nothing; near it: {}",
+                near.join(", ")
+            )
+        })
+        .collect()
+}
+
+/// Every variable of a verb and those below it.
+fn variables(command: &Command, verb: &mut Vec<String>, known: &mut BTreeSet<String>) {
+    let upper = |text: &str| text.to_ascii_uppercase().replace('-', "_");
+    let prefix: String = verb.iter().map(|word| upper(word) + "_").collect();
+    let options = command.get_arguments().filter(|arg| is_setting(arg));
+    for long in options.filter_map(Arg::get_long) {
+        known.insert(format!("FLOATER_{}", upper(long)));
+        known.insert(format!("FLOATER_{prefix}{}", upper(long)));
+    }
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        verb.push(settings_of(sub.get_name()).to_owned());
+        variables(sub, verb, known);
+        verb.pop();
     }
 }
 
@@ -296,11 +351,16 @@ fn locate(words: &[OsString], matches: &ArgMatches) -> (Vec<String>, Command, us
             .skip(position)
             .position(is_name)
             .map_or(0, |index| index + 1);
-        path.push(name.to_owned());
+        path.push(settings_of(name).to_owned());
         here = sub;
         matches = inner;
     }
     (path, here, position)
+}
+
+/// The verb whose settings count: `check` is another name of `dr`.
+fn settings_of(verb: &str) -> &str {
+    if verb == "check" { "dr" } else { verb }
 }
 
 fn leaf_of(matches: &ArgMatches) -> &ArgMatches {

@@ -13,7 +13,7 @@
 //! let env = |name: &str| (name == "FLOATER_ROUNDS").then(|| "3".into());
 //! let cli = tui::config::parse(words, &env, None).expect("a right command line and environment");
 //! let Verb::Dr(dr) = cli.verb else { panic!("another verb") };
-//! assert_eq!((dr.inventory.sim.as_deref(), dr.how.rounds), (Some("lab"), Some(3)));
+//! assert_eq!((dr.inventory.sim.as_deref(), dr.probes.rounds), (Some("lab"), Some(3)));
 //! ```
 
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ pub mod plan_diff;
 pub mod progress;
 pub mod render;
 pub mod signals;
+pub mod spelling;
 pub mod terminal;
 pub mod verbs;
 pub mod view;
@@ -59,6 +60,12 @@ fn layered(argv: Vec<OsString>) -> Result<cli::Cli, exit::Failure> {
     let env = |name: &str| std::env::var_os(name);
     // The command line comes first, so that `--help` works beside a broken file.
     let bare = config::parse(argv.clone(), &|_| None, None)?;
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    config::unknown_variables(names.iter().map(String::as_str))
+        .iter()
+        .for_each(progress::warn);
     let whole =
         config::read(&env).and_then(|file| config::parse(argv.clone(), &env, file.as_ref()));
     match whole {

@@ -232,7 +232,7 @@ fn to_stdout(text: &str) -> std::io::Result<()> {
 pub enum ColorChoice {
     /// Always, also into a pipe.
     Always,
-    /// On a terminal, unless `NO_COLOR` is set.
+    /// On a terminal that can, unless `NO_COLOR` is set.
     #[default]
     Auto,
     /// Never.
@@ -254,7 +254,8 @@ impl ColorChoice {
     #[must_use]
     pub fn for_stdout(self) -> bool {
         let no_color = std::env::var("NO_COLOR").ok();
-        self.decide(std::io::stdout().is_terminal(), no_color.as_deref())
+        let is_terminal = std::io::stdout().is_terminal() && !crate::terminal::is_dumb();
+        self.decide(is_terminal, no_color.as_deref())
     }
 }
 

@@ -11,16 +11,19 @@ use crate::output::{self, Format, Output};
 use crate::progress;
 
 /// The report in one form. `kosmos` and `color` only touch tables.
-#[must_use]
-pub fn text(report: &Report, format: Format, kosmos: bool, color: bool) -> String {
-    match format {
+///
+/// # Errors
+/// [`Failure::Failed`] where it cannot be made.
+pub fn text(report: &Report, format: Format, kosmos: bool, color: bool) -> Result<String, Failure> {
+    Ok(match format {
         Format::Dot => dot::render(report),
         Format::Json => json::write(report),
-        Format::Junit => junit::of_report(report),
+        Format::Junit => junit::of_report(report)
+            .map_err(|error| Failure::Failed(format!("writing JUnit: {error}")))?,
         Format::Table | Format::Wide if kosmos => kosmos_table(report),
         Format::Table => table::render(report, false, color),
         Format::Wide => table::render(report, true, color),
-    }
+    })
 }
 
 /// Writes a report in every form that was asked for; a table on stdout where none was. `node_rows` says whether JSON has
@@ -49,7 +52,7 @@ pub fn write(report: &Report, judge: &Judge, node_rows: bool, color: bool) -> Re
             _ => report,
         };
         let written = exit::guarded(|| {
-            let text = text(report, output.format, judge.kosmos, color);
+            let text = text(report, output.format, judge.kosmos, color)?;
             output::write(output, &text)
         });
         match (written, &failed) {

@@ -15,10 +15,16 @@ use crate::view;
 /// How long a key is waited for before news are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Whether a person can see and steer a view: stdin and stdout are a terminal.
+/// Whether a person can see and steer a view: stdin and stdout are a terminal that can place its cursor.
 #[must_use]
 pub fn is_interactive() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb()
+}
+
+/// Whether the terminal only writes one line after the other (`TERM=dumb`, or nobody says what it is).
+#[must_use]
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// What a live view is told by its runs.

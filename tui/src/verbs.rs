@@ -28,13 +28,16 @@ pub fn run(cli: &Cli, held: Held) -> Outcome {
         progress::log();
     }
     let color = cli.global.color.unwrap_or_default().for_stdout();
+    if is_view {
+        ratatui::crossterm::style::force_color_output(color);
+    }
     match &cli.verb {
         Verb::Analyse(arguments) => on_runtime(held, async |interrupt| {
             dr::analyse(arguments, color, progress, &interrupt).await
         }),
         Verb::Completions(arguments) => pages::completions(arguments.shell),
-        Verb::Dr(arguments) if arguments.schema => dr::schema(),
-        Verb::Dr(arguments) => on_runtime(held, async |interrupt| {
+        Verb::Dr(arguments) | Verb::Check(arguments) if arguments.schema => dr::schema(),
+        Verb::Dr(arguments) | Verb::Check(arguments) => on_runtime(held, async |interrupt| {
             dr::run(arguments, color, progress, &interrupt).await
         }),
         Verb::Explain(arguments) => explain::run(arguments),

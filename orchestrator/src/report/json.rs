@@ -1,17 +1,25 @@
-//! The report as JSON, and back.
+//! The report as JSON, and back. A report that is read may be anybody's: its text is made printable and its size is bounded
+//! before anything is made of it.
 //!
 //! Above [`PACK_ABOVE`] clusters `cells` would be most of the file, so it is written as `cells_packed`: one letter per cell, and
 //! in full only the cells that do not simply pass.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Cell, CellState, CellVerdict, Report, SCHEMA, layer_word};
+use datapath::printable::{LONGEST, printable};
 use datapath::state::Family;
 use floater::wire::Layer;
 
 /// Up to so many clusters every cell is written in full.
 pub const PACK_ABOVE: usize = 300;
+
+/// The most places of a matrix - clusters by clusters, on every layer and family - that a report may have which is read: a
+/// thousand clusters on four of them. A packed report of one letter a place is a hundredth of what it takes in memory.
+pub const MOST_PLACES: usize = 4_000_000;
 
 /// A text that is no report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -198,6 +206,11 @@ pub fn parse(text: &str, file: &str) -> Result<Report, Unreadable> {
         cells_packed: Option<Packed>,
     }
     let tail: Tail = serde_json::from_str(text).map_err(|error| about(&error))?;
+    let planes = tail
+        .cells_packed
+        .as_ref()
+        .map_or(1, |packed| packed.planes.len());
+    bounded(&report, planes).map_err(|rule| refuse(line_of(text, "\"clusters\""), rule))?;
     if let Some(packed) = tail.cells_packed {
         let names: Vec<String> = report
             .clusters
@@ -207,6 +220,7 @@ pub fn parse(text: &str, file: &str) -> Result<Report, Unreadable> {
         report.cells = unpack(packed, &names)
             .map_err(|rule| refuse(line_of(text, "\"cells_packed\""), rule))?;
     }
+    make_printable(&mut report);
     let known: std::collections::HashSet<&str> = report
         .findings
         .iter()
@@ -224,6 +238,83 @@ pub fn parse(text: &str, file: &str) -> Result<Report, Unreadable> {
         }
     }
     Ok(report)
+}
+
+/// Refuses a report that would take more memory than its own size explains.
+fn bounded(report: &Report, packed: usize) -> Result<(), String> {
+    let planes: std::collections::BTreeSet<_> = report
+        .cells
+        .iter()
+        .map(|cell| (cell.layer, cell.family))
+        .collect();
+    let clusters = report.clusters.len();
+    let places = clusters
+        .saturating_mul(clusters)
+        .saturating_mul(planes.len().max(packed));
+    if places.max(report.cells.len()) > MOST_PLACES {
+        return Err(format!(
+            "{clusters} clusters on {} layers and families are more than {MOST_PLACES} places of a matrix",
+            planes.len().max(packed)
+        ));
+    }
+    Ok(())
+}
+
+/// Every text of a report as one safe line of bounded length.
+fn make_printable(report: &mut Report) {
+    let safe = |text: &mut String| {
+        if let Cow::Owned(better) = printable(text, LONGEST) {
+            *text = better;
+        }
+    };
+    let Report {
+        schema,
+        run,
+        clusters,
+        coverage,
+        cells,
+        findings,
+        verdict: _,
+        unjudged,
+        node_rows,
+    } = report;
+    safe(schema);
+    [&mut run.id, &mut run.started, &mut run.tool]
+        .into_iter()
+        .for_each(safe);
+    for cluster in clusters {
+        safe(&mut cluster.name);
+        cluster
+            .mode
+            .iter_mut()
+            .chain(&mut cluster.reason)
+            .for_each(safe);
+    }
+    let certificate = &mut coverage.certificate;
+    certificate.covered.iter_mut().for_each(safe);
+    certificate.not_covered.iter_mut().for_each(safe);
+    certificate
+        .indistinguishable
+        .iter_mut()
+        .flatten()
+        .for_each(safe);
+    for cell in cells {
+        [&mut cell.src, &mut cell.dst].into_iter().for_each(safe);
+        cell.findings.iter_mut().for_each(safe);
+    }
+    for finding in findings {
+        safe(&mut finding.id);
+        for cell in &mut finding.affects {
+            [&mut cell.src, &mut cell.dst].into_iter().for_each(safe);
+        }
+    }
+    unjudged.iter_mut().for_each(safe);
+    for row in node_rows {
+        [&mut row.src, &mut row.dst, &mut row.target]
+            .into_iter()
+            .for_each(safe);
+        row.reason.iter_mut().for_each(safe);
+    }
 }
 
 fn line_of(text: &str, what: &str) -> Option<usize> {

@@ -1,7 +1,6 @@
 //! The five columns of Kosmos' own check, for scripts that read them.
 
-use std::fmt::Write as _;
-
+use super::table::columns;
 use super::{CellVerdict, Report};
 
 /// One line per pair of nodes that was probed: `S/N SRC_NODE_NAME DST_NODE_NAME TARGET_IP RESULT`, tab-separated columns padded to a
@@ -14,40 +13,23 @@ pub fn kosmos_table(report: &Report) -> String {
         "DST_NODE_NAME",
         "TARGET_IP",
         "RESULT",
-    ]
-    .map(str::to_owned);
-    let mut lines = vec![head];
-    for (at, row) in report.node_rows.iter().enumerate() {
-        lines.push([
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(report.node_rows.iter().enumerate().map(|(at, row)| {
+        let result = match row.verdict {
+            CellVerdict::Pass => "SUCCEEDED",
+            CellVerdict::Degraded | CellVerdict::Fail => "FAILED",
+            CellVerdict::Unknown => "EXCEPTION",
+        };
+        vec![
             (at + 1).to_string(),
-            row.src.clone(),
-            row.dst.clone(),
-            row.target.clone(),
-            match row.verdict {
-                CellVerdict::Pass => "SUCCEEDED",
-                CellVerdict::Degraded | CellVerdict::Fail => "FAILED",
-                CellVerdict::Unknown => "EXCEPTION",
-            }
-            .to_owned(),
-        ]);
-    }
-    let widths: Vec<usize> = (0..5)
-        .map(|column| {
-            lines
-                .iter()
-                .map(|line| line[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
+            row.src.to_string(),
+            row.dst.to_string(),
+            row.target.to_string(),
+            result.to_owned(),
+        ]
+    }));
     let mut text = String::new();
-    for line in &lines {
-        let mut row = String::new();
-        for (word, &width) in line.iter().zip(&widths) {
-            let _ = write!(row, "{word:<width$}  ");
-        }
-        text.push_str(row.trim_end());
-        text.push('\n');
-    }
+    columns(&rows, &mut text);
     text
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::matrix::{self, Matrix, Plane};
+use crate::matrix::{self, Matrix, NO_CELL, Plane, verdict_word};
 use crate::report::{
     Cell, CellVerdict, Finding, NodeRow, Report, RunVerdict, Severity, layer_word,
 };
@@ -11,6 +11,12 @@ use crate::report::{
 pub const DRAW_UP_TO: usize = 24;
 /// So many lines of a long list are written; `json` has them all.
 const LINES: usize = 12;
+/// The columns of a terminal. Where a matrix with the clusters' names at its top would be wider they are numbers.
+const COLUMNS: usize = 80;
+/// Up to so many pairs of nodes that pass are written one by one.
+const PASSES: usize = 100;
+/// The columns of a sign with its round-trip time.
+const SIGN_AND_TIME: usize = 10;
 
 /// The report as text. `wide` adds round-trip times, all affected cells and the pairs of nodes; `color` adds ANSI colours.
 #[must_use]
@@ -28,7 +34,10 @@ pub fn render(report: &Report, wide: bool, color: bool) -> String {
         }
     }
     if !matrix.planes.is_empty() {
-        let _ = writeln!(text, "\n{}", matrix::LEGEND);
+        text.push('\n');
+        for line in matrix::legend(COLUMNS) {
+            let _ = writeln!(text, "{line}");
+        }
     }
     if !report.findings.is_empty() {
         text.push_str("\nFindings, the likeliest cause first\n");
@@ -128,12 +137,18 @@ fn clusters(report: &Report, text: &mut String) {
         })
         .collect();
     if report.clusters.len() > DRAW_UP_TO {
-        let _ = writeln!(
-            text,
-            "{} clusters, {} of them not wholly observed",
-            report.clusters.len(),
-            rows.len()
-        );
+        let _ = match rows.len() {
+            0 => writeln!(
+                text,
+                "{} clusters, all fully observed",
+                report.clusters.len()
+            ),
+            some => writeln!(
+                text,
+                "{} clusters, {some} not fully observed:",
+                report.clusters.len()
+            ),
+        };
     }
     if !rows.is_empty() {
         let mut all = vec![
@@ -147,7 +162,7 @@ fn clusters(report: &Report, text: &mut String) {
 }
 
 /// Left-aligned columns, two spaces apart.
-fn columns(rows: &[Vec<String>], text: &mut String) {
+pub(super) fn columns(rows: &[Vec<String>], text: &mut String) {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..count)
         .map(|column| {
@@ -159,13 +174,46 @@ fn columns(rows: &[Vec<String>], text: &mut String) {
         })
         .collect();
     for row in rows {
-        let mut line = String::new();
-        for (word, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{word:<width$}  ");
+        for (word, &width) in row.iter().zip(&widths) {
+            push(text, word, width);
+            text.push_str("  ");
         }
-        text.push_str(line.trim_end());
-        text.push('\n');
+        end_line(text);
     }
+}
+
+/// A word with as many spaces behind it as make it `width` columns. (The width of a format string has an upper limit, and panics
+/// above it.)
+fn push(text: &mut String, word: &str, width: usize) {
+    text.push_str(word);
+    let spaces = width.saturating_sub(word.chars().count());
+    text.extend(std::iter::repeat_n(' ', spaces));
+}
+
+/// Ends a line, without spaces at its end.
+fn end_line(text: &mut String) {
+    text.truncate(text.trim_end_matches(' ').len());
+    text.push('\n');
+}
+
+/// How the rows and columns of a matrix are called: by name, or where that is too wide by number and name, and number.
+fn labels(names: &[String], cell: usize, title: &str) -> (Vec<String>, Vec<String>) {
+    let longest = |words: &[String]| words.iter().map(|word| word.chars().count()).max();
+    let first = longest(names).unwrap_or(0).max(title.len());
+    let wide: usize = names
+        .iter()
+        .map(|name| name.chars().count().max(cell) + 2)
+        .sum();
+    if first + wide <= COLUMNS {
+        return (names.to_vec(), names.to_vec());
+    }
+    let digits = names.len().to_string().len();
+    let rows = (1..).zip(names);
+    (
+        rows.map(|(number, name)| format!("{number:>digits$} {name}"))
+            .collect(),
+        (1..=names.len()).map(|number| number.to_string()).collect(),
+    )
 }
 
 fn draw(
@@ -176,48 +224,49 @@ fn draw(
     paint: Paint,
     text: &mut String,
 ) {
-    let first = matrix
-        .names
+    let title = plane.title();
+    let inner = if wide { SIGN_AND_TIME } else { 1 };
+    let (rows, columns) = labels(&matrix.names, inner, &title);
+    let first = rows
         .iter()
+        .chain([&title])
         .map(|name| name.chars().count())
-        .chain([plane.title().len()])
         .max()
         .unwrap_or(0);
-    let inner = if wide { 10 } else { 1 };
-    let widths: Vec<usize> = matrix
-        .names
+    let widths: Vec<usize> = columns
         .iter()
         .map(|name| name.chars().count().max(inner))
         .collect();
-    let _ = write!(text, "{:<first$}", plane.title());
-    for (name, width) in matrix.names.iter().zip(&widths) {
-        let _ = write!(text, "  {name:<width$}");
+    // Times are in the rows of the pairs of nodes, too: a matrix that is too wide does without.
+    let times = wide && first + widths.iter().map(|width| width + 2).sum::<usize>() <= COLUMNS;
+    let widths: Vec<usize> = if wide && !times {
+        columns.iter().map(|name| name.chars().count()).collect()
+    } else {
+        widths
+    };
+    push(text, &title, first);
+    for (name, &width) in columns.iter().zip(&widths) {
+        text.push_str("  ");
+        push(text, name, width);
     }
-    while text.ends_with(' ') {
-        text.pop();
-    }
-    text.push('\n');
-    for (name, row) in matrix.names.iter().zip(&plane.cells) {
-        let _ = write!(text, "{name:<first$}");
-        for (cell, width) in row.iter().zip(&widths) {
+    end_line(text);
+    for (name, row) in rows.iter().zip(&plane.cells) {
+        push(text, name, first);
+        for (cell, &width) in row.iter().zip(&widths) {
+            text.push_str("  ");
             let Some(cell) = cell.map(|at| &report.cells[at]) else {
-                let _ = write!(text, "  {:<width$}", ".");
+                push(text, &NO_CELL.to_string(), width);
                 continue;
             };
             let mut word = matrix::glyph(cell).to_string();
-            if let (true, Some(rtt)) = (wide, cell.rtt_us) {
+            if let (true, Some(rtt)) = (times, cell.rtt_us) {
                 let _ = write!(word, " {} us", rtt.p50);
             }
-            let _ = write!(text, "  {}", paint.cell(cell.verdict, &word));
-            text.extend(std::iter::repeat_n(
-                ' ',
-                width.saturating_sub(word.chars().count()),
-            ));
+            text.push_str(&paint.cell(cell.verdict, &word));
+            // The codes of a colour are no columns.
+            push(text, "", width.saturating_sub(word.chars().count()));
         }
-        while text.ends_with(' ') {
-            text.pop();
-        }
-        text.push('\n');
+        end_line(text);
     }
 }
 
@@ -244,7 +293,7 @@ fn list(report: &Report, plane: &Plane, paint: Paint, text: &mut String) {
         let _ = writeln!(
             text,
             "  {} {} -> {}",
-            paint.cell(cell.verdict, cell.verdict.word()),
+            paint.cell(cell.verdict, verdict_word(cell.verdict)),
             cell.src,
             cell.dst
         );
@@ -295,64 +344,114 @@ fn describe(number: usize, finding: &Finding, wide: bool, paint: Paint, text: &m
     let _ = writeln!(text, "   fix     {}", finding.fix);
 }
 
+/// What does not pass comes first; many passes are only counted.
 fn node_rows(rows: &[NodeRow], paint: Paint, text: &mut String) {
-    let mut all = vec![
-        [
-            "SRC", "DST", "LAYER", "FAMILY", "TARGET", "VERDICT", "ANSWERED", "P50", "REASON",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+    let (passing, mut shown): (Vec<&NodeRow>, Vec<&NodeRow>) = rows
+        .iter()
+        .partition(|row| row.verdict == CellVerdict::Pass);
+    shown.sort_by_key(|row| std::cmp::Reverse(matrix::badness(row.verdict)));
+    let folded = passing.len() > PASSES;
+    if !folded {
+        shown.extend(&passing);
+    }
+    let head = [
+        "SRC", "DST", "LAYER", "FAMILY", "TARGET", "VERDICT", "ANSWERED", "P50", "REASON",
     ];
-    all.extend(rows.iter().map(|row| {
+    let mut all = vec![head.map(str::to_owned).to_vec()];
+    all.extend(shown.iter().map(|row| {
         vec![
-            row.src.clone(),
-            row.dst.clone(),
+            row.src.to_string(),
+            row.dst.to_string(),
             layer_word(row.layer).to_owned(),
             row.family.to_string(),
-            row.target.clone(),
-            row.verdict.word().to_owned(),
+            row.target.to_string(),
+            verdict_word(row.verdict).to_owned(),
             format!("{}/{}", row.received, row.sent),
             row.rtt_us
                 .map_or_else(|| "-".to_owned(), |rtt| format!("{} us", rtt.p50)),
-            row.reason.clone().unwrap_or_default(),
+            row.reason
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
         ]
     }));
     let mut plain = String::new();
-    columns(&all, &mut plain);
-    for (line, row) in plain
-        .lines()
-        .zip([None].into_iter().chain(rows.iter().map(Some)))
-    {
-        let _ = match row {
-            Some(row) => writeln!(text, "{}", paint.cell(row.verdict, line)),
+    if !shown.is_empty() {
+        columns(&all, &mut plain);
+    }
+    for (at, line) in plain.lines().enumerate() {
+        let _ = match at.checked_sub(1) {
+            Some(at) => writeln!(text, "{}", paint.cell(shown[at].verdict, line)),
             None => writeln!(text, "{line}"),
         };
+    }
+    if folded {
+        let mut planes: Vec<(String, usize)> = Vec::new();
+        for row in passing {
+            let title = format!("{} {}", layer_word(row.layer), row.family);
+            match planes.iter_mut().find(|(known, _)| *known == title) {
+                Some((_, count)) => *count += 1,
+                None => planes.push((title, 1)),
+            }
+        }
+        for (title, count) in planes {
+            let _ = writeln!(
+                text,
+                "{title}: {count} pairs of nodes pass (each one: -o json)"
+            );
+        }
     }
 }
 
 fn coverage(report: &Report, text: &mut String) {
     let coverage = &report.coverage;
     let judged = coverage.cells - coverage.unobserved.min(coverage.cells);
+    let kinds = [
+        (coverage.probed, "probed"),
+        (coverage.proved, "proved by tables"),
+        (coverage.inferred, "inferred"),
+        (coverage.stale, "from an earlier run"),
+        (coverage.unobserved, "not judged"),
+    ];
+    let kinds: Vec<String> = kinds
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let kinds = if kinds.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", kinds.join(", "))
+    };
     let _ = writeln!(
         text,
-        "\nCoverage: {judged} of {} cells judged ({} probed, {} proved, {} inferred, {} stale, {} unobserved), {} ordered \
-         pairs of clusters, {} packets and connections sent",
+        "\nCoverage: {judged} of {} cells judged{kinds}, {}, {}",
         coverage.cells,
-        coverage.probed,
-        coverage.proved,
-        coverage.inferred,
-        coverage.stale,
-        coverage.unobserved,
-        coverage.ordered_pairs,
-        coverage.probes_sent
+        plural(
+            coverage.ordered_pairs,
+            "ordered pair of clusters",
+            "ordered pairs of clusters"
+        ),
+        plural(
+            usize::try_from(coverage.probes_sent).unwrap_or(usize::MAX),
+            "packet or connection sent",
+            "packets and connections sent"
+        )
     );
     let not_covered = &coverage.certificate.not_covered;
-    for element in not_covered.iter().take(LINES) {
-        let _ = writeln!(text, "  not covered: {element}");
+    if !not_covered.is_empty() {
+        text.push_str("Not covered by packets or tables, so a fault there may not have shown:\n");
+        for element in not_covered.iter().take(LINES) {
+            let _ = writeln!(text, "  {element}");
+        }
+        more(not_covered.len(), LINES, "  ", text);
     }
-    more(not_covered.len(), LINES, "  ", text);
-    for set in coverage.certificate.indistinguishable.iter().take(LINES) {
-        let _ = writeln!(text, "  not told apart: {}", set.join(" | "));
+    let same = &coverage.certificate.indistinguishable;
+    if !same.is_empty() {
+        text.push_str("A fault in one of a line would look the same as in any other of it:\n");
+        for set in same.iter().take(LINES) {
+            let _ = writeln!(text, "  {}", set.join(" | "));
+        }
+        more(same.len(), LINES, "  ", text);
     }
 }
 

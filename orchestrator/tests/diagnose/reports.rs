@@ -56,7 +56,7 @@ fn the_table_shows_matrix_findings_coverage_and_verdict() {
         "affects east -> west pod ipv4, west -> east pod ipv4",
         "fix     on east/n1: bridge fdb replace ",
         "Verdict: fault - 1 cause",
-        "Coverage: 26 of 26 cells judged (26 probed,",
+        "Coverage: 26 of 26 cells judged (26 probed),",
     ] {
         assert!(text.contains(expected), "no {expected:?} in\n{text}");
     }
@@ -129,7 +129,7 @@ fn the_matrix_finds_cells_and_tells_about_them() {
     assert_eq!(matrix.planes[2].worst(&report), Some(CellVerdict::Fail));
     assert_eq!(matrix.planes[3].cells[0][1], None);
     let lines = matrix.details(&report, 2, 0, 2);
-    assert_eq!(lines[..2], ["east -> west pod ipv4", "fail, probed"]);
+    assert_eq!(lines[..2], ["east -> west pod ipv4", "fails, probed"]);
     assert!(
         lines
             .iter()
@@ -138,7 +138,8 @@ fn the_matrix_finds_cells_and_tells_about_them() {
     );
     assert!(matrix.details(&report, 9, 0, 0).is_empty());
     for cell in &report.cells {
-        assert!(matrix::LEGEND.contains(matrix::glyph(cell)));
+        let sign = matrix::glyph(cell).to_string();
+        assert!(matrix::LEGEND.iter().any(|entry| entry.starts_with(&sign)));
     }
 }
 
@@ -333,4 +334,142 @@ fn what_is_no_report_is_refused_with_place_and_rule() {
         assert!(text.is_empty() || error.line.is_some(), "{error}");
         assert!(error.to_string().starts_with("dir/r.json"));
     }
+}
+
+/// Everything that a person may get to see of a report.
+fn shown(report: &Report) -> String {
+    let matrix = Matrix::of(report);
+    let mut text = table::render(report, false, false);
+    text += &table::render(report, true, false);
+    text += &kosmos_table(report);
+    for (plane, src, dst) in [(0, 0, 0), (2, 0, 2)] {
+        text += &matrix.details(report, plane, src, dst).join("\n");
+    }
+    for finding in &report.findings {
+        text += &explain::finding(report, &finding.id).unwrap_or_default();
+    }
+    text
+}
+
+fn texts(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::String(_) => found.push(path.to_owned()),
+        Value::Array(items) => (0..)
+            .zip(items)
+            .for_each(|(at, item): (usize, _)| texts(item, &format!("{path}/{at}"), found)),
+        Value::Object(fields) => fields
+            .iter()
+            .for_each(|(name, field)| texts(field, &format!("{path}/{name}"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn no_text_of_a_report_from_outside_reaches_a_terminal_raw() {
+    let mut report = broken();
+    report.unjudged.push("west/n2: no answer".to_owned());
+    report.clusters[0].reason = Some("slow".to_owned());
+    report.node_rows[0].reason = Some("no answer".to_owned());
+    // Few pairs of nodes are as good as many.
+    report.node_rows.truncate(3);
+    report.cells.retain(|cell| !cell.findings.is_empty());
+    let whole: Value = serde_json::from_str(&json::write(&report)).expect("JSON");
+    let hostile = format!("\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\n{}", "w".repeat(70_000));
+    let mut places = Vec::new();
+    texts(&whole, "", &mut places);
+    let mut taken = 0;
+    for place in &places {
+        let mut changed = whole.clone();
+        *changed.pointer_mut(place).expect("it is there") = Value::from(hostile.as_str());
+        let Ok(read) = parse(&changed.to_string(), "report.json") else {
+            // A word of a set, or an id that something else names.
+            continue;
+        };
+        taken += 1;
+        let text = shown(&read) + &json::write(&read);
+        let raw = |c: char| c != '\n' && datapath::printable::is_dangerous(c);
+        assert!(!text.contains(raw), "{place}");
+        assert!(
+            !text.contains(&"w".repeat(600)),
+            "{place} is as long as it came"
+        );
+    }
+    assert!(taken > places.len() / 3, "{taken} of {}", places.len());
+}
+
+#[test]
+fn a_report_larger_in_memory_than_in_its_file_is_refused() {
+    let mut report = broken();
+    let one = report.clusters[0].clone();
+    report.clusters = (0..2001)
+        .map(|number| ClusterReport {
+            name: format!("c{number}"),
+            ..one.clone()
+        })
+        .collect();
+    report.cells.truncate(1);
+    let refused = parse(&json::write(&report), "report.json").expect_err("too large");
+    assert!(
+        refused.rule.contains("more than 4000000 places"),
+        "{refused}"
+    );
+    assert!(refused.line.is_some());
+}
+
+#[test]
+fn a_word_of_any_length_is_no_panic() {
+    let mut report = broken();
+    report.clusters[1].name = "n".repeat(70_000);
+    report.node_rows[0].src = "s".repeat(70_000);
+    assert!(shown(&report).len() > 140_000);
+}
+
+#[test]
+fn a_matrix_wider_than_a_terminal_has_numbers_for_columns() {
+    let report = diagnose(
+        &many(12, gateway("a-cluster-with-a-long-name-", IPV4)),
+        &What::default(),
+    )
+    .into_report(run());
+    for wide in [false, true] {
+        let text = table::render(&report, wide, false);
+        let matrix = text
+            .lines()
+            .skip_while(|line| !line.starts_with("host ipv4"));
+        let matrix: Vec<&str> = matrix.take_while(|line| !line.is_empty()).collect();
+        assert_eq!(matrix.len(), 13, "{text}");
+        assert!(matrix[0].ends_with("11  12"), "{}", matrix[0]);
+        assert!(
+            matrix[1].starts_with(" 1 a-cluster-with-a-long-name-"),
+            "{}",
+            matrix[1]
+        );
+        assert!(
+            matrix.iter().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn wide_shows_what_fails_first_and_counts_what_passes() {
+    let mut report = broken();
+    let pass = report
+        .node_rows
+        .iter()
+        .find(|row| row.verdict == CellVerdict::Pass);
+    let pass = pass.expect("most pass").clone();
+    report.node_rows.extend(std::iter::repeat_n(pass, 200));
+    let text = table::render(&report, true, false);
+    let rows: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("SRC"))
+        .take_while(|line| !line.is_empty())
+        .collect();
+    assert!(rows[1].contains("fails") && rows.len() < 40, "{text}");
+    assert!(!rows.iter().any(|row| row.contains(" passes ")), "{text}");
+    assert!(
+        text.contains("pairs of nodes pass (each one: -o json)"),
+        "{text}"
+    );
 }

@@ -1,53 +1,62 @@
-//! The arguments that `dr`, `analyse`, `matrix` and `demo` share: which clusters, what of them, by which means, and how
-//! the result is judged.
+//! The arguments that `dr`, `analyse`, `matrix` and `demo` share: which clusters, what of them, what to send, how floaters get
+//! there, and how the result is judged.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Args, ValueEnum, ValueHint};
 
 use crate::output::Output;
 
 /// The options that name an inventory; any two of different kinds contradict each other.
-pub const SOURCES: [&str; 5] = [
+pub const SOURCES: [&str; 6] = [
     "src_kubeconfig",
     "kubeconfig",
     "kubeconfig_dir",
     "fleet",
     "sim",
+    "all_contexts",
 ];
 
-/// Which clusters. Without any option: `KUBECONFIG`, else `~/.kube/config`, every context.
+/// Which clusters. Without any option: the current context of `KUBECONFIG`, else of `~/.kube/config`, as kubectl.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Inventory")]
 pub struct Inventory {
-    /// The source cluster of one pair; without a destination the cluster itself
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
+    /// The source cluster of one pair; without --dst-kubeconfig it is also the destination
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
     pub src_kubeconfig: Option<PathBuf>,
-    /// The context in it; its current one without
+    /// Its context (default: the file's current context)
     #[arg(long, value_name = "NAME", requires = "src_kubeconfig", conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
     pub src_context: Option<String>,
     /// The destination cluster of the pair
-    #[arg(long, value_name = "FILE", requires = "src_kubeconfig", conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "src_kubeconfig", conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
     pub dst_kubeconfig: Option<PathBuf>,
-    /// The context in it; its current one without
+    /// Its context (default: the file's current context)
     #[arg(long, value_name = "NAME", requires = "dst_kubeconfig", conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
     pub dst_context: Option<String>,
-    /// Kubeconfigs whose contexts are clusters
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["kubeconfig_dir", "fleet", "sim"])]
+    /// Kubeconfigs; every context in them is a cluster
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, num_args = 1.., conflicts_with_all = ["kubeconfig_dir", "fleet", "sim"])]
     pub kubeconfig: Vec<PathBuf>,
     /// Only contexts that match one of these globs
     #[arg(long, alias = "context", value_name = "GLOB", value_delimiter = ',', conflicts_with_all = ["src_kubeconfig", "fleet"])]
     pub contexts: Vec<String>,
+    /// Every context of KUBECONFIG or ~/.kube/config (default: the current context alone)
+    #[arg(long, conflicts_with_all = ["src_kubeconfig", "kubeconfig", "contexts", "kubeconfig_dir", "fleet", "sim"])]
+    pub all_contexts: bool,
     /// A directory of kubeconfigs
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["fleet", "sim"])]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with_all = ["fleet", "sim"])]
     pub kubeconfig_dir: Option<PathBuf>,
     /// The control plane's kubeconfig: its clusters.kosmos.io are the inventory
-    #[arg(long, value_name = "FILE", conflicts_with = "sim")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "sim")]
     pub fleet: Option<PathBuf>,
-    /// A simulated fleet that is up
-    #[arg(long, value_name = "NAME")]
+    /// A simulated fleet that is running
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     pub sim: Option<String>,
+    /// The context of the control plane, where several clusters claim to be it
+    #[arg(long, value_name = "CONTEXT", value_hint = ValueHint::Other)]
+    pub control_plane: Option<String>,
 }
 
 /// What of the clusters.
@@ -57,15 +66,12 @@ pub struct What {
     /// Only the host layer
     #[arg(long, conflicts_with = "layers")]
     pub host_network: bool,
-    /// Only these layers: host, pod; all without
-    #[arg(long, value_name = "LAYER", value_delimiter = ',', value_parser = layer)]
+    /// Only these layers: host, pod (default: both)
+    #[arg(long, value_name = "LAYER", value_delimiter = ',', value_parser = Words(&["host", "pod"], layer), hide_possible_values = true)]
     pub layers: Vec<LayerChoice>,
-    /// Only these families; all that both clusters have without
+    /// Only these families (default: all that both clusters have)
     #[arg(long, value_name = "FAMILY", value_delimiter = ',', value_enum)]
     pub families: Vec<IpFamily>,
-    /// Only these protocols: icmp, tcp; all without
-    #[arg(long, alias = "protocol", value_name = "PROTOCOL", value_delimiter = ',', value_parser = protocol)]
-    pub protocols: Vec<ProtocolChoice>,
     /// Only nodes whose names match one of these globs; adds a row per node pair to the report
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     pub nodes: Vec<String>,
@@ -77,59 +83,78 @@ pub struct What {
     pub destinations: Vec<String>,
 }
 
-/// By which means.
+/// What to send.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+#[command(next_help_heading = "Probes")]
+pub struct Probes {
+    /// Only these protocols: icmp, tcp (default: both)
+    #[arg(long, alias = "protocol", value_name = "PROTOCOL", value_delimiter = ',', value_parser = Words(&["icmp", "tcp"], protocol), hide_possible_values = true)]
+    pub protocols: Vec<ProtocolChoice>,
+    /// The most packets that a floater sends in a second (default: 1000)
+    #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub budget: Option<u32>,
+    /// How many times to probe (default: 1)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+    /// Probe every ordered pair of nodes, not only as many as every element needs to be crossed
+    #[arg(long)]
+    pub full: bool,
+    /// What the choice of node pairs is drawn from (default: 0)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// How floaters get into the clusters.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "How")]
 pub struct How {
-    /// What the floaters' image begins with, before /clusterlink-floater
+    /// Image registry and path (default: ghcr.io/kosmos-io)
     #[arg(short = 'r', long, value_name = "REPOSITORY")]
     pub image_repository: Option<String>,
-    /// The same for the destination cluster
+    /// The same for the destination cluster (default: as --image-repository)
     #[arg(long, value_name = "REPOSITORY")]
     pub dst_image_repository: Option<String>,
-    /// The tag of the floaters' image; this program's version without
+    /// The tag of the floaters' image (default: this program's version)
     #[arg(long, value_name = "TAG")]
     pub version: Option<String>,
-    /// The namespace of the floaters; kosmos-system without
+    /// A Secret in the floaters' namespace with the registry's credentials; may be given several times
+    #[arg(long = "image-pull-secret", value_name = "NAME")]
+    pub image_pull_secret: Vec<String>,
+    /// A ServiceAccount that is there already, used and left as it is (default: the run makes its own)
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
+    /// The namespace of the floaters (default: kosmos-system)
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// The floaters' port; their API has the next one; 8889 without
+    /// The floaters' port; their API uses the next one (default: 8889)
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// How long to wait for a cluster's floaters, seconds or with a unit; 30 without
+    /// How long to wait for a cluster's floaters, seconds or with a unit (default: 30 s)
     #[arg(short = 'w', long, value_name = "SECONDS", value_parser = duration)]
     pub pod_wait_time: Option<Duration>,
-    /// The most packets that a floater may send in a second; 1000 without
-    #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub budget: Option<u32>,
-    /// How many times to probe; once without
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub rounds: Option<u32>,
-    /// Probe every ordered pair
-    #[arg(long)]
-    pub full: bool,
-    /// How long the whole run may take, seconds or with a unit
+    /// How long the whole run may take, seconds or with a unit (default: no limit)
     #[arg(long, value_name = "SECONDS", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// Leave the floaters in place
+    /// How long one cluster may take until it is given up, seconds or with a unit (default: 10 s for its first answer, less
+    /// where most clusters are faster; both of a pair are waited for)
+    #[arg(long, value_name = "SECONDS", value_parser = duration)]
+    pub cluster_timeout: Option<Duration>,
+    /// Leave the floaters in place for a day, for other runs to use
     #[arg(long)]
     pub keep: bool,
-    /// What the run's choices are drawn from; 0 without
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
 }
 
 /// How the result is judged and printed.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Result")]
 pub struct Judge {
-    /// table (without), wide, json, junit or dot, each with =FILE; may be given several times
-    #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = super::output)]
+    /// table, wide, json, junit or dot, each with =FILE; may be given several times (default: table)
+    #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = Words(&["table", "wide", "json", "junit", "dot"], super::output), hide_possible_values = true)]
     pub output: Vec<Output>,
     /// Print the table in the five columns of Kosmos
     #[arg(long)]
     pub kosmos: bool,
-    /// The least severity of a finding that makes the exit code 1; error without
+    /// The least severity of a finding that makes the exit code 1 (default: error)
     #[arg(long, value_enum, value_name = "SEVERITY")]
     pub fail_on: Option<FailOn>,
 }
@@ -171,6 +196,30 @@ pub enum ProtocolChoice {
     Icmp,
     /// Connections.
     Tcp,
+}
+
+/// A parser with words that a shell can complete; what it takes may be more than these.
+#[derive(Clone)]
+pub(crate) struct Words<T: 'static>(
+    pub(crate) &'static [&'static str],
+    pub(crate) fn(&str) -> Result<T, String>,
+);
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Words<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        self.1.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+    }
 }
 
 fn layer(text: &str) -> Result<LayerChoice, String> {

@@ -1,8 +1,11 @@
 //! JUnit's XML, as continuous integration reads it: one test case per cell, or per expectation of a scenario.
 
-use std::fmt::Write as _;
+use std::collections::HashMap;
+use std::time::Duration;
 
-use orchestrator::report::{CellVerdict, Report, layer_word};
+use orchestrator::matrix::verdict_word;
+use orchestrator::report::{Cell, CellVerdict, Finding, Report, layer_word};
+use quick_junit::{NonSuccessKind, SerializeError, TestCase, TestCaseStatus, TestSuite};
 
 /// A test suite.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,105 +41,88 @@ pub enum CaseResult {
 }
 
 /// The suites as one document.
-#[must_use]
-pub fn render(suites: &[Suite]) -> String {
-    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
+///
+/// # Errors
+/// The writer's.
+pub fn render(suites: &[Suite]) -> Result<String, SerializeError> {
+    let mut document = quick_junit::Report::new("floater");
     for suite in suites {
-        let failed = |case: &&Case| matches!(case.result, CaseResult::Failed(..));
-        let skipped = |case: &&Case| matches!(case.result, CaseResult::Skipped(_));
-        let _ = writeln!(
-            xml,
-            "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"0\" skipped=\"{}\" time=\"{:.3}\">",
-            escaped(&suite.name),
-            suite.cases.len(),
-            suite.cases.iter().filter(failed).count(),
-            suite.cases.iter().filter(skipped).count(),
-            suite.seconds
-        );
-        for case in &suite.cases {
-            let (class, name) = (escaped(&case.class), escaped(&case.name));
-            let _ = write!(xml, "    <testcase classname=\"{class}\" name=\"{name}\"");
-            let _ = match &case.result {
-                CaseResult::Passed => writeln!(xml, "/>"),
-                CaseResult::Failed(line, all) => writeln!(
-                    xml,
-                    ">\n      <failure message=\"{}\">{}</failure>\n    </testcase>",
-                    escaped(line),
-                    escaped(all)
-                ),
-                CaseResult::Skipped(why) => writeln!(
-                    xml,
-                    ">\n      <skipped message=\"{}\"/>\n    </testcase>",
-                    escaped(why)
-                ),
+        let mut written = TestSuite::new(&suite.name);
+        // A report from outside may have taken any time.
+        written.set_time(Duration::try_from_secs_f64(suite.seconds).unwrap_or_default());
+        written.add_test_cases(suite.cases.iter().map(|case| {
+            let status = match &case.result {
+                CaseResult::Passed => TestCaseStatus::success(),
+                CaseResult::Failed(line, all) => {
+                    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                    status.set_message(line).set_description(all);
+                    status
+                }
+                CaseResult::Skipped(why) => {
+                    let mut status = TestCaseStatus::skipped();
+                    status.set_message(why);
+                    status
+                }
             };
-        }
-        xml.push_str("  </testsuite>\n");
+            let mut written = TestCase::new(&case.name, status);
+            written.set_classname(&case.class);
+            written
+        }));
+        document.add_test_suite(written);
     }
-    xml.push_str("</testsuites>\n");
-    xml
+    document.to_string()
 }
 
 /// A report as one suite with a case per cell.
-#[must_use]
-pub fn of_report(report: &Report) -> String {
-    let cases = report
-        .cells
+///
+/// # Errors
+/// The writer's.
+pub fn of_report(report: &Report) -> Result<String, SerializeError> {
+    let findings: HashMap<&str, &Finding> = report
+        .findings
         .iter()
-        .map(|cell| {
-            let explained = |line: String| {
-                let mut all = line.clone();
-                for finding in report
-                    .findings
-                    .iter()
-                    .filter(|finding| cell.findings.contains(&finding.id))
-                {
-                    let _ = write!(
-                        all,
-                        "\n{} at {}: {}",
-                        finding.code,
-                        finding.element.place(),
-                        finding.summary
-                    );
-                }
-                CaseResult::Failed(line, all)
-            };
-            let counts = format!("{} of {} answered", cell.received, cell.sent);
-            Case {
-                class: format!("{} {}", layer_word(cell.layer), cell.family),
-                name: format!("{} to {}", cell.src, cell.dst),
-                result: match cell.verdict {
-                    CellVerdict::Pass => CaseResult::Passed,
-                    CellVerdict::Fail => explained(format!("fails: {counts}")),
-                    CellVerdict::Degraded => explained(format!("degraded: {counts}")),
-                    CellVerdict::Unknown => CaseResult::Skipped("could not be judged".to_owned()),
-                },
-            }
-        })
+        .map(|finding| (finding.id.as_str(), finding))
         .collect();
+    let case = |cell: &Cell| {
+        let counts = format!(
+            "{}: {} of {} answered",
+            verdict_word(cell.verdict),
+            cell.received,
+            cell.sent
+        );
+        let explained = || {
+            let mut all = counts.clone();
+            for finding in cell
+                .findings
+                .iter()
+                .filter_map(|id| findings.get(id.as_str()))
+            {
+                all += &format!(
+                    "\n{} at {}: {}",
+                    finding.code,
+                    finding.element.place(),
+                    finding.summary
+                );
+            }
+            all
+        };
+        Case {
+            class: format!("{} {}", layer_word(cell.layer), cell.family),
+            name: format!("{} to {}", cell.src, cell.dst),
+            result: match cell.verdict {
+                CellVerdict::Pass => CaseResult::Passed,
+                CellVerdict::Fail | CellVerdict::Degraded => {
+                    CaseResult::Failed(counts.clone(), explained())
+                }
+                CellVerdict::Unknown => CaseResult::Skipped("could not be judged".to_owned()),
+            },
+        }
+    };
     render(&[Suite {
         name: "floater".to_owned(),
         seconds: report.run.seconds,
-        cases,
+        cases: report.cells.iter().map(case).collect(),
     }])
-}
-
-/// Text of XML 1.0, where most control characters cannot be written at all.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\n' | '\t' => safe.push(c),
-            '\u{fffe}' | '\u{ffff}' => safe.push('\u{fffd}'),
-            c if c.is_control() => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]
@@ -161,14 +147,21 @@ mod tests {
                 ),
                 case("3", CaseResult::Skipped("why".to_owned())),
             ],
-        }]);
-        assert!(
-            xml.contains("tests=\"3\" failures=\"1\" errors=\"0\" skipped=\"1\" time=\"1.250\""),
-            "{xml}"
-        );
-        assert!(
-            xml.contains("message=\"&lt;&quot;&amp;\u{fffd}&gt;\""),
-            "{xml}"
-        );
+        }])
+        .expect("text");
+        for part in [
+            "tests=\"3\"",
+            "failures=\"1\"",
+            "errors=\"0\"",
+            "time=\"1.250\"",
+            "message=\"&lt;&quot;&amp;&gt;\"",
+        ] {
+            assert!(xml.contains(part), "no {part} in {xml}");
+        }
+        let endless = Suite {
+            seconds: f64::INFINITY,
+            ..Suite::default()
+        };
+        assert!(render(&[endless]).is_ok());
     }
 }

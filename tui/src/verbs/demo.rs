@@ -6,7 +6,7 @@ use simulator::control;
 
 use super::dr;
 use crate::cli::Demo;
-use crate::cli::diagnosis::{How, What};
+use crate::cli::diagnosis::{How, Probes, What};
 use crate::exit::{Failure, Outcome};
 use crate::lab::{self, OwnLab};
 use crate::progress::{self, Progress};
@@ -86,6 +86,7 @@ async fn diagnose(
     let options = dr::options(
         inventory,
         &What::default(),
+        &Probes::default(),
         &How::default(),
         &arguments.judge,
         progress,

@@ -1,20 +1,24 @@
-//! `dr`, alias `check`, and `analyse`.
+//! `dr`, which is also `check`, and `analyse`.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
 use orchestrator::inventory::InventoryOptions;
-use orchestrator::matrix::badness;
+use orchestrator::matrix::verdict_word;
 use orchestrator::probe_plan;
-use orchestrator::report::{self, Report, layer_word};
+use orchestrator::report::{self, Observation, Report, layer_word};
 use orchestrator::run::{self, RunOptions};
 use simulator::control;
 
-use crate::cli::diagnosis::{How, Inventory, IpFamily, Judge, LayerChoice, ProtocolChoice, What};
+use crate::cli::diagnosis::{
+    How, Inventory, IpFamily, Judge, LayerChoice, Probes, ProtocolChoice, What,
+};
 use crate::cli::{Analyse, Dr};
 use crate::exit::{Failure, OK, Outcome};
+use crate::output::{Format, Output};
 use crate::progress::{self, Progress};
 use crate::signals::Interrupt;
 use crate::{output, render};
@@ -34,24 +38,19 @@ pub(super) async fn run(
     let Dr {
         inventory,
         what,
+        probes,
         how,
         judge,
         ..
     } = arguments;
     output::check(&judge.output)?;
-    let options = options(of(inventory)?, what, how, judge, progress);
+    let mut options = options(of(inventory)?, what, probes, how, judge, progress);
+    options.control_plane.clone_from(&inventory.control_plane);
+    if arguments.dry_run {
+        return planned(options, interrupt).await;
+    }
     if arguments.sweep {
-        let swept = run::sweep(options, false, interrupt.clone().come()).await?;
-        for sentence in &swept.removed {
-            output::print(&format!("removed {sentence}\n"))?;
-        }
-        if swept.removed.is_empty() {
-            output::print("nothing that runs left has expired\n")?;
-        }
-        for sentence in &swept.staying {
-            output::print(&format!("{sentence}\n"))?;
-        }
-        return Ok(OK);
+        return swept(options, arguments.force, interrupt).await;
     }
     printed(options, what, judge, color, interrupt).await
 }
@@ -67,11 +66,56 @@ pub(super) async fn analyse(
         what,
         how,
         judge,
+        dry_run,
     } = arguments;
     output::check(&judge.output)?;
-    let mut options = options(of(inventory)?, what, how, judge, progress);
+    let none = Probes::default();
+    let mut options = options(of(inventory)?, what, &none, how, judge, progress);
+    options.control_plane.clone_from(&inventory.control_plane);
     options.probe = false;
+    if *dry_run {
+        return planned(options, interrupt).await;
+    }
     printed(options, what, judge, color, interrupt).await
+}
+
+async fn swept(options: RunOptions, force: bool, interrupt: &Interrupt) -> Outcome {
+    let swept = run::sweep(options, force, interrupt.clone().come()).await?;
+    let mut text = String::new();
+    for sentence in &swept.removed {
+        text += &format!("removed {sentence}\n");
+    }
+    for sentence in &swept.staying {
+        text += &format!("{sentence}\n");
+    }
+    text += &match (swept.removed.len(), swept.staying.len()) {
+        (0, 0) => "Nothing to remove: no run has left anything.\n".to_owned(),
+        (0, staying) => format!(
+            "Nothing to remove yet: {} (--force removes what a run has made now)\n",
+            output::counted(staying, "object"),
+        ),
+        _ => String::new(),
+    };
+    output::print(&text)?;
+    Ok(OK)
+}
+
+/// The manifests of what a run would make, as one stream of YAML documents for `kubectl apply -f -`.
+async fn planned(options: RunOptions, interrupt: &Interrupt) -> Outcome {
+    let planned = run::dry_run(options, interrupt.clone().come()).await?;
+    let mut text = String::new();
+    for (cluster, objects) in planned {
+        if objects.is_empty() {
+            text += &format!("# {cluster}: nothing would be made\n");
+        }
+        for object in objects {
+            let yaml = serde_saphyr::to_string(&object)
+                .map_err(|error| Failure::Failed(format!("writing YAML: {error}")))?;
+            text += &format!("---\n# in {cluster}\n{}\n", yaml.trim_end());
+        }
+    }
+    output::write(&Output::stdout(Format::Table), &text)?;
+    Ok(OK)
 }
 
 async fn printed(
@@ -81,10 +125,19 @@ async fn printed(
     color: bool,
     interrupt: &Interrupt,
 ) -> Outcome {
+    let (keep, namespace) = (options.keep, options.namespace.clone());
     let report = diagnose(options, interrupt).await?;
     render::write(&report, judge, !what.nodes.is_empty(), color)?;
     if interrupt.has_come() {
         return Err(Failure::Interrupted { left: Vec::new() });
+    }
+    if keep {
+        progress::tell(format_args!(
+            "kept: the floaters in namespace {namespace} of {}, until a day after {}; `dr --sweep` says what stays, \
+             `dr --sweep --force` removes it now",
+            output::counted(report.clusters.len(), "cluster"),
+            report.run.started
+        ));
     }
     Ok(render::exit_code(
         &report,
@@ -157,7 +210,7 @@ pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
         contexts: inventory.contexts.clone(),
         kubeconfig_dir: inventory.kubeconfig_dir.clone(),
         fleet: inventory.fleet.clone(),
-        all_contexts: false,
+        all_contexts: inventory.all_contexts,
     })
 }
 
@@ -173,11 +226,13 @@ pub(super) fn of_kubeconfig(path: &Path) -> InventoryOptions {
 pub(super) fn options(
     inventory: InventoryOptions,
     what: &What,
+    probes: &Probes,
     how: &How,
     judge: &Judge,
     progress: Progress,
 ) -> RunOptions {
     let standard = RunOptions::default();
+    let phases = Phases::default();
     RunOptions {
         inventory,
         what: probe_plan::What {
@@ -187,7 +242,7 @@ pub(super) fn options(
                 .iter()
                 .map(|family| family_of(*family))
                 .collect(),
-            protocols: what
+            protocols: probes
                 .protocols
                 .iter()
                 .map(|protocol| protocol_of(*protocol))
@@ -195,7 +250,7 @@ pub(super) fn options(
             nodes: what.nodes.clone(),
             sources: what.sources.clone(),
             destinations: what.destinations.clone(),
-            full: how.full,
+            full: probes.full,
             tables_only: false,
             node_rows: render::wants_node_rows(judge) || !what.nodes.is_empty(),
         },
@@ -208,12 +263,15 @@ pub(super) fn options(
         version: how.version.clone().unwrap_or(standard.version),
         port: how.port.unwrap_or(standard.port),
         pod_wait: how.pod_wait_time.unwrap_or(standard.pod_wait),
-        budget_pps: how.budget.unwrap_or(standard.budget_pps),
-        rounds: how.rounds.unwrap_or(standard.rounds),
+        budget_pps: probes.budget.unwrap_or(standard.budget_pps),
+        rounds: probes.rounds.unwrap_or(standard.rounds),
         timeout: how.timeout.or(standard.timeout),
+        cluster_timeout: how.cluster_timeout.or(standard.cluster_timeout),
+        image_pull_secrets: how.image_pull_secret.clone(),
+        service_account: how.service_account.clone(),
         keep: how.keep,
-        seed: how.seed.unwrap_or(standard.seed),
-        progress: Arc::new(move |event| told(progress, event)),
+        seed: probes.seed.unwrap_or(standard.seed),
+        progress: Arc::new(move |event| phases.say(progress, event)),
         ..standard
     }
 }
@@ -243,22 +301,53 @@ fn protocol_of(protocol: ProtocolChoice) -> Protocol {
     }
 }
 
-/// A row as it appears.
-fn told(progress: Progress, event: run::Progress) {
-    match event {
-        run::Progress::Warning(text) => progress::warn(text),
-        other => {
-            if let Some(sentence) = sentence(&other) {
-                progress.say(sentence);
+/// What a run does, in the few lines that a person reads: its phases, and what is wrong in them. Thousands of clusters and cells
+/// are details.
+#[derive(Debug, Default)]
+struct Phases {
+    clusters: AtomicUsize,
+    deploying: AtomicBool,
+}
+
+impl Phases {
+    fn say(&self, progress: Progress, event: run::Progress) {
+        use run::Progress as Event;
+        match &event {
+            Event::Warning(text) => return progress::warn(text),
+            // More than a few that do not pass are in the report.
+            Event::Cell { .. } => return progress.detail(sentence(&event)),
+            Event::Cluster { state, .. } => {
+                self.clusters.fetch_add(1, Ordering::Relaxed);
+                if *state == Observation::Observed {
+                    return progress.detail(sentence(&event));
+                }
             }
+            Event::Deploying { .. } => {
+                progress.detail(sentence(&event));
+                if !self.deploying.swap(true, Ordering::Relaxed) {
+                    progress.say("deploying floaters");
+                }
+                return;
+            }
+            Event::Probing { .. } => {
+                let clusters = self.clusters.load(Ordering::Relaxed);
+                let clusters = output::counted(clusters, "cluster");
+                return progress.say(format_args!("{clusters} looked at; {}", sentence(&event)));
+            }
+            Event::Diagnosing
+            | Event::Finding(_)
+            | Event::Removing
+            | Event::Started { .. }
+            | Event::Swept { .. } => {}
         }
+        progress.say(sentence(&event));
     }
 }
 
-/// An event in words; none where it is no news.
-pub(super) fn sentence(event: &run::Progress) -> Option<String> {
+/// An event in words.
+pub(super) fn sentence(event: &run::Progress) -> String {
     use run::Progress as Event;
-    Some(match event {
+    match event {
         Event::Cell {
             src,
             dst,
@@ -267,17 +356,11 @@ pub(super) fn sentence(event: &run::Progress) -> Option<String> {
             sent,
             received,
             verdict,
-        } => {
-            // Thousands of cells that pass are no news.
-            if badness(*verdict) == 0 && *sent > 64 {
-                return None;
-            }
-            format!(
-                "{src} -> {dst} {} {family}: {}, {received} of {sent} answered",
-                layer_word(*layer),
-                verdict.word()
-            )
-        }
+        } => format!(
+            "{src} -> {dst} {} {family}: {}, {received} of {sent} answered",
+            layer_word(*layer),
+            verdict_word(*verdict)
+        ),
         Event::Cluster {
             name,
             nodes,
@@ -297,7 +380,7 @@ pub(super) fn sentence(event: &run::Progress) -> Option<String> {
         Event::Probing { floaters, probes } => {
             format!("{floaters} floaters send {probes} probes")
         }
-        Event::Removing => "removing the floaters".to_owned(),
+        Event::Removing => "removing what the run has made".to_owned(),
         Event::Started { run, clusters } => {
             format!("run {run} over {}", output::counted(*clusters, "cluster"))
         }
@@ -305,5 +388,5 @@ pub(super) fn sentence(event: &run::Progress) -> Option<String> {
             format!("{cluster}: removed {object} of an expired run")
         }
         Event::Warning(text) => text.clone(),
-    })
+    }
 }

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::dr;
 use crate::app::Model;
 use crate::cli::Matrix;
-use crate::cli::diagnosis::{FailOn, Inventory, Judge};
+use crate::cli::diagnosis::{FailOn, Judge};
 use crate::exit::{Failure, OK, Outcome};
 use crate::input::Source;
 use crate::output::{Format, Output};
@@ -51,21 +51,20 @@ pub(super) async fn run(arguments: &Matrix, progress: Progress, interrupt: &Inte
 }
 
 fn options(arguments: &Matrix, progress: Progress) -> Result<RunOptions, Failure> {
-    if arguments.inventory == Inventory::default() && std::env::var_os("KUBECONFIG").is_none() {
-        return Err(Failure::Usage(
-            "matrix needs an inventory (--kubeconfig, --sim, ... as dr), or --replay REPORT.json"
-                .to_owned(),
-        ));
-    }
     let inventory = dr::of(&arguments.inventory)?;
     let judge = Judge::default();
-    Ok(dr::options(
+    let mut options = dr::options(
         inventory,
         &arguments.what,
+        &arguments.probes,
         &arguments.how,
         &judge,
         progress,
-    ))
+    );
+    options
+        .control_plane
+        .clone_from(&arguments.inventory.control_plane);
+    Ok(options)
 }
 
 /// A report from a file.
@@ -162,7 +161,9 @@ async fn live(options: RunOptions, every: Duration, interrupt: &Interrupt) -> Ou
         return Err(Failure::Interrupted { left: remaining });
     }
     for what in remaining {
-        progress::warn(format_args!("not removed, expires by itself: {what}"));
+        progress::warn(format_args!(
+            "not removed: {what}; `dr --sweep` removes it once it has expired"
+        ));
     }
     Ok(OK)
 }
@@ -181,11 +182,7 @@ async fn runs(
         let tell = tell.clone();
         Arc::new(move |event| match event {
             run::Progress::Warning(text) => tell(News::Warning(text)),
-            other => {
-                if let Some(sentence) = dr::sentence(&other) {
-                    tell(News::Doing(sentence));
-                }
-            }
+            other => tell(News::Doing(dr::sentence(&other))),
         })
     };
     let mut seen = false;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use orchestrator::matrix::{LEGEND, Matrix, glyph};
+use orchestrator::matrix::{Matrix, NO_CELL, glyph, legend};
 use orchestrator::report::Report;
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -13,10 +13,13 @@ use ratatui::widgets::{Block, Paragraph};
 use super::of_verdict;
 use crate::app::Model;
 
-/// The longest name that is written whole.
-const LONGEST: usize = 16;
+/// As many characters of a name are written at least, however narrow the screen is.
+const SHORTEST: usize = 16;
+/// The columns of a matrix that is text.
+const COLUMNS: usize = 80;
 
-/// How rows and columns are labelled: by name where all names fit, else columns by number.
+/// How rows and columns are labelled: by name where all names fit, else columns by number, and rows by number and as much of
+/// the name as there is room for beside the columns.
 struct Labels {
     rows: Vec<String>,
     columns: Vec<String>,
@@ -28,26 +31,29 @@ struct Labels {
 impl Labels {
     /// Labels for a width in columns.
     fn new(names: &[String], width: usize) -> Self {
-        let short: Vec<String> = names.iter().map(|name| shortened(name, LONGEST)).collect();
-        let longest = short
+        let longest = names
             .iter()
             .map(|name| name.chars().count())
             .max()
             .unwrap_or(0);
-        if longest + short.len() * (longest + 1) <= width {
+        if longest + names.len() * (longest + 1) <= width {
             return Self {
-                rows: short.clone(),
-                columns: short,
+                rows: names.to_vec(),
+                columns: names.to_vec(),
                 row_width: longest,
                 column_width: longest,
             };
         }
         let digits = names.len().to_string().len();
+        let columns = names.len() * (digits + 1);
+        let longest = width
+            .saturating_sub(digits + 1 + columns)
+            .max(SHORTEST)
+            .min(longest);
         Self {
-            rows: short
-                .iter()
-                .enumerate()
-                .map(|(index, name)| format!("{:>digits$} {name}", index + 1))
+            rows: (1..)
+                .zip(names)
+                .map(|(number, name)| format!("{number:>digits$} {}", shortened(name, longest)))
                 .collect(),
             columns: (1..=names.len()).map(|number| number.to_string()).collect(),
             row_width: digits + 1 + longest,
@@ -100,7 +106,7 @@ pub(super) fn render(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         let mut spans = vec![Span::styled(text, bold(src == model.src))];
         for dst in columns.clone() {
             let cell = model.cell_at(model.plane, src, dst);
-            let sign = cell.map_or('\u{b7}', glyph);
+            let sign = cell.map_or(NO_CELL, glyph);
             let mut style = cell.map_or(Style::new(), |cell| of_verdict(cell.verdict));
             if (src, dst) == (model.src, model.dst) {
                 style = style.add_modifier(Modifier::REVERSED);
@@ -119,7 +125,7 @@ pub fn plain(report: &Report) -> String {
     let matrix = Matrix::of(report);
     let mut text = String::new();
     for plane in &matrix.planes {
-        let labels = Labels::new(&matrix.names, 120);
+        let labels = Labels::new(&matrix.names, COLUMNS);
         let _ = writeln!(text, "{} (rows: from, columns: to)", plane.title());
         let _ = write!(text, "{:1$}", "", labels.row_width);
         for column in &labels.columns {
@@ -131,15 +137,17 @@ pub fn plain(report: &Report) -> String {
             for cell in cells {
                 let sign = cell
                     .and_then(|at| report.cells.get(at))
-                    .map_or('\u{b7}', glyph);
+                    .map_or(NO_CELL, glyph);
                 let _ = write!(text, " {sign:>0$}", labels.column_width);
             }
             text.push('\n');
         }
         text.push('\n');
     }
-    text.push_str(LEGEND);
-    text.push('\n');
+    for line in legend(COLUMNS) {
+        text.push_str(&line);
+        text.push('\n');
+    }
     text
 }
 
@@ -158,10 +166,12 @@ mod tests {
     #[test]
     fn columns_become_numbers_when_names_do_not_fit() {
         let names: Vec<String> = (0..20).map(|n| format!("cluster-number-{n:02}")).collect();
-        let labels = Labels::new(&names, 80);
+        let labels = Labels::new(&names, 70);
         assert_eq!(labels.columns[19], "20");
-        assert_eq!(labels.rows[0], " 1 cluster-number-…");
+        assert_eq!(labels.rows[0], " 1 cluster-number-…", "no room");
+        let wider = Labels::new(&names, 80);
+        assert_eq!(wider.rows[0], " 1 cluster-number-00", "room enough");
         let two = Labels::new(&names[..2], 80);
-        assert_eq!(two.columns[1], "cluster-number-…");
+        assert_eq!(two.columns[1], "cluster-number-01");
     }
 }

@@ -1,6 +1,6 @@
 //! Everything around the matrix.
 
-use orchestrator::matrix::{LEGEND, Plane};
+use orchestrator::matrix::{LEGEND, Plane, legend};
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
@@ -91,18 +91,24 @@ fn tabs(model: &Model, width: usize) -> Line<'static> {
     Line::from(spans)
 }
 
-pub(super) fn foot(frame: &mut Frame<'_>, area: Rect) {
-    let keys = "? help  q end  ";
-    let room = usize::from(area.width).saturating_sub(keys.len());
-    let mut legend = String::new();
-    for sign in LEGEND.split_inclusive("  ") {
-        if legend.len() + sign.trim_end().len() > room {
-            break;
-        }
-        legend.push_str(sign);
+/// The two keys that lead everywhere else.
+const KEYS_IN_SHORT: &str = "? help  q end  ";
+
+/// The keys and what the signs mean, in as many lines as it takes.
+pub(super) fn foot_lines(width: u16) -> Vec<String> {
+    let room = usize::from(width).saturating_sub(KEYS_IN_SHORT.len());
+    let mut lines = legend(room);
+    for (at, line) in lines.iter_mut().enumerate() {
+        let before = if at == 0 { KEYS_IN_SHORT } else { "" };
+        *line = format!("{before:<0$}{line}", KEYS_IN_SHORT.len());
     }
+    lines
+}
+
+pub(super) fn foot(frame: &mut Frame<'_>, area: Rect) {
     let dim = Style::new().add_modifier(Modifier::DIM);
-    frame.render_widget(Paragraph::new(format!("{keys}{legend}")).style(dim), area);
+    let lines: Vec<Line<'_>> = foot_lines(area.width).into_iter().map(Line::from).collect();
+    frame.render_widget(Paragraph::new(lines).style(dim), area);
 }
 
 pub(super) fn details(frame: &mut Frame<'_>, area: Rect, model: &Model, scroll: u16) {
@@ -159,7 +165,7 @@ pub(super) fn help(frame: &mut Frame<'_>, area: Rect) {
         .map(|(key, meaning)| Line::from(format!("{key:<18}{meaning}")))
         .collect();
     lines.push(Line::from(""));
-    lines.extend(LEGEND.split("  ").map(Line::from));
+    lines.extend(LEGEND.map(Line::from));
     text(frame, area, " help ", lines, 0);
 }
 
