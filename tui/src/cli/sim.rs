@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
+use super::diagnosis::Words;
 use crate::output::Output;
 
 /// Simulate fleets of clusters on this machine.
@@ -12,7 +13,7 @@ use crate::output::Output;
 pub enum Sim {
     /// Build a fleet; return once it is linked and ready; print the path of its kubeconfig
     Up(Up),
-    /// Say what is up
+    /// Print what is running and in which state
     Status(Status),
     /// Print the path of a fleet's kubeconfig
     Kubeconfig(Named),
@@ -23,7 +24,7 @@ pub enum Sim {
     Fault(Fault),
     /// Stop the datapath's controllers and agents, so that a state stays as it was put
     Freeze(Place),
-    /// Let them go on
+    /// Start them again; returns once the agents have applied their NodeConfigs
     Thaw(Place),
     /// Run scenarios: build, break, diagnose, compare with what is expected, remove
     Run(Run),
@@ -36,16 +37,16 @@ pub enum Sim {
 /// The shape of a generated fleet.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Shape {
-    /// How many clusters; the demo has 3
+    /// Number of clusters (required without a topology file; the demo's default: 3)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub clusters: Option<u32>,
-    /// How many nodes each; 2 without
+    /// Number of nodes of each cluster (default: 2)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
     pub nodes: Option<u32>,
-    /// How clusters reach each other; gateway without
+    /// How clusters reach each other (default: gateway)
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
-    /// Which families of addresses they have; ipv4 without
+    /// Address families of the clusters (default: ipv4)
     #[arg(long, value_enum)]
     pub family: Option<Families>,
 }
@@ -77,11 +78,11 @@ pub enum Families {
 /// Arguments of `sim up`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Up {
-    /// The topology file; without one the options say how many of what
-    #[arg(value_name = "TOPOLOGY.yaml", conflicts_with_all = ["clusters", "nodes", "mode", "family"])]
+    /// The topology file; without one the options give the numbers
+    #[arg(value_name = "TOPOLOGY.yaml", value_hint = ValueHint::FilePath, conflicts_with_all = ["clusters", "nodes", "mode", "family"])]
     pub topology: Option<PathBuf>,
     /// The fleet's name; beats the one in the file
-    #[arg(long)]
+    #[arg(long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
     /// What to build without a file.
     #[command(flatten)]
@@ -91,8 +92,8 @@ pub struct Up {
 /// The fleet that is meant.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Named {
-    /// The fleet's name; may be left out where one is up
-    #[arg(long)]
+    /// The fleet's name (default: the one that is running)
+    #[arg(long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
 }
 
@@ -100,9 +101,9 @@ pub struct Named {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Status {
     /// Only this fleet
-    #[arg(long)]
+    #[arg(long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
-    /// The form of the result
+    /// The form of the result (default: table)
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub output: Option<StatusFormat>,
 }
@@ -120,8 +121,8 @@ pub enum StatusFormat {
 /// Arguments of `sim exec`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Exec {
-    /// The fleet's name; may be left out where one is up
-    #[arg(long)]
+    /// The fleet's name (default: the one that is running)
+    #[arg(long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
     /// Where: CLUSTER/NODE, CLUSTER/NODE/POD or underlay
     #[arg(value_name = "PLACE")]
@@ -157,22 +158,23 @@ pub struct FaultList {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Inject {
     /// A code of `sim fault list`
+    #[arg(value_parser = Words(&super::CODES, super::any_word), hide_possible_values = true)]
     pub code: String,
-    /// Where
+    /// The cluster or node, and for some codes the peer that it cannot reach any more
     #[arg(long, value_name = "CLUSTER[/NODE][,PEER]", required = true)]
     pub at: String,
-    /// The fleet's name; may be left out where one is up
-    #[arg(long)]
+    /// The fleet's name (default: the one that is running)
+    #[arg(long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
 }
 
 /// Arguments of `sim freeze` and `sim thaw`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Place {
-    /// The fleet's name; may be left out where one is up
-    #[arg(long)]
+    /// The fleet's name (default: the one that is running)
+    #[arg(long, value_hint = ValueHint::Other)]
     pub name: Option<String>,
-    /// Only there
+    /// Only this cluster or node (default: all)
     #[arg(long, value_name = "CLUSTER[/NODE]")]
     pub at: Option<String>,
 }
@@ -181,17 +183,17 @@ pub struct Place {
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Run {
     /// Topology files with `faults` and `expect`
-    #[arg(value_name = "SCENARIO.yaml", required = true)]
+    #[arg(value_name = "SCENARIO.yaml", value_hint = ValueHint::FilePath, required = true)]
     pub scenarios: Vec<PathBuf>,
-    /// junit or json, each with =FILE; may be given several times
-    #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = super::output)]
+    /// junit or json, each with =FILE; may be given several times (default: a line per expectation)
+    #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = Words(&["junit", "json"], super::output), hide_possible_values = true)]
     pub output: Vec<Output>,
 }
 
 /// Arguments of `sim down`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Down {
-    /// The fleet's name; may be left out where one is up
+    /// The fleet's name (default: the one that is running)
     #[arg(long, conflicts_with = "all")]
     pub name: Option<String>,
     /// Every fleet of this user, also what a killed one left behind

@@ -55,7 +55,7 @@ fn list() -> String {
         } else {
             '-'
         };
-        let can_be_injected = injected.contains(&cause.code.word());
+        let can_be_injected = injected.contains(&cause.code);
         let injected = if can_be_injected { 'i' } else { '-' };
         text += &format!(
             "{:<width$}  {diagnosed}{injected}  {}\n",
