@@ -13,7 +13,8 @@
 //! | `FLOATER_BIND` | the only address to listen on (default: all) |
 //! | `FLOATER_LOG` | what is logged to standard error, as in `floater=debug` (default: nothing) |
 //!
-//! Any other variable whose name begins with `FLOATER_` is refused: it is a mistyped one.
+//! Any other variable whose name begins with `FLOATER_` is refused: it is a mistyped one. Those of [`OF_A_LAB`] are for
+//! whoever started it and say nothing to a floater.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -56,6 +57,9 @@ impl Config {
     }
 }
 
+/// What a simulated fleet knows its processes by.
+const OF_A_LAB: [&str; 2] = ["FLOATER_LAB", "FLOATER_LAB_ROOT"];
+
 /// The variables that concern a floater and are not empty.
 struct Variables(HashMap<&'static str, String>);
 
@@ -76,7 +80,7 @@ impl Variables {
                         ours.insert(known, value);
                     }
                 }
-                None if name.starts_with("FLOATER_") => {
+                None if name.starts_with("FLOATER_") && !OF_A_LAB.contains(&&*name) => {
                     return Err(wrong(&name, "is no variable of a floater: mistyped?"));
                 }
                 None => {}
@@ -182,6 +186,7 @@ mod tests {
             read(&[
                 ("PATH", "/bin"),
                 ("HOSTNAME", "x"),
+                ("FLOATER_LAB", "east"),
                 ("FLOATER_LOG", "debug")
             ])
             .is_ok()
