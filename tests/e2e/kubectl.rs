@@ -27,53 +27,6 @@ fn kubectl(kubeconfig: &str, context: &str, arguments: &[&str], stdin: &str) -> 
     Ran::of(child.wait_with_output().unwrap())
 }
 
-/// Names of the objects that a run has labelled as its own, a lab's own floaters apart.
-pub(crate) fn labelled(kubeconfig: &str, contexts: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    for context in contexts {
-        let kinds = "daemonsets,pods,secrets,serviceaccounts,configmaps";
-        let selector = "app.kubernetes.io/managed-by=floaterctl,floater.kosmos.io/run!=lab";
-        let ran = kubectl(
-            kubeconfig,
-            context,
-            &["get", kinds, "-A", "-l", selector, "-o", "name"],
-            "",
-        )
-        .expect(0);
-        found.extend(ran.stdout.lines().map(|line| format!("{context} {line}")));
-    }
-    found
-}
-
-/// Puts the end of life of everything that runs have left in a cluster into the past.
-pub(crate) fn expire(kubeconfig: &str, context: &str) {
-    let selector = "app.kubernetes.io/managed-by=floaterctl,floater.kosmos.io/run!=lab";
-    let annotation = "floater.kosmos.io/expires=2000-01-01T00:00:00Z";
-    for kind in [
-        "daemonsets",
-        "secrets",
-        "serviceaccounts",
-        "configmaps",
-        "namespaces",
-    ] {
-        kubectl(
-            kubeconfig,
-            context,
-            &[
-                "annotate",
-                kind,
-                "-A",
-                "--overwrite",
-                "-l",
-                selector,
-                annotation,
-            ],
-            "",
-        )
-        .expect(0);
-    }
-}
-
 const MANIFEST: &str = "\
 apiVersion: v1
 kind: Namespace

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use tests::client::Endpoint;
 use tests::lab::{Lab, names};
 use tests::program::{Place, Ran};
 
@@ -29,10 +30,18 @@ fn ended(mut child: Child, patience: Duration) -> Ran {
     Ran::of(child.wait_with_output().unwrap())
 }
 
+fn endpoints(lab: &Lab) -> Vec<Endpoint> {
+    let kubeconfig = lab.kubeconfig();
+    let names = lab.clusters.iter();
+    names.map(|name| Endpoint::of(&kubeconfig, name)).collect()
+}
+
 /// Objects that a run has left in any cluster of a lab.
 fn objects_of_runs(lab: &Lab) -> Vec<String> {
-    let kubeconfig = lab.kubeconfig();
-    crate::kubectl::labelled(&kubeconfig, &lab.clusters)
+    endpoints(lab)
+        .iter()
+        .flat_map(Endpoint::objects_of_runs)
+        .collect()
 }
 
 const OWN_FLOATERS: &str = "\
@@ -51,7 +60,7 @@ fn lab_without_floaters() -> Lab {
 }
 
 #[test]
-#[ignore = "netns: needs vxlan, nft, kubectl"]
+#[ignore = "netns: needs vxlan, nft"]
 fn dr_deploys_and_removes_its_own_floaters() {
     let lab = lab_without_floaters();
     let (exit, report) = lab.dr(&[]);
@@ -64,7 +73,7 @@ fn dr_deploys_and_removes_its_own_floaters() {
 }
 
 #[test]
-#[ignore = "netns: needs vxlan, nft, kubectl"]
+#[ignore = "netns: needs vxlan, nft"]
 fn an_interrupted_run_removes_everything_it_made() {
     let lab = lab_without_floaters();
     let name = lab.name();
@@ -89,15 +98,15 @@ fn an_interrupted_run_removes_everything_it_made() {
 
 /// Killed, a run cannot remove what it made; the next one does, once it has expired, and touches nothing else.
 #[test]
-#[ignore = "netns: needs vxlan, nft, kubectl"]
+#[ignore = "netns: needs vxlan, nft"]
 fn what_a_killed_run_left_is_swept_once_it_has_expired() {
     let lab = lab_without_floaters();
-    let (name, kubeconfig) = (lab.name(), lab.kubeconfig());
+    let name = lab.name();
     let child = lab.place.start(["dr", "--sim", &name, "--rounds", "500"]);
     let deadline = Instant::now() + Duration::from_secs(20);
     while !objects_of_runs(&lab)
         .iter()
-        .any(|object| object.contains("daemonset"))
+        .any(|object| object.starts_with("daemonsets/"))
     {
         assert!(Instant::now() < deadline, "nothing was deployed");
     }
@@ -105,13 +114,13 @@ fn what_a_killed_run_left_is_swept_once_it_has_expired() {
     assert_eq!(ended(child, Duration::from_secs(5)).code, None);
     let left = objects_of_runs(&lab);
     assert!(
-        left.iter().any(|object| object.contains("daemonset")),
+        left.iter().any(|object| object.starts_with("daemonsets/")),
         "{left:?}"
     );
     lab.place.run(["dr", "--sim", &name, "--sweep"]).expect(0);
     assert!(!objects_of_runs(&lab).is_empty(), "swept before its time");
-    for cluster in &lab.clusters {
-        crate::kubectl::expire(&kubeconfig, cluster);
+    for endpoint in endpoints(&lab) {
+        endpoint.expire_objects_of_runs();
     }
     lab.place.run(["dr", "--sim", &name, "--sweep"]).expect(0);
     // Pods end with their owner, a moment later.

@@ -3,6 +3,7 @@
 
 mod demo;
 mod faults;
+mod field;
 mod inputs;
 mod kubectl;
 mod lifecycle;
