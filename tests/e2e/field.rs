@@ -313,7 +313,10 @@ fn a_namespace_that_others_have_moved_into_stays_and_is_told() {
     let ran = pair.dr_with_first(changes, &["-n", "probe"]);
     assert!(matches!(ran.code, Some(0 | 2)), "{ran:?}");
     let (first, _) = pair.ends[0].call("GET", "/api/v1/namespaces/probe", &Value::Null);
-    let told = ran.stderr.contains("namespace probe") || ran.stderr.contains("namespace `probe`");
+    let told = ran
+        .stderr
+        .to_lowercase()
+        .contains("namespace probe, which this program made, stays");
     assert!(
         first == 404 || told,
         "it stays without a word: {}",

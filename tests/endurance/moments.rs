@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::program::Ran;
@@ -54,9 +55,23 @@ pub(crate) struct Underway {
     child: Child,
     said: Receiver<String>,
     asked: Receiver<String>,
-    master: Option<OwnedFd>,
+    master: Option<PtyMaster>,
     stdout: std::thread::JoinHandle<String>,
     heard: String,
+}
+
+/// A terminal: its master, which no other program inherits, and its slave.
+fn terminal() -> (PtyMaster, File) {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let mut options = File::options();
+    let slave = options.read(true).write(true);
+    // Whoever opens a terminal without having one would get it as its own.
+    std::os::unix::fs::OpenOptionsExt::custom_flags(slave, OFlag::O_NOCTTY.bits());
+    let slave = slave.open(ptsname_r(&master).unwrap()).unwrap();
+    (master, slave)
 }
 
 /// Where a proxy tells what is asked of it, and where that is heard.
@@ -69,7 +84,7 @@ impl Underway {
     pub(crate) fn start(command: &mut Command, end: End, asked: Receiver<String>) -> Self {
         let mut master = None;
         let mut command = if end == End::Terminal {
-            let terminal = nix::pty::openpty(None, None).unwrap();
+            let (terminal, slave) = terminal();
             let mut leader = Command::new("setsid");
             leader
                 .arg("-c")
@@ -81,8 +96,8 @@ impl Underway {
             let variables = command
                 .get_envs()
                 .filter_map(|(name, value)| Some((name, value?)));
-            leader.envs(variables).stdin(File::from(terminal.slave));
-            master = Some(terminal.master);
+            leader.envs(variables).stdin(slave);
+            master = Some(terminal);
             leader
         } else if matches!(end, End::Ignored(_)) {
             // The shell hands its ignored signals on to what it becomes.

@@ -1,10 +1,11 @@
-//! Floaters of a fake cluster: what they say where they are honest, and behaviours of those that are not.
+//! Floaters of a fake cluster: what they say where they are honest. They hold their cluster's run key, so whatever they say
+//! is signed as it should be.
 
 use std::io;
 
 use floater::wire::{
-    AUTH_HEADER, Audience, Health, Layer, Nonce, SIGNATURE_HEADER, SignedRequest, Transcript,
-    sign_answer,
+    AUTH_HEADER, Audience, CAPABILITIES, Layer, Nonce, SIGNATURE_HEADER, SignedRequest, Transcript,
+    VERSION, sign_answer,
 };
 use serde_json::{Value, json};
 use tests::server::{Conn, Request};
@@ -22,18 +23,18 @@ pub(crate) fn secret() -> Value {
 }
 
 /// The pod's name that a request is for.
-pub(crate) fn pod_of(request: &Request) -> &str {
+fn pod_of(request: &Request) -> &str {
     let (before, _) = request.path.split_once("/proxy/").unwrap_or_default();
     let name = before.rsplit('/').next().unwrap_or_default();
     // `https:NAME:PORT`
     name.split(':').nth(1).unwrap_or(name)
 }
 
-fn layer_of(request: &Request) -> &'static str {
+fn layer_of(request: &Request) -> Layer {
     if pod_of(request).starts_with("fh") {
-        "host"
+        Layer::Host
     } else {
-        "pod"
+        Layer::Pod
     }
 }
 
@@ -45,20 +46,40 @@ fn node_of(fake: &Fake, request: &Request) -> String {
     node.unwrap_or("n1").to_owned()
 }
 
+/// Whom a request is for.
+pub(crate) fn audience(fake: &Fake, request: &Request) -> Audience {
+    Audience {
+        cluster: fake.uid.clone(),
+        node: node_of(fake, request),
+        layer: layer_of(request),
+    }
+}
+
+/// The nonce that a request's answer is signed over.
+pub(crate) fn nonce(request: &Request) -> Nonce {
+    let header = request.headers.get(AUTH_HEADER);
+    let signed = header.and_then(|header| SignedRequest::parse(header).ok());
+    signed.map(|signed| signed.nonce).unwrap_or_default()
+}
+
 /// The tables of a node without a row.
 pub(crate) fn no_rows() -> Value {
     json!({"links": [], "rules": [], "routes": [], "neighbours": [], "fdb": [], "nat": [], "sysctls": []})
 }
 
+fn health() -> Value {
+    json!({"missed_ticks": 0, "worst_lateness_us": 0, "receive_drops": 0})
+}
+
 /// What a floater says of itself.
 pub(crate) fn info(fake: &Fake, request: &Request) -> Value {
-    json!({"version": 2, "program": "0", "run": "lab", "cluster": fake.uid, "node": node_of(fake, request),
-        "layer": layer_of(request), "port": 8889, "capabilities": [], "health": Health::default()})
+    json!({"version": VERSION, "program": "0", "run": "lab", "cluster": fake.uid, "node": node_of(fake, request),
+        "layer": layer_of(request).word(), "port": 8889, "capabilities": CAPABILITIES, "health": health()})
 }
 
 /// Tables of these rows.
 pub(crate) fn tables(fake: &Fake, request: &Request, state: &Value) -> Value {
-    json!({"version": 2, "node": node_of(fake, request), "state": state, "missing": []})
+    json!({"version": VERSION, "node": node_of(fake, request), "state": state, "missing": []})
 }
 
 /// Every probe has passed.
@@ -67,9 +88,9 @@ pub(crate) fn passed(probe: &Value) -> Value {
         "rtt": {"samples": [1]}})
 }
 
-/// The last line of the answer to a plan.
+/// The last line of the answer to a plan, before its signature.
 pub(crate) fn done(sent: usize) -> Value {
-    json!({"event": "done", "sent": sent, "elapsed_us": 1, "health": Health::default()})
+    json!({"event": "done", "sent": sent, "elapsed_us": 1, "health": health()})
 }
 
 /// The probes of a plan.
@@ -83,8 +104,8 @@ pub(crate) fn probes(request: &Request) -> Vec<Value> {
 /// Answers as a floater in order does.
 pub(crate) fn honest(fake: &Fake, what: On, request: &Request, conn: &mut Conn) -> io::Result<()> {
     match what {
-        On::Info => whole(fake, request, conn, &info(fake, request)),
-        On::Tables => whole(fake, request, conn, &tables(fake, request, &no_rows())),
+        On::Info => answer(fake, request, conn, &info(fake, request)),
+        On::Tables => answer(fake, request, conn, &tables(fake, request, &no_rows())),
         _ => {
             let probes = probes(request);
             let mut lines: Vec<Value> = probes.iter().map(passed).collect();
@@ -94,61 +115,74 @@ pub(crate) fn honest(fake: &Fake, what: On, request: &Request, conn: &mut Conn) 
     }
 }
 
-/// Whom a request is signed for, and the nonce that its answer is signed over.
-fn signed_for(fake: &Fake, request: &Request) -> (Audience, Nonce) {
-    let header = request.headers.get(AUTH_HEADER);
-    let signed = header.and_then(|header| SignedRequest::parse(header).ok());
-    let audience = Audience {
-        cluster: fake.uid.clone(),
-        node: node_of(fake, request),
-        layer: match layer_of(request) {
-            "host" => Layer::Host,
-            _ => Layer::Pod,
-        },
-    };
-    (
-        audience,
-        signed.map(|signed| signed.nonce).unwrap_or_default(),
-    )
-}
-
-/// A whole answer, signed: whoever holds the run key may lie all the same.
-pub(crate) fn whole(
+/// A whole answer, signed.
+pub(crate) fn answer(
     fake: &Fake,
     request: &Request,
     conn: &mut Conn,
     value: &Value,
 ) -> io::Result<()> {
-    let (audience, nonce) = signed_for(fake, request);
-    let body = value.to_string().into_bytes();
-    let signature = sign_answer(&KEY, &audience, &nonce, 200, &body);
-    conn.head(
-        200,
-        &[
-            "Content-Type: application/json",
-            &format!("Content-Length: {}", body.len()),
-            &format!("{SIGNATURE_HEADER}: {signature}"),
-        ],
-    )?;
-    conn.raw(&body)
+    signed(conn, &KEY, &audience(fake, request), &nonce(request), value)
 }
 
-/// A stream of events, each signed.
+/// A whole answer, signed with a key, for somebody, over a nonce.
+pub(crate) fn signed(
+    conn: &mut Conn,
+    key: &[u8],
+    audience: &Audience,
+    nonce: &Nonce,
+    value: &Value,
+) -> io::Result<()> {
+    let text = value.to_string();
+    let signature = sign_answer(key, audience, nonce, 200, text.as_bytes());
+    let length = format!("Content-Length: {}", text.len());
+    let signature = format!("{SIGNATURE_HEADER}: {signature}");
+    conn.head(
+        200,
+        &["Content-Type: application/json", &length, &signature],
+    )?;
+    conn.raw(text.as_bytes())
+}
+
+/// A stream of events, signed to its last line.
 pub(crate) fn stream(
     fake: &Fake,
     request: &Request,
     conn: &mut Conn,
     lines: &[Value],
 ) -> io::Result<()> {
-    let (audience, nonce) = signed_for(fake, request);
-    let mut transcript = Transcript::new(&KEY, audience, nonce);
+    let transcript = Transcript::new(&KEY, audience(fake, request), nonce(request));
     conn.chunked()?;
-    for event in lines {
-        let line = event.to_string();
-        transcript.push(line.as_bytes());
-        let signed = json!({"event": "signed", "signature": transcript.signature()}).to_string();
-        transcript.push(signed.as_bytes());
-        conn.chunk(format!("{line}\n{signed}\n").as_bytes())?;
+    let mut speech = Speech { transcript };
+    for line in lines {
+        speech.say(conn, &line.to_string())?;
     }
+    speech.sign(conn)?;
     conn.end()
+}
+
+/// A stream of lines under way.
+pub(crate) struct Speech {
+    transcript: Transcript,
+}
+
+impl Speech {
+    /// The beginning of a stream.
+    pub(crate) fn begin(fake: &Fake, request: &Request, conn: &mut Conn) -> io::Result<Self> {
+        conn.chunked()?;
+        let transcript = Transcript::new(&KEY, audience(fake, request), nonce(request));
+        Ok(Self { transcript })
+    }
+
+    /// One line.
+    pub(crate) fn say(&mut self, conn: &mut Conn, line: &str) -> io::Result<()> {
+        self.transcript.push(line.as_bytes());
+        conn.chunk(format!("{line}\n").as_bytes())
+    }
+
+    /// A signature over all lines so far.
+    pub(crate) fn sign(&mut self, conn: &mut Conn) -> io::Result<()> {
+        let line = json!({"event": "signed", "signature": self.transcript.signature()});
+        self.say(conn, &line.to_string())
+    }
 }

@@ -1,11 +1,16 @@
 //! Floaters that lie, flood, stall and imitate.
 
+use std::io;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::server::{Conn, Request};
 
 use crate::fake::{ESCAPES, Fake, On, node, pod};
-use crate::floaters::{done, info, no_rows, passed, probes, stream, tables, whole};
+use crate::floaters::{
+    KEY, Speech, answer, audience, done, info, no_rows, nonce, passed, probes, signed, stream,
+    tables,
+};
 use crate::trial::{Behaviour, Trial};
 
 /// What its floaters say of themselves is changed so.
@@ -16,7 +21,7 @@ fn says(change: fn(&mut Value)) -> Trial {
             .on(On::Info, move |fake, request, conn| {
                 let mut value = info(fake, request);
                 change(&mut value);
-                whole(fake, request, conn, &value)
+                answer(fake, request, conn, &value)
             }),
     )
 }
@@ -26,7 +31,7 @@ fn reads(change: fn(&mut Value)) -> Trial {
     Trial::of(Fake::new().on(On::Tables, move |fake, request, conn| {
         let mut value = tables(fake, request, &no_rows());
         change(&mut value);
-        whole(fake, request, conn, &value)
+        answer(fake, request, conn, &value)
     }))
 }
 
@@ -75,6 +80,28 @@ fn claims(host: &'static str, inside: &'static str) -> Trial {
             pod("fp", "pod", "n1", inside),
         ];
     }))
+}
+
+/// Info and tables are answered so.
+fn both<F>(say: F) -> Fake
+where
+    F: Fn(&Fake, &Request, &mut Conn, &Value) -> io::Result<()> + Copy + Send + Sync + 'static,
+{
+    Fake::new()
+        .on(On::Tables, move |fake, request, conn| {
+            say(fake, request, conn, &tables(fake, request, &no_rows()))
+        })
+        .on(On::Info, move |fake, request, conn| {
+            say(fake, request, conn, &info(fake, request))
+        })
+}
+
+/// Nothing that its floaters say is believed.
+fn unbelieved(fake: Fake) -> Trial {
+    Trial::of(fake).check(|seen| match seen.state("evil0").as_str() {
+        "unobserved" => Ok(()),
+        state => Err(format!("its floaters are believed: it is {state}")),
+    })
 }
 
 pub(crate) const TABLE: &[Behaviour] = &[
@@ -228,35 +255,130 @@ pub(crate) const TABLE: &[Behaviour] = &[
         each(|outcome| outcome["received"] = json!(-3))
     }),
     ("round trips of ages", || {
-        each(|outcome| {
-            for field in ["min_us", "p50_us", "p99_us", "max_us"] {
-                outcome["rtt"][field] = json!(u64::MAX);
-            }
-        })
+        each(|outcome| outcome["rtt"] = json!({"samples": [u32::MAX, u32::MAX]}))
     }),
     ("round trips that are no numbers", || {
+        each(|outcome| outcome["rtt"] = json!({"samples": ["NaN", 1e308, -1, null]}))
+    }),
+    ("round trips of both forms", || {
         each(|outcome| {
-            outcome["rtt"] = json!({"min_us": "NaN", "p50_us": 1e308, "p99_us": -1, "max_us": null, "histogram": 7})
+            outcome["rtt"] =
+                json!({"samples": [1], "buckets": {"min_us": 1, "max_us": 1, "counts": [[1, 1]]}})
         })
     }),
-    ("histograms of garbage", || {
-        each(|outcome| outcome["rtt"]["histogram"] = json!("AAAA!!!!".repeat(100)))
+    ("a million round trips", || {
+        each(|outcome| outcome["rtt"] = json!({"samples": vec![1; 1_000_000]}))
     }),
-    ("histograms that unpack to gigabytes", || {
-        each(|outcome| outcome["rtt"]["histogram"] = json!(greedy_histogram()))
+    ("buckets of more than there can be", || {
+        each(
+            |outcome| outcome["rtt"] = json!({"buckets": {"min_us": 1, "max_us": 2, "counts": [[1, u32::MAX], [2, u32::MAX]]}}),
+        )
     }),
-    ("histograms of 5 MB each", || {
-        each(|outcome| outcome["rtt"]["histogram"] = json!("A".repeat(5 << 20)))
+    ("a million buckets", || {
+        each(|outcome| {
+            let counts: Vec<(u32, u32)> = (1..1_000_000).map(|value| (value, 1)).collect();
+            outcome["rtt"] = json!({"buckets": {"min_us": 1, "max_us": 999_999, "counts": counts}});
+        })
     }),
     ("event lines without end", || {
+        Trial::of(Fake::new().on(On::Probe, |fake, request, conn| {
+            let mut speech = Speech::begin(fake, request, conn)?;
+            let probes = probes(request);
+            let line = passed(&probes.first().cloned().unwrap_or_default()).to_string();
+            loop {
+                for _ in 0..1000 {
+                    speech.say(conn, &line)?;
+                }
+                speech.sign(conn)?;
+            }
+        }))
+    }),
+    ("signs of life without end", || {
+        Trial::of(Fake::new().on(On::Probe, |fake, request, conn| {
+            let mut speech = Speech::begin(fake, request, conn)?;
+            loop {
+                speech.sign(conn)?;
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }))
+    }),
+    ("a stream that nobody signed", || {
         Trial::of(Fake::new().on(On::Probe, |_, request, conn| {
             conn.chunked()?;
-            let probes = probes(request);
-            let first = probes.first().cloned().unwrap_or_default();
-            let line = format!("{}\n", passed(&first)).repeat(1000);
-            loop {
-                conn.chunk(line.as_bytes())?;
+            for probe in probes(request) {
+                conn.chunk(format!("{}\n", passed(&probe)).as_bytes())?;
             }
+            conn.chunk(format!("{}\n", done(1)).as_bytes())?;
+            conn.end()
+        }))
+    }),
+    ("lines added to a signed stream", || {
+        Trial::of(Fake::new().on(On::Probe, |fake, request, conn| {
+            let mut speech = Speech::begin(fake, request, conn)?;
+            for probe in probes(request) {
+                let line = passed(&probe).to_string();
+                speech.say(conn, &line)?;
+                // This one the signature does not cover.
+                conn.chunk(format!("{line}\n").as_bytes())?;
+            }
+            speech.say(conn, &done(1).to_string())?;
+            speech.sign(conn)?;
+            conn.end()
+        }))
+    }),
+    ("answers that nobody signed", || {
+        unbelieved(
+            Fake::new()
+                .on(On::Tables, |fake, request, conn| {
+                    conn.json(&tables(fake, request, &no_rows()))
+                })
+                .on(On::Info, |fake, request, conn| {
+                    conn.json(&info(fake, request))
+                }),
+        )
+    }),
+    ("answers signed with another key", || {
+        unbelieved(both(|fake, request, conn, value| {
+            signed(
+                conn,
+                &[9; 32],
+                &audience(fake, request),
+                &nonce(request),
+                value,
+            )
+        }))
+    }),
+    ("answers signed for another node", || {
+        unbelieved(both(|fake, request, conn, value| {
+            let mut other = audience(fake, request);
+            other.node = "n2".to_owned();
+            signed(conn, &KEY, &other, &nonce(request), value)
+        }))
+    }),
+    ("answers signed for another cluster", || {
+        unbelieved(both(|fake, request, conn, value| {
+            let mut other = audience(fake, request);
+            other.cluster = "another".to_owned();
+            signed(conn, &KEY, &other, &nonce(request), value)
+        }))
+    }),
+    ("answers to another request", || {
+        // What was recorded once is answered for ever.
+        unbelieved(both(|fake, request, conn, value| {
+            signed(conn, &KEY, &audience(fake, request), &[1; 16], value)
+        }))
+    }),
+    ("a signature of 1 MB", || {
+        unbelieved(both(|_, _, conn, value| {
+            let text = value.to_string();
+            let length = format!("Content-Length: {}", text.len());
+            let signature = format!(
+                "{}: v2 {}",
+                floater::wire::SIGNATURE_HEADER,
+                "0".repeat(1 << 20)
+            );
+            conn.head(200, &[&length, &signature])?;
+            conn.raw(text.as_bytes())
         }))
     }),
     ("empty lines without end", || {
@@ -287,19 +409,21 @@ pub(crate) const TABLE: &[Behaviour] = &[
         })
     }),
     ("never done", || {
-        Trial::of(Fake::new().on(On::Probe, |_, request, conn| {
-            conn.chunked()?;
+        Trial::of(Fake::new().on(On::Probe, |fake, request, conn| {
+            let mut speech = Speech::begin(fake, request, conn)?;
             for probe in probes(request) {
-                conn.chunk(format!("{}\n", passed(&probe)).as_bytes())?;
+                speech.say(conn, &passed(&probe).to_string())?;
             }
+            speech.sign(conn)?;
             conn.idle()
         }))
     }),
     ("breaks off in the middle", || {
-        Trial::of(Fake::new().on(On::Probe, |_, request, conn| {
-            conn.chunked()?;
+        Trial::of(Fake::new().on(On::Probe, |fake, request, conn| {
+            let mut speech = Speech::begin(fake, request, conn)?;
             for probe in probes(request).iter().take(1) {
-                conn.chunk(format!("{}\n", passed(probe)).as_bytes())?;
+                speech.say(conn, &passed(probe).to_string())?;
+                speech.sign(conn)?;
             }
             Err(crate::fake::closed())
         }))
@@ -375,18 +499,3 @@ pub(crate) const TABLE: &[Behaviour] = &[
         claims("100.64.200.2", "203.0.113.7")
     }),
 ];
-
-/// An HdrHistogram V2 whose header asks for the greatest range and precision.
-fn greedy_histogram() -> String {
-    use base64::Engine as _;
-    let mut bytes = Vec::new();
-    bytes.extend(0x1c84_9303_u32.to_be_bytes());
-    bytes.extend(40_u32.to_be_bytes());
-    bytes.extend(0_u32.to_be_bytes());
-    bytes.extend(5_u32.to_be_bytes());
-    bytes.extend(1_u64.to_be_bytes());
-    bytes.extend((u64::MAX / 2).to_be_bytes());
-    bytes.extend(1.0_f64.to_be_bytes());
-    bytes.extend([1; 40]);
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}

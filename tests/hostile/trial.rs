@@ -142,15 +142,24 @@ impl Trial {
 }
 
 impl Seen<'_> {
-    /// The state and the reason of a hostile cluster.
+    /// The state of a hostile cluster.
+    pub(crate) fn state(&self, name: &str) -> String {
+        self.of_cluster(name, "state")
+    }
+
+    /// Why a hostile cluster is not wholly observed.
     pub(crate) fn reason(&self, name: &str) -> String {
+        self.of_cluster(name, "reason")
+    }
+
+    fn of_cluster(&self, name: &str, field: &str) -> String {
         let clusters = self.report["clusters"].as_array();
         let cluster = clusters
             .into_iter()
             .flatten()
             .find(|cluster| cluster["name"] == name);
         cluster
-            .and_then(|cluster| cluster["reason"].as_str())
+            .and_then(|cluster| cluster[field].as_str())
             .unwrap_or_default()
             .to_owned()
     }
