@@ -63,29 +63,54 @@ impl Source {
     /// # Errors
     /// [`Failure::Input`] with the line of what does not fit.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        self.require_text()?;
+        if self.is_json() {
+            serde_json::from_str(&self.text).map_err(|error| self.bad_json(&error))
+        } else {
+            serde_saphyr::from_str(&self.text).map_err(|error| self.bad_yaml(&error))
+        }
+    }
+
+    /// Every document of the text, JSON or YAML, one after the other.
+    ///
+    /// # Errors
+    /// [`Failure::Input`] with the line of what is neither.
+    pub fn documents(&self) -> Result<Vec<serde_json::Value>, Failure> {
+        self.require_text()?;
+        if self.is_json() {
+            serde_json::Deserializer::from_str(&self.text)
+                .into_iter()
+                .collect::<Result<_, _>>()
+                .map_err(|error| self.bad_json(&error))
+        } else {
+            serde_saphyr::from_multiple(&self.text).map_err(|error| self.bad_yaml(&error))
+        }
+    }
+
+    fn require_text(&self) -> Result<(), Failure> {
         if self.text.trim().is_empty() {
             return Err(Failure::input(&self.name, None, "empty"));
         }
-        if self.is_json() {
-            serde_json::from_str(&self.text).map_err(|error| {
-                let line = (error.line() > 0).then_some(error.line() as u64);
-                let text = error.to_string();
-                // serde_json names the place again at the end of its sentence.
-                let rule = text.split(" at line ").next().unwrap_or(&text);
-                Failure::input(&self.name, line, rule)
-            })
-        } else {
-            serde_saphyr::from_str(&self.text).map_err(|error| {
-                let line = error.location().map(|location| location.line());
-                let rule = error.without_snippet().to_string();
-                // The first line is the rule; the place at its end is named in front already.
-                let rule = rule.lines().next().unwrap_or_default();
-                let rule = rule.split(" at line ").next().unwrap_or(rule);
-                // What follows a semicolon is advice to programmers.
-                let rule = rule.split("; use ").next().unwrap_or(rule);
-                Failure::input(&self.name, line, rule)
-            })
-        }
+        Ok(())
+    }
+
+    fn bad_json(&self, error: &serde_json::Error) -> Failure {
+        let line = (error.line() > 0).then_some(error.line() as u64);
+        let text = error.to_string();
+        // serde_json names the place again at the end of its sentence.
+        let rule = text.split(" at line ").next().unwrap_or(&text);
+        Failure::input(&self.name, line, rule)
+    }
+
+    fn bad_yaml(&self, error: &serde_saphyr::Error) -> Failure {
+        let line = error.location().map(|location| location.line());
+        let rule = error.without_snippet().to_string();
+        // The first line is the rule; the place at its end is named in front already.
+        let rule = rule.lines().next().unwrap_or_default();
+        let rule = rule.split(" at line ").next().unwrap_or(rule);
+        // What follows a semicolon is advice to programmers.
+        let rule = rule.split("; use ").next().unwrap_or(rule);
+        Failure::input(&self.name, line, rule)
     }
 }
 

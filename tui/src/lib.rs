@@ -22,6 +22,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod exit;
+mod fleet_file;
 pub mod input;
 pub mod lab;
 pub mod output;

@@ -249,3 +249,80 @@ fn bad_input_is_65_with_file_line_and_rule() {
     let output = floaterctl(&["link", "plan", "-f", "-"], "clusters: \u{1}");
     assert_eq!(output.status.code(), Some(65), "{}", stderr(&output));
 }
+
+/// The objects of [`FLEET`] as `kubectl get -o json` prints them.
+fn as_list() -> Value {
+    let fleet: Value = serde_json::from_str(FLEET).unwrap();
+    let mut items = Vec::new();
+    for (list, kind) in [("clusters", "Cluster"), ("clusterNodes", "ClusterNode")] {
+        for object in fleet[list].as_array().unwrap() {
+            let mut object = object.clone();
+            object["apiVersion"] = "kosmos.io/v1alpha1".into();
+            object["kind"] = kind.into();
+            items.push(object);
+        }
+    }
+    serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+#[test]
+fn what_kubectl_prints_is_planned_like_the_lists() {
+    let expected = floaterctl(&["link", "plan", "-f", "-"], FLEET);
+    let list = as_list();
+    let documents: Vec<String> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|object| serde_saphyr::to_string(object).unwrap())
+        .collect();
+    let mut typed = list.clone();
+    typed["kind"] = "ClusterNodeList".into();
+    for item in typed["items"].as_array_mut().unwrap() {
+        if item["kind"] == "ClusterNode" {
+            item.as_object_mut().unwrap().remove("kind");
+        }
+    }
+    for text in [
+        list.to_string(),
+        serde_saphyr::to_string(&list).unwrap(),
+        format!("---\n{}---\n", documents.join("---\n")),
+        typed.to_string(),
+        format!("{}\n{}", list, serde_json::json!({"kind": "List", "items": []})),
+    ] {
+        let output = floaterctl(&["link", "plan", "-f", "-"], &text);
+        assert_eq!(output.status.code(), Some(0), "{}: {text}", stderr(&output));
+        assert_eq!(stdout(&output), stdout(&expected), "{text}");
+        assert_eq!(stderr(&output), "", "{text}");
+    }
+}
+
+#[test]
+fn other_objects_are_named_and_broken_ones_are_placed() {
+    let mut list = as_list();
+    let items = list["items"].as_array_mut().unwrap();
+    items.push(serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "odd\u{1b}[31m"}}));
+    items.push(serde_json::json!({"apiVersion": "cluster.x-k8s.io/v1", "kind": "Cluster", "metadata": {"name": "other"}}));
+    let output = floaterctl(&["link", "plan", "-f", "-"], &list.to_string());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("ConfigMap odd\u{fffd}[31m") && said.contains("Cluster other"), "{said}");
+
+    list["items"][2]["spec"]["podCIDRs"] = 7.into();
+    let output = floaterctl(&["link", "plan", "-f", "-"], &list.to_string());
+    assert_eq!(output.status.code(), Some(65));
+    let said = stderr(&output);
+    assert!(said.contains("items[2]: ClusterNode east-n1: "), "{said}");
+    for text in ["kind: ConfigMap", "kind: List\nitems: 3", "- 1", "kind: List\nitems: [{metadata: {name: x}}]"] {
+        let output = floaterctl(&["link", "plan", "-f", "-"], text);
+        assert_eq!(output.status.code(), Some(65), "{text}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn objections_are_warnings_with_code_object_and_field() {
+    let text = FLEET.replace("10.21.0.0/16", "10.20.128.0/17");
+    let output = floaterctl(&["link", "plan", "-f", "-"], &text);
+    assert_eq!(output.status.code(), Some(0));
+    let said = stderr(&output);
+    assert!(said.contains("warning: stdin: CIDR-OVERLAP cluster west status.clusterLinkStatus.podCIDRs[0]: 10.20.128.0/17 lies within 10.20.0.0/16"), "{said}");
+}

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use datapath::api::Fleet;
-use serde::de::{Error as _, IgnoredAny};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::cli::{LinkPlan, PlanFormat};
 use crate::exit::{Failure, OK, Outcome};
+use crate::fleet_file;
 use crate::input::Source;
 use crate::output;
 use crate::plan_diff::{Configs, PlanDiff};
@@ -25,7 +26,7 @@ pub(super) fn plan(arguments: &LinkPlan) -> Outcome {
         ));
     }
     let source = Source::read(file)?;
-    let new = plan_of(&fleet(&source)?, &source.name);
+    let new = plan_of(&fleet_file::read(&source)?, &source.name);
     let text = match &arguments.diff {
         None => written(&new, arguments.output.unwrap_or_default())?,
         Some(old) => {
@@ -61,54 +62,6 @@ fn written<T: serde::Serialize>(value: &T, format: PlanFormat) -> Result<String,
     }
 }
 
-/// The lists of a fleet. Real objects carry fields that the planner does not know; the document around them does not.
-#[derive(Deserialize)]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "an object with lists of objects"
-)]
-struct Lists {
-    clusters: Option<Vec<Object>>,
-    cluster_nodes: Option<Vec<Object>>,
-    #[serde(rename = "nodeConfigs")]
-    _node_configs: Option<Vec<Object>>,
-}
-
-/// What every object needs.
-#[derive(Deserialize)]
-#[serde(expecting = "an object of Kubernetes")]
-struct Object {
-    #[serde(rename = "metadata")]
-    _metadata: Named,
-}
-
-#[derive(Deserialize)]
-#[serde(expecting = "metadata with a name")]
-struct Named {
-    #[serde(rename = "name", deserialize_with = "not_empty")]
-    _name: String,
-}
-
-fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    if name.is_empty() {
-        return Err(D::Error::custom("metadata.name is empty"));
-    }
-    Ok(name)
-}
-
-fn fleet(source: &Source) -> Result<Fleet, Failure> {
-    // A derived struct would take a list for its fields in order.
-    source.parse::<BTreeMap<String, IgnoredAny>>()?;
-    let lists: Lists = source.parse()?;
-    if lists.clusters.is_none() && lists.cluster_nodes.is_none() {
-        let rule = "a fleet has the lists `clusters` and `clusterNodes`";
-        return Err(Failure::input(&source.name, None, rule));
-    }
-    source.parse()
-}
-
 /// The lists of one node's plan and nothing else.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "the rows of a node")]
@@ -125,15 +78,18 @@ struct Rows {
     _arps: Option<IgnoredAny>,
 }
 
-/// An earlier result of `link plan`, or the objects that it came from.
+/// An earlier result of `link plan`, the NodeConfigs of a fleet, or the objects that they came from.
 fn old_configs(path: &Path) -> Result<Configs, Failure> {
     let source = Source::read(path)?;
-    let keys: BTreeMap<String, IgnoredAny> = source.parse()?;
-    if ["clusters", "clusterNodes"]
-        .iter()
-        .any(|list| keys.contains_key(*list))
-    {
-        return Ok(plan_of(&fleet(&source)?, &source.name));
+    if fleet_file::holds_objects(&source)? {
+        let fleet = fleet_file::read(&source)?;
+        if !fleet.clusters.is_empty() || !fleet.cluster_nodes.is_empty() {
+            return Ok(plan_of(&fleet, &source.name));
+        }
+        let specs = fleet.node_configs.into_iter();
+        return Ok(specs
+            .map(|config| (config.metadata.name, config.spec))
+            .collect());
     }
     source.parse::<BTreeMap<String, Rows>>()?;
     source.parse()
