@@ -27,7 +27,7 @@ use crate::api::{GROUP, NodeConfigSpec, VERSION};
 use crate::error::Error;
 use crate::error::Problem;
 use crate::kernel::Monitor;
-use crate::nodeconfig::desired;
+use crate::nodeconfig::{Part, desired};
 use crate::reconcile::{Kernel, reconcile};
 
 mod keeper;
@@ -135,7 +135,7 @@ fn settle(kernel: &mut dyn Kernel, keeper: &mut Keeper) -> bool {
 fn judged(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Vec<Problem>, Error> {
     let observed = kernel.observe()?;
     let (_, mut problems) = desired(config, &observed);
-    problems.retain(|problem| problem.object.starts_with("device "));
+    problems.retain(|problem| problem.part == Some(Part::Device));
     Ok(problems)
 }
 
@@ -171,13 +171,47 @@ pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
         };
         std::future::ready(translated)
     };
-    watcher(api, only).default_backoff().filter_map(translate)
+    let mut is_free = true;
+    let relisted = move |event: Result<watcher::Event<DynamicObject>, watcher::Error>| {
+        let kept = match event {
+            // The server has forgotten where the watch was. The list that follows is no repetition of something that failed, so it
+            // waits for nothing; a server that says so again and again is a failing one.
+            Err(error) if is_free && is_expired(&error) => {
+                is_free = false;
+                None
+            }
+            other => {
+                is_free |= matches!(
+                    other,
+                    Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_))
+                );
+                Some(other)
+            }
+        };
+        std::future::ready(kept)
+    };
+    watcher(api, only)
+        .filter_map(relisted)
+        .default_backoff()
+        .filter_map(translate)
+}
+
+/// Whether the server says 410 Gone.
+fn is_expired(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
 }
 
 fn wanted(object: DynamicObject) -> Event {
     let spec = object.data.get("spec").cloned();
+    // An object without a spec says nothing about the node, and so does `null`; a node without rows has an empty spec.
     match serde_json::from_value::<Option<NodeConfigSpec>>(spec.unwrap_or_default()) {
-        Ok(spec) => Event::Wanted(spec.unwrap_or_default()),
+        Ok(Some(spec)) => Event::Wanted(spec),
+        Ok(None) => Event::Unreadable("it has no spec".to_owned()),
         Err(error) => Event::Unreadable(error.to_string()),
     }
 }

@@ -23,6 +23,38 @@ pub struct Problem {
     pub object: String,
     /// The rule that it breaks.
     pub rule: String,
+    /// The list of a NodeConfig that the object is in; none where it is in none.
+    pub part: Option<Part>,
+}
+
+/// The lists of a NodeConfig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// `arps`.
+    Arp,
+    /// `devices`.
+    Device,
+    /// `fdbs`.
+    Fdb,
+    /// `iptables`.
+    Iptables,
+    /// `routes`.
+    Route,
+}
+
+impl Part {
+    /// The word for one of them.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Arp => "arp",
+            Self::Device => "device",
+            Self::Fdb => "fdb",
+            Self::Iptables => "iptables",
+            Self::Route => "route",
+        }
+    }
 }
 
 impl Problem {
@@ -31,6 +63,7 @@ impl Problem {
         Self {
             object: object.into(),
             rule: rule.into(),
+            part: None,
         }
     }
 }
@@ -53,6 +86,12 @@ pub enum Error {
         line: Option<u64>,
         /// The rule that it breaks.
         rule: String,
+    },
+    /// A table changed during every attempt to read it, so that what was read may lack rows that were there all the time.
+    #[error("the table of {what} changed while it was read, at every attempt")]
+    Inconsistent {
+        /// The table, for example `routes`.
+        what: &'static str,
     },
     /// The kernel refused one operation.
     #[error("cannot {operation} {object}{}", if detail.is_empty() { String::new() } else { format!(" ({detail})") })]
@@ -98,7 +137,8 @@ impl Error {
     /// Whether the same operation may succeed later, or at once.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self.errno(), Some(EAGAIN | EBUSY | EINTR | ENOBUFS))
+        matches!(self, Self::Inconsistent { .. })
+            || matches!(self.errno(), Some(EAGAIN | EBUSY | EINTR | ENOBUFS))
     }
 
     /// Whether what was to be added exists.
@@ -121,6 +161,7 @@ impl Error {
             .unwrap_or_default();
         let object = match self {
             Self::Input { file, .. } => file.clone(),
+            Self::Inconsistent { what } => (*what).to_owned(),
             Self::Kernel { object, .. } => object.clone(),
             Self::Missing { what, .. } => what.clone(),
         };
@@ -133,6 +174,7 @@ impl Error {
         match self {
             Self::Input { .. } => 65,
             Self::Missing { .. } => 69,
+            Self::Inconsistent { .. } => 70,
             Self::Kernel { .. } => 1,
         }
     }

@@ -32,6 +32,21 @@ pub use monitor::Monitor;
 use message::Batch;
 use socket::{Netlink, Refused};
 
+/// A table that could not be read: that it holds no row proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The table: `links`, `addresses`, `neighbours`, `forwarding rows`, `rules`, `routes` or `nat`.
+    pub table: &'static str,
+    /// Why.
+    pub why: String,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.table, self.why)
+    }
+}
+
 /// The kernel of one network namespace.
 pub struct LinuxKernel {
     route: Netlink,
@@ -60,6 +75,33 @@ impl LinuxKernel {
     #[must_use]
     pub fn is_nat_readable(&self) -> bool {
         self.is_nat_readable
+    }
+
+    /// Reads all tables, and says which could not be read and why. Rows on links that were not read lack in the other tables, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses to let a table be read that everybody may read.
+    pub fn inspect(&mut self) -> Result<(NodeState, Vec<Missing>), Error> {
+        let mut missing = Vec::new();
+        let mut state = observe::observe(&mut self.route, &mut missing)?;
+        match self.observe_nat() {
+            Ok(rows) => {
+                state.nat = rows;
+                if !self.is_nat_readable {
+                    missing.push(Missing {
+                        table: "nat",
+                        why: "reading address translation takes CAP_NET_ADMIN and nf_tables"
+                            .to_owned(),
+                    });
+                }
+            }
+            Err(error @ Error::Inconsistent { .. }) => missing.push(Missing {
+                table: "nat",
+                why: error.to_string(),
+            }),
+            Err(error) => return Err(error),
+        }
+        Ok((state, missing))
     }
 
     fn observe_nat(&mut self) -> Result<Table<Nat>, Error> {
@@ -260,7 +302,12 @@ impl LinuxKernel {
 
 impl Kernel for LinuxKernel {
     fn observe(&mut self) -> Result<NodeState, Error> {
-        let mut state = observe::observe(&mut self.route)?;
+        // What is reconciled against half a table would be made twice, so the whole is looked at again later.
+        let mut missing = Vec::new();
+        let mut state = observe::observe(&mut self.route, &mut missing)?;
+        if let Some(first) = missing.first() {
+            return Err(Error::Inconsistent { what: first.table });
+        }
         state.nat = self.observe_nat()?;
         Ok(state)
     }

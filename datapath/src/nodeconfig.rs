@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::api::{Device, NodeConfigSpec};
+pub use crate::error::Part;
 use crate::error::Problem;
 use crate::mac::Mac;
 use crate::state::{
@@ -46,25 +47,27 @@ pub fn desired(config: &NodeConfigSpec, observed: &NodeState) -> (NodeState, Vec
         absent: BTreeSet::new(),
     };
     for device in &config.devices {
-        rows.try_part("device", &device.name, |rows| rows.device(device, observed));
+        rows.try_part(Part::Device, &device.name, |rows| {
+            rows.device(device, observed)
+        });
     }
     for arp in &config.arps {
-        rows.try_part("arp", &arp.ip, |rows| {
+        rows.try_part(Part::Arp, &arp.ip, |rows| {
             rows.neighbour(&arp.dev, &arp.ip, &arp.mac)
         });
     }
     for fdb in &config.fdbs {
-        rows.try_part("fdb", &fdb.mac, |rows| {
+        rows.try_part(Part::Fdb, &fdb.mac, |rows| {
             rows.fdb(&fdb.dev, &fdb.mac, &fdb.ip)
         });
     }
     for route in &config.routes {
-        rows.try_part("route", &route.cidr, |rows| {
+        rows.try_part(Part::Route, &route.cidr, |rows| {
             rows.route(&route.cidr, &route.gw, &route.dev)
         });
     }
     for translation in &config.iptables {
-        rows.try_part("iptables", &translation.rule, |rows| {
+        rows.try_part(Part::Iptables, &translation.rule, |rows| {
             rows.state
                 .nat
                 .insert(translation::parse(translation).map_err(Some)?);
@@ -89,13 +92,15 @@ type Refusal = Option<String>;
 impl Rows {
     fn try_part(
         &mut self,
-        kind: &str,
+        list: Part,
         name: &str,
         part: impl FnOnce(&mut Self) -> Result<(), Refusal>,
     ) {
         if let Err(Some(rule)) = part(self) {
-            self.problems
-                .push(Problem::new(format!("{kind} {name}"), rule));
+            self.problems.push(Problem {
+                part: Some(list),
+                ..Problem::new(format!("{} {name}", list.word()), rule)
+            });
         }
     }
 

@@ -139,7 +139,7 @@ async fn news_gaps_nonsense_and_absence_are_told_apart() {
     assert_eq!(heard[0], wanted("10.1.0.0/16"));
     assert_eq!(heard[1], wanted("10.2.0.0/16"));
     assert!(matches!(&heard[2], Event::Unreadable(rule) if rule.contains("invalid type")));
-    assert_eq!(heard[3], Event::Wanted(NodeConfigSpec::default()));
+    assert_eq!(heard[3], Event::Unreadable("it has no spec".into()));
     assert_eq!(heard[4], Event::Withdrawn);
     assert_eq!(heard[5], wanted("10.9.0.0/16"));
     assert_eq!(heard[6], Event::Withdrawn);

@@ -19,9 +19,9 @@ const DEEPEST: usize = 4;
 pub(crate) fn holds_objects(source: &Source) -> Result<bool, Failure> {
     let documents = source.documents()?;
     let keys = ["kind", "clusters", "clusterNodes"];
-    Ok(documents.first().is_some_and(|document| {
-        keys.iter().any(|key| document.get(key).is_some())
-    }))
+    Ok(documents
+        .first()
+        .is_some_and(|document| keys.iter().any(|key| document.get(key).is_some())))
 }
 
 /// The objects of a fleet, in the order of the file. Objects of other kinds are named on stderr and left out.
@@ -110,7 +110,9 @@ impl Reader<'_> {
             }
             return Ok(());
         }
-        let name = map.get("metadata").and_then(|metadata| metadata.get("name"));
+        let name = map
+            .get("metadata")
+            .and_then(|metadata| metadata.get("name"));
         let name = name.and_then(Value::as_str).unwrap_or_default().to_owned();
         let version = text(&map, "apiVersion");
         let is_ours = version
@@ -132,7 +134,9 @@ impl Reader<'_> {
             }
             _ => {
                 let names = self.others.entry(Printable::new(&kind).as_str().to_owned());
-                names.or_default().push(Printable::new(&name).as_str().to_owned());
+                names
+                    .or_default()
+                    .push(Printable::new(&name).as_str().to_owned());
             }
         }
         Ok(())
@@ -148,9 +152,8 @@ impl Reader<'_> {
         if name.is_empty() {
             return Err(self.refuse(place, &format!("the {kind} has no metadata.name")));
         }
-        serde_json::from_value(object).map_err(|error| {
-            self.refuse(place, &format!("{kind} {name}: {error}"))
-        })
+        serde_json::from_value(object)
+            .map_err(|error| self.refuse(place, &format!("{kind} {name}: {error}")))
     }
 
     fn refuse(&self, place: &str, rule: &str) -> Failure {
@@ -205,7 +208,8 @@ fn lists(source: &Source) -> Result<Fleet, Failure> {
     source.parse::<BTreeMap<String, IgnoredAny>>()?;
     let lists: Lists = source.parse()?;
     if lists.clusters.is_none() && lists.cluster_nodes.is_none() {
-        let rule = "a fleet has the lists `clusters` and `clusterNodes`, or objects that have a `kind`";
+        let rule =
+            "a fleet has the lists `clusters` and `clusterNodes`, or objects that have a `kind`";
         return Err(Failure::input(&source.name, None, rule));
     }
     source.parse()

@@ -287,7 +287,11 @@ fn what_kubectl_prints_is_planned_like_the_lists() {
         serde_saphyr::to_string(&list).unwrap(),
         format!("---\n{}---\n", documents.join("---\n")),
         typed.to_string(),
-        format!("{}\n{}", list, serde_json::json!({"kind": "List", "items": []})),
+        format!(
+            "{}\n{}",
+            list,
+            serde_json::json!({"kind": "List", "items": []})
+        ),
     ] {
         let output = floaterctl(&["link", "plan", "-f", "-"], &text);
         assert_eq!(output.status.code(), Some(0), "{}: {text}", stderr(&output));
@@ -305,16 +309,29 @@ fn other_objects_are_named_and_broken_ones_are_placed() {
     let output = floaterctl(&["link", "plan", "-f", "-"], &list.to_string());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let said = stderr(&output);
-    assert!(said.contains("ConfigMap odd\u{fffd}[31m") && said.contains("Cluster other"), "{said}");
+    assert!(
+        said.contains("ConfigMap odd\u{fffd}[31m") && said.contains("Cluster other"),
+        "{said}"
+    );
 
     list["items"][2]["spec"]["podCIDRs"] = 7.into();
     let output = floaterctl(&["link", "plan", "-f", "-"], &list.to_string());
     assert_eq!(output.status.code(), Some(65));
     let said = stderr(&output);
     assert!(said.contains("items[2]: ClusterNode east-n1: "), "{said}");
-    for text in ["kind: ConfigMap", "kind: List\nitems: 3", "- 1", "kind: List\nitems: [{metadata: {name: x}}]"] {
+    for text in [
+        "kind: ConfigMap",
+        "kind: List\nitems: 3",
+        "- 1",
+        "kind: List\nitems: [{metadata: {name: x}}]",
+    ] {
         let output = floaterctl(&["link", "plan", "-f", "-"], text);
-        assert_eq!(output.status.code(), Some(65), "{text}: {}", stderr(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(65),
+            "{text}: {}",
+            stderr(&output)
+        );
     }
 }
 

@@ -92,7 +92,9 @@ impl Keeper {
                 self.look_by(now);
             }
             Event::Withdrawn => {
-                if self.withdrawal.is_none() && self.adopted.is_some() {
+                // Also where nothing was adopted yet: the rows may be those of an earlier run of the agent.
+                let is_withdrawn = self.adopted == Some(NodeConfigSpec::default());
+                if self.withdrawal.is_none() && !is_withdrawn {
                     warn!(grace = ?self.timing.grace, "the NodeConfig is gone; its rows stay for a while");
                     self.withdrawal = Some(now + self.timing.grace);
                 }
@@ -183,6 +185,21 @@ mod tests {
         keeper.event(Event::Unreadable("no spec".into()), seconds(3));
         assert!(!keeper.is_due(seconds(3600)));
         assert_eq!(keeper.adopted(), None);
+    }
+
+    #[test]
+    fn a_config_that_was_deleted_while_nobody_watched_is_withdrawn_after_the_grace() {
+        let mut keeper = Keeper::new(Timing::default());
+        keeper.event(Event::Withdrawn, seconds(5));
+        assert!(!keeper.is_due(seconds(34)));
+        assert_eq!(keeper.deadline(), Some(seconds(35)));
+        assert!(keeper.is_due(seconds(35)));
+        assert_eq!(keeper.adopted(), Some(&NodeConfigSpec::default()));
+        keeper.settled(true, seconds(35));
+        // A relist that says the same again changes nothing.
+        keeper.event(Event::Withdrawn, seconds(36));
+        assert_eq!(keeper.deadline(), Some(seconds(65)));
+        assert_eq!(keeper.withdrawal, None);
     }
 
     #[test]

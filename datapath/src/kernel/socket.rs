@@ -25,7 +25,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const CHUNK: usize = 32 * 1024;
 /// How many requests are sent at once, so that the answers to as many failures fit the default receive buffer.
 const CHUNK_PARTS: usize = 200;
-/// How often a dump that was interrupted by a change is begun again before it is taken as it is.
+/// How often a dump that was interrupted by a change is begun again before it is given up.
 const DUMP_ATTEMPTS: usize = 5;
 
 /// A request that the kernel refused.
@@ -88,6 +88,38 @@ impl Dump {
     }
 }
 
+/// A dump while it comes in.
+#[derive(Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    /// Whether the table changed meanwhile (`NLM_F_DUMP_INTR`).
+    is_interrupted: bool,
+    is_done: bool,
+}
+
+impl Gathered {
+    /// Takes in what one receive call gave; the error number where the kernel gives the dump up.
+    fn add(&mut self, messages: Messages<'_>, sequence: u32) -> Result<(), i32> {
+        for message in messages {
+            if message.sequence != sequence {
+                continue;
+            }
+            self.is_interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.kind {
+                // The end too may say that it is one before time.
+                NLMSG_DONE | NLMSG_ERROR => {
+                    self.is_done |= message.kind == NLMSG_DONE;
+                    if message.errno() > 0 {
+                        return Err(message.errno());
+                    }
+                }
+                _ => self.bytes.extend_from_slice(message.whole),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Netlink {
     /// A socket in the namespace of the calling thread.
     pub(super) fn open(protocol: isize, name: &'static str) -> Result<Self, Error> {
@@ -115,7 +147,8 @@ impl Netlink {
         let _ = self.socket.set_netlink_get_strict_chk(true);
     }
 
-    /// Everything of one kind.
+    /// Everything of one kind; [`Error::Inconsistent`] where changes interrupted every attempt, because such a dump may lack rows
+    /// that were there all the time.
     pub(super) fn dump(
         &mut self,
         what: &'static str,
@@ -124,38 +157,25 @@ impl Netlink {
         attributes: &[u8],
     ) -> Result<Dump, Error> {
         let failed = |errno: Errno| Error::kernel("read", what, errno as i32);
-        for attempt in 1.. {
+        for _ in 0..DUMP_ATTEMPTS {
             let sequence = self
                 .request(kind, NLM_F_DUMP, header, attributes)
                 .map_err(failed)?;
-            let mut found = Vec::new();
-            let mut interrupted = false;
-            let mut done = false;
+            let mut gathered = Gathered::default();
             let mut buffer = Buffer::borrowed();
-            while !done {
-                let messages = buffer.receive(&self.socket, MsgFlags::empty());
-                for message in messages.map_err(failed)? {
-                    if message.sequence != sequence {
-                        continue;
-                    }
-                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match message.kind {
-                        // The end too may say that it is one before time.
-                        NLMSG_DONE | NLMSG_ERROR => {
-                            done |= message.kind == NLMSG_DONE;
-                            if message.errno() > 0 {
-                                return Err(Error::kernel("read", what, message.errno()));
-                            }
-                        }
-                        _ => found.extend_from_slice(message.whole),
-                    }
-                }
+            while !gathered.is_done {
+                let messages = buffer
+                    .receive(&self.socket, MsgFlags::empty())
+                    .map_err(failed)?;
+                gathered
+                    .add(messages, sequence)
+                    .map_err(|errno| Error::kernel("read", what, errno))?;
             }
-            if !interrupted || attempt == DUMP_ATTEMPTS {
-                return Ok(Dump(found));
+            if !gathered.is_interrupted {
+                return Ok(Dump(gathered.bytes));
             }
         }
-        unreachable!("the loop ends at its last attempt")
+        Err(Error::Inconsistent { what })
     }
 
     /// One object; none where the kernel has none.
@@ -479,7 +499,26 @@ mod tests {
         assert!(links.messages().count() > 0);
     }
 
+    #[test]
+    fn an_interruption_anywhere_in_a_dump_is_noticed() {
+        let dump = |flags: [u16; 3]| {
+            let mut bytes = Vec::new();
+            for (kind, flags) in [(24, flags[0]), (24, flags[1]), (NLMSG_DONE, flags[2])] {
+                super::super::message::message(&mut bytes, kind, flags, &[0; 4], |_| {});
+            }
+            let mut gathered = Gathered::default();
+            assert_eq!(gathered.add(Messages(&bytes), 0), Ok(()));
+            assert!(gathered.is_done);
+            gathered.is_interrupted
+        };
+        assert!(!dump([2, 2, 2]));
+        assert!(dump([2 | NLM_F_DUMP_INTR, 2, 2]));
+        assert!(dump([2, 2 | NLM_F_DUMP_INTR, 2]));
+        assert!(dump([2, 2, 2 | NLM_F_DUMP_INTR]));
+    }
+
     proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(200_000))]
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..96)) {
             for message in Messages(&bytes) {

@@ -1,19 +1,13 @@
 //! Reads the tables of the network that the calling thread stands in.
 
 use datapath::kernel::LinuxKernel;
-use datapath::reconcile::Kernel as _;
 use datapath::state::NodeState;
 
 /// The tables, and what of them could not be read.
 pub(super) fn inspect() -> Result<(NodeState, Vec<String>), String> {
     let mut kernel = LinuxKernel::open().map_err(|error| told(&error))?;
-    let state = kernel.observe().map_err(|error| told(&error))?;
-    let missing = if kernel.is_nat_readable() {
-        Vec::new()
-    } else {
-        vec!["nat: reading address translation takes CAP_NET_ADMIN and nf_tables".to_owned()]
-    };
-    Ok((state, missing))
+    let (state, missing) = kernel.inspect().map_err(|error| told(&error))?;
+    Ok((state, missing.iter().map(ToString::to_string).collect()))
 }
 
 /// An error with its causes.

@@ -121,14 +121,18 @@ fn observed(
             .remove(&name)
             .unwrap_or_else(|| Err("they were not asked for".to_owned()));
         let mut nat_unread = None;
-        let read = read.map(|tables| {
+        let read = read.and_then(|tables| {
+            let mut unread = None;
             for missing in tables.missing {
                 if missing.starts_with("nat") {
                     nat_unread = Some(missing.clone());
+                } else {
+                    // Rows that are not there prove nothing where a table was not read whole.
+                    unread.get_or_insert_with(|| format!("not read whole: {missing}"));
                 }
                 *lacking.entry(missing).or_default() += 1;
             }
-            tables.state
+            unread.map_or(Ok(tables.state), Err)
         });
         let object = objects.get(name.as_str()).copied();
         let planned_ips = object.map(addresses).unwrap_or_default();
