@@ -7,6 +7,8 @@ mod faults;
 mod fleet;
 #[path = "diagnose/own.rs"]
 mod own;
+#[path = "diagnose/random.rs"]
+mod random;
 #[path = "diagnose/reports.rs"]
 mod reports;
 #[path = "diagnose/traps.rs"]

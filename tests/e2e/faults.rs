@@ -387,3 +387,81 @@ fn injected_faults_are_found_and_cleared() {
     }
     lab.down();
 }
+
+/// Runs every command of the fixes at its place, and thaws the datapath where a fix says to start its agent.
+fn do_as_told(lab: &Lab, report: &Value) {
+    for finding in report["findings"].as_array().unwrap() {
+        let steps = finding["fix_steps"].as_array().unwrap();
+        assert!(!steps.is_empty(), "{finding:#}");
+        for step in steps {
+            match step["argv"].as_array() {
+                Some(argv) => {
+                    let words: Vec<&str> = argv.iter().map(|word| word.as_str().unwrap()).collect();
+                    lab.exec_ok(step["place"].as_str().unwrap(), &words);
+                }
+                None => {
+                    let advice = step["advice"].as_str().unwrap();
+                    assert!(advice.contains("start the datapath's agent"), "{finding:#}");
+                    lab.place.run(["sim", "thaw"]).expect(0);
+                }
+            }
+        }
+    }
+}
+
+/// A fix mends: after its commands nothing is left to find, without any help of the datapath that is frozen.
+fn fixes_mend(arguments: &[&str]) {
+    let lab = Lab::up(arguments);
+    let listed = lab.place.run(["sim", "fault", "list"]).expect(0).stdout;
+    let at = format!("{}/n1", lab.clusters[0]);
+    let place = format!("{at},{}", lab.clusters[1]);
+    let codes = [
+        "FDB-MISSING",
+        "FDB-WRONG-VTEP",
+        "FORWARD-OFF",
+        "GATEWAY-DOWN",
+        "NEIGH-MISSING",
+        "NEIGH-STALE-MAC",
+        "ROUTE-MISSING",
+        "ROUTE-WRONG-DEV",
+        "TUNNEL-DEV-DOWN",
+    ];
+    for code in codes {
+        assert!(listed.contains(code), "{listed}");
+        lab.place
+            .run(["sim", "fault", "inject", code, "--at", &place])
+            .expect(0);
+        let report = assert_blamed(&lab, code, &at);
+        do_as_told(&lab, &report);
+        let (exit, after) = lab.dr(&[]);
+        assert_eq!(
+            exit,
+            Some(0),
+            "{code}: the fix did not mend\n{report:#}\n{after:#}"
+        );
+        assert_eq!(after["findings"], serde_json::json!([]), "{code}");
+        lab.place.run(["sim", "fault", "clear"]).expect(0);
+    }
+    lab.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
+fn what_a_fix_says_mends_in_gateway_mode() {
+    fixes_mend(&["--clusters", "3", "--nodes", "3", "--mode", "gateway"]);
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
+fn what_a_fix_says_mends_with_both_families() {
+    fixes_mend(&[
+        "--clusters",
+        "2",
+        "--nodes",
+        "2",
+        "--mode",
+        "mixed",
+        "--family",
+        "all",
+    ]);
+}

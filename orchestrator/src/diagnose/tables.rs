@@ -6,6 +6,7 @@
 pub(super) mod commands;
 mod links;
 mod rows;
+mod underlay;
 
 use std::collections::BTreeSet;
 
@@ -269,11 +270,7 @@ fn underlay_down(
             )
         },
         evidence,
-        fix: Fix::at(
-            cluster,
-            &scope.node(at).name,
-            ["ip", "link", "set", name.as_str(), "up"],
-        ),
+        fix: underlay::fix(scope, at, name, observed),
     })
 }
 

@@ -14,7 +14,7 @@ use super::fleet::{BOTH, IPV4, gateway, healthy, many, p2p, probe, tables, under
 use datapath::state::Family;
 use floater::wire::Layer;
 
-fn run() -> Run {
+pub(crate) fn run() -> Run {
     Run {
         id: "0123".to_owned(),
         started: "2026-01-01T00:00:00Z".to_owned(),
