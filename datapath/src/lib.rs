@@ -37,7 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(all(feature = "kernel", feature = "kube"))]
+#[cfg(feature = "kernel")]
 pub mod agent;
 pub mod api;
 #[cfg(feature = "clusterlink")]

@@ -259,6 +259,48 @@ fn what_a_fault_took_comes_back_also_where_everything_stands_still() {
     place.down();
 }
 
+/// Whoever deletes a NodeConfig while its agent stands still is heard once it goes on, and not at once: objects come and go.
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
+fn a_config_that_was_deleted_while_its_agent_was_frozen_is_withdrawn_after_a_grace() {
+    use kube::api::{Api, ApiResource, DeleteParams, DynamicObject};
+    use kube::core::GroupVersionKind;
+
+    let place = Place::new();
+    place.run(&["up", "2", "1", "gateway", "ipv4"]);
+    let rows = || {
+        let show = ["exec", "c2/n1", "ip", "route", "show", "table", "200"];
+        place.run(&show).lines().count()
+    };
+    let planned = rows();
+    assert!(planned > 0);
+    place.run(&["freeze"]);
+    runtime().block_on(async {
+        let client = client(&kubeconfig_of(&place), "c1").await;
+        for (kind, plural) in [
+            ("ClusterNode", "clusternodes"),
+            ("NodeConfig", "nodeconfigs"),
+        ] {
+            let kind = GroupVersionKind::gvk("kosmos.io", "v1alpha1", kind);
+            let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+            let objects: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+            objects
+                .delete("c2-n1", &DeleteParams::default())
+                .await
+                .unwrap();
+        }
+    });
+    assert_eq!(rows(), planned);
+    place.run(&["thaw"]);
+    assert_eq!(rows(), planned, "withdrawn at once");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while rows() > 0 {
+        assert!(Instant::now() < deadline, "never withdrawn");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    place.down();
+}
+
 /// What the fix of a finding says may have been done by hand before the fault is cleared, or the half of it.
 #[test]
 #[ignore = "netns: needs vxlan, nft, iproute2"]

@@ -1,0 +1,158 @@
+//! The agent as a program runs it: one node, its NodeConfig out of a Kubernetes API (feature `kube`).
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::warn;
+
+use super::{Event, Keeper, Timing, settle};
+use crate::api::{GROUP, NodeConfigSpec, VERSION};
+use crate::error::Error;
+use crate::kernel::Monitor;
+use crate::reconcile::Kernel;
+
+/// Keeps one node as its NodeConfig says until `stop` ends.
+///
+/// Applying blocks the caller's thread for milliseconds, so give this future a thread of its own.
+///
+/// # Errors
+/// [`Error::Missing`] when the monitor cannot be waited for. Everything else is logged and tried again.
+pub async fn keep(
+    kernel: &mut dyn Kernel,
+    monitor: Monitor,
+    wanted: impl Stream<Item = Event>,
+    timing: Timing,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let start = Instant::now();
+    let now = || start.elapsed();
+    let mut monitor = readiness_of(monitor)?;
+    let mut wanted = pin!(wanted.fuse());
+    let mut stop = pin!(stop);
+    let mut keeper = Keeper::new(timing);
+    loop {
+        let wait = keeper
+            .deadline()
+            .map_or(Duration::from_secs(3600), |at| at.saturating_sub(now()));
+        // All of these may be dropped and begun anew without losing anything: notices stay in the socket, events in the stream.
+        // The end comes first, then news of the config, so that a node full of drift still learns what it should be.
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            Some(event) = wanted.next() => keeper.event(event, now()),
+            ready = monitor.readable_mut() => {
+                if let Ok(mut ready) = ready {
+                    if ready.get_inner_mut().drain() {
+                        keeper.event(Event::KernelChanged, now());
+                    }
+                    ready.clear_ready();
+                }
+            }
+            () = tokio::time::sleep(wait) => {}
+        }
+        if keeper.is_due(now()) {
+            let settled = settle(kernel, &mut keeper);
+            keeper.settled(settled.is_true, now());
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tokio asks for a promise about the descriptor that its type cannot make"
+)]
+fn readiness_of(monitor: Monitor) -> Result<AsyncFd<Monitor>, Error> {
+    // SAFETY: the monitor owns the descriptor that it gives out, always the same, and closes it only when it is dropped, after the
+    // registration.
+    let registered = unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) };
+    registered.map_err(|error| Error::Missing {
+        what: "readiness of the monitor".to_owned(),
+        why: error.to_string(),
+    })
+}
+
+/// The events of one NodeConfig. Ends never; failures of the API are logged and retried with growing delays.
+pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
+    let kind = GroupVersionKind::gvk(GROUP, VERSION, "NodeConfig");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "nodeconfigs");
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    // This one only: a node has no business with the others'.
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let name = name.to_owned();
+    let mut seen = false;
+    let translate = move |event: Result<watcher::Event<DynamicObject>, watcher::Error>| {
+        let is_own =
+            |object: &DynamicObject| object.metadata.name.as_deref() == Some(name.as_str());
+        let translated = match event {
+            Ok(watcher::Event::Init) => {
+                seen = false;
+                None
+            }
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                is_own(&object).then(|| {
+                    seen = true;
+                    wanted(object)
+                })
+            }
+            Ok(watcher::Event::Delete(object)) => is_own(&object).then_some(Event::Withdrawn),
+            Ok(watcher::Event::InitDone) => (!seen).then_some(Event::Withdrawn),
+            Err(error) => {
+                warn!(%error, "the Kubernetes API does not answer; what is there stays");
+                None
+            }
+        };
+        std::future::ready(translated)
+    };
+    let mut is_free = true;
+    let relisted = move |event: Result<watcher::Event<DynamicObject>, watcher::Error>| {
+        let kept = match event {
+            // The server has forgotten where the watch was. The list that follows is no repetition of something that failed, so it
+            // waits for nothing; a server that says so again and again is a failing one.
+            Err(error) if is_free && is_expired(&error) => {
+                is_free = false;
+                None
+            }
+            other => {
+                is_free |= matches!(
+                    other,
+                    Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_))
+                );
+                Some(other)
+            }
+        };
+        std::future::ready(kept)
+    };
+    watcher(api, only)
+        .filter_map(relisted)
+        .default_backoff()
+        .filter_map(translate)
+}
+
+/// Whether the server says 410 Gone.
+fn is_expired(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
+
+fn wanted(object: DynamicObject) -> Event {
+    let spec = object.data.get("spec").cloned();
+    // An object without a spec says nothing about the node, and so does `null`; a node without rows has an empty spec.
+    match serde_json::from_value::<Option<NodeConfigSpec>>(spec.unwrap_or_default()) {
+        Ok(Some(spec)) => Event::Wanted(spec),
+        Ok(None) => Event::Unreadable("it has no spec".to_owned()),
+        Err(error) => Event::Unreadable(error.to_string()),
+    }
+}
