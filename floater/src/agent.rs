@@ -1,7 +1,7 @@
 //! The floater itself: responder, API, probe engine, reader of tables.
 //!
 //! A [`Floater`] is a value on sockets that somebody else opened ([`Sockets`]), so that hundreds live in one process,
-//! each in its own network namespace, on one runtime and without a thread of their own.
+//! each in its own network namespace, on one runtime. Responders alone have a thread of their own, one for all of a process.
 
 mod api;
 mod check;
@@ -19,6 +19,7 @@ mod settings;
 mod socket;
 mod starvation;
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -120,23 +121,38 @@ impl Floater {
             let responder = listen(&*sockets, config.port)?;
             let api = listen(&*sockets, config.api_port)?;
             (config.port, config.api_port) = (port_of(&responder)?, port_of(&api)?);
+            let api = tokio_listener(api).map_err(|source| Error::Socket {
+                doing: "wait for connections".to_owned(),
+                source,
+            })?;
             Some((responder, api))
         };
         let (port, api_port, expires) = (config.port, config.api_port, config.expires);
         let config = Arc::new(config);
         let served = Arc::new(api::Api::new(Arc::clone(&config), sockets));
+        let listeners = match listeners {
+            None => None,
+            Some((responder, api)) => {
+                let answering = responder::Answering::start(responder, config);
+                let answering = answering.map_err(|source| Error::Socket {
+                    doing: "start the responder".to_owned(),
+                    source,
+                })?;
+                Some((answering, api))
+            }
+        };
         let (stop, mut stopped) = watch::channel(false);
         let (silent, expired) = watch::channel(listeners.is_none());
         let task = tokio::spawn(async move {
-            if let Some((responder, api)) = listeners {
-                // Dropping the two futures closes the listeners and ends every connection and probe.
+            if let Some((answering, api)) = listeners {
+                // Dropping the future closes the API's listener and ends its connections and every probe.
                 tokio::select! {
                     biased;
-                    _ = stopped.wait_for(|stop| *stop) => return,
+                    _ = stopped.wait_for(|stop| *stop) => {}
                     () = expire(expires) => {}
-                    () = responder::serve(responder, config) => {}
                     () = api::serve(api, served) => {}
                 }
+                answering.stop().await;
             }
             silent.send_replace(true);
             // Whoever could stop it may be gone.
@@ -227,24 +243,22 @@ async fn expire(expires: Option<SystemTime>) {
     }
 }
 
-fn listen(sockets: &dyn Sockets, port: u16) -> Result<TcpListener, Error> {
-    let open = || {
-        let listener = sockets.tcp_listener(port)?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    };
-    open().map_err(|source| Error::Socket {
+fn listen(sockets: &dyn Sockets, port: u16) -> Result<std::net::TcpListener, Error> {
+    sockets.tcp_listener(port).map_err(|source| Error::Socket {
         doing: format!("listen on TCP port {port}"),
         source,
     })
 }
 
-fn port_of(listener: &TcpListener) -> Result<u16, Error> {
-    listener
-        .local_addr()
-        .map(|address| address.port())
-        .map_err(|source| Error::Socket {
-            doing: "read a listener's address".to_owned(),
-            source,
-        })
+fn tokio_listener(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+fn port_of(listener: &std::net::TcpListener) -> Result<u16, Error> {
+    let address = listener.local_addr().map_err(|source| Error::Socket {
+        doing: "read a listener's address".to_owned(),
+        source,
+    })?;
+    Ok(address.port())
 }

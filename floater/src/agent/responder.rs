@@ -5,12 +5,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::Config;
 use super::guests::Lobby;
@@ -25,8 +26,61 @@ const CONNECTIONS: usize = 512;
 /// The longest nonce, bytes.
 const NONCE: usize = 64;
 
-/// Serves until it is dropped, and takes its connections with it.
-pub(super) async fn serve(listener: TcpListener, config: Arc<Config>) {
+/// A responder at work. Dropping it closes its listener and ends its connections.
+#[derive(Debug)]
+pub(super) struct Answering(JoinHandle<()>);
+
+impl Answering {
+    /// Answers on the thread of all responders of this process.
+    pub(super) fn start(listener: std::net::TcpListener, config: Arc<Config>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let serving = async move {
+            // It belongs to the runtime that it is registered in.
+            match TcpListener::from_std(listener) {
+                Ok(listener) => serve(listener, config).await,
+                Err(error) => tracing::error!(%error, "the responder cannot listen"),
+            }
+        };
+        Ok(Self(thread()?.spawn(serving)))
+    }
+
+    /// Waits until it has closed everything.
+    pub(super) async fn stop(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The runtime, on one thread of its own, of all responders of this process; it lives as long as the process.
+///
+/// Whoever probes a responder takes its silence for the network's. On a runtime that also shakes hands for TLS, writes
+/// tables of megabytes and runs the probes of hundreds of floaters, an answer would wait for all of that. Here it waits for
+/// other answers only, which take microseconds.
+fn thread() -> io::Result<Handle> {
+    static THREAD: Mutex<Option<Handle>> = Mutex::new(None);
+    let mut thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*thread {
+        return Ok(handle.clone());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new()
+        .name("responder".to_owned())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    *thread = Some(handle.clone());
+    Ok(handle)
+}
+
+async fn serve(listener: TcpListener, config: Arc<Config>) {
     let lobby = Lobby::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     loop {

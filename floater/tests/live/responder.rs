@@ -57,3 +57,26 @@ async fn many_silent_connections_leave_room_for_others() {
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     assert!(said(&mut stream).await.ends_with("OK"));
 }
+
+/// Whoever probes it takes its silence for the network's, so it waits for no other work of the process.
+#[tokio::test]
+async fn it_answers_while_everything_else_is_kept_from_running() {
+    use std::io::{Read as _, Write as _};
+
+    let floater = floater().await;
+    let address = loopback(floater.port());
+    let asked = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    // This thread is the one of the API, of its TLS and of the probes.
+    let began = Instant::now();
+    while !asked.is_finished() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(asked.is_finished(), "it waits for the rest of the floater");
+    assert!(asked.join().unwrap().ends_with("OK"));
+}
