@@ -338,7 +338,7 @@ impl Bits {
     /// The lowest bits of a number, lowest first.
     fn put(&mut self, bits: u32, count: u32) {
         for position in 0..count {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let last = self.bytes.last_mut().unwrap();

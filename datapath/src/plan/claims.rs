@@ -142,7 +142,7 @@ impl<'a> Reader<'_, 'a> {
             return;
         };
         let is_mapped = cluster.options.global_cidrs_map.contains_key(cidr);
-        let is_outside = !is_mapped && !(cluster.is_p2p() && matches!(source, Source::Pods(_)));
+        let is_outside = !(is_mapped || cluster.is_p2p() && matches!(source, Source::Pods(_)));
         self.claims.push(Claim {
             cluster: cluster.index,
             net: net.trunc(),
