@@ -130,6 +130,11 @@ impl TryFrom<Times> for Rtt {
                 {
                     return Err(Error::Range);
                 }
+                // So few travel as they are, with bounds that are among them.
+                let total: u64 = counts.iter().map(|(_, count)| u64::from(*count)).sum();
+                if total <= FEW as u64 {
+                    return Err(Error::Count);
+                }
                 let mut sum = empty_histogram();
                 for (value, count) in counts {
                     sum.saturating_record_n(u64::from(*value).min(GREATEST_US), *count);

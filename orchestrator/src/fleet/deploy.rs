@@ -85,11 +85,15 @@ fn not_created(kind: &str, failure: &Failure) -> String {
     format!("the floaters' {kind} cannot be created: {failure}")
 }
 
+/// Pairs of ports above the one that is asked for which a run tries.
+const PAIRS: u16 = 500;
+/// How many ports from the one that is asked for on a run's responder may have.
+pub(crate) const PORTS: u16 = 2 + 2 * PAIRS;
+
 /// Ports for responder and API that no floater of the cluster has on its nodes: `port` and the next one, else a pair that
 /// the run's id chooses, so that runs that begin together choose differently. `attempt` counts from 0.
 pub(crate) fn free_ports(taken: &BTreeSet<u16>, port: u16, run: &str, attempt: u32) -> (u16, u16) {
-    /// Pairs of ports above `port` that are tried.
-    const PAIRS: u32 = 500;
+    let pairs = u32::from(PAIRS);
     let is_free = |port: u16| !taken.contains(&port) && !taken.contains(&(port + 1));
     if attempt == 0 && is_free(port) {
         return (port, port + 1);
@@ -98,11 +102,11 @@ pub(crate) fn free_ports(taken: &BTreeSet<u16>, port: u16, run: &str, attempt: u
     let hash = run.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    (0..PAIRS)
+    (0..pairs)
         .map(|step| {
             hash.wrapping_add(step.wrapping_mul(7))
                 .wrapping_add(attempt)
-                % PAIRS
+                % pairs
         })
         .filter_map(|pair| u16::try_from(u32::from(port) + 2 + 2 * pair).ok())
         .filter(|&port| port < u16::MAX)

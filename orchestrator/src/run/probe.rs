@@ -16,6 +16,7 @@ use super::{Context, Progress};
 use crate::Error;
 use crate::diagnose::open_pairs;
 use crate::evidence::{Ask, Gathered, NodeRef, ProbeRecord};
+use crate::fleet::deploy::PORTS;
 use crate::fleet::{FLOATERS_AT_ONCE, concurrently};
 use crate::probe_plan::{PlannedProbe, target_of};
 use crate::report::CellVerdict;
@@ -207,9 +208,6 @@ fn unknown(why: String) -> Ask {
         excused: None,
     }
 }
-
-/// How far from the port that is asked for a responder's may be: a run takes the next one where that is taken.
-const PORTS: u16 = 256;
 
 /// Whether a connection goes to a port that a run's responder can have. The pod that says so may be anybody's.
 fn is_own_port(context: &Context, agents: &Agents, planned: &PlannedProbe) -> bool {
