@@ -126,7 +126,8 @@ fn an_object_that_breaks_a_rule_is_told_and_harms_only_itself() {
     let output = floaterctl(&["link", "plan", "-f", "-"], &broken);
     assert_eq!(output.status.code(), Some(0));
     assert!(
-        stderr(&output).starts_with("warning: stdin: left out: "),
+        stderr(&output)
+            .starts_with("warning: stdin: CLUSTERNODE-INCOMPLETE clusternode west-n1 spec.ip: "),
         "{}",
         stderr(&output)
     );
@@ -201,7 +202,7 @@ fn bad_input_is_65_with_file_line_and_rule() {
         (
             "k.yaml",
             "clusters: []\n---\nclusters: []\n",
-            "k.yaml:3: multiple YAML documents",
+            "k.yaml: document 1: the object has no `kind`",
         ),
         ("l.yaml", "clusters: &a [*a]\n", "l.yaml:1: "),
         (
