@@ -2,6 +2,7 @@
 
 mod client;
 
+use datapath::printable::is_dns_label;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -20,7 +21,7 @@ use serde::Serialize;
 
 use crate::protocol::{Answer, Order, ROOT, Ready, Request};
 use crate::state::{self, Folder, MARKER, Taken};
-use crate::topology::{Topology, is_dns_label};
+use crate::topology::Topology;
 use crate::{Error, codes};
 
 pub use crate::codes::Injection;

@@ -8,6 +8,7 @@
 //! | `control.sock` | where the lab takes requests |
 //! | `lab.log`, `logs/` | what the lab and its pods said |
 
+use datapath::printable::is_dns_label;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -23,7 +24,6 @@ use nix::unistd::{AccessFlags, access, getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::topology::is_dns_label;
 
 /// The environment variable by which everything that a lab starts can be told from everything else.
 pub(crate) const MARKER: &str = "FLOATER_LAB";

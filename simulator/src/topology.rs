@@ -23,7 +23,6 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use addresses::{UNDERLAY_V4, UNDERLAY_V6};
-pub use rules::is_dns_label;
 pub use schema::schema;
 
 use crate::Error;

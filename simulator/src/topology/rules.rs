@@ -2,6 +2,7 @@
 
 mod prefixes;
 
+use datapath::printable::is_dns_label;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -80,21 +81,6 @@ const DEFAULT_UNDERLAY: Underlay = Underlay {
 pub(super) fn default_name(index: usize, total: usize) -> String {
     let width = total.to_string().len();
     format!("c{:0width$}", index + 1)
-}
-
-/// Whether a text is a DNS label (RFC 1123): letters, digits and inner hyphens, lower case, at most 63.
-#[must_use]
-pub fn is_dns_label(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let edge = |byte: Option<&u8>| {
-        byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
-    bytes.len() <= 63
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes
-            .iter()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
 }
 
 /// Checks a document and completes it.
