@@ -74,14 +74,18 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     unjudged.extend(gathered.refused.iter().cloned());
     let pairs = pairs::judge(&scope, &mut unjudged);
     let intended = intent::Intended::new(&scope);
-    unjudged.extend(intended.problems.iter().cloned());
     unjudged.extend(tables::unread(&scope, &intended));
     let mut graph = join::graph(&scope, &intended);
     join::cover(&scope, &mut graph, &pairs);
     let suspicions = tables::suspicions(&scope, &intended);
     let walks = walks::Walks::new(&scope, &intended);
-    let joined = join::join(&scope, &graph, &walks, &pairs, &suspicions);
+    let mut joined = join::join(&scope, &graph, &walks, &pairs, &suspicions);
     let mut findings = findings::of_suspicions(&scope, suspicions, &joined);
+    findings.extend(objections::of_control_plane(
+        &scope,
+        &intended.objections,
+        &mut joined,
+    ));
     let (residual, left) = residual::findings(&scope, &intended, &graph, &joined);
     findings.extend(residual);
     if left > 0 {

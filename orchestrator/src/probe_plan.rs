@@ -263,7 +263,10 @@ impl<'a> Planner<'a> {
         ProbePlan {
             probes: self.probes,
             refused: refused
-                .map(|(why, count)| format!("{count} node pairs are not probed: {why}"))
+                .map(|(why, count)| match count {
+                    1 => format!("1 pair of nodes is not probed: {why}"),
+                    _ => format!("{count} pairs of nodes are not probed: {why}"),
+                })
                 .collect(),
         }
     }

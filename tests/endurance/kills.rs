@@ -30,7 +30,7 @@ const OF_A_RUN: &[(Moment, bool)] = &[
     (Moment::Asks("GET", "watch="), false),
     (Moment::Asks("GET", "/v2/tables"), false),
     (Moment::Asks("POST", "/v2/probe"), false),
-    (Moment::Says("removing the floaters"), true),
+    (Moment::Says("removing what the run"), true),
     (Moment::Asks("DELETE", "/daemonsets"), true),
     (Moment::Asks("DELETE", "/secrets"), true),
 ];
@@ -41,7 +41,7 @@ const OF_A_DEMO: &[(Moment, bool)] = &[
     (Moment::Says("every kernel"), false),
     (Moment::Says("deploying"), false),
     (Moment::Says("floaters send"), false),
-    (Moment::Says("removing the floaters"), true),
+    (Moment::Says("removing what the run"), true),
 ];
 
 /// Moments of `sim run`.

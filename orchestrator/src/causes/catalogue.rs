@@ -39,9 +39,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Packets for the remote prefix are delivered locally and never leave.",
         proof: "Two owners of one prefix in the fleet.",
         fix: "Give one of them another prefix, or map it with globalCIDRsMap.",
-        undiagnosed: Some(
-            "only `link plan` gives it this code; a run says it among what it could not judge",
-        ),
+        undiagnosed: None,
     },
     Cause {
         code: Code::ClockSkew,
@@ -65,9 +63,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The node has no address, link or pod prefixes in its ClusterNode, so that nobody plans a path to it or its pods.",
         proof: "The field of the ClusterNode is empty or cannot be read.",
         fix: "Look at what writes the ClusterNode: the datapath's agent of the cluster and its log.",
-        undiagnosed: Some(
-            "only `link plan` gives it this code; a run says it among what it could not judge",
-        ),
+        undiagnosed: None,
     },
     Cause {
         code: Code::ConntrackFull,
@@ -140,9 +136,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The Cluster asks for a family in which a node has no address, so that no tunnel of that family reaches it.",
         proof: "The family of the Cluster and the addresses of its ClusterNodes.",
         fix: "Give the nodes addresses of the family, or change the family of the Cluster.",
-        undiagnosed: Some(
-            "only `link plan` gives it this code; a run says it among what it could not judge",
-        ),
+        undiagnosed: None,
     },
     Cause {
         code: Code::FdbMissing,
@@ -206,9 +200,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "No ClusterNode of the cluster has the gateway role, so that no path leads in or out of it.",
         proof: "The roles of its ClusterNodes.",
         fix: "Look at the elector of the cluster: whether it runs, its lease, and whether a node is ready.",
-        undiagnosed: Some(
-            "only `link plan` gives it this code; a run says it among what it could not judge",
-        ),
+        undiagnosed: None,
     },
     Cause {
         code: Code::InnerMtuTooBig,
@@ -274,7 +266,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The ClusterNode names an underlay link that the node does not have, so that its tunnels cannot be built.",
         proof: "The link's name in the ClusterNode, and the node's link table.",
         fix: "Correct the link of the ClusterNode (or the default of the cluster) to the one that holds the node's address.",
-        undiagnosed: Some("planned links are not yet compared with those that nodes have"),
+        undiagnosed: None,
     },
     Cause {
         code: Code::LossGray,
@@ -343,9 +335,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "The planner leaves out what the field would have contributed: a prefix, an address pool, a translation.",
         proof: "The field is empty where the mode needs it, is no prefix, or its two sides cannot be translated into each other.",
         fix: "Write into the object's field what it should hold.",
-        undiagnosed: Some(
-            "only `link plan` gives it this code; a run says it among what it could not judge",
-        ),
+        undiagnosed: None,
     },
     Cause {
         code: Code::PmtuBlackhole,

@@ -11,6 +11,7 @@ use datapath::api::{
     NodeConfigSpec,
 };
 use datapath::nodeconfig::TABLE;
+use datapath::plan::Objection;
 use datapath::state::{Address, Family, Link, LinkKind, NodeState};
 use ipnet::IpNet;
 use rayon::prelude::*;
@@ -32,8 +33,8 @@ pub(super) struct Intended {
     pub(super) gateways: BTreeSet<NodeRef>,
     /// Whether the objects were guessed.
     pub(super) guessed: bool,
-    /// What the planner cannot use of the objects, one sentence each.
-    pub(super) problems: Vec<String>,
+    /// What the objects lack or contradict, the nodes' own links considered; empty where the objects were guessed.
+    pub(super) objections: Vec<Objection>,
     /// Who has an underlay or overlay address.
     owners: HashMap<IpAddr, NodeRef>,
 }
@@ -82,12 +83,14 @@ impl Intended {
             }
         }
         let plan = datapath::plan::plan(fleet);
-        let problems = plan
-            .objections
-            .iter()
-            .filter(|_| !guessed)
-            .map(ToString::to_string)
-            .collect();
+        let mut objections = Vec::new();
+        if !guessed {
+            objections = plan.objections;
+            objections.extend(datapath::plan::links::check(
+                fleet,
+                &observed_links(scope, &by_object),
+            ));
+        }
         let planned: BTreeMap<NodeRef, NodeConfigSpec> = plan
             .configs
             .into_iter()
@@ -124,7 +127,7 @@ impl Intended {
             lower,
             gateways,
             guessed,
-            problems,
+            objections,
         }
     }
 
@@ -146,6 +149,21 @@ impl Intended {
                     .any(|&name| tables.links.get(name).is_some())
             })
     }
+}
+
+/// The links of the nodes that could be read, by ClusterNode.
+fn observed_links(
+    scope: &Scope<'_>,
+    by_object: &HashMap<&str, NodeRef>,
+) -> datapath::plan::links::Observed {
+    by_object
+        .iter()
+        .filter_map(|(&object, &at)| {
+            let tables = scope.node(at).tables.as_ref().ok()?;
+            let links = tables.links.iter().map(|link| link.name.clone()).collect();
+            Some((object.to_owned(), links))
+        })
+        .collect()
 }
 
 /// The rows that a config makes on a node. A node that could not be read lends nothing, so that an ordinary underlay link with its

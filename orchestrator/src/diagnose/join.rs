@@ -35,6 +35,8 @@ pub(super) struct Joined<'p, 'a> {
     pub(super) crosses: Vec<usize>,
     /// Suspicions that are to blame.
     pub(super) blamed: Vec<usize>,
+    /// Whether the control plane's own objects explain it.
+    pub(super) is_objected: bool,
 }
 
 impl Joined<'_, '_> {
@@ -114,6 +116,7 @@ pub(super) fn join<'p, 'a>(
                 covered,
                 crosses: crosses.into_iter().collect(),
                 blamed: Vec::new(),
+                is_objected: false,
             };
             joined.blamed = blame(&joined, suspicions);
             joined

@@ -3,8 +3,13 @@
 use datapath::code::Code;
 use datapath::element::{Element, ElementKind, Fix};
 
+use datapath::plan::{Objection, Weight};
+use floater::wire::Layer;
+
+use super::findings::{affected, finding, packets};
+use super::join::Joined;
 use super::scope::Scope;
-use crate::evidence::InventoryNote;
+use crate::evidence::{InventoryNote, NodeRef};
 use crate::report::{Evidence, EvidenceKind, Finding, Severity};
 
 /// Claims of clusters that are not believed, as findings. What such clusters say of themselves cannot be told apart, so that each is
@@ -49,5 +54,125 @@ fn of_note(note: &InventoryNote) -> Finding {
         ambiguous_with: Vec::new(),
         affects: Vec::new(),
         fix,
+    }
+}
+
+/// What the objects of the control plane lack or contradict. A pair of pods that fails and that no row explains suffers from every
+/// objection to an object of its ends: it is marked, so that no filter and no underlay is accused of it.
+pub(super) fn of_control_plane(
+    scope: &Scope<'_>,
+    objections: &[Objection],
+    joined: &mut [Joined<'_, '_>],
+) -> Vec<Finding> {
+    let ends: Vec<Ends> = objections
+        .iter()
+        .map(|objection| Ends::of(scope, objection))
+        .collect();
+    for joined in joined.iter_mut() {
+        let open = joined.suffers() && joined.blamed.is_empty() && joined.key.layer == Layer::Pod;
+        joined.is_objected = open
+            && objections.iter().zip(&ends).any(|(objection, ends)| {
+                objection.weight == Weight::Fault && ends.concern(joined.key.src, joined.key.dst)
+            });
+    }
+    objections
+        .iter()
+        .zip(&ends)
+        .map(|(objection, ends)| {
+            let suffering: Vec<&Joined<'_, '_>> = joined
+                .iter()
+                .filter(|joined| {
+                    joined.is_objected
+                        && objection.weight == Weight::Fault
+                        && ends.concern(joined.key.src, joined.key.dst)
+                })
+                .collect();
+            of_objection(scope, objection, &suffering)
+        })
+        .collect()
+}
+
+fn of_objection(
+    scope: &Scope<'_>,
+    objection: &Objection,
+    suffering: &[&Joined<'_, '_>],
+) -> Finding {
+    let mut element = objection.at.object.element();
+    element.name = format!("{} {}", objection.at.object.name, objection.at.path).into();
+    let mut evidence = vec![Evidence {
+        kind: EvidenceKind::Intent,
+        source: scope
+            .gathered
+            .intent
+            .control_plane
+            .as_deref()
+            .unwrap_or("control plane")
+            .into(),
+        text: objection.to_string().into(),
+    }];
+    evidence.extend(packets(scope, suffering));
+    let mut fix = format!("correct {} of {}", objection.at.path, objection.at.object);
+    if let Some(other) = &objection.other {
+        fix.push_str(&format!(", or {other}"));
+    }
+    finding(
+        objection.code,
+        element,
+        format!("{}: {}", objection.at, objection.rule),
+        evidence,
+        Vec::new(),
+        affected(scope, suffering),
+        Fix::advice(&fix),
+    )
+}
+
+/// The pairs of nodes that an objection concerns.
+struct Ends {
+    cluster: Option<usize>,
+    node: Option<NodeRef>,
+    /// The cluster of the object that is contradicted, where it is another.
+    other: Option<usize>,
+}
+
+impl Ends {
+    fn of(scope: &Scope<'_>, objection: &Objection) -> Self {
+        let cluster_named = |name: Option<&str>| {
+            let clusters = &scope.gathered.clusters;
+            clusters
+                .iter()
+                .position(|facts| Some(facts.name.as_str()) == name)
+        };
+        let object = &objection.at.object;
+        let cluster = cluster_named(object.cluster.as_deref());
+        let node = cluster.and_then(|cluster| {
+            let nodes = &scope.cluster(cluster).nodes;
+            let node = nodes
+                .iter()
+                .position(|facts| Some(facts.name.as_str()) == object.node.as_deref())?;
+            Some(NodeRef { cluster, node })
+        });
+        Self {
+            cluster,
+            node,
+            other: objection
+                .other
+                .as_ref()
+                .and_then(|other| cluster_named(other.object.cluster.as_deref()))
+                .filter(|other| Some(*other) != cluster),
+        }
+    }
+
+    fn concern(&self, src: NodeRef, dst: NodeRef) -> bool {
+        let Some(cluster) = self.cluster else {
+            return false;
+        };
+        if let Some(other) = self.other {
+            return [(cluster, other), (other, cluster)].contains(&(src.cluster, dst.cluster));
+        }
+        match self.node {
+            // A gateway carries what the other nodes of its cluster send, so that its own pods are not all that suffer.
+            Some(node) => src == node || dst == node,
+            None => (src.cluster == cluster) != (dst.cluster == cluster),
+        }
     }
 }

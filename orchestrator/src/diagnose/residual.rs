@@ -213,7 +213,7 @@ pub(super) fn findings(
 ) -> (Vec<Finding>, usize) {
     let failing = joined
         .iter()
-        .any(|joined| joined.suffers() && joined.blamed.is_empty());
+        .any(|joined| joined.suffers() && joined.blamed.is_empty() && !joined.is_objected);
     if !failing {
         return (Vec::new(), 0);
     }
@@ -223,7 +223,8 @@ pub(super) fn findings(
     for class in Class::ORDER {
         let rest: Vec<&Joined<'_, '_>> = joined
             .iter()
-            .filter(|joined| joined.blamed.is_empty() && joined.fate() == class.fate())
+            .filter(|joined| joined.blamed.is_empty() && !joined.is_objected)
+            .filter(|joined| joined.fate() == class.fate())
             .collect();
         let scored = score(scope, graph, joined, &rest, class, &passing);
         left += explain(scored, &rest, &mut |causes, explained| {

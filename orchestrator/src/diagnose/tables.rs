@@ -14,6 +14,7 @@ use datapath::api::NetworkType;
 use datapath::code::Code;
 use datapath::diff::{Change, diff};
 use datapath::element::{ElementKind, Fix};
+use datapath::plan::Objection;
 use datapath::state::{Nat, NodeState, Row};
 use rayon::prelude::*;
 
@@ -101,7 +102,7 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
         .into_iter()
         .partition(|change| stale.as_ref().is_some_and(|stale| stale.contains(change)));
     let mut found = judge(scope, intended, at, observed, &own);
-    if stale.is_some() {
+    if stale.is_some() && !is_left_out(intended, &followed) {
         let consequences = judge(scope, intended, at, observed, &followed);
         found.push(intent_stale(scope, at, &followed, consequences));
     }
@@ -294,6 +295,16 @@ fn stale_changes(
             .cloned()
             .collect(),
     )
+}
+
+/// Whether all that a NodeConfig has too much is what the plan leaves out since an object of the control plane lacks something. That
+/// object is the cause, and the rows, which still carry packets, follow it.
+fn is_left_out(intended: &Intended, followed: &[Change]) -> bool {
+    let leaves_out = |objection: &Objection| objection.left_out.is_some();
+    intended.objections.iter().any(leaves_out)
+        && followed
+            .iter()
+            .all(|change| matches!(change, Change::Remove(_)))
 }
 
 /// Whether two configs hold the same rows in whatever order.

@@ -22,6 +22,9 @@ use crate::probe_plan::{PlannedProbe, target_of};
 use crate::report::CellVerdict;
 
 mod again;
+mod starved;
+
+use starved::Starved;
 
 /// How long after its last packet a probe may still be answered.
 const TIMEOUT_MS: u32 = 1000;
@@ -182,20 +185,30 @@ impl Round<'_> {
             }
         })
         .await;
-        for (chunk, result) in chunks.into_iter().zip(results) {
-            let (mut taken, ended) = result.unwrap_or_else(|| {
-                let why = "asking its floater failed within this program".to_owned();
-                (HashMap::new(), Err(why))
-            });
+        let results: Vec<_> = results
+            .into_iter()
+            .map(|result| {
+                result.unwrap_or_else(|| {
+                    let why = "asking its floater failed within this program".to_owned();
+                    (HashMap::new(), Err(why))
+                })
+            })
+            .collect();
+        let mut starved = Starved::default();
+        for (chunk, (_, ended)) in chunks.iter().zip(&results) {
+            if let (Some(&at), Ok(health)) = (chunk.first(), ended) {
+                let floater = (self.planned[at].src, self.planned[at].layer);
+                starved.add(floater, *health);
+            }
+        }
+        for (chunk, (mut taken, ended)) in chunks.into_iter().zip(results) {
             for at in chunk {
                 let outcome = taken.remove(&at).ok_or_else(|| match &ended {
                     Ok(_) => "its floater said nothing about it".to_owned(),
                     Err(why) => why.clone(),
                 });
-                gathered.probes[at].asks.push(Ask {
-                    outcome,
-                    excused: None,
-                });
+                let excused = starved.excuse(&self.planned[at], self.timeout_ms);
+                gathered.probes[at].asks.push(Ask { outcome, excused });
             }
         }
         Ok(())
