@@ -1,6 +1,9 @@
 //! The planner against the other implementation's own output, and against permuted and broken input.
 #![allow(clippy::expect_used, reason = "a test")]
 
+#[path = "plan/check.rs"]
+mod check;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

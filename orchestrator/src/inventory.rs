@@ -120,11 +120,11 @@ impl Target {
         }
     }
 
-    /// Its server's URL, where that is known.
+    /// Its server's URL without name, password and query, where that is known.
     pub(crate) fn server(&self) -> Option<Printable> {
         match &self.access {
-            Access::Context(selected) => Some(Printable::new(selected.server())),
-            Access::Remote(remote, _) => Some(Printable::new(remote.server())),
+            Access::Context(selected) => Some(without_secrets(selected.server())),
+            Access::Remote(remote, _) => Some(without_secrets(remote.server())),
             Access::Client(_) | Access::Unusable(_) => None,
         }
     }
@@ -487,6 +487,19 @@ fn printable(name: &str) -> String {
     Printable::new(name).as_str().to_owned()
 }
 
+/// A URL as it may be shown: a name and a password before the host may be a secret, and so may a query.
+fn without_secrets(url: &str) -> Printable {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if scheme.is_empty() {
+        Printable::new(&format!("{host}{path}"))
+    } else {
+        Printable::new(&format!("{scheme}://{host}{path}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -525,6 +538,20 @@ mod tests {
             .iter()
             .map(|target| (target.name.as_str(), target.role))
             .collect()
+    }
+
+    #[test]
+    fn a_server_is_shown_without_what_may_be_a_secret() {
+        for (url, shown) in [
+            ("https://10.0.0.1:6443", "https://10.0.0.1:6443"),
+            ("https://operator:s3cret@host:1/path", "https://host:1/path"),
+            ("https://a@b:p@host/?token=s3cret#s3cret", "https://host/"),
+            ("operator:s3cret@host", "host"),
+            ("https://host/a@b", "https://host/a@b"),
+            ("https://[fd00::1]:6443", "https://[fd00::1]:6443"),
+        ] {
+            assert_eq!(without_secrets(url).to_string(), shown);
+        }
     }
 
     #[test]

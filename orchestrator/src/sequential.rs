@@ -1,6 +1,6 @@
 //! When losses accuse: Wald's sequential test, per flow of packets that are asked for again and again.
 //!
-//! The path that is in order loses one packet in a hundred ([`BACKGROUND`]); the one that is not loses half of them or all. Each packet
+//! The path that is in order loses one packet in a hundred (`BACKGROUND`); the one that is not loses half of them or all. Each packet
 //! shifts the logarithm of the likelihood ratio of the two, and the test stops where one of them has become improbable enough: an
 //! accusation errs once in 10⁹ times, an acquittal of a path that loses half once in a hundred. Total loss takes five packets, half of
 //! them thirteen. Losses of one moment have one reason, so that an accusation also needs losses of several rounds.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use datapath::api::Fleet;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::Context;
 use super::ask::{Asked, ask};
@@ -152,14 +153,18 @@ pub(super) fn decoded(name: &str, encoded: &str) -> Result<RemoteKubeconfig, Str
 }
 
 async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
-    let patience = Arc::new(Patience::new(targets.len(), LATE, context.deadline));
+    // Whoever has not answered by half of the time that is left leaves the others the time to be judged.
+    let deadline = Instant::now() + context.left() / 2;
+    let patience = Arc::new(Patience::new(targets.len(), LATE, deadline));
     let results = concurrently(targets.clone(), CLUSTERS_AT_ONCE, |target| {
         let context = context.clone();
         let patience = Arc::clone(&patience);
         async move {
-            tokio::time::timeout_at(context.deadline, open(&context, &target, &patience))
+            tokio::time::timeout_at(deadline, open(&context, &target, &patience))
                 .await
-                .unwrap_or_else(|_| Err("the run's time was up before it answered".to_owned()))
+                .unwrap_or_else(|_| {
+                    Err("half of the run's time (--timeout) was up before it answered".to_owned())
+                })
         }
     })
     .await;
