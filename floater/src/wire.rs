@@ -16,8 +16,8 @@
 //! A request whose signature holds and whose time is off is told the floater's clock ([`Refusal`]), in a signed answer, so
 //! that the window can be small on clocks that differ.
 //!
-//! **Answers** carry [`SIGNATURE_HEADER`] over the request's nonce, the audience, the status and the content. Streams carry
-//! [`Event::Signed`] lines instead: each covers every byte before it, one comes at least every [`HEARTBEAT_MS`], and the
+//! **Answers** end in a line [`Event::Signed`] over the request's nonce, the audience, the status and the content ([`seal`]). Streams
+//! carry more of these lines: each covers every byte before it, one comes at least every [`HEARTBEAT_MS`], and the
 //! last line is one. Only lines that a signature covers are the floater's words. The run key is one per cluster: whoever
 //! holds a node of the cluster can speak for its other nodes.
 //!
@@ -51,7 +51,7 @@ pub use identity::{Identity, proof};
 pub use node::{CAPABILITIES, Health, Info, Layer, Tables};
 pub use outcome::{Event, Failure, Outcome};
 pub use plan::{Expect, Plan, Probe, Protocol};
-pub use signature::{Audience, Nonce, Refusal, SignedRequest, sign, sign_answer, verify_answer};
+pub use signature::{Audience, Nonce, Refusal, SignedRequest, Unsealed, seal, sign, unseal};
 pub use transcript::Transcript;
 
 pub use crate::stats::{Rtt, Times};
@@ -64,8 +64,6 @@ pub const PORT: u16 = 8889;
 pub const API_PORT: u16 = 8890;
 /// The request header that proves knowledge of the run key.
 pub const AUTH_HEADER: &str = "x-floater-auth";
-/// The header of an answer that proves who gave it, to which request.
-pub const SIGNATURE_HEADER: &str = "x-floater-signature";
 /// How far a request's time may be from the floater's clock, milliseconds.
 pub const AUTH_WINDOW_MS: u64 = 30_000;
 /// The most nonces that a floater remembers.

@@ -209,7 +209,7 @@ pub(crate) const TABLE: &[Behaviour] = &[
         })
     }),
     ("a member whose kubeconfig has 10 MB", || {
-        lists(|_, _| vec![member("m1", &"# ".repeat(5 << 20))])
+        lists(|_, _| vec![member("m1", &"# ".repeat(5 << 20))]).ends(69, "larger than 8 MiB")
     }),
     ("members of wrong types", || {
         lists(|_, _| {
@@ -253,6 +253,7 @@ pub(crate) const TABLE: &[Behaviour] = &[
                 .map(|n| json!({"metadata": {"name": format!("m{n}")}, "spec": {}}))
                 .collect()
         })
+        .ends(69, "more than 10000 objects")
     }),
     ("300 members that are one", || {
         lists(|cluster, _| {

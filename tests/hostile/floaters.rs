@@ -4,8 +4,7 @@
 use std::io;
 
 use floater::wire::{
-    AUTH_HEADER, Audience, CAPABILITIES, Layer, Nonce, SIGNATURE_HEADER, SignedRequest, Transcript,
-    VERSION, sign_answer,
+    AUTH_HEADER, Audience, CAPABILITIES, Layer, Nonce, SignedRequest, Transcript, VERSION, seal,
 };
 use serde_json::{Value, json};
 use tests::server::{Conn, Request};
@@ -133,15 +132,10 @@ pub(crate) fn signed(
     nonce: &Nonce,
     value: &Value,
 ) -> io::Result<()> {
-    let text = value.to_string();
-    let signature = sign_answer(key, audience, nonce, 200, text.as_bytes());
-    let length = format!("Content-Length: {}", text.len());
-    let signature = format!("{SIGNATURE_HEADER}: {signature}");
-    conn.head(
-        200,
-        &["Content-Type: application/json", &length, &signature],
-    )?;
-    conn.raw(text.as_bytes())
+    let body = seal(key, audience, nonce, 200, value.to_string().as_bytes());
+    let length = format!("Content-Length: {}", body.len());
+    conn.head(200, &["Content-Type: application/json", &length])?;
+    conn.raw(&body)
 }
 
 /// A stream of events, signed to its last line.

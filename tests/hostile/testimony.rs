@@ -370,14 +370,10 @@ pub(crate) const TABLE: &[Behaviour] = &[
     }),
     ("a signature of 1 MB", || {
         unbelieved(both(|_, _, conn, value| {
-            let text = value.to_string();
+            let signature = json!({"event": "signed", "signature": "0".repeat(1 << 20)});
+            let text = format!("{value}\n{signature}\n");
             let length = format!("Content-Length: {}", text.len());
-            let signature = format!(
-                "{}: v2 {}",
-                floater::wire::SIGNATURE_HEADER,
-                "0".repeat(1 << 20)
-            );
-            conn.head(200, &[&length, &signature])?;
+            conn.head(200, &[&length])?;
             conn.raw(text.as_bytes())
         }))
     }),

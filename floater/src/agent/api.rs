@@ -35,8 +35,7 @@ use super::nonces::Nonces;
 use super::plans::Plans;
 use super::{Config, Error, Sockets, check, now_ms};
 use crate::wire::{
-    AUTH_HEADER, Audience, CAPABILITIES, Info, Refusal, SIGNATURE_HEADER, SignedRequest, Tables,
-    VERSION, sign_answer,
+    AUTH_HEADER, Audience, CAPABILITIES, Info, Refusal, SignedRequest, Tables, VERSION, seal,
 };
 use refuse::Refused;
 
@@ -285,19 +284,16 @@ impl Api {
         }
     }
 
-    fn signed(&self, request: &SignedRequest, whole: Whole) -> Response<Body> {
-        let signature = sign_answer(
+    fn signed(&self, request: &SignedRequest, mut whole: Whole) -> Response<Body> {
+        let body = seal(
             &self.config.run_key,
             &self.audience,
             &request.nonce,
             whole.status.as_u16(),
             &whole.content,
         );
-        let mut response = whole.into_response();
-        if let Ok(signature) = HeaderValue::from_str(&signature) {
-            response.headers_mut().insert(SIGNATURE_HEADER, signature);
-        }
-        response
+        whole.content = body.into();
+        whole.into_response()
     }
 
     async fn info(&self) -> Info {
@@ -363,7 +359,7 @@ impl Api {
 
 /// What a holder of the key is answered.
 enum Answered {
-    /// Signed in its header.
+    /// Signed as a whole.
     Whole(Whole),
     /// Signed line by line.
     Stream(Response<Body>),

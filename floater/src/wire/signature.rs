@@ -5,7 +5,7 @@ use std::fmt;
 use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 
-use super::{AUTH_WINDOW_MS, Layer, MAX_BODY, framed, hex, unhex_exactly};
+use super::{AUTH_WINDOW_MS, Event, Layer, MAX_BODY, MAX_LINE, framed, hex, unhex_exactly};
 
 /// Chosen at random for each request; its answer is signed over it.
 pub type Nonce = [u8; 16];
@@ -181,33 +181,56 @@ impl SignedRequest {
     }
 }
 
-/// The value of [`SIGNATURE_HEADER`](super::SIGNATURE_HEADER) of a whole answer: `v2 HMAC`, over the request's nonce, who
-/// answers, the status and the content.
+/// The body of a whole answer: the content, and a line [`Event::Signed`] over the request's nonce, who answers, the status and the
+/// content. In the body, because what passes an answer on may drop headers that it does not know.
 #[must_use]
-pub fn sign_answer(
+pub fn seal(
     run_key: &[u8],
     audience: &Audience,
     nonce: &Nonce,
     status: u16,
     content: &[u8],
-) -> String {
+) -> Vec<u8> {
     let bytes = answer_bytes(audience, nonce, status, content);
-    format!("v2 {}", hex(hmac::sign(&key(run_key), &bytes).as_ref()))
+    let signature = hex(hmac::sign(&key(run_key), &bytes).as_ref());
+    let line = serde_json::json!({"event": "signed", "signature": signature}).to_string();
+    [content, b"\n", line.as_bytes(), b"\n"].concat()
 }
 
-/// Whether the floater that was asked gave this answer, to the request with this nonce.
-#[must_use]
-pub fn verify_answer(
+/// Why the content of an answer is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsealed {
+    /// It is not signed.
+    Not,
+    /// It is signed by another floater, with another key, for another request, or was changed since.
+    Otherwise,
+}
+
+/// The content of an answer that the floater that was asked gave to the request with this nonce.
+///
+/// # Errors
+/// Why it is not believed.
+pub fn unseal<'a>(
     run_key: &[u8],
     audience: &Audience,
     nonce: &Nonce,
     status: u16,
-    content: &[u8],
-    header: &str,
-) -> bool {
-    let tag = header.strip_prefix("v2 ").and_then(unhex_exactly::<32>);
+    body: &'a [u8],
+) -> Result<&'a [u8], Unsealed> {
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    let end = body
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .ok_or(Unsealed::Not)?;
+    let (content, line) = (&body[..end], &body[end + 1..]);
+    let signature = match serde_json::from_slice(line) {
+        Ok(Event::Signed { signature }) if line.len() <= MAX_LINE => signature,
+        _ => return Err(Unsealed::Not),
+    };
+    let tag = unhex_exactly::<32>(&signature).ok_or(Unsealed::Otherwise)?;
     let bytes = answer_bytes(audience, nonce, status, content);
-    tag.is_some_and(|tag| hmac::verify(&key(run_key), &bytes, &tag).is_ok())
+    hmac::verify(&key(run_key), &bytes, &tag).map_err(|_| Unsealed::Otherwise)?;
+    Ok(content)
 }
 
 fn answer_bytes(audience: &Audience, nonce: &Nonce, status: u16, content: &[u8]) -> Vec<u8> {
@@ -361,27 +384,35 @@ mod tests {
 
     #[test]
     fn an_answer_is_one_floaters_to_one_request() {
-        let header = sign_answer(b"key", &here(), &[7; 16], 200, b"tables");
-        let holds = |audience: &Audience, nonce, status, content: &[u8], header: &str| {
-            verify_answer(b"key", audience, &nonce, status, content, header)
+        let body = seal(b"key", &here(), &[7; 16], 200, b"tables");
+        let open = |audience: &Audience, nonce, status, body: &[u8]| {
+            unseal(b"key", audience, &nonce, status, body).map(<[u8]>::to_vec)
         };
-        assert!(holds(&here(), [7; 16], 200, b"tables", &header));
-        assert!(!verify_answer(
-            b"kex",
-            &here(),
-            &[7; 16],
-            200,
-            b"tables",
-            &header
-        ));
-        assert!(!holds(&here(), [8; 16], 200, b"tables", &header));
-        assert!(!holds(&here(), [7; 16], 201, b"tables", &header));
-        assert!(!holds(&here(), [7; 16], 200, b"tablet", &header));
+        assert_eq!(open(&here(), [7; 16], 200, &body), Ok(b"tables".to_vec()));
+        let otherwise = Err(Unsealed::Otherwise);
+        let foreign = unseal(b"kex", &here(), &[7; 16], 200, &body);
+        assert_eq!(foreign, Err(Unsealed::Otherwise));
+        assert_eq!(open(&here(), [8; 16], 200, &body), otherwise);
+        assert_eq!(open(&here(), [7; 16], 201, &body), otherwise);
+        let changed = [&b"tablet"[..], &body[6..]].concat();
+        assert_eq!(open(&here(), [7; 16], 200, &changed), otherwise);
         let other = audience("uid", "n2", Layer::Host);
-        assert!(!holds(&other, [7; 16], 200, b"tables", &header));
-        for bad in ["", "v2", "v2 ", "v2 00", &header[3..], &header[..40]] {
-            assert!(!holds(&here(), [7; 16], 200, b"tables", bad), "{bad}");
+        assert_eq!(open(&other, [7; 16], 200, &body), otherwise);
+        for bad in [
+            &b""[..],
+            b"\n",
+            b"\n\n",
+            b"tables",
+            b"tables\n",
+            &body[..40],
+        ] {
+            assert_eq!(open(&here(), [7; 16], 200, bad), Err(Unsealed::Not));
         }
+        let short = b"tables\n{\"event\":\"signed\",\"signature\":\"00\"}\n";
+        assert_eq!(open(&here(), [7; 16], 200, short), otherwise);
+        // A whole answer within an answer is content like any other.
+        let twice = seal(b"key", &here(), &[7; 16], 200, &body);
+        assert_eq!(open(&here(), [7; 16], 200, &twice), Ok(body));
     }
 
     proptest! {
@@ -408,7 +439,13 @@ mod tests {
                 prop_assert!(read.verify(b"key", &here(), "GET", "/p").is_err());
             }
             let _ = SignedRequest::parse(&text);
-            let _ = verify_answer(b"key", &here(), &nonce, 200, &body, &text);
+            let _ = unseal(b"key", &here(), &nonce, 200, &body);
+            let sealed = seal(b"key", &here(), &nonce, 200, &body);
+            prop_assert_eq!(unseal(b"key", &here(), &nonce, 200, &sealed), Ok(&body[..]));
+            let mut changed = sealed.clone();
+            let place = at % changed.len();
+            changed[place] ^= 1;
+            prop_assert!(unseal(b"key", &here(), &nonce, 200, &changed).is_err());
         }
     }
 }

@@ -10,8 +10,7 @@ use bytes::Bytes;
 use datapath::state::NodeState;
 use floater::agent::{Config, Family, Here, Layer, Sockets};
 use floater::wire::{
-    AUTH_WINDOW_MS, Audience, CAPABILITIES, Event, Info, MAX_BODY, MAX_PLANS, Protocol,
-    SIGNATURE_HEADER, sign,
+    AUTH_WINDOW_MS, Audience, CAPABILITIES, Event, Info, MAX_BODY, MAX_PLANS, Protocol, sign,
 };
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -84,8 +83,10 @@ async fn it_says_who_it_is_to_those_who_may_know() {
 
 async fn refusal(response: Response<Incoming>) -> (u16, String, bool) {
     let status = response.status().as_u16();
-    let is_signed = response.headers().contains_key(SIGNATURE_HEADER);
-    let said: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+    let body = body(response).await;
+    let mut lines = body.split(|byte| *byte == b'\n');
+    let said: serde_json::Value = serde_json::from_slice(lines.next().unwrap()).unwrap();
+    let is_signed = lines.next().is_some();
     let refusal = said["refusal"].as_str().unwrap_or_default().to_owned();
     (status, refusal, is_signed)
 }
@@ -322,9 +323,11 @@ async fn wrong_requests_get_the_right_refusal() {
     // Megabytes are read, and judged to the last probe.
     let many = (0..20_000).map(|id| probe(id.min(19_998), [192, 0, 2, 1], Protocol::Icmp, 0));
     let many = serde_json::to_vec(&plan(many.collect())).unwrap();
-    let response = ask(address, request("POST", "/v2/probe", &many)).await;
+    let request = request("POST", "/v2/probe", &many);
+    let nonce = nonce_of(&request);
+    let response = ask(address, request).await;
     assert_eq!(response.status(), 400);
-    let fault: serde_json::Value = serde_json::from_slice(&body(response).await).unwrap();
+    let fault: serde_json::Value = serde_json::from_slice(&signed(nonce, response).await).unwrap();
     assert_eq!(fault["field"], "probes[19999].id");
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use floater::agent::{Config, Floater, Here, Layer, Sockets};
 use floater::wire::{
-    AUTH_HEADER, Audience, Event, Health, Nonce, Outcome, Plan, Probe, Protocol, SIGNATURE_HEADER,
-    SignedRequest, Transcript, sign, verify_answer,
+    AUTH_HEADER, Audience, Event, Health, Nonce, Outcome, Plan, Probe, Protocol, SignedRequest,
+    Transcript, sign, unseal,
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -127,17 +127,11 @@ pub(crate) fn nonce_of<B>(request: &Request<B>) -> Nonce {
 /// The content of an answer that node n1 has signed for this request.
 pub(crate) async fn signed(nonce: Nonce, response: Response<Incoming>) -> Vec<u8> {
     let status = response.status().as_u16();
-    let signature = response.headers()[SIGNATURE_HEADER]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let content = body(response).await;
-    assert!(
-        verify_answer(KEY, &audience(), &nonce, status, &content, &signature),
-        "{}",
-        String::from_utf8_lossy(&content)
-    );
-    content
+    let body = body(response).await;
+    match unseal(KEY, &audience(), &nonce, status, &body) {
+        Ok(content) => content.to_vec(),
+        Err(why) => panic!("{why:?}: {}", String::from_utf8_lossy(&body)),
+    }
 }
 
 /// One request over one connection.

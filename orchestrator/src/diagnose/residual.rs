@@ -50,6 +50,8 @@ enum Reach {
 enum Hypothesis {
     /// Somebody else answers for the node.
     Impostor(NodeRef, Layer),
+    /// What one cluster asks of another is answered by somebody else, and what others ask of it is not.
+    Strangers(usize, usize, Layer),
     /// The walk says where it stops, and by which row.
     Walk(Option<NodeRef>, Code, String),
     /// The node is off the underlay.
@@ -90,6 +92,7 @@ impl Hypothesis {
             | Self::Between(_, _, only)
             | Self::Directed(_, _, only) => Some(only),
             Self::Impostor(..)
+            | Self::Strangers(..)
             | Self::Walk(..)
             | Self::Unread(_)
             | Self::TunnelEnd(..)
@@ -162,25 +165,26 @@ const MOST: usize = 100;
 fn rank(hypothesis: &Hypothesis) -> u8 {
     match hypothesis {
         Hypothesis::Impostor(..) => 0,
-        Hypothesis::Walk(..) => 1,
-        Hypothesis::Off(..) => 2,
-        Hypothesis::Segment(..) => 3,
-        Hypothesis::Dark(..) => 4,
-        Hypothesis::Abroad(..) => 5,
-        Hypothesis::Unread(_) => 6,
-        Hypothesis::TunnelEnd(..) => 7,
-        Hypothesis::Forwarding(..) => 8,
-        Hypothesis::Apart(..) => 9,
-        Hypothesis::Tunnel(..) => 10,
-        Hypothesis::Between(..) => 11,
-        Hypothesis::Directed(Reach::To(_), ..) => 12,
-        Hypothesis::Directed(Reach::From(_), ..) => 13,
-        Hypothesis::Directed(Reach::AnyOf(_), ..) => 14,
-        Hypothesis::Directed(Reach::IntoCluster(_), ..) => 15,
-        Hypothesis::Directed(Reach::OutOfCluster(_), ..) => 16,
-        Hypothesis::Directed(Reach::Towards(..), ..) => 17,
-        Hypothesis::Directed(Reach::All, ..) => 18,
-        Hypothesis::Pair(..) => 19,
+        Hypothesis::Strangers(..) => 1,
+        Hypothesis::Walk(..) => 2,
+        Hypothesis::Off(..) => 3,
+        Hypothesis::Segment(..) => 4,
+        Hypothesis::Dark(..) => 5,
+        Hypothesis::Abroad(..) => 6,
+        Hypothesis::Unread(_) => 7,
+        Hypothesis::TunnelEnd(..) => 8,
+        Hypothesis::Forwarding(..) => 9,
+        Hypothesis::Apart(..) => 10,
+        Hypothesis::Tunnel(..) => 11,
+        Hypothesis::Between(..) => 12,
+        Hypothesis::Directed(Reach::To(_), ..) => 13,
+        Hypothesis::Directed(Reach::From(_), ..) => 14,
+        Hypothesis::Directed(Reach::AnyOf(_), ..) => 15,
+        Hypothesis::Directed(Reach::IntoCluster(_), ..) => 16,
+        Hypothesis::Directed(Reach::OutOfCluster(_), ..) => 17,
+        Hypothesis::Directed(Reach::Towards(..), ..) => 18,
+        Hypothesis::Directed(Reach::All, ..) => 19,
+        Hypothesis::Pair(..) => 20,
     }
 }
 
@@ -270,7 +274,9 @@ fn score(
     for other in joined {
         let weight = class.against(other);
         if weight > 0.0 {
-            for hypothesis in suspects(scope, graph, other, class, passing) {
+            let answered = impostors(other.key);
+            let crossed = suspects(scope, graph, other, class, passing);
+            for hypothesis in answered.into_iter().chain(crossed) {
                 if let Some(&at) = index.get(&hypothesis) {
                     all[at].against += weight;
                 }
@@ -282,7 +288,7 @@ fn score(
 
 fn bonus(scope: &Scope<'_>, hypothesis: &Hypothesis) -> f64 {
     match hypothesis {
-        Hypothesis::Impostor(..) | Hypothesis::Walk(..) => PROVED,
+        Hypothesis::Impostor(..) | Hypothesis::Strangers(..) | Hypothesis::Walk(..) => PROVED,
         Hypothesis::Off(at, _) if scope.node(*at).tables.is_err() => HINT,
         _ => 0.0,
     }
@@ -470,11 +476,22 @@ fn stopped(walked: &Walked) -> Option<(Option<NodeRef>, Code, String)> {
     }
 }
 
+/// Who may answer for a pair's destination. A pair that the right one answers speaks against both: what one cluster says of another's
+/// nodes is no proof as long as the others reach them.
+fn impostors(key: PairKey) -> Vec<Hypothesis> {
+    let (src, dst) = (key.src.cluster, key.dst.cluster);
+    let mut all = vec![Hypothesis::Impostor(key.dst, key.layer)];
+    if src != dst {
+        all.push(Hypothesis::Strangers(src, dst, key.layer));
+    }
+    all
+}
+
 /// What a pair proves by itself.
 fn certain(joined: &Joined<'_, '_>) -> Vec<Hypothesis> {
     let mut all = Vec::new();
     if joined.pair.is_some_and(|pair| pair.has_impostor()) {
-        all.push(Hypothesis::Impostor(joined.key.dst, joined.key.layer));
+        all.extend(impostors(joined.key));
     }
     all.extend(
         joined

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floater::wire::{
-    AUTH_HEADER, Audience, Event, Health, Info, Nonce, Outcome, Plan, Tables, Transcript, VERSION,
-    sign, verify_answer,
+    AUTH_HEADER, Audience, Event, Health, Info, Nonce, Outcome, Plan, Tables, Transcript, Unsealed,
+    VERSION, sign, unseal,
 };
 use http::{HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -173,9 +173,9 @@ impl Agent {
             if response.status() == StatusCode::OK {
                 return Ok((response, nonce));
             }
-            let (status, content, signature) = read(response, limit).await?;
-            let is_signed = self.verify(&nonce, status, &content, signature.as_deref());
-            match answer::refusal(status, &content, is_signed) {
+            let (status, body) = read(response, limit).await?;
+            let said = self.unseal(&nonce, status, &body);
+            match answer::refusal(status, said.unwrap_or(&body), said.is_ok()) {
                 Refusal::Clock { now_ms } if tries == 0 => {
                     tries += 1;
                     let ours = SystemTime::now()
@@ -195,23 +195,13 @@ impl Agent {
         }
     }
 
-    fn verify(
+    fn unseal<'b>(
         &self,
         nonce: &Nonce,
         status: StatusCode,
-        content: &[u8],
-        signature: Option<&str>,
-    ) -> bool {
-        signature.is_some_and(|signature| {
-            verify_answer(
-                &self.run_key,
-                &self.audience,
-                nonce,
-                status.as_u16(),
-                content,
-                signature,
-            )
-        })
+        body: &'b [u8],
+    ) -> Result<&'b [u8], Unsealed> {
+        unseal(&self.run_key, &self.audience, nonce, status.as_u16(), body)
     }
 
     async fn read<T: DeserializeOwned>(
@@ -224,11 +214,11 @@ impl Agent {
         let _permits = self.gates.pass().await;
         let work = async {
             let (response, nonce) = self.ask(Method::GET, path, &[], limit).await?;
-            let (status, content, signature) = read(response, limit).await?;
-            if !self.verify(&nonce, status, &content, signature.as_deref()) {
-                return Err(answer::unsigned(signature.is_some()));
-            }
-            let read: T = serde_json::from_slice(&content).map_err(|error| {
+            let (status, body) = read(response, limit).await?;
+            let content = self
+                .unseal(&nonce, status, &body)
+                .map_err(answer::unsigned)?;
+            let read: T = serde_json::from_slice(content).map_err(|error| {
                 format!(
                     "its answer to {path} cannot be understood (line {}, column {})",
                     error.line(),
@@ -313,7 +303,7 @@ async fn listen(
             }
             Event::Signed { signature } => {
                 if !transcript.verify(&signature) {
-                    return Err(answer::unsigned(true));
+                    return Err(answer::unsigned(Unsealed::Otherwise));
                 }
                 unsigned.drain(..).for_each(&mut *outcome);
                 if let Some(health) = done {

@@ -35,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) ports: BTreeSet<u16>,
     /// Its objects of `clusters.kosmos.io`, by which it claims to be the control plane.
     pub(crate) members: Vec<Member>,
+    /// Why the members could not be listed, where they are there.
+    pub(crate) members_unread: Option<String>,
     /// What could not be read of it, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
@@ -132,6 +134,11 @@ pub(crate) async fn look(api: &Api, namespace: &str, first: Duration) -> Result<
             BTreeSet::new(),
         ),
     };
+    let members_unread = members
+        .as_ref()
+        .err()
+        .filter(|failure| !failure.is_absent())
+        .map(|failure| format!("its clusters.kosmos.io objects cannot be read: {failure}"));
     let members = optional(members, "clusters.kosmos.io", &mut warnings);
     Ok(Seen {
         id,
@@ -141,6 +148,7 @@ pub(crate) async fn look(api: &Api, namespace: &str, first: Duration) -> Result<
         floaters,
         ports,
         members,
+        members_unread,
         warnings,
     })
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use floater::wire::{
-    AUTH_HEADER, Audience, Event, Health, Info, Layer, Nonce, Outcome, Plan, Rtt, SIGNATURE_HEADER,
-    SignedRequest, Tables, Transcript, VERSION, sign_answer,
+    AUTH_HEADER, Audience, Event, Health, Info, Layer, Nonce, Outcome, Plan, Rtt, SignedRequest,
+    Tables, Transcript, VERSION, seal,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -476,11 +476,8 @@ impl Mock {
         };
         let content = answer.to_string();
         let nonce: &Nonce = &signed.nonce;
-        let signature = sign_answer(&key, &audience, nonce, 200, content.as_bytes());
-        Response::builder()
-            .header(SIGNATURE_HEADER, signature)
-            .body(whole(content.into_bytes()))
-            .expect("good")
+        let body = seal(&key, &audience, nonce, 200, content.as_bytes());
+        Response::new(whole(body))
     }
 
     fn probe(&self, node: &str, body: &[u8], mut transcript: Transcript) -> Response<Answer> {

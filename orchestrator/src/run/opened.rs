@@ -30,7 +30,7 @@ const LONG_RUN: Duration = Duration::from_secs(15 * 60);
 const EXPIRY_SLACK: Duration = Duration::from_secs(5 * 60);
 
 /// How long the first answer of a cluster may take: everybody else waits for it before probes are planned.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// How much later the budget of a cluster ends than the time limits that say whose they are.
 const MARGIN: Duration = Duration::from_secs(1);
 /// How many members that cannot be asked are reported one by one.
@@ -81,7 +81,10 @@ pub(super) async fn look_at_all(
     if open.seen.members.is_empty() {
         return Err(Error::Missing {
             what: format!("the control plane {name} has no inventory"),
-            why: "it has no clusters.kosmos.io object".to_owned(),
+            why: open
+                .seen
+                .members_unread
+                .unwrap_or_else(|| "it has no clusters.kosmos.io object".to_owned()),
         });
     }
     let root = fleet

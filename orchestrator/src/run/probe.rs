@@ -78,7 +78,7 @@ pub(super) async fn probe(
             gathered.probes.extend(others.iter().map(record));
             planned.extend(others);
         }
-        let asked = budget.take(again::probes(&open, &mut planned));
+        let asked = budget.take(again::probes(&open, &mut planned), &planned);
         let begin = Instant::now() + AGAIN_PAUSE * number;
         if asked.is_empty() || begin >= context.deadline {
             break;

@@ -175,6 +175,21 @@ fn describe(
                 ),
             )
         }
+        Hypothesis::Strangers(src, dst, layer) => {
+            let (src, dst) = (&scope.cluster(*src).name, &scope.cluster(*dst).name);
+            let layer = layer_word(*layer);
+            (
+                Code::WrongIdentity,
+                outside(format!("{layer}, from {src} to {dst}")),
+                format!(
+                    "what {src} asks nodes of {dst} on the {layer} layer is answered by somebody else, as {src} says, and others reach them"
+                ),
+                words(&[Code::CidrOverlap, Code::FdbWrongVtep, Code::VtepIpDuplicate]),
+                format!(
+                    "find who else has the addresses of {dst} near {src}, or who answers for the floaters of {src}"
+                ),
+            )
+        }
         Hypothesis::Walk(at, code, row) => {
             let place = at.map_or_else(|| "outside".to_owned(), |at| scope.place(at));
             let walk = explained.iter().find_map(|joined| match &joined.walked {

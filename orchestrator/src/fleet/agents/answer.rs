@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use floater::wire::{self, MAX_LINE, SIGNATURE_HEADER};
+use floater::wire::{self, MAX_LINE, Unsealed};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -24,26 +24,22 @@ pub(super) enum Refusal {
 }
 
 /// Why an answer is not believed.
-pub(super) fn unsigned(has_signature: bool) -> String {
-    if has_signature {
-        "its answer is signed by another floater, with another run's key or for another request"
-    } else {
-        "its answer is not signed: what answers there is no floater of this run"
+pub(super) fn unsigned(why: Unsealed) -> String {
+    match why {
+        Unsealed::Otherwise => {
+            "its answer is signed by another floater, with another run's key or for another request"
+        }
+        Unsealed::Not => "its answer is not signed: what answers there is no floater of this run",
     }
     .to_owned()
 }
 
-/// Reads a whole answer: status, content, and its signature.
+/// Reads a whole answer: status and body.
 pub(super) async fn read(
     response: Response<Body>,
     limit: Duration,
-) -> Result<(StatusCode, Bytes, Option<String>), String> {
+) -> Result<(StatusCode, Bytes), String> {
     let status = response.status();
-    let signature = response
-        .headers()
-        .get(SIGNATURE_HEADER)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
     let mut body = response.into_body();
     let reading = async {
         let mut content = BytesMut::new();
@@ -60,7 +56,7 @@ pub(super) async fn read(
             }
             content.extend_from_slice(&data);
         }
-        Ok((status, content.freeze(), signature))
+        Ok((status, content.freeze()))
     };
     tokio::time::timeout(limit, reading)
         .await

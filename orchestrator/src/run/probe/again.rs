@@ -1,6 +1,7 @@
 //! Which probes ask again: the pairs of which more packets would tell more, and others that share an end with them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 
 use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
@@ -15,6 +16,9 @@ const OTHERS: usize = 3;
 /// The most probes that are sent again in one round, and in all.
 const PER_ROUND: usize = 8_000;
 const IN_ALL: usize = 24_000;
+/// The most of one round that go to one address, and to one cluster.
+const PER_ADDRESS: usize = 100;
+const PER_CLUSTER: usize = 1_000;
 /// The most pairs for whose ends others are asked.
 const COMPANIONS: usize = 500;
 
@@ -33,17 +37,39 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// As many of the probes as the budget allows, taken evenly from all over the fleet.
-    pub(super) fn take(&mut self, probes: Vec<usize>) -> Vec<usize> {
+    /// As many of the probes as the budget allows, taken evenly from all over the fleet: no address and no cluster is asked more than
+    /// a share of it, whatever it claims.
+    pub(super) fn take(&mut self, probes: Vec<usize>, planned: &[PlannedProbe]) -> Vec<usize> {
         let most = PER_ROUND.min(self.left);
         if most == 0 {
             return Vec::new();
         }
-        let stride = probes.len().div_ceil(most).max(1);
-        let taken: Vec<usize> = probes.into_iter().step_by(stride).collect();
+        let probes = evenly(probes, PER_ADDRESS, |at| planned[at].target);
+        let probes = evenly(probes, PER_CLUSTER, |at| planned[at].dst.cluster);
+        let taken = evenly(probes, most, |_| ());
         self.left -= taken.len();
         taken
     }
+}
+
+/// Of all probes that have the same key at most so many, spread over all of them.
+fn evenly<K: Eq + Hash>(probes: Vec<usize>, most: usize, key: impl Fn(usize) -> K) -> Vec<usize> {
+    let mut counts: HashMap<K, usize> = HashMap::new();
+    for &at in &probes {
+        *counts.entry(key(at)).or_default() += 1;
+    }
+    let mut seen: HashMap<K, usize> = HashMap::new();
+    probes
+        .into_iter()
+        .filter(|&at| {
+            let count = counts[&key(at)];
+            let before = seen.entry(key(at)).or_default();
+            let number = *before;
+            *before += 1;
+            // Taken where the share of those taken passes a whole number: `most` of `count`, at even distances.
+            count <= most || (number + 1) * most / count > number * most / count
+        })
+        .collect()
 }
 
 /// The probes of these pairs, which from now on send as many packets as a decision takes.
@@ -125,4 +151,27 @@ fn near<'a>(
             .filter(move |&node| what.wants_node(&facts.name, &facts.nodes[node].name))
             .map(move |node| NodeRef { cluster, node })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_taken_evenly_and_no_key_gets_more_than_its_own() {
+        let all: Vec<usize> = (0..1000).collect();
+        assert_eq!(evenly(all.clone(), 1000, |_| ()), all);
+        let some = evenly(all.clone(), 7, |_| ());
+        assert_eq!(some.len(), 7);
+        assert!(
+            some.windows(2)
+                .all(|two| (142..=143).contains(&(two[1] - two[0])))
+        );
+        // One of a hundred keys has most of the probes and gets no more than the others may.
+        let key = |at: usize| at.saturating_sub(900);
+        let some = evenly(all, 5, key);
+        assert_eq!(some.iter().filter(|&&at| key(at) == 0).count(), 5);
+        assert_eq!(some.len(), 5 + 99);
+        assert_eq!(evenly(Vec::new(), 3, |_| ()), Vec::<usize>::new());
+    }
 }
