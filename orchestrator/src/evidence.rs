@@ -118,6 +118,8 @@ pub struct ProbeRecord {
     pub protocol: Protocol,
     /// The address that is asked.
     pub target: IpAddr,
+    /// Payload of an echo request, bytes; 0 for connections.
+    pub payload_bytes: u16,
     /// In the order of time, one entry per round that it was part of.
     pub asks: Vec<Ask>,
 }

@@ -107,8 +107,15 @@ pub struct PlannedProbe {
     pub target: IpAddr,
     /// How many packets or connections.
     pub count: u16,
+    /// Payload of an echo request, bytes; 0 for connections.
+    pub payload_bytes: u16,
 }
 
+/// Payload of an echo request, as `ping` has it.
+pub const SMALL_BYTES: u16 = 56;
+/// Payload of an echo request that shows whether large packets pass: 1400 bytes with the IPv4 header, 1420 with that of IPv6, which any
+/// tunnel over an Ethernet of 1500 takes. Where a link on the way takes less, and says so, the sender's kernel divides it.
+pub const LARGE_BYTES: u16 = 1372;
 /// The most probes towards one address, and towards one cluster.
 pub const MOST_PER_ADDRESS: usize = 5_000;
 /// See [`MOST_PER_ADDRESS`].
@@ -135,12 +142,8 @@ pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> ProbePlan {
         return ProbePlan::default();
     }
     let layers = what.layers();
-    let tcp_count = if is_whole(clusters, what) {
-        TCP_COUNT
-    } else {
-        1
-    };
     let mut planner = Planner::new(clusters, what);
+    let tcp_count = if planner.is_whole { TCP_COUNT } else { 1 };
     for (src, dst) in pairs(clusters, what, seed) {
         let families = common_families(&clusters[src.cluster], &clusters[dst.cluster]);
         for &layer in &layers {
@@ -157,6 +160,7 @@ pub(crate) struct Planner<'a> {
     clusters: &'a [ClusterFacts],
     what: &'a What,
     targets: Targets<'a>,
+    is_whole: bool,
     probes: Vec<PlannedProbe>,
     /// By why: how many probes.
     refused: BTreeMap<String, usize>,
@@ -170,6 +174,7 @@ impl<'a> Planner<'a> {
             clusters,
             what,
             targets: Targets::new(clusters),
+            is_whole: is_whole(clusters, what),
             probes: Vec::new(),
             refused: BTreeMap::new(),
             by_address: HashMap::new(),
@@ -213,9 +218,18 @@ impl<'a> Planner<'a> {
         if let Some(why) = self.targets.refusal(dst, layer, target) {
             return self.refuse(why);
         }
-        for (protocol, count) in [(Protocol::Icmp, ICMP_COUNT), (Protocol::Tcp, tcp_count)] {
+        // The pods' path crosses the hosts'; in a large fleet it alone is tried for size.
+        let large_count = u16::from(layer == Layer::Pod || self.is_whole);
+        for (protocol, payload_bytes, count) in [
+            (Protocol::Icmp, SMALL_BYTES, ICMP_COUNT),
+            (Protocol::Icmp, LARGE_BYTES, large_count),
+            (Protocol::Tcp, 0, tcp_count),
+        ] {
             // Nobody is known to listen where the floater could not be asked; the kernel still answers echo requests.
-            if (protocol == Protocol::Tcp && is_silent) || !self.what.wants_protocol(protocol) {
+            if count == 0
+                || (protocol == Protocol::Tcp && is_silent)
+                || !self.what.wants_protocol(protocol)
+            {
                 continue;
             }
             if let Some(why) = self.full(dst, target) {
@@ -231,6 +245,7 @@ impl<'a> Planner<'a> {
                 protocol,
                 target,
                 count,
+                payload_bytes,
             });
         }
     }
@@ -534,8 +549,8 @@ mod tests {
     #[test]
     fn a_small_fleet_is_probed_whole() {
         let probes = plan(&fleet(3, 2), &What::default(), 7).probes;
-        // 6 × 5 ordered pairs of nodes, two layers, two protocols.
-        assert_eq!(probes.len(), 30 * 4);
+        // 6 × 5 ordered pairs of nodes, two layers, two sizes of echoes and a connection.
+        assert_eq!(probes.len(), 30 * 6);
         assert!(probes.is_sorted_by_key(|probe| (
             probe.src,
             probe.dst,
@@ -563,7 +578,7 @@ mod tests {
             }
         }
         let probes = plan(&fleet(100, 2), &What::default(), 7).probes;
-        assert!(probes.len() <= 10_000, "{}", probes.len());
+        assert!(probes.len() <= 11_000, "{}", probes.len());
         assert_ne!(probes, plan(&fleet(100, 2), &What::default(), 8).probes);
     }
 
@@ -583,7 +598,13 @@ mod tests {
             .iter()
             .map(|probe| probe.target.to_string())
             .collect();
-        assert_eq!(targets, ["100.64.1.2", "100.64.2.2"]);
+        let sizes = [SMALL_BYTES, LARGE_BYTES];
+        assert_eq!(
+            targets,
+            ["100.64.1.2", "100.64.1.2", "100.64.2.2", "100.64.2.2"]
+        );
+        let sent: Vec<u16> = probes.iter().map(|probe| probe.payload_bytes).collect();
+        assert_eq!(sent, [sizes, sizes].concat());
         let none = What {
             families: vec![Family::Ipv6],
             ..What::default()

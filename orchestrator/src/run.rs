@@ -60,8 +60,8 @@ pub struct RunOptions {
     pub rounds: u32,
     /// How long the whole run may take; what it has by then is judged.
     pub timeout: Option<Duration>,
-    /// How long one cluster may take until it is given up; without, 30 s for its first answer, and of three or more clusters
-    /// the slow ones three times as long as the faster half.
+    /// How long one cluster may take until it is given up; without, 30 s for its first answer (10 s once another has answered),
+    /// and of three or more clusters the slow ones three times as long as the faster half.
     pub cluster_timeout: Option<Duration>,
     /// Names of Secrets in the floaters' namespace that hold credentials for their image's registry.
     pub image_pull_secrets: Vec<String>,

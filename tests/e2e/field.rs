@@ -381,6 +381,52 @@ fn the_datapath_s_own_address_of_a_node_counts() {
 
 #[test]
 #[ignore = "netns: needs vxlan, nft, iproute2"]
+fn a_cluster_is_known_by_the_datapath_s_addresses_under_any_name() {
+    let pair = Pair::up(&[]);
+    pair.freeze();
+    for (number, node) in ["c1/n1", "c1/n2"].into_iter().enumerate() {
+        pair.on(
+            &[node],
+            &format!("ip addr add 192.0.2.{}/32 dev lo", 10 + number),
+        );
+    }
+    pair.on(&["c1/n1"], "bridge fdb flush dev vx-bridge");
+    let changes = Changes::none().items("/api/v1/nodes", |items| {
+        for (number, node) in items.iter_mut().enumerate() {
+            node["status"]["addresses"] =
+                json!([{"type": "InternalIP", "address": format!("192.0.2.{}", 10 + number)}]);
+        }
+    });
+    let proxy = Proxy::start(pair.ends[0].clone(), changes);
+    let config = kubeconfig(&[
+        ("east", proxy.cluster(), pair.user(0)),
+        ("west", pair.ends[1].cluster(), pair.user(1)),
+    ]);
+    let report = pair.dr(&config, &[]).expect(1).json();
+    assert_eq!(codes(&report), ["FDB-MISSING"], "{report:#}");
+    assert_eq!(report["findings"][0]["element"]["cluster"], "c1");
+    pair.lab.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
+fn a_link_that_takes_no_large_packets_is_no_healthy_fleet() {
+    let pair = Pair::up(&[]);
+    pair.freeze();
+    pair.on(&["underlay"], "ip link set p0n1 mtu 1400");
+    let (code, report) = pair.lab.dr(&[]);
+    assert_eq!(code, Some(1), "{report:#}");
+    assert_eq!(codes(&report), ["PMTU-BLACKHOLE"], "{report:#}");
+    let element = &report["findings"][0]["element"];
+    assert!(element.to_string().contains("c1/n1"), "{element}");
+    pair.on(&["underlay"], "ip link set p0n1 mtu 1500");
+    let (code, report) = pair.lab.dr(&[]);
+    assert_eq!(code, Some(0), "{report:#}");
+    pair.lab.down();
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft, iproute2"]
 fn a_node_without_pod_prefixes_is_named() {
     let pair = Pair::up(&["--mode", "p2p"]);
     pair.freeze();

@@ -165,7 +165,7 @@ pub(super) fn verdict(fates: &[&Fate]) -> CellVerdict {
     let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count();
     let passes = count(|fate| *fate == Fate::Passes);
     let lost = count(|fate| *fate == Fate::Lost);
-    let half = count(|fate| matches!(fate, Fate::Half | Fate::Lossy));
+    let half = count(|fate| matches!(fate, Fate::Half | Fate::Large | Fate::Lossy));
     match (passes, lost, half) {
         (0, 0, 0) => CellVerdict::Unknown,
         (_, 0, 0) => CellVerdict::Pass,

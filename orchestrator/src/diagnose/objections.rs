@@ -9,6 +9,7 @@ use floater::wire::Layer;
 use super::findings::{affected, finding, packets};
 use super::join::Joined;
 use super::scope::Scope;
+use crate::causes;
 use crate::evidence::{InventoryNote, NodeRef};
 use crate::report::{Evidence, EvidenceKind, Finding, Severity};
 
@@ -111,7 +112,11 @@ fn of_objection(
         text: objection.to_string().into(),
     }];
     evidence.extend(packets(scope, suffering));
-    let mut fix = format!("correct {} of {}", objection.at.path, objection.at.object);
+    let mut fix = match objection.code {
+        // The field says what needs a gateway; who elects one is another matter.
+        Code::GatewayNotElected => causes::find(objection.code).fix.to_owned(),
+        _ => format!("correct {} of {}", objection.at.path, objection.at.object),
+    };
     if let Some(other) = &objection.other {
         fix.push_str(&format!(", or {other}"));
     }

@@ -12,6 +12,7 @@ use floater::wire::{Failure, Layer, Protocol, Rtt};
 
 use super::scope::{CellKey, Scope};
 use crate::evidence::{Ask, NodeRef};
+use crate::probe_plan::LARGE_BYTES;
 use crate::report::layer_word;
 use crate::sequential::{Decision, Losses};
 
@@ -40,6 +41,8 @@ impl PairKey {
 pub(super) enum Fate {
     /// Echoes pass, connections do not.
     Half,
+    /// Small packets pass, large ones do not.
+    Large,
     /// Some packets are lost, beyond chance.
     Lossy,
     /// Nothing comes back, or somebody else answers.
@@ -53,7 +56,7 @@ pub(super) enum Fate {
 impl Fate {
     /// Whether something is wrong with the pair.
     pub(super) fn suffers(&self) -> bool {
-        matches!(self, Self::Half | Self::Lossy | Self::Lost)
+        matches!(self, Self::Half | Self::Large | Self::Lossy | Self::Lost)
     }
 }
 
@@ -91,6 +94,8 @@ pub(super) struct Pair<'a> {
     pub(super) key: PairKey,
     pub(super) target: IpAddr,
     pub(super) icmp: Tally,
+    /// Echoes of [`LARGE_BYTES`].
+    pub(super) large: Tally,
     pub(super) tcp: Tally,
     pub(super) fate: Fate,
     rtts: Vec<(Protocol, &'a Rtt)>,
@@ -108,6 +113,7 @@ impl<'a> Pair<'a> {
             key,
             target,
             icmp: Tally::default(),
+            large: Tally::default(),
             tcp: Tally::default(),
             fate: Fate::Unknown(String::new()),
             rtts: Vec::new(),
@@ -118,7 +124,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    fn add(&mut self, protocol: Protocol, ask: &'a Ask) {
+    fn add(&mut self, protocol: Protocol, is_large: bool, ask: &'a Ask) {
         self.silent = ask.outcome.is_err();
         let outcome = match &ask.outcome {
             Ok(outcome) => outcome,
@@ -128,6 +134,7 @@ impl<'a> Pair<'a> {
             }
         };
         let tally = match protocol {
+            Protocol::Icmp if is_large => &mut self.large,
             Protocol::Icmp => &mut self.icmp,
             Protocol::Tcp => &mut self.tcp,
         };
@@ -163,17 +170,17 @@ impl<'a> Pair<'a> {
             tally.impostors += u32::from(matches!(failure, Failure::WrongIdentity { .. }));
             tally.failure = Some(failure.clone());
         }
-        if let Some(rtt) = &outcome.rtt {
+        if let Some(rtt) = outcome.rtt.as_ref().filter(|_| !is_large) {
             self.rtts.push((protocol, rtt));
         }
     }
 
     pub(super) fn sent(&self) -> u64 {
-        self.icmp.sent + self.tcp.sent
+        self.icmp.sent + self.large.sent + self.tcp.sent
     }
 
     pub(super) fn received(&self) -> u64 {
-        self.icmp.received + self.tcp.received
+        self.icmp.received + self.large.received + self.tcp.received
     }
 
     /// Whether somebody else answers for the destination.
@@ -184,6 +191,11 @@ impl<'a> Pair<'a> {
     /// Whether connections pass, which an accusation of a protocol has to reckon with.
     pub(super) fn connects(&self) -> bool {
         self.tcp.decision() == Some(Decision::Passes)
+    }
+
+    /// Whether large packets pass.
+    pub(super) fn takes_large(&self) -> bool {
+        self.large.decision() == Some(Decision::Passes)
     }
 
     /// Whether nothing came back of what was sent, and packets alone do not tell why.
@@ -217,7 +229,12 @@ impl<'a> Pair<'a> {
     /// What was lost, by protocol; none where nothing was.
     fn losses(&self) -> Option<String> {
         let mut words = Vec::new();
-        for (protocol, tally) in [("icmp", &self.icmp), ("tcp", &self.tcp)] {
+        let size = format!("icmp of {LARGE_BYTES} bytes");
+        for (protocol, tally) in [
+            ("icmp", &self.icmp),
+            (size.as_str(), &self.large),
+            ("tcp", &self.tcp),
+        ] {
             if tally.received < tally.sent {
                 let why = tally.failure.as_ref().map_or_else(String::new, |failure| {
                     format!(" ({})", failure_words(failure))
@@ -272,6 +289,13 @@ impl<'a> Pair<'a> {
                 },
             }
         };
+        // Where echo requests are filtered those of any size are.
+        let small_pass = fate == Fate::Passes && icmp == Some(Decision::Passes);
+        let fate = match self.large.decision() {
+            Some(Decision::Lost) if small_pass => Fate::Large,
+            Some(Decision::Lossy) if small_pass => Fate::Lossy,
+            _ => fate,
+        };
         self.is_excused = excuse.is_some();
         self.fate = match excuse {
             Some(reason) if fate.suffers() => Fate::Unknown(reason),
@@ -291,7 +315,10 @@ impl<'a> Pair<'a> {
     fn is_open(&self) -> bool {
         let undecided =
             |tally: &Tally| tally.decision() == Some(Decision::Undecided) || tally.impostors == 1;
-        self.silent || undecided(&self.icmp) || undecided(&self.tcp)
+        self.silent
+            || [&self.icmp, &self.large, &self.tcp]
+                .into_iter()
+                .any(undecided)
     }
 }
 
@@ -347,7 +374,7 @@ fn gather<'a>(scope: &Scope<'a>) -> BTreeMap<PairKey, Pair<'a>> {
             .entry(key)
             .or_insert_with(|| Pair::new(key, record.target));
         for ask in &record.asks {
-            pair.add(record.protocol, ask);
+            pair.add(record.protocol, record.payload_bytes >= LARGE_BYTES, ask);
         }
     }
     pairs

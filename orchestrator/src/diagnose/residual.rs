@@ -121,17 +121,20 @@ enum Class {
     Connections,
     /// Nothing passes.
     All,
+    /// Large packets fail, small ones pass.
+    Large,
     /// Some packets are lost.
     Some,
 }
 
 impl Class {
-    const ORDER: [Self; 3] = [Self::All, Self::Connections, Self::Some];
+    const ORDER: [Self; 4] = [Self::All, Self::Connections, Self::Large, Self::Some];
 
     fn fate(self) -> Fate {
         match self {
             Self::Connections => Fate::Half,
             Self::All => Fate::Lost,
+            Self::Large => Fate::Large,
             Self::Some => Fate::Lossy,
         }
     }
@@ -142,8 +145,11 @@ impl Class {
             return 0.0;
         };
         match (self, &pair.fate) {
-            (Self::All, Fate::Passes | Fate::Half | Fate::Lossy) => DECIDED,
-            (Self::Connections, Fate::Passes | Fate::Lossy) if pair.connects() => DECIDED,
+            (Self::All, Fate::Passes | Fate::Half | Fate::Large | Fate::Lossy) => DECIDED,
+            (Self::Connections, Fate::Passes | Fate::Large | Fate::Lossy) if pair.connects() => {
+                DECIDED
+            }
+            (Self::Large, Fate::Passes | Fate::Half | Fate::Lossy) if pair.takes_large() => DECIDED,
             // A path that loses half lets all of five packets pass once in thirty times.
             (Self::Some, Fate::Passes) => 3.5,
             _ => 0.0,

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfig, ROLE_LABEL};
 use floater::wire::Layer;
@@ -15,6 +14,7 @@ use datapath::printable::{Printable, is_object_name};
 
 use super::api::{Api, Failure, Listed};
 use super::objects::{Node, Object, Pod, Secret};
+use super::patience::FirstAnswer;
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, NAME, NAME_LABEL, RUN_LABEL, SECRET_KEY, SHARED,
 };
@@ -99,14 +99,15 @@ pub(crate) fn pods(namespace: &str) -> String {
 }
 
 /// Looks at a cluster. The first request is alone, so that a cluster that does not answer within `first` costs one connection.
-pub(crate) async fn look(api: &Api, namespace: &str, first: Duration) -> Result<Seen, String> {
+pub(crate) async fn look(api: &Api, namespace: &str, first: &FirstAnswer) -> Result<Seen, String> {
     let system = api.get::<Object>("/api/v1/namespaces/kube-system");
-    let system = tokio::time::timeout(first, system)
+    let system = first
+        .of(system)
         .await
-        .map_err(|_| {
+        .map_err(|waited| {
             format!(
-                "API server unreachable: no answer within {} s",
-                first.as_secs_f64()
+                "API server unreachable: no answer within {:.1} s",
+                waited.as_secs_f64()
             )
         })?
         .map_err(|failure| failure.to_string())?;
@@ -292,13 +293,18 @@ pub(crate) fn is_root(cluster: &Cluster) -> bool {
 }
 
 /// The only member whose nodes have names and addresses of these, which is a claim as long as another cluster's have them, too.
-pub(crate) fn member_by_nodes(nodes: &[Node], fleet: &Fleet) -> Option<String> {
+/// `kernel` gives the addresses that a node's kernel has, where they are known: the datapath may use others than Kubernetes does.
+pub(crate) fn member_by_nodes(
+    nodes: &[Node],
+    kernel: impl Fn(&str) -> Vec<IpAddr>,
+    fleet: &Fleet,
+) -> Option<String> {
     let here: BTreeSet<(String, IpAddr)> = nodes
         .iter()
         .flat_map(|node| {
-            node.ips()
-                .into_iter()
-                .map(|ip| (node.metadata.name.clone(), ip))
+            let name = &node.metadata.name;
+            let ips = node.ips().into_iter().chain(kernel(name));
+            ips.map(|ip| (name.clone(), ip)).collect::<Vec<_>>()
         })
         .collect();
     let members: BTreeSet<&str> = fleet

@@ -88,6 +88,46 @@ impl Patience {
     }
 }
 
+/// How long the first answer of a cluster may take: as long as none has given one `alone`, then `others` more. Who asks on a machine or a
+/// network that is slow as a whole waits for it; who asks beside others does not keep them waiting.
+pub(crate) struct FirstAnswer {
+    alone: Duration,
+    others: Duration,
+    heard: watch::Sender<bool>,
+}
+
+impl FirstAnswer {
+    pub(crate) fn new(alone: Duration, others: Duration) -> Self {
+        Self {
+            alone,
+            others,
+            heard: watch::Sender::new(false),
+        }
+    }
+
+    /// What `work` gives, or the time after which it was no longer waited for.
+    pub(crate) async fn of<T>(&self, work: impl Future<Output = T>) -> Result<T, Duration> {
+        let began = Instant::now();
+        let mut heard = self.heard.subscribe();
+        let over = async {
+            let hurried = async {
+                // The sender lives as long as this borrows it.
+                let _ = heard.wait_for(|heard| *heard).await;
+                tokio::time::sleep(self.others).await;
+            };
+            let _ = tokio::time::timeout(self.alone, hurried).await;
+        };
+        tokio::select! {
+            biased;
+            given = work => {
+                self.heard.send_replace(true);
+                Ok(given)
+            }
+            () = over => Err(began.elapsed()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +177,18 @@ mod tests {
         assert_eq!(patience.with(after(0)).await, Ok(Ok(0)));
         let fair = patience.fair.borrow().expect("one of two has answered");
         assert!(fair <= Duration::from_secs(2), "{fair:?}");
+    }
+
+    #[tokio::test]
+    async fn a_first_answer_hurries_the_others_and_without_one_there_is_time() {
+        let millis = Duration::from_millis;
+        let first = FirstAnswer::new(millis(400), millis(50));
+        let (answers, hangs) = tokio::join!(first.of(after(0)), first.of(never()));
+        assert_eq!(answers, Ok(Ok(0)));
+        assert!(hangs.is_err_and(|waited| waited >= millis(50)));
+        let first = FirstAnswer::new(millis(100), Duration::ZERO);
+        let hangs = first.of(never()).await;
+        assert!(hangs.is_err_and(|waited| waited >= millis(100)));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What clusters claim to be, checked against each other: no claim takes the place or the name of a cluster that makes the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use datapath::api::Fleet;
@@ -185,7 +186,11 @@ pub(super) fn rename(
     let mut claims: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, cluster) in open.iter().enumerate() {
         if !members.contains(cluster.name.as_str())
-            && let Some(member) = look::member_by_nodes(&cluster.seen.nodes, fleet)
+            && let Some(member) = look::member_by_nodes(
+                &cluster.seen.nodes,
+                |node| kernel_addresses(cluster, node),
+                fleet,
+            )
         {
             claims.entry(member).or_default().push(at);
         }
@@ -222,6 +227,18 @@ pub(super) fn rename(
             }
         }
     }
+}
+
+/// The addresses of a node by its own tables, where its floater has been asked already.
+fn kernel_addresses(cluster: &Open, node: &str) -> Vec<IpAddr> {
+    let tables = cluster.asked.as_ref().and_then(|asked| {
+        let tables = asked.tables.get(node)?;
+        tables.as_ref().ok()
+    });
+    let rows = tables
+        .into_iter()
+        .flat_map(|tables| tables.state.addresses.iter());
+    rows.map(|row| row.net.addr()).collect()
 }
 
 /// Members that the control plane names and that no cluster of the run is, with the reason. Where the operator chose some

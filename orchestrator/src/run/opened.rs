@@ -17,7 +17,7 @@ use crate::fleet::budget::Budget;
 use crate::fleet::deploy::Refused;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
-use crate::fleet::patience::Patience;
+use crate::fleet::patience::{FirstAnswer, Patience};
 use crate::fleet::{CLUSTERS_AT_ONCE, concurrently};
 use crate::inventory::{Role, Target};
 use crate::kubeconfig::{Identity, Reach, RemoteKubeconfig};
@@ -29,8 +29,9 @@ const LONG_RUN: Duration = Duration::from_secs(15 * 60);
 /// What is added to everything else before floaters expire.
 const EXPIRY_SLACK: Duration = Duration::from_secs(5 * 60);
 
-/// How long the first answer of a cluster may take: everybody else waits for it before probes are planned.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// How long the first answer of a cluster may take as long as no other has answered, and how long once one has: everybody else waits
+/// for it before probes are planned.
+const FIRST_ANSWER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// How much later the budget of a cluster ends than the time limits that say whose they are.
 const MARGIN: Duration = Duration::from_secs(1);
 /// How many members that cannot be asked are reported one by one.
@@ -159,11 +160,16 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
     // Whoever has not answered by half of the time that is left leaves the others the time to be judged.
     let deadline = Instant::now() + context.left() / 2;
     let patience = Arc::new(Patience::new(targets.len(), LATE, deadline));
+    let (alone, others) = match context.options.cluster_timeout {
+        Some(limit) => (limit, limit),
+        None => FIRST_ANSWER,
+    };
+    let first = Arc::new(FirstAnswer::new(alone, others));
     let results = concurrently(targets.clone(), CLUSTERS_AT_ONCE, |target| {
         let context = context.clone();
-        let patience = Arc::clone(&patience);
+        let (patience, first) = (Arc::clone(&patience), Arc::clone(&first));
         async move {
-            tokio::time::timeout_at(deadline, open(&context, &target, &patience))
+            tokio::time::timeout_at(deadline, open(&context, &target, &patience, &first))
                 .await
                 .unwrap_or_else(|_| {
                     Err("half of the run's time (--timeout) was up before it answered".to_owned())
@@ -188,7 +194,12 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
 }
 
 /// Everything that changes nothing: who the cluster is, and its floaters' answers if they stand ready.
-async fn open(context: &Context, target: &Target, patience: &Patience) -> Result<Open, String> {
+async fn open(
+    context: &Context,
+    target: &Target,
+    patience: &Patience,
+    first: &FirstAnswer,
+) -> Result<Open, String> {
     let namespace = &context.options.namespace;
     let limit = context.options.cluster_timeout;
     let look = async {
@@ -197,7 +208,7 @@ async fn open(context: &Context, target: &Target, patience: &Patience) -> Result
             target.client().await?,
             Budget::new(time.min(context.left()) + MARGIN),
         );
-        let seen = look::look(&api, namespace, limit.unwrap_or(FIRST_ANSWER)).await?;
+        let seen = look::look(&api, namespace, first).await?;
         Ok((api, seen))
     };
     let (api, seen) = match limit {

@@ -32,8 +32,6 @@ const TIMEOUT_MS: u32 = 1000;
 const AGAIN_TIMEOUT_MS: u32 = 1500;
 /// The most probes of one plan: with what they expect they stay within [`floater::wire::MAX_BODY`].
 const PROBES_OF_A_PLAN: usize = 8000;
-/// Payload of an echo request, as `ping` has it.
-const PAYLOAD_BYTES: u16 = 56;
 /// So many rounds ask again for what failed, half-failed or was not answered for.
 const AGAIN_ROUNDS: u32 = 6;
 /// How long after a round the next one begins, times its number: losses of one moment have one reason.
@@ -101,6 +99,7 @@ fn record(planned: &PlannedProbe) -> ProbeRecord {
         family: planned.family,
         protocol: planned.protocol,
         target: planned.target,
+        payload_bytes: planned.payload_bytes,
         asks: Vec::new(),
     }
 }
@@ -304,7 +303,7 @@ fn wire_probe(
         protocol: planned.protocol,
         port: responder.map_or(PORT, |agent| agent.port),
         count: planned.count.max(1),
-        payload_bytes: PAYLOAD_BYTES,
+        payload_bytes: planned.payload_bytes,
         timeout_ms: None,
         expect,
     })

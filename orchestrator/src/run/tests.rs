@@ -46,8 +46,8 @@ impl Setup {
     }
 }
 
-/// Of two clusters of two nodes: 4 × 3 ordered pairs of nodes on two layers.
-const PACKETS: u64 = 12 * 2 * (probe_plan::ICMP_COUNT + probe_plan::TCP_COUNT) as u64;
+/// Of two clusters of two nodes: 4 × 3 ordered pairs of nodes on two layers, and one large echo request each.
+const PACKETS: u64 = 12 * 2 * (probe_plan::ICMP_COUNT + 1 + probe_plan::TCP_COUNT) as u64;
 
 fn never() -> impl Future<Output = ()> {
     futures::future::pending()

@@ -594,3 +594,41 @@ fn nodes_that_nobody_counts_on_are_reasons() {
         assert!(!judged.unjudged.is_empty());
     }
 }
+
+/// A link that takes less than the others and is silent about it: small packets and connections pass.
+#[test]
+fn large_packets_that_vanish_on_the_way_to_one_node_are_one_finding() {
+    let gathered = probed(three(), |record| {
+        // The answer is as large as the request.
+        let crosses = [record.src, record.dst]
+            .iter()
+            .any(|at| (at.cluster, at.node) == (2, 1));
+        if record.payload_bytes > 1000 && crosses {
+            lose(record);
+        }
+    });
+    let judged = look(&gathered);
+    let finding = only(&judged);
+    assert_eq!(finding.code.word(), "PMTU-BLACKHOLE");
+    assert_eq!(finding.element.cluster.as_deref(), Some("west"));
+    assert_eq!(finding.element.node.as_deref(), Some("n2"));
+    assert!(finding.ambiguous_with.contains(&"L2-MTU-MISMATCH".into()));
+}
+
+/// What floaters of one cluster say of another's nodes is no proof against those as long as everybody else reaches them.
+#[test]
+fn one_cluster_s_word_does_not_accuse_the_nodes_of_another() {
+    let gathered = probed(three(), |record| {
+        if record.src.cluster == 0 && record.dst.cluster == 2 && record.protocol == Protocol::Tcp {
+            let answered = "somebody".to_owned();
+            super::fleet::lose(record, Failure::WrongIdentity { answered });
+        }
+    });
+    let judged = look(&gathered);
+    assert!(!judged.findings.is_empty());
+    for finding in &judged.findings {
+        assert_eq!(finding.code.word(), "WRONG-IDENTITY");
+        assert_eq!(finding.element.cluster, None, "{:#?}", titles(&judged));
+        assert!(finding.element.name.as_str().contains("from east to west"));
+    }
+}

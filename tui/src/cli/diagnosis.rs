@@ -135,8 +135,8 @@ pub struct How {
     /// How long the whole run may take, seconds or with a unit (default: no limit)
     #[arg(long, value_name = "SECONDS", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// How long one cluster may take until it is given up, seconds or with a unit (default: 30 s for its first answer, less
-    /// where most clusters are faster; both of a pair are waited for)
+    /// How long one cluster may take until it is given up, seconds or with a unit (default: 30 s for its first answer, 10 s
+    /// once another has answered, less where most clusters are faster; both of a pair are waited for)
     #[arg(long, value_name = "SECONDS", value_parser = duration)]
     pub cluster_timeout: Option<Duration>,
     /// Leave the floaters in place for a day, for other runs to use

@@ -15,6 +15,7 @@ use super::super::scope::Scope;
 use super::super::walks::{Walked, pod_link};
 use super::{Class, Hypothesis, Only, Reach};
 use crate::evidence::NodeRef;
+use crate::probe_plan::LARGE_BYTES;
 use crate::report::{Element, Evidence, EvidenceKind, Finding, layer_word};
 
 fn kind_of_code(code: Code) -> ElementKind {
@@ -67,6 +68,8 @@ fn words(list: &[Code]) -> Vec<Printable> {
     list.iter().map(|code| code.word().into()).collect()
 }
 
+/// Headers of IPv4 and ICMP, bytes.
+const ECHO_HEADERS: u16 = 28;
 /// So many alternatives are named.
 const ALTERNATIVES: usize = 8;
 
@@ -93,6 +96,7 @@ pub(super) fn tell(
         let told = describe(scope, intended, class, cause, explained, passing);
         match class {
             Class::Some => in_part(told),
+            Class::Large => by_size(told),
             Class::All | Class::Connections => told,
         }
     };
@@ -129,6 +133,25 @@ fn in_part(told: Told) -> Told {
         ),
         ambiguous: words(&[Code::QueueDrop, Code::RateLimited]),
         fix: "look at queues, policers and errors along the path".to_owned(),
+        ..told
+    }
+}
+
+/// The same element where it lets small packets through and no large ones.
+fn by_size(told: Told) -> Told {
+    Told {
+        code: Code::PmtuBlackhole,
+        summary: format!(
+            "packets of {} bytes and more that cross {} are lost without a word, small ones pass",
+            LARGE_BYTES + ECHO_HEADERS,
+            told.element.place()
+        ),
+        ambiguous: words(&[
+            Code::L2MtuMismatch,
+            Code::FragmentsDropped,
+            Code::PmtuVisibleUnheeded,
+        ]),
+        fix: "compare the MTU of the links along the path (ip link show), and let ICMP \"fragmentation needed\" through".to_owned(),
         ..told
     }
 }
@@ -510,6 +533,7 @@ fn directed(
 ) -> (Code, Element, String, Vec<Printable>, String) {
     let what = match class {
         Class::Connections => format!("tcp {}", floater::wire::PORT),
+        Class::Large => "large packets".to_owned(),
         Class::All | Class::Some => "packets".to_owned(),
     };
     let network = format!("{}{}", layer_word(layer), within(only));
@@ -561,7 +585,7 @@ fn directed(
                 floater::wire::PORT
             ),
         ),
-        Class::All | Class::Some => (
+        Class::All | Class::Large | Class::Some => (
             Code::ForwardPolicyDrop,
             element,
             format!(

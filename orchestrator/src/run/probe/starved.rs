@@ -72,6 +72,7 @@ mod tests {
             protocol,
             target: [10, 0, 0, 1].into(),
             count: 1,
+            payload_bytes: 56,
         }
     }
 
