@@ -153,6 +153,10 @@ impl<'a> Pair<'a> {
             self.unknown.push(reason);
             return;
         }
+        // A node on the way that says what it takes loses nothing without a word: connections heed it.
+        if is_large && outcome.failure.as_ref().is_some_and(is_too_big) {
+            return;
+        }
         let (sent, received) = (
             u64::from(outcome.sent.saturating_sub(outcome.undecided)),
             u64::from(outcome.received),
@@ -342,6 +346,18 @@ fn is_about_the_network(error: &str) -> bool {
     ]
     .iter()
     .any(|word| error.contains(word))
+}
+
+/// Whether somebody on the way says that the packet is larger than the next link takes (RFC 1191, RFC 4443 section 3.2).
+fn is_too_big(failure: &Failure) -> bool {
+    matches!(
+        failure,
+        Failure::IcmpError {
+            kind: 3,
+            code: 4,
+            ..
+        } | Failure::IcmpError { kind: 2, .. }
+    )
 }
 
 /// A failure for a person.

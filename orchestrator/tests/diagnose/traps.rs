@@ -632,3 +632,19 @@ fn one_cluster_s_word_does_not_accuse_the_nodes_of_another() {
         assert!(finding.element.name.as_str().contains("from east to west"));
     }
 }
+
+/// A path that takes less and says so is in order: connections heed it.
+#[test]
+fn large_packets_that_a_node_on_the_way_refuses_in_words_are_no_fault() {
+    for (kind, code) in [(3, 4), (2, 0)] {
+        let gathered = probed(three(), |record| {
+            if record.payload_bytes > 1000 && record.dst.cluster == 2 {
+                let from = std::net::Ipv4Addr::new(100, 64, 0, 1).into();
+                super::fleet::lose(record, Failure::IcmpError { from, kind, code });
+            }
+        });
+        let judged = look(&gathered);
+        assert!(judged.findings.is_empty(), "{:#?}", titles(&judged));
+        assert_eq!(judged.verdict, RunVerdict::Healthy);
+    }
+}
