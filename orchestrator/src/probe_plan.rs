@@ -114,7 +114,8 @@ pub struct PlannedProbe {
 /// Payload of an echo request, as `ping` has it.
 pub const SMALL_BYTES: u16 = 56;
 /// Payload of an echo request that shows whether large packets pass: 1400 bytes with the IPv4 header, 1420 with that of IPv6, which any
-/// tunnel over an Ethernet of 1500 takes. Where a link on the way takes less, and says so, the sender's kernel divides it.
+/// tunnel over an Ethernet of 1500 takes. Floaters never let it be divided; where a link on the way takes less and says so, nothing is
+/// concluded.
 pub const LARGE_BYTES: u16 = 1372;
 /// The most probes towards one address, and towards one cluster.
 pub const MOST_PER_ADDRESS: usize = 5_000;
