@@ -84,7 +84,7 @@ impl FromStr for Output {
     }
 }
 
-/// Two reports on one stdout would be none, and a file that cannot be written is better known before there is a report.
+/// Two reports on one stdout would be none, and that no output at all can be written is better known before there is a report.
 pub fn check(outputs: &[Output]) -> Result<(), Failure> {
     if outputs
         .iter()
@@ -102,10 +102,17 @@ pub fn check(outputs: &[Output]) -> Result<(), Failure> {
             return Err(Failure::Usage("two -o name the same file".to_owned()));
         }
     }
-    outputs
-        .iter()
-        .filter_map(|output| output.file.as_deref())
-        .try_for_each(writable)
+    let mut first = None;
+    for output in outputs {
+        match output.file.as_deref().map(writable) {
+            // Somebody can be told; what cannot be written is named when it is tried.
+            None | Some(Ok(())) => return Ok(()),
+            Some(Err(failure)) => {
+                first.get_or_insert(failure);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
 }
 
 /// Whether a file could be written, so that nobody waits for a report that then goes nowhere. Leaves everything as it is.
@@ -116,7 +123,10 @@ fn writable(file: &Path) -> Result<(), Failure> {
         Ok(Place::Direct) => Ok(()),
         Err(error) => Err(error),
     };
-    tried.map_err(|error| Failure::Usage(format!("-o cannot write {}: {error}", file.display())))
+    tried.map_err(|error| Failure::Output {
+        name: file.display().to_string(),
+        why: error.kind().to_string(),
+    })
 }
 
 /// How a file is written.
