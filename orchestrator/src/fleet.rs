@@ -13,14 +13,13 @@ pub(crate) mod agents;
 pub(crate) mod api;
 pub(crate) mod budget;
 pub(crate) mod deploy;
+pub(crate) mod descriptors;
 pub(crate) mod look;
 pub(crate) mod objects;
 pub(crate) mod patience;
 pub(crate) mod remove;
 
-/// How many clusters are worked on at a time: each holds a few connections, and descriptors are bounded.
-pub(crate) const CLUSTERS_AT_ONCE: usize = 64;
-/// How many floaters are asked at a time, over all clusters; each takes one connection.
+/// The most floaters that are asked at a time, over all clusters; each takes one connection.
 pub(crate) const FLOATERS_AT_ONCE: usize = 512;
 
 /// Does the same with many things at once, each in a task of its own; the results are in the order of the things.

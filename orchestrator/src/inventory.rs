@@ -149,15 +149,16 @@ impl Target {
         }
     }
 
-    /// A client for the cluster; its credential plugin, if it has one, is run for that.
+    /// A client for the cluster that keeps at most `idle` unused connections; its credential plugin, if it has one, is run
+    /// for that.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
-    pub(crate) async fn client(&self) -> Result<kube::Client, String> {
+    pub(crate) async fn client(&self, idle: usize) -> Result<kube::Client, String> {
         match &self.access {
             Access::Client(client) => Ok(client.clone()),
-            Access::Context(selected) => selected.client().await,
-            Access::Remote(remote, reach) => remote.client(reach.clone()).await,
+            Access::Context(selected) => selected.client(idle).await,
+            Access::Remote(remote, reach) => remote.client(reach.clone(), idle).await,
             Access::Unusable(why) => Err(why.clone()),
         }
     }

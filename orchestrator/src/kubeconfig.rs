@@ -32,6 +32,7 @@ mod document;
 mod plugin;
 mod reach;
 mod remote;
+mod tls;
 
 use check::Origin;
 use document::{Document, Named};
@@ -154,12 +155,12 @@ impl Selected {
             .then(|| self.server())
     }
 
-    /// A client for it; its exec plugin is run once for that.
+    /// A client for it that keeps at most `idle` unused connections; its exec plugin is run once for that.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
-    pub(crate) async fn client(&self) -> Result<kube::Client, String> {
-        self.entry.client(Reach::Everywhere).await
+    pub(crate) async fn client(&self, idle: usize) -> Result<kube::Client, String> {
+        self.entry.client(Reach::Everywhere, idle).await
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::evidence::Gathered;
+use crate::fleet::descriptors::{self, Descriptors};
 use crate::fleet::remove::Ledger;
 use crate::inventory::{self, InventoryOptions, Target};
 use crate::probe_plan::{self, What};
@@ -183,11 +184,18 @@ struct Context {
     ledger: Arc<Ledger>,
     /// What dead runs left is removed beside everything else.
     sweeps: Arc<clusters::Sweeps>,
+    /// The process's limit of file descriptors.
+    limit: u64,
     /// Bounds the floaters that are asked at a time.
     gate: Arc<tokio::sync::Semaphore>,
 }
 
 impl Context {
+    /// How so many clusters share the process's descriptors.
+    fn shares(&self, clusters: usize) -> Descriptors {
+        Descriptors::shared(self.limit, clusters)
+    }
+
     /// How long the run may still take.
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
@@ -326,20 +334,24 @@ pub fn exit_code(report: &Report, fail_on: Severity) -> u8 {
 fn begin(mut options: RunOptions) -> Result<Context, Error> {
     options.what.tables_only = !options.probe;
     check(&options)?;
-    let limit = options
+    let time = options
         .timeout
         // Far enough to be never, near enough for every clock.
         .unwrap_or(Duration::from_secs(30 * 24 * 3600));
     let mut id = [0; 4];
     random(&mut id)?;
+    let limit = descriptors::raise();
     Ok(Context {
         options: Arc::new(options),
         run: hex(&id),
         started: Timestamp::now(),
-        deadline: Instant::now() + limit,
+        deadline: Instant::now() + time,
         ledger: Arc::new(Ledger::default()),
         sweeps: Arc::default(),
-        gate: Arc::new(tokio::sync::Semaphore::new(crate::fleet::FLOATERS_AT_ONCE)),
+        limit,
+        gate: Arc::new(tokio::sync::Semaphore::new(
+            Descriptors::shared(limit, 1).floaters,
+        )),
     })
 }
 
@@ -404,6 +416,15 @@ async fn drive(context: Context) -> Result<Report, Error> {
         run: context.run.clone(),
         clusters: targets.len(),
     });
+    let need = Descriptors::need(targets.len());
+    if need > context.limit {
+        context.warn(format!(
+            "{} clusters would take {need} file descriptors at a time and {} are allowed (ulimit -Hn): {} clusters are worked on at a time",
+            targets.len(),
+            context.limit,
+            context.shares(targets.len()).clusters
+        ));
+    }
     let found = clusters::prepare(&context, targets).await?;
     let (mut gathered, agents) = assemble::gather(&context, found);
     if context.options.probe {

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::api::{Api, Failure};
+use super::concurrently;
+use super::descriptors::{self, Descriptors};
 use super::look;
 use super::objects::{Object, Pod};
-use super::{CLUSTERS_AT_ONCE, concurrently};
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, RUN_LABEL, Spec};
 
 /// How long the removal may take in all clusters together.
@@ -140,7 +141,8 @@ impl Ledger {
         }
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         let names: Vec<String> = entries.iter().map(|entry| entry.cluster.clone()).collect();
-        let results = concurrently(entries, CLUSTERS_AT_ONCE, |entry| async move {
+        let at_once = Descriptors::shared(descriptors::raise(), entries.len()).clusters;
+        let results = concurrently(entries, at_once, |entry| async move {
             tokio::time::timeout_at(deadline, entry.remove())
                 .await
                 .unwrap_or_else(|_| {

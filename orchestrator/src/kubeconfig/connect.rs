@@ -6,31 +6,40 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hyper_rustls::FixedServerNameResolver;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use super::reach::{Reach, Resolver};
-use super::{Entry, plugin};
+use super::{Entry, plugin, tls};
 
 /// How long a TCP connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections that are kept for a cluster: as many as one look at it needs.
-const IDLE_CONNECTIONS: usize = 8;
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes of the head of an answer.
 const MAX_HEAD: usize = 64 << 10;
+
+/// The TLS side of a client, the name that its server is asked by where that is not the URL's, and its connections.
+struct Tls {
+    config: ClientConfig,
+    name: Option<ServerName<'static>>,
+    /// How many unused connections are kept.
+    idle: usize,
+}
 
 impl Entry {
     /// A client for it; its exec plugin is run once for that.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
-    pub(super) async fn client(&self, reach: Reach) -> Result<kube::Client, String> {
+    pub(super) async fn client(&self, reach: Reach, idle: usize) -> Result<kube::Client, String> {
         let server: http::Uri = self
             .server()
             .parse()
@@ -58,12 +67,17 @@ impl Entry {
         config
             .tls_server_name
             .clone_from(&self.cluster.tls_server_name);
+        let name = self.cluster.tls_server_name.clone();
+        let name = name.map(ServerName::try_from).transpose();
+        let tls = Tls {
+            config: tls::client_config(&config, &user)?,
+            name: name.map_err(|_| "its tls-server-name is not the name of a server".to_owned())?,
+            idle,
+        };
         config.auth_info = user;
-        through(&config, proxy, reach).map_err(|error| match error {
-            kube::Error::RustlsTls(_) => {
-                "its certificates or its client key cannot be used for TLS".to_owned()
-            }
+        through(&config, tls, proxy, reach).map_err(|error| match error {
             kube::Error::Auth(_) => "its credentials cannot be sent".to_owned(),
+            kube::Error::RustlsTls(_) => "the TLS of its proxy cannot be used".to_owned(),
             _ => "no client can be made of its kubeconfig".to_owned(),
         })
     }
@@ -72,11 +86,12 @@ impl Entry {
 /// A client over the proxy, if there is one. The proxy is the operator's choice, so `reach` does not bind it.
 fn through(
     config: &kube::Config,
+    tls: Tls,
     proxy: Option<Intercept>,
     reach: Reach,
 ) -> Result<kube::Client, kube::Error> {
     let Some(proxy) = proxy else {
-        return connect(config, tcp(reach));
+        return connect(config, tls, tcp(reach));
     };
     let tcp = tcp(Reach::Everywhere);
     match proxy.uri().scheme_str() {
@@ -85,17 +100,18 @@ fn through(
             match proxy.raw_auth() {
                 Some((user, password)) => connect(
                     config,
+                    tls,
                     socks.with_auth(user.to_owned(), password.to_owned()),
                 ),
-                None => connect(config, socks),
+                None => connect(config, tls, socks),
             }
         }
         Some("https") => {
-            let tls = kube::Config::new(proxy.uri().clone())
+            let to_proxy = kube::Config::new(proxy.uri().clone())
                 .rustls_https_connector_with_connector(tcp)?;
-            connect(config, tunnel(&proxy, tls))
+            connect(config, tls, tunnel(&proxy, to_proxy))
         }
-        _ => connect(config, tunnel(&proxy, tcp)),
+        _ => connect(config, tls, tunnel(&proxy, tcp)),
     }
 }
 
@@ -115,7 +131,7 @@ fn tcp(reach: Reach) -> HttpConnector<Resolver> {
     tcp
 }
 
-fn connect<C>(config: &kube::Config, connector: C) -> Result<kube::Client, kube::Error>
+fn connect<C>(config: &kube::Config, tls: Tls, connector: C) -> Result<kube::Client, kube::Error>
 where
     C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
     C::Response: hyper::rt::Read
@@ -128,9 +144,16 @@ where
     C::Error: Into<BoxError>,
     hyper_rustls::HttpsConnector<C>: Connect,
 {
-    let tls = config.rustls_https_connector_with_connector(connector)?;
+    let idle = tls.idle;
+    let mut builder = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls.config)
+        .https_or_http();
+    if let Some(name) = tls.name {
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let tls = builder.enable_http1().wrap_connector(connector);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_max_idle_per_host(idle)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_timer(hyper_util::rt::TokioTimer::new())
         .http1_max_buf_size(MAX_HEAD)
@@ -224,7 +247,7 @@ mod tests {
             let client = file
                 .select("x")
                 .expect("it is good")
-                .client()
+                .client(8)
                 .await
                 .expect("it is good");
             let request = http::Request::get("/version")
@@ -273,7 +296,7 @@ mod tests {
         let client = file
             .select("x")
             .expect("it is good")
-            .client()
+            .client(8)
             .await
             .expect("it is good");
         for _ in 0..2 {

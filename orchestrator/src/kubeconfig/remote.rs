@@ -49,11 +49,11 @@ impl RemoteKubeconfig {
         self.entry.identity()
     }
 
-    /// A client for it that connects only to addresses within `reach`.
+    /// A client for it that connects only to addresses within `reach` and keeps at most `idle` unused connections.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
-    pub(crate) async fn client(&self, reach: Reach) -> Result<kube::Client, String> {
-        self.entry.client(reach).await
+    pub(crate) async fn client(&self, reach: Reach, idle: usize) -> Result<kube::Client, String> {
+        self.entry.client(reach, idle).await
     }
 }

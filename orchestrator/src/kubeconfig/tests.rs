@@ -589,13 +589,13 @@ async fn a_remote_kubeconfig_s_server_is_not_on_this_machine() {
     let remote = RemoteKubeconfig::parse(&file(SERVER, TOKEN), "clusters/x").expect("inline data");
     let elsewhere = Reach::beside("https://10.0.0.1").await;
     let why = remote
-        .client(elsewhere)
+        .client(elsewhere, 1)
         .await
         .map(|_| ())
         .expect_err("loopback");
     assert!(why.contains("loopback address"), "{why}");
     let here = Reach::beside("https://127.0.0.1").await;
-    assert!(remote.client(here).await.is_ok());
+    assert!(remote.client(here, 1).await.is_ok());
 }
 /// More contexts than the parser's default limits allow, each selected in time that does not depend on the others.
 #[test]

@@ -23,7 +23,7 @@ use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
-use crate::fleet::{CLUSTERS_AT_ONCE, concurrently, deploy, remove};
+use crate::fleet::{concurrently, deploy, remove};
 use crate::inventory::{Role, Target};
 use crate::manifest::Spec;
 use crate::report::Observation;
@@ -95,7 +95,8 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
         });
     }
     let names: Vec<String> = open.iter().map(|cluster| cluster.name.clone()).collect();
-    let done = concurrently(open, CLUSTERS_AT_ONCE, |cluster| {
+    let at_once = context.shares(open.len()).clusters;
+    let done = concurrently(open, at_once, |cluster| {
         let context = context.clone();
         let fleet = Arc::clone(&fleet);
         async move { finish(&context, &fleet, cluster).await }
@@ -450,7 +451,8 @@ pub(super) async fn sweep(context: &Context, force: bool) -> Result<Swept, Error
     if open.is_empty() {
         return Err(nobody(&silent));
     }
-    let swept = concurrently(open, CLUSTERS_AT_ONCE, |cluster| {
+    let at_once = context.shares(open.len()).clusters;
+    let swept = concurrently(open, at_once, |cluster| {
         let context = context.clone();
         async move { sweep_one(&context, &cluster.name, &cluster.api, force).await }
     })

@@ -14,11 +14,11 @@ use super::ask::{Asked, ask};
 use crate::Error;
 use crate::fleet::api::Api;
 use crate::fleet::budget::Budget;
+use crate::fleet::concurrently;
 use crate::fleet::deploy::Refused;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
 use crate::fleet::patience::{FirstAnswer, Patience};
-use crate::fleet::{CLUSTERS_AT_ONCE, concurrently};
 use crate::inventory::{Role, Target};
 use crate::kubeconfig::{Identity, Reach, RemoteKubeconfig};
 
@@ -165,11 +165,12 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
         None => FIRST_ANSWER,
     };
     let first = Arc::new(FirstAnswer::new(alone, others));
-    let results = concurrently(targets.clone(), CLUSTERS_AT_ONCE, |target| {
+    let shares = context.shares(targets.len());
+    let results = concurrently(targets.clone(), shares.clusters, |target| {
         let context = context.clone();
         let (patience, first) = (Arc::clone(&patience), Arc::clone(&first));
         async move {
-            tokio::time::timeout_at(deadline, open(&context, &target, &patience, &first))
+            tokio::time::timeout_at(deadline, open(&context, &target, &patience, &first, shares.idle))
                 .await
                 .unwrap_or_else(|_| {
                     Err("half of the run's time (--timeout) was up before it answered".to_owned())
@@ -199,13 +200,14 @@ async fn open(
     target: &Target,
     patience: &Patience,
     first: &FirstAnswer,
+    idle: usize,
 ) -> Result<Open, String> {
     let namespace = &context.options.namespace;
     let limit = context.options.cluster_timeout;
     let look = async {
         let time = limit.unwrap_or(CLUSTER + context.options.pod_wait);
         let api = Api::new(
-            target.client().await?,
+            target.client(idle).await?,
             Budget::new(time.min(context.left()) + MARGIN),
         );
         let seen = look::look(&api, namespace, first).await?;
