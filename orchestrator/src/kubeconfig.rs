@@ -38,6 +38,8 @@ use check::Origin;
 use document::{Document, Named};
 pub(crate) use reach::Reach;
 pub(crate) use remote::RemoteKubeconfig;
+pub(crate) use tls::Rule as TlsRule;
+use tls::Trust;
 
 /// The most bytes of one file: 5,000 contexts with certificates are 60 MB.
 const MAX_BYTES: u64 = 128 << 20;
@@ -113,12 +115,15 @@ impl Entry {
         }
     }
 
-    /// The certificates that vouch for the server, DER; none where the system's do.
-    fn authorities(&self) -> Result<Option<Vec<Vec<u8>>>, String> {
+    /// Who vouches for the server.
+    fn trust(&self) -> Result<Trust, String> {
         use base64::Engine as _;
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+        if self.cluster.insecure_skip_tls_verify == Some(true) {
+            return Ok(Trust::Anybody);
+        }
         let Some(data) = &self.cluster.certificate_authority_data else {
-            return Ok(None);
+            return Ok(Trust::System);
         };
         let wrong = || "its certificate authority is not PEM".to_owned();
         let pem = base64::engine::general_purpose::STANDARD
@@ -126,7 +131,7 @@ impl Entry {
             .map_err(|_| wrong())?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         let certificates = certificates.map_err(|_| wrong())?;
-        Ok(Some(
+        Ok(Trust::Authorities(
             certificates
                 .iter()
                 .map(|certificate| certificate.to_vec())

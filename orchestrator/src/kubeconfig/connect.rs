@@ -62,15 +62,10 @@ impl Entry {
             None => (*self.user).clone(),
         };
         let mut config = kube::Config::new(server);
-        config.root_cert = self.authorities()?;
-        config.accept_invalid_certs = self.cluster.insecure_skip_tls_verify == Some(true);
-        config
-            .tls_server_name
-            .clone_from(&self.cluster.tls_server_name);
         let name = self.cluster.tls_server_name.clone();
         let name = name.map(ServerName::try_from).transpose();
         let tls = Tls {
-            config: tls::client_config(&config, &user)?,
+            config: tls::client_config(self.trust()?, &user)?,
             name: name.map_err(|_| "its tls-server-name is not the name of a server".to_owned())?,
             idle,
         };

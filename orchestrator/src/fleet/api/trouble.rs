@@ -1,10 +1,11 @@
 //! Why there was no answer, in words: what a server says made printable, errors of the libraries translated.
 
 use datapath::printable::Printable;
-use rustls::CertificateError;
+use rustls::{CertificateError, OtherError};
 
 use super::super::budget::Spent;
 use super::Failure;
+use crate::kubeconfig::TlsRule;
 
 /// The most characters of what a server says.
 const LONGEST: usize = 300;
@@ -109,16 +110,17 @@ fn certificate_words(error: &CertificateError) -> String {
             "the server's certificate has a critical extension that is not known here"
         }
         CertificateError::Revoked => "the server's certificate is revoked",
+        CertificateError::Other(OtherError(inside)) if inside.is::<TlsRule>() => {
+            return words(&inside.to_string());
+        }
         other => {
             let text = format!("{other:?}");
-            if text.contains("CaUsedAsEndEntity") {
-                return "the server's certificate is one of a certificate authority (CA:TRUE), and none that the kubeconfig names".to_owned();
-            }
             if text.contains("UnsupportedSignatureAlgorithm") {
                 return "the server's certificate is signed by an algorithm that is not supported here".to_owned();
             }
             if text.contains("UnsupportedCertVersion") {
-                return "a certificate is not of X.509 version 3".to_owned();
+                return "an intermediate certificate of the server is not of X.509 version 3"
+                    .to_owned();
             }
             return format!("the server's certificate is refused: {}", words(&text));
         }
@@ -143,6 +145,12 @@ mod tests {
             (
                 wrapped(rustls::Error::InvalidCertificate(CertificateError::Expired)),
                 "API server unreachable: TLS: the server's certificate has expired",
+            ),
+            (
+                wrapped(rustls::Error::InvalidCertificate(CertificateError::Other(
+                    OtherError(std::sync::Arc::new(TlsRule("the rule".to_owned()))),
+                ))),
+                "API server unreachable: TLS: the rule",
             ),
             (
                 std::io::ErrorKind::ConnectionRefused.into(),
