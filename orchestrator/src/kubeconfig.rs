@@ -421,6 +421,7 @@ impl Kubeconfig {
         let Some(body) = &named.body else {
             return fail(&named.name, "the context has no body");
         };
+        check::context(&from.name, &from.origin, named)?;
         let Some(cluster) = body.cluster.as_ref().filter(|name| !name.value.is_empty()) else {
             return fail(&named.name, "the context names no cluster");
         };
@@ -452,12 +453,14 @@ impl Kubeconfig {
         let extensions = named_cluster
             .body
             .as_ref()
-            .and_then(|body| body.extensions.as_ref());
+            .and_then(|body| body.extensions.as_ref())
+            .and_then(|extensions| extensions.value.as_array());
         let extension = extensions
             .into_iter()
             .flatten()
-            .find(|extension| extension.name.as_deref() == Some(EXEC_EXTENSION))
-            .and_then(|extension| extension.extension.clone());
+            .find(|extension| extension["name"] == EXEC_EXTENSION)
+            .map(|extension| extension["extension"].clone())
+            .filter(|extension| !extension.is_null());
         Ok(Selected {
             context: context.to_owned(),
             file: from.name.clone(),
@@ -487,7 +490,7 @@ fn index<T>(
         let line = Some(entry.name.referenced.line());
         if entry.name.value.is_empty() {
             left_out.push(format!(
-                "{file}: {list}[{position}] has no name and is left out"
+                "{file}: {list}[{position}] has no name that is text and is left out"
             ));
             continue;
         }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
 
-use super::document::{ClusterBody, Named, Text, UserBody};
+use super::document::{ClusterBody, ContextBody, Named, Text, UserBody, Wrong};
 use crate::Error;
 
 /// The most bytes of a file that a kubeconfig names: certificates, keys, tokens.
@@ -34,6 +34,17 @@ struct Place<'a> {
 impl Place<'_> {
     fn fail<T>(&self, at: &Spanned<impl Sized>, rule: impl Into<String>) -> Result<T, Error> {
         Err(Error::input(self.file, Some(at.referenced.line()), rule))
+    }
+
+    /// Refuses an entry with a value of the wrong type.
+    fn fits(&self, name: &Spanned<String>, wrong: Option<&Wrong>) -> Result<(), Error> {
+        match wrong {
+            Some(wrong) => {
+                let line = wrong.line.unwrap_or_else(|| name.referenced.line());
+                Err(Error::input(self.file, Some(line), wrong.to_string()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Refuses what only a file of the operator's may hold.
@@ -186,6 +197,16 @@ fn filled(text: &Text) -> Option<&Spanned<String>> {
     text.as_ref().filter(|text| !text.value.is_empty())
 }
 
+/// Checks that a context names its cluster and its user in text.
+pub(super) fn context(
+    file: &str,
+    origin: &Origin,
+    named: &Named<ContextBody>,
+) -> Result<(), Error> {
+    let wrong = named.body.as_ref().and_then(|body| body.wrong.as_ref());
+    Place { file, origin }.fits(&named.name, wrong)
+}
+
 /// Checks a cluster; the certificate authority is inline afterwards.
 pub(super) fn cluster(
     file: &str,
@@ -196,6 +217,7 @@ pub(super) fn cluster(
     let Some(body) = &named.body else {
         return place.fail(&named.name, "the cluster has no body");
     };
+    place.fits(&named.name, body.wrong.as_ref())?;
     let Some(server) = filled(&body.server) else {
         return place.fail(&named.name, "the cluster has no server");
     };
@@ -208,7 +230,8 @@ pub(super) fn cluster(
         (Some(at), None) => Some(place.pem_file(at, "certificate-authority", "CERTIFICATE")?),
         (_, data) => data,
     };
-    let insecure = body.insecure_skip_tls_verify == Some(true);
+    let flag = body.insecure_skip_tls_verify.as_ref();
+    let insecure = flag.is_some_and(|flag| flag.value);
     if insecure && data.is_some() {
         let at = filled(&body.certificate_authority_data)
             .or(filled(&body.certificate_authority))
@@ -225,7 +248,7 @@ pub(super) fn cluster(
     }
     Ok(kube::config::Cluster {
         server: Some(server.value.clone()),
-        insecure_skip_tls_verify: body.insecure_skip_tls_verify,
+        insecure_skip_tls_verify: flag.map(|flag| flag.value),
         certificate_authority_data: data,
         proxy_url: proxy.map(|at| at.value.clone()),
         tls_server_name: filled(&body.tls_server_name).map(|at| at.value.clone()),
@@ -244,6 +267,7 @@ pub(super) fn user(
     let Some(body) = &named.body else {
         return Ok(kube::config::AuthInfo::default());
     };
+    place.fits(&named.name, body.wrong.as_ref())?;
     if let Some(provider) = &body.auth_provider {
         return place.fail(
             provider,
@@ -273,7 +297,7 @@ pub(super) fn user(
         info.insert("token".to_owned(), json!(place.token_file(at)?));
     }
     if let Some(groups) = &body.impersonate_groups {
-        info.insert("as-groups".to_owned(), json!(groups));
+        info.insert("as-groups".to_owned(), json!(groups.value));
     }
     if let Some(exec) = &body.exec {
         place.own(exec, "exec")?;

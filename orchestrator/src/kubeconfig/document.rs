@@ -1,9 +1,16 @@
 //! The part of a kubeconfig that is read, with the line of every value, and the rules that YAML itself can break.
 
 use serde::Deserialize;
+use serde::de::MapAccess;
+use serde_json::Value;
 use serde_saphyr::{Spanned, options::DuplicateKeyPolicy};
 
 use crate::Error;
+
+mod entry;
+
+use entry::{Body, Values};
+pub(super) use entry::{Named, Wrong};
 
 /// A scalar and its place.
 pub(super) type Text = Option<Spanned<String>>;
@@ -16,103 +23,130 @@ pub(super) struct Document {
     kind: Text,
     #[serde(default, rename = "current-context")]
     pub(super) current_context: Text,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "entry::entries")]
     pub(super) clusters: Vec<Named<ClusterBody>>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "entry::entries")]
     pub(super) users: Vec<Named<UserBody>>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default, deserialize_with = "entry::entries")]
     pub(super) contexts: Vec<Named<ContextBody>>,
 }
 
-/// An entry of one of the three lists; each calls its body by another name. One without a name is nobody's.
-#[derive(Deserialize)]
-pub(super) struct Named<T> {
-    #[serde(default = "unnamed")]
-    pub(super) name: Spanned<String>,
-    #[serde(default = "none", alias = "cluster", alias = "user", alias = "context")]
-    pub(super) body: Option<T>,
-}
-
-fn unnamed() -> Spanned<String> {
-    let nowhere = serde_saphyr::Location::UNKNOWN;
-    Spanned::new(String::new(), nowhere, nowhere)
-}
-
-fn none<T>() -> Option<T> {
-    None
-}
-
-#[derive(Deserialize)]
+#[derive(Default)]
 pub(super) struct ContextBody {
-    #[serde(default)]
     pub(super) cluster: Text,
-    #[serde(default)]
     pub(super) user: Text,
+    pub(super) wrong: Option<Wrong>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
+impl Body for ContextBody {
+    fn take<'de, A: MapAccess<'de>>(
+        &mut self,
+        key: &str,
+        values: &mut Values<'_, A>,
+    ) -> Result<(), A::Error> {
+        match key {
+            "cluster" => values.text("cluster", &mut self.cluster),
+            "user" => values.text("user", &mut self.user),
+            _ => values.pass_over(),
+        }
+    }
+
+    fn refuse(&mut self, wrong: Wrong) {
+        self.wrong = Some(wrong);
+    }
+}
+
+#[derive(Default)]
 pub(super) struct ClusterBody {
-    #[serde(default)]
     pub(super) server: Text,
-    #[serde(default)]
     pub(super) certificate_authority: Text,
-    #[serde(default)]
     pub(super) certificate_authority_data: Text,
-    #[serde(default)]
-    pub(super) insecure_skip_tls_verify: Option<bool>,
-    #[serde(default)]
+    pub(super) insecure_skip_tls_verify: Option<Spanned<bool>>,
     pub(super) tls_server_name: Text,
-    #[serde(default)]
     pub(super) proxy_url: Text,
-    #[serde(default)]
-    pub(super) extensions: Option<Vec<Extension>>,
+    /// What programs of others read.
+    pub(super) extensions: Option<Spanned<Value>>,
+    pub(super) wrong: Option<Wrong>,
 }
 
-/// Something of a cluster that programs of others read.
-#[derive(Deserialize)]
-pub(super) struct Extension {
-    #[serde(default)]
-    pub(super) name: Option<String>,
-    #[serde(default)]
-    pub(super) extension: Option<serde_json::Value>,
+impl Body for ClusterBody {
+    fn take<'de, A: MapAccess<'de>>(
+        &mut self,
+        key: &str,
+        values: &mut Values<'_, A>,
+    ) -> Result<(), A::Error> {
+        match key {
+            "server" => values.text("server", &mut self.server),
+            "certificate-authority" => {
+                values.text("certificate-authority", &mut self.certificate_authority)
+            }
+            "certificate-authority-data" => values.text(
+                "certificate-authority-data",
+                &mut self.certificate_authority_data,
+            ),
+            "insecure-skip-tls-verify" => values.flag(
+                "insecure-skip-tls-verify",
+                &mut self.insecure_skip_tls_verify,
+            ),
+            "tls-server-name" => values.text("tls-server-name", &mut self.tls_server_name),
+            "proxy-url" => values.text("proxy-url", &mut self.proxy_url),
+            "extensions" => values.anything("extensions", &mut self.extensions),
+            _ => values.pass_over(),
+        }
+    }
+
+    fn refuse(&mut self, wrong: Wrong) {
+        self.wrong = Some(wrong);
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Default)]
 pub(super) struct UserBody {
-    #[serde(default)]
     pub(super) client_certificate: Text,
-    #[serde(default)]
     pub(super) client_certificate_data: Text,
-    #[serde(default)]
     pub(super) client_key: Text,
-    #[serde(default)]
     pub(super) client_key_data: Text,
-    #[serde(default)]
     pub(super) token: Text,
-    #[serde(default, rename = "tokenFile")]
     pub(super) token_file: Text,
-    #[serde(default)]
     pub(super) username: Text,
-    #[serde(default)]
     pub(super) password: Text,
-    #[serde(default, rename = "as")]
     pub(super) impersonate: Text,
-    #[serde(default, rename = "as-uid")]
     pub(super) impersonate_uid: Text,
-    #[serde(default, rename = "as-groups")]
-    pub(super) impersonate_groups: Option<Vec<String>>,
-    #[serde(default)]
-    pub(super) exec: Option<Spanned<serde_json::Value>>,
-    #[serde(default)]
-    pub(super) auth_provider: Option<Spanned<serde_json::Value>>,
+    pub(super) impersonate_groups: Option<Spanned<Vec<String>>>,
+    pub(super) exec: Option<Spanned<Value>>,
+    pub(super) auth_provider: Option<Spanned<Value>>,
+    pub(super) wrong: Option<Wrong>,
 }
 
-fn nullable<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+impl Body for UserBody {
+    fn take<'de, A: MapAccess<'de>>(
+        &mut self,
+        key: &str,
+        values: &mut Values<'_, A>,
+    ) -> Result<(), A::Error> {
+        match key {
+            "client-certificate" => values.text("client-certificate", &mut self.client_certificate),
+            "client-certificate-data" => {
+                values.text("client-certificate-data", &mut self.client_certificate_data)
+            }
+            "client-key" => values.text("client-key", &mut self.client_key),
+            "client-key-data" => values.text("client-key-data", &mut self.client_key_data),
+            "token" => values.text("token", &mut self.token),
+            "tokenFile" => values.text("tokenFile", &mut self.token_file),
+            "username" => values.text("username", &mut self.username),
+            "password" => values.text("password", &mut self.password),
+            "as" => values.text("as", &mut self.impersonate),
+            "as-uid" => values.text("as-uid", &mut self.impersonate_uid),
+            "as-groups" => values.texts("as-groups", &mut self.impersonate_groups),
+            "exec" => values.anything("exec", &mut self.exec),
+            "auth-provider" => values.anything("auth-provider", &mut self.auth_provider),
+            _ => values.pass_over(),
+        }
+    }
+
+    fn refuse(&mut self, wrong: Wrong) {
+        self.wrong = Some(wrong);
+    }
 }
 
 /// Reads one document. The file's text never reaches the error.
@@ -186,3 +220,6 @@ fn rule(error: &serde_saphyr::Error) -> String {
         _ => "is not valid YAML".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
