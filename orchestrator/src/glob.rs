@@ -1,131 +1,96 @@
-//! Patterns for names: `*` stands for any text, `?` for one character, `[ab]`, `[a-c]` and `[!a]` for one character of a set or of none,
-//! everything else for itself.
+//! Patterns for names: `*` stands for any text, `?` for one byte (a character of ASCII), `[ab]`, `[a-c]` and `[!a]` for one of a set or of none,
+//! `{a,b}` for one of several texts, everything else for itself.
+//!
+//! ```
+//! use orchestrator::glob::Pattern;
+//! let pattern = Pattern::from("prod-*");
+//! assert_eq!(pattern.check(), Ok(()));
+//! assert!(pattern.matches("prod-east") && !pattern.matches("stage-east"));
+//! ```
 
-/// One sign of a pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Sign {
-    /// Any text.
-    Star,
-    /// One character, any.
-    Any,
-    /// This character.
-    Itself(char),
-    /// One character within one of the ranges, or within none of them.
-    Set {
-        negated: bool,
-        ranges: Vec<(char, char)>,
-    },
+use std::fmt;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+/// A pattern, compiled once. A text that is no pattern matches nothing, and [`Pattern::check`] says why.
+#[derive(Clone)]
+pub struct Pattern {
+    text: String,
+    compiled: Result<GlobMatcher, String>,
 }
 
-impl Sign {
-    /// Whether it stands for this one character.
-    fn takes(&self, c: char) -> bool {
-        match self {
-            Self::Star => false,
-            Self::Any => true,
-            Self::Itself(own) => *own == c,
-            Self::Set { negated, ranges } => {
-                ranges
-                    .iter()
-                    .any(|(first, last)| (*first..=*last).contains(&c))
-                    != *negated
-            }
+impl Pattern {
+    /// Why the text is no pattern, for a person.
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.compiled {
+            Ok(_) => Ok(()),
+            Err(rule) => Err(format!("{:?} is no pattern: {rule}", self.text)),
         }
     }
-}
 
-/// Why a text is no pattern, for a person.
-///
-/// # Errors
-/// The rule that it breaks.
-pub fn check(pattern: &str) -> Result<(), String> {
-    parse(pattern).map(|_| ())
-}
-
-fn parse(pattern: &str) -> Result<Vec<Sign>, String> {
-    let broken = |rule: &str| Err(format!("{pattern:?} is no pattern: {rule}"));
-    let mut signs = Vec::new();
-    let mut rest = pattern.chars().peekable();
-    while let Some(sign) = rest.next() {
-        signs.push(match sign {
-            '*' => Sign::Star,
-            '?' => Sign::Any,
-            '[' => {
-                let negated = rest.next_if(|&c| c == '!' || c == '^').is_some();
-                let mut ranges = Vec::new();
-                loop {
-                    let Some(first) = rest.next() else {
-                        return broken("a [ is not closed");
-                    };
-                    // As everywhere, a bracket that comes first is one of the set.
-                    if first == ']' && !ranges.is_empty() {
-                        break;
-                    }
-                    let mut ahead = rest.clone();
-                    let last = match (ahead.next(), ahead.next()) {
-                        (Some('-'), Some(last)) if last != ']' => {
-                            rest = ahead;
-                            last
-                        }
-                        _ => first,
-                    };
-                    if first > last {
-                        return broken(&format!("the range {first}-{last} is empty"));
-                    }
-                    ranges.push((first, last));
-                }
-                Sign::Set { negated, ranges }
-            }
-            other => Sign::Itself(other),
-        });
+    /// Whether the whole of a name matches.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.compiled
+            .as_ref()
+            .is_ok_and(|matcher| matcher.is_match(name))
     }
-    Ok(signs)
-}
 
-/// Whether the whole of `text` matches `pattern`; what is no pattern ([`check`]) matches nothing.
-///
-/// Linear in the product of both lengths at worst; never recursive, so that a pattern from outside cannot exhaust the stack.
-#[must_use]
-pub fn matches(pattern: &str, text: &str) -> bool {
-    let Ok(pattern) = parse(pattern) else {
-        return false;
-    };
-    let text: Vec<char> = text.chars().collect();
-    let (mut at, mut read) = (0, 0);
-    // Where to resume when the text after the last star turns out not to match.
-    let mut star: Option<(usize, usize)> = None;
-    while read < text.len() {
-        match pattern.get(at) {
-            Some(Sign::Star) => {
-                star = Some((at, read));
-                at += 1;
-            }
-            Some(sign) if sign.takes(text[read]) => {
-                at += 1;
-                read += 1;
-            }
-            _ => {
-                let Some((star_at, taken)) = star else {
-                    return false;
-                };
-                star = Some((star_at, taken + 1));
-                at = star_at + 1;
-                read = taken + 1;
-            }
-        }
+    /// The pattern as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
-    pattern[at..].iter().all(|sign| *sign == Sign::Star)
 }
 
-/// Whether `text` matches one of the patterns; no pattern at all lets everything through.
+impl From<String> for Pattern {
+    fn from(text: String) -> Self {
+        // A name is no path: a star stands for slashes, too, of which names of contexts have many.
+        let compiled = GlobBuilder::new(&text)
+            .literal_separator(false)
+            .build()
+            .map(|glob| glob.compile_matcher())
+            .map_err(|error| error.kind().to_string());
+        Self { text, compiled }
+    }
+}
+
+impl From<&str> for Pattern {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+/// Whether a name matches one of the patterns; no pattern at all lets everything through.
 #[must_use]
-pub fn any(patterns: &[String], text: &str) -> bool {
-    patterns.is_empty() || patterns.iter().any(|pattern| matches(pattern, text))
+pub fn any(patterns: &[Pattern], name: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        Pattern::from(pattern).matches(name)
+    }
 
     #[test]
     fn stars_and_question_marks() {
@@ -137,6 +102,13 @@ mod tests {
             ("e?s?", "east"),
             ("*a*t", "east-west-bat"),
             ("east", "east"),
+            (
+                "arn:*:cluster/east",
+                "arn:aws:eks:eu-west-1:123:cluster/east",
+            ),
+            ("c1/*", "c1/n1"),
+            ("**", "a/b"),
+            ("{east,west}-?", "west-1"),
         ] {
             assert!(matches(pattern, text), "{pattern} {text}");
         }
@@ -145,11 +117,13 @@ mod tests {
             ("east?", "east"),
             ("e*x", "east"),
             ("EAST", "east"),
+            (".*", "east"),
+            ("e.st", "east"),
         ] {
             assert!(!matches(pattern, text), "{pattern} {text}");
         }
         assert!(any(&[], "east"));
-        assert!(!any(&["west".to_owned()], "east"));
+        assert!(!any(&["west".into()], "east"));
     }
 
     #[test]
@@ -182,11 +156,18 @@ mod tests {
     #[test]
     fn what_is_no_pattern_is_told() {
         for pattern in ["", "*", "c[1-3]*", "[]]", "a]"] {
-            assert_eq!(check(pattern), Ok(()), "{pattern}");
+            assert_eq!(Pattern::from(pattern).check(), Ok(()), "{pattern}");
         }
-        for pattern in ["c[", "c[]", "[!]", "x[3-1]"] {
-            let why = check(pattern).expect_err(pattern);
+        for pattern in ["c[", "c[]", "[!]", "x[3-1]", "{a"] {
+            let why = Pattern::from(pattern).check().expect_err(pattern);
             assert!(why.contains(pattern), "{why}");
         }
+    }
+
+    /// A pattern from outside takes time in proportion to the name, however it is made.
+    #[test]
+    fn a_pattern_that_is_made_to_be_slow_is_not() {
+        let pattern = Pattern::from("a*".repeat(200) + "b");
+        assert!(!pattern.matches(&"a".repeat(10_000)));
     }
 }

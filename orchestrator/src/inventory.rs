@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datapath::printable::Printable;
 
 use crate::Error;
-use crate::glob;
+use crate::glob::Pattern;
 use crate::kubeconfig::{self, Identity, Kubeconfig, Reach, RemoteKubeconfig, Selected};
 
 /// What was said about the inventory.
@@ -30,7 +30,7 @@ pub struct InventoryOptions {
     /// Files each of whose contexts is a cluster (`--kubeconfig`).
     pub kubeconfigs: Vec<PathBuf>,
     /// Patterns that choose among those contexts; without any, all.
-    pub contexts: Vec<String>,
+    pub contexts: Vec<Pattern>,
     /// A folder of such files (`--kubeconfig-dir`).
     pub kubeconfig_dir: Option<PathBuf>,
     /// Every context of the default file (`KUBECONFIG`) is a cluster, not the current one alone (`--all-contexts`).
@@ -368,7 +368,7 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// The contexts that a pattern matches, in the order of the files; every pattern has to match one, and one of them has to
 /// be usable.
-fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Found>, Error> {
+fn matching(files: &[Kubeconfig], patterns: &[Pattern]) -> Result<Vec<Found>, Error> {
     let mut used = vec![false; patterns.len()];
     let mut found = Vec::new();
     let mut first = None;
@@ -376,7 +376,7 @@ fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Found>, Err
         for context in file.contexts() {
             let mut matched = patterns.is_empty();
             for (pattern, used) in patterns.iter().zip(&mut used) {
-                if glob::matches(pattern, context) {
+                if pattern.matches(context) {
                     matched = true;
                     *used = true;
                 }
@@ -414,7 +414,7 @@ fn matching(files: &[Kubeconfig], patterns: &[String]) -> Result<Vec<Found>, Err
         return Err(Error::input(
             names(),
             None,
-            format!("no context matches {}", patterns[at]),
+            format!("no context matches {}", patterns[at].as_str()),
         ));
     }
     if found.is_empty() {

@@ -12,7 +12,7 @@ use floater::wire::{Layer, Protocol};
 use ipnet::IpNet;
 
 use crate::evidence::{ClusterFacts, NodeFacts, NodeRef};
-use crate::glob;
+use crate::glob::{self, Pattern};
 use crate::probe_targets::Targets;
 use crate::report::layer_word;
 
@@ -34,11 +34,11 @@ pub struct What {
     /// How to probe.
     pub protocols: Vec<Protocol>,
     /// Patterns of nodes that take part, matched against the name and `cluster/name`.
-    pub nodes: Vec<String>,
+    pub nodes: Vec<Pattern>,
     /// Patterns of source clusters.
-    pub sources: Vec<String>,
+    pub sources: Vec<Pattern>,
     /// Patterns of destination clusters.
-    pub destinations: Vec<String>,
+    pub destinations: Vec<Pattern>,
     /// Probe every ordered pair of nodes, whatever the size of the fleet.
     pub full: bool,
     /// Send nothing: judge from tables alone.
@@ -589,9 +589,9 @@ mod tests {
         let what = What {
             layers: vec![Layer::Host],
             protocols: vec![Protocol::Icmp],
-            nodes: vec!["n2".to_owned()],
-            sources: vec!["c000".to_owned()],
-            destinations: vec!["c00[12]".to_owned(), "c002".to_owned()],
+            nodes: vec!["n2".into()],
+            sources: vec!["c000".into()],
+            destinations: vec!["c00[12]".into(), "c002".into()],
             ..What::default()
         };
         let probes = plan(&facts, &what, 0).probes;

@@ -394,7 +394,7 @@ fn check(options: &RunOptions) -> Result<(), Error> {
         ("--destinations", &what.destinations),
     ] {
         for pattern in patterns {
-            if let Err(why) = crate::glob::check(pattern) {
+            if let Err(why) = pattern.check() {
                 return usage(&format!("{option}: {why}"));
             }
         }

@@ -152,10 +152,10 @@ fn matched(context: &Context, open: &[Open], silent: &[Prepared]) -> Result<(), 
         ("--destinations", &what.destinations),
     ] {
         for pattern in patterns {
-            if !names.iter().any(|name| crate::glob::matches(pattern, name)) {
+            if !names.iter().any(|name| pattern.matches(name)) {
                 return Err(Error::Usage(format!(
                     "{option} {} matches no cluster",
-                    quoted(pattern)
+                    quoted(pattern.as_str())
                 )));
             }
         }
@@ -164,14 +164,13 @@ fn matched(context: &Context, open: &[Open], silent: &[Prepared]) -> Result<(), 
         let has = |cluster: &Open| {
             cluster.seen.nodes.iter().any(|node| {
                 let name = &node.metadata.name;
-                crate::glob::matches(pattern, name)
-                    || crate::glob::matches(pattern, &format!("{}/{name}", cluster.name))
+                pattern.matches(name) || pattern.matches(&format!("{}/{name}", cluster.name))
             })
         };
         if !open.iter().any(has) {
             return Err(Error::Usage(format!(
                 "--nodes {} matches no node",
-                quoted(pattern)
+                quoted(pattern.as_str())
             )));
         }
     }

@@ -1157,7 +1157,7 @@ async fn a_pattern_that_is_none_is_a_usage_error() {
             "--sources" => &mut options.what.sources,
             _ => &mut options.what.destinations,
         };
-        patterns.push("n[1".to_owned());
+        patterns.push("n[1".into());
         let error = run(options, never()).await.expect_err("no pattern");
         assert_eq!(error.exit_code(), 64);
         assert!(error.to_string().contains(option), "{error}");

@@ -285,7 +285,7 @@ fn t11_an_ipv4_cluster_beside_dual_stack_ones() {
 /// A run that judged nothing has found nothing healthy.
 #[test]
 fn what_nobody_has_is_unknown_and_says_so() {
-    let globs = |text: &str| vec![text.to_owned()];
+    let globs = |text: &str| vec![text.into()];
     for (what, told) in [
         (
             What {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
+use orchestrator::glob::Pattern;
 use orchestrator::inventory::InventoryOptions;
 use orchestrator::matrix::verdict_word;
 use orchestrator::probe_plan;
@@ -198,7 +199,7 @@ pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
                 other => other.into(),
             })?;
         let mut options = of_kubeconfig(&kubeconfig);
-        options.contexts.clone_from(&inventory.contexts);
+        options.contexts = patterns(&inventory.contexts);
         return Ok(options);
     }
     Ok(InventoryOptions {
@@ -207,7 +208,7 @@ pub(super) fn of(inventory: &Inventory) -> Result<InventoryOptions, Failure> {
         dst_kubeconfig: inventory.dst_kubeconfig.clone(),
         dst_context: inventory.dst_context.clone(),
         kubeconfigs: inventory.kubeconfig.clone(),
-        contexts: inventory.contexts.clone(),
+        contexts: patterns(&inventory.contexts),
         kubeconfig_dir: inventory.kubeconfig_dir.clone(),
         fleet: inventory.fleet.clone(),
         all_contexts: inventory.all_contexts,
@@ -247,9 +248,9 @@ pub(super) fn options(
                 .iter()
                 .map(|protocol| protocol_of(*protocol))
                 .collect(),
-            nodes: what.nodes.clone(),
-            sources: what.sources.clone(),
-            destinations: what.destinations.clone(),
+            nodes: patterns(&what.nodes),
+            sources: patterns(&what.sources),
+            destinations: patterns(&what.destinations),
             full: probes.full,
             tables_only: false,
             node_rows: render::wants_node_rows(judge) || !what.nodes.is_empty(),
@@ -274,6 +275,10 @@ pub(super) fn options(
         progress: Arc::new(move |event| phases.say(progress, event)),
         ..standard
     }
+}
+
+fn patterns(texts: &[String]) -> Vec<Pattern> {
+    texts.iter().map(|text| Pattern::from(&**text)).collect()
 }
 
 fn layers(what: &What) -> Vec<Layer> {
