@@ -13,7 +13,6 @@ pub(crate) mod agents;
 pub(crate) mod api;
 pub(crate) mod budget;
 pub(crate) mod deploy;
-pub(crate) mod descriptors;
 pub(crate) mod look;
 pub(crate) mod objects;
 pub(crate) mod patience;

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use serde_saphyr::Spanned;
 
 use crate::Error;
+use crate::descriptors;
 
 mod check;
 mod connect;
@@ -235,7 +236,7 @@ fn open(path: &Path) -> Result<File, Error> {
     let unreadable = |error: std::io::Error| {
         fail(match error.kind() {
             std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-            kind => format!("cannot be read: {kind}"),
+            _ => format!("cannot be read: {}", descriptors::words(&error)),
         })
     };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;

@@ -9,6 +9,7 @@
 //! Units: microseconds in fields that end in `_us`.
 
 pub mod causes;
+mod descriptors;
 pub mod diagnose;
 pub mod error;
 pub mod evidence;

@@ -20,8 +20,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::Instant;
 
 use crate::Error;
+use crate::descriptors::{self, Descriptors};
 use crate::evidence::Gathered;
-use crate::fleet::descriptors::{self, Descriptors};
 use crate::fleet::remove::Ledger;
 use crate::inventory::{self, InventoryOptions, Target};
 use crate::probe_plan::{self, What};
@@ -341,6 +341,15 @@ fn begin(mut options: RunOptions) -> Result<Context, Error> {
     let mut id = [0; 4];
     random(&mut id)?;
     let limit = descriptors::raise();
+    if limit < descriptors::LEAST {
+        return Err(Error::Missing {
+            what: "file descriptors".to_owned(),
+            why: format!(
+                "a process may have {limit} here (ulimit -Hn), and {} are the least",
+                descriptors::LEAST
+            ),
+        });
+    }
     Ok(Context {
         options: Arc::new(options),
         run: hex(&id),
@@ -416,14 +425,8 @@ async fn drive(context: Context) -> Result<Report, Error> {
         run: context.run.clone(),
         clusters: targets.len(),
     });
-    let need = Descriptors::need(targets.len());
-    if need > context.limit {
-        context.warn(format!(
-            "{} clusters would take {need} file descriptors at a time and {} are allowed (ulimit -Hn): {} clusters are worked on at a time",
-            targets.len(),
-            context.limit,
-            context.shares(targets.len()).clusters
-        ));
+    if let Some(warning) = Descriptors::warning(context.limit, targets.len()) {
+        context.warn(warning);
     }
     let found = clusters::prepare(&context, targets).await?;
     let (mut gathered, agents) = assemble::gather(&context, found);

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::api::{Api, Failure};
 use super::concurrently;
-use super::descriptors::{self, Descriptors};
+
 use super::look;
 use super::objects::{Object, Pod};
+use crate::descriptors::{self, Descriptors};
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL, RUN_LABEL, Spec};
 
 /// How long the removal may take in all clusters together.

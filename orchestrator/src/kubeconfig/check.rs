@@ -10,6 +10,7 @@ use serde_saphyr::Spanned;
 
 use super::document::{ClusterBody, ContextBody, Named, Text, UserBody, Wrong};
 use crate::Error;
+use crate::descriptors;
 
 /// The most bytes of a file that a kubeconfig names: certificates, keys, tokens.
 const MAX_FILE: u64 = 1 << 20;
@@ -98,7 +99,7 @@ impl Place<'_> {
                 at,
                 format!(
                     "the file that {field} names cannot be read: {}",
-                    error.kind()
+                    descriptors::words(&error)
                 ),
             ),
         }

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
+use crate::descriptors;
+
 /// How long a plugin may take; one that waits for somebody at a terminal has [`AT_TERMINAL`].
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long somebody at a terminal may take to answer.
@@ -139,7 +141,7 @@ async fn run(exec: &ExecConfig, info: &Value, interactive: bool) -> Result<Vec<u
         };
         format!(
             "its credential plugin {called} cannot be started: {}{hint}",
-            error.kind()
+            descriptors::words(&error)
         )
     })?;
     let mut group = Group(child.id().filter(|_| !interactive));

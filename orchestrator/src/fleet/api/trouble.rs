@@ -4,7 +4,9 @@ use datapath::printable::Printable;
 use rustls::{CertificateError, OtherError};
 
 use super::super::budget::Spent;
+
 use super::Failure;
+use crate::descriptors;
 use crate::kubeconfig::TlsRule;
 
 /// The most characters of what a server says.
@@ -37,30 +39,18 @@ pub(super) fn transport_words(error: &(dyn std::error::Error + 'static)) -> Fail
             None => break,
         }
     }
-    let why = match deepest
-        .downcast_ref::<std::io::Error>()
-        .map(std::io::Error::kind)
-    {
+    let io = deepest.downcast_ref::<std::io::Error>();
+    if let Some(shortage) = io.and_then(descriptors::shortage) {
+        return Failure::Transport(shortage.to_owned());
+    }
+    let why = match io.map(std::io::Error::kind) {
         Some(std::io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
         Some(std::io::ErrorKind::TimedOut) => "no connection in time".to_owned(),
         Some(std::io::ErrorKind::ConnectionReset) => "it closed the connection".to_owned(),
         Some(std::io::ErrorKind::UnexpectedEof) => "it closed the connection early".to_owned(),
-        _ if is_out_of_descriptors(deepest) => {
-            "this machine lacks file descriptors (ulimit -n), the cluster is not at fault"
-                .to_owned()
-        }
         _ => words(&deepest.to_string()),
     };
     Failure::Transport(format!("API server unreachable: {why}"))
-}
-
-/// Whether the cause is this process or this machine, see open(2).
-fn is_out_of_descriptors(error: &(dyn std::error::Error + 'static)) -> bool {
-    let io = error.downcast_ref::<std::io::Error>();
-    let number = io.and_then(std::io::Error::raw_os_error);
-    [nix::errno::Errno::EMFILE, nix::errno::Errno::ENFILE]
-        .iter()
-        .any(|errno| number == Some(*errno as i32))
 }
 
 /// The rule that a server's side of TLS breaks.
@@ -158,7 +148,7 @@ mod tests {
             ),
             (
                 std::io::Error::from_raw_os_error(24),
-                "API server unreachable: this machine lacks file descriptors (ulimit -n), the cluster is not at fault",
+                "this program has used up its file descriptors (raise ulimit -Hn); the cluster is not at fault",
             ),
         ] {
             assert_eq!(
