@@ -616,6 +616,8 @@ fn one_bad_file_or_entry_costs_itself_only() {
     for broken in [
         json!({"server": "https://127.0.0.1:9", "certificate-authority": "/nowhere/ca.crt"}),
         json!({"no-server-any-more": true}),
+        json!({"server": 5}),
+        json!(["https://127.0.0.1:9"]),
     ] {
         let mut config = good.clone();
         config["clusters"]

@@ -1,6 +1,7 @@
 //! The programs from outside: every test runs `floaterctl` as an operator would and judges what it prints and leaves.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod demo;
 mod faults;
 mod field;
