@@ -56,13 +56,7 @@ pub(super) fn client_config(trust: Trust, user: &AuthInfo) -> Result<ClientConfi
             }
             Arc::new(Verifier::new(authorities.into()))
         }
-        Trust::System if SYSTEM.is_empty() => {
-            return Err(
-                "it names no certificate authority, and this machine has none of its own (SSL_CERT_FILE, SSL_CERT_DIR)"
-                    .to_owned(),
-            );
-        }
-        Trust::System => Arc::new(Verifier::new(Arc::clone(&SYSTEM))),
+        Trust::System => Arc::new(Verifier::of_machine(Arc::clone(&SYSTEM))),
         Trust::Anybody => Arc::new(Unverified),
     };
     let mut tls = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))

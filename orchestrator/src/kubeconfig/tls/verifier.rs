@@ -109,11 +109,24 @@ fn is_for_servers(certificate: &X509Certificate<'_>) -> bool {
 #[derive(Debug)]
 pub(super) struct Verifier {
     authorities: Arc<[Authority]>,
+    /// Whether they are this machine's, because the kubeconfig names none.
+    of_machine: bool,
 }
 
 impl Verifier {
     pub(super) fn new(authorities: Arc<[Authority]>) -> Self {
-        Self { authorities }
+        Self {
+            authorities,
+            of_machine: false,
+        }
+    }
+
+    /// With this machine's authorities.
+    pub(super) fn of_machine(authorities: Arc<[Authority]>) -> Self {
+        Self {
+            authorities,
+            of_machine: true,
+        }
     }
 
     /// By webpki's rules, with the authorities that may sign now.
@@ -174,6 +187,9 @@ impl Verifier {
             }
             Some((issuer, _)) if unknown && at < issuer.valid.0 => broken(
                 "the certificate authority of the kubeconfig is not valid yet (is this machine's clock right?)",
+            ),
+            None if unknown && self.of_machine => broken(
+                "the kubeconfig names no certificate authority, and none of this machine's (SSL_CERT_FILE, SSL_CERT_DIR) has signed the server's certificate",
             ),
             Some((_, parsed)) if unknown && short_rsa(&parsed).is_some() => broken(
                 "the certificate authority of the kubeconfig has an RSA key of less than 2048 bits",
