@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
 
-use super::document::{ClusterBody, ContextBody, Named, Text, UserBody, Wrong};
+use super::document::{ClusterBody, ContextBody, Named, REPLACED, Text, UserBody, Wrong};
 use crate::Error;
 use crate::descriptors;
 
@@ -285,6 +285,9 @@ pub(super) fn user(
         ("as-uid", &body.impersonate_uid),
     ] {
         if let Some(value) = filled(value) {
+            if value.value.contains(REPLACED) {
+                return place.fail(value, format!("{field} has control characters"));
+            }
             info.insert(field.to_owned(), json!(value.value));
         }
     }

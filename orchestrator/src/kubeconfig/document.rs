@@ -1,5 +1,7 @@
 //! The part of a kubeconfig that is read, with the line of every value, and the rules that YAML itself can break.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde::de::MapAccess;
 use serde_json::Value;
@@ -163,11 +165,14 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Document, Error> {
         duplicate_keys: DuplicateKeyPolicy::Error,
         with_snippet: false,
     };
+    let text = without_controls(text);
     let document: Option<Document> =
-        serde_saphyr::from_str_with_options(without_empty_end(text), options).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            Error::input(file, line, rule(error.without_snippet()))
-        })?;
+        serde_saphyr::from_str_with_options(without_empty_end(&text), options).map_err(
+            |error| {
+                let line = error.location().map(|location| location.line());
+                Error::input(file, line, rule(error.without_snippet()))
+            },
+        )?;
     let Some(document) = document else {
         return Err(Error::input(file, None, "is empty"));
     };
@@ -181,6 +186,20 @@ pub(super) fn parse(text: &str, file: &str) -> Result<Document, Error> {
     }
     Ok(document)
 }
+
+/// With [`REPLACED`] for control characters, of which one anywhere would make the whole file no YAML: the value that holds
+/// it is then one that its entry is refused for.
+fn without_controls(text: &str) -> Cow<'_, str> {
+    let is_forbidden = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
+    if text.contains(is_forbidden) {
+        Cow::Owned(text.replace(is_forbidden, REPLACED))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// What stands for a character that YAML forbids.
+pub(super) const REPLACED: &str = "\u{fffd}";
 
 /// Without document marks after which nothing comes, which would be a second, empty document.
 fn without_empty_end(text: &str) -> &str {

@@ -168,3 +168,33 @@ fn what_looks_like_another_type_is_text_in_quotes() {
     let empty = "{name: bad, user: {token: ~, as-groups: null, exec: }}";
     assert!(beside(CLUSTER, empty, CONTEXT).select("bad").is_ok());
 }
+
+#[test]
+fn a_control_character_costs_its_entry() {
+    for (user, rule) in [
+        (
+            "{name: bad, user: {token: \"s3cret\u{9b}31m\"}}",
+            "token has control characters",
+        ),
+        (
+            "{name: bad, user: {username: a, password: \"s3cret\u{7}\"}}",
+            "password has control characters",
+        ),
+        (
+            "{name: bad, user: {as: 's3cret\u{1b}[2J'}}",
+            "as has control characters",
+        ),
+    ] {
+        let file = beside(CLUSTER, user, CONTEXT);
+        assert!(file.select("good").is_ok());
+        let error = file.select("bad").expect_err(rule).to_string();
+        assert!(error.contains(rule), "{error}");
+        assert!(
+            error.starts_with("f.yaml:6:") && !error.contains("s3cret"),
+            "{error}"
+        );
+    }
+    let server = "{name: bad, cluster: {server: \"https://127.0.0.1\u{9b}:1\"}}";
+    let file = beside(server, USER, CONTEXT);
+    assert!(file.select("good").is_ok() && file.select("bad").is_err());
+}
