@@ -170,11 +170,14 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
         let context = context.clone();
         let (patience, first) = (Arc::clone(&patience), Arc::clone(&first));
         async move {
-            tokio::time::timeout_at(deadline, open(&context, &target, &patience, &first, shares.idle))
-                .await
-                .unwrap_or_else(|_| {
-                    Err("half of the run's time (--timeout) was up before it answered".to_owned())
-                })
+            tokio::time::timeout_at(
+                deadline,
+                open(&context, &target, &patience, &first, shares.idle),
+            )
+            .await
+            .unwrap_or_else(|_| {
+                Err("half of the run's time (--timeout) was up before it answered".to_owned())
+            })
         }
     })
     .await;
