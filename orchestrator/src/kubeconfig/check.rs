@@ -296,6 +296,9 @@ pub(super) fn user(
     {
         return place.fail(at, "token has characters that no header may hold");
     }
+    if let Some(at) = filled(&body.token_file) {
+        place.own(at, "tokenFile")?;
+    }
     // A token beats a token file, which then need not exist.
     if let (Some(at), None) = (filled(&body.token_file), filled(&body.token)) {
         info.insert("token".to_owned(), json!(place.token_file(at)?));

@@ -546,6 +546,11 @@ fn a_remote_kubeconfig_holds_inline_data_only() {
         (SERVER, "tokenFile: token".to_owned(), "tokenFile"),
         (
             SERVER,
+            "{token: t, tokenFile: token}".to_owned(),
+            "tokenFile",
+        ),
+        (
+            SERVER,
             format!(
                 "client-certificate: {}\nclient-key-data: {}",
                 path("ca.pem"),
