@@ -328,7 +328,7 @@ mod tests {
             new.join("x"),
         ] {
             let refused = tried(&bad).expect_err("not writable");
-            assert_eq!(refused.code(), crate::exit::USAGE);
+            assert_eq!(refused.code(), crate::exit::OUTPUT);
             assert!(
                 refused.to_string().contains(bad.to_str().expect("UTF-8")),
                 "{refused}"

@@ -218,6 +218,7 @@ struct PodStatus {
     pod_ips: Option<Vec<PodIp>>,
     conditions: Option<Vec<Condition>>,
     container_statuses: Option<Vec<ContainerStatus>>,
+    start_time: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -287,6 +288,11 @@ impl Pod {
         !self.is_going()
             && self.status.phase == "Running"
             && self.status.container_statuses.iter().flatten().all(is_up)
+    }
+
+    /// Whether a kubelet has taken it up.
+    pub(crate) fn is_taken_up(&self) -> bool {
+        self.status.start_time.is_some() || self.status.phase == "Running"
     }
 
     pub(crate) fn is_ready(&self) -> bool {

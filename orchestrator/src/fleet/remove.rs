@@ -21,6 +21,8 @@ pub(crate) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(40);
 const CREATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long pods may take to end that their nodes can end.
 const PODS_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same where no kubelet has taken up any of them: it may be about to, or there may be none.
+const UNTAKEN: Duration = Duration::from_secs(4);
 /// How long a namespace may take to go once it is empty.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many objects of a kind are looked at to find out whether a namespace is somebody's.
@@ -219,7 +221,7 @@ impl Entry {
     /// Pods go after their DaemonSet; until they have, their ports are taken and the next run would meet them. A pod of
     /// a node that does not answer is ended by nobody and not waited for.
     async fn pods_are_gone(&self, api: &Api) -> Result<(), String> {
-        let deadline = Instant::now() + PODS_TIMEOUT;
+        let began = Instant::now();
         let collection = look::pods(&self.namespace);
         let selector = look::of_run(&self.run);
         loop {
@@ -231,15 +233,18 @@ impl Entry {
                 pod.node()
                     .is_some_and(|node| self.able.iter().any(|able| able == node))
             };
-            let awaited = listed.items.iter().filter(is_awaited).count();
-            if awaited == 0 {
+            let awaited: Vec<&Pod> = listed.items.iter().filter(is_awaited).collect();
+            if awaited.is_empty() {
                 return Ok(());
             }
-            if Instant::now() >= deadline {
+            let is_taken_up = awaited.iter().any(|pod| pod.is_taken_up());
+            let limit = if is_taken_up { PODS_TIMEOUT } else { UNTAKEN };
+            if began.elapsed() >= limit {
                 return Err(format!(
-                    "{awaited} pods in namespace {} were not ended by their nodes within {} s; their DaemonSets are removed",
+                    "{} pods in namespace {} were not ended by their nodes within {} s; their DaemonSets are removed",
+                    awaited.len(),
                     self.namespace,
-                    PODS_TIMEOUT.as_secs()
+                    limit.as_secs()
                 ));
             }
             // Any event is a reason to look again; a watch that cannot be had is replaced by a short pause.
@@ -251,7 +256,7 @@ impl Entry {
                     return tokio::time::sleep(Duration::from_millis(200)).await;
                 };
                 let mut gone = 0;
-                while gone < awaited
+                while gone < awaited.len()
                     && let Ok(Some(line)) = events.next().await
                 {
                     let event = serde_json::from_slice::<EventKind>(&line);
@@ -264,7 +269,7 @@ impl Entry {
                 // A watch that ends at once again and again does not make this a busy loop.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             };
-            let _ = tokio::time::timeout_at(deadline, gone).await;
+            let _ = tokio::time::timeout_at(began + limit, gone).await;
         }
     }
 }
