@@ -14,6 +14,8 @@ use crate::evidence::{ClusterFacts, NodeFacts, NodeRef};
 /// The addresses of all clusters by who claims them.
 pub(crate) struct Targets<'a> {
     clusters: &'a [ClusterFacts],
+    /// By cluster and address: how many of its nodes call it theirs, or their pod's.
+    sharers: HashMap<(usize, IpAddr), usize>,
     /// By node address: the clusters that have it, and how well each shows it.
     nodes: HashMap<IpAddr, Vec<(usize, Proof)>>,
     /// By prefix of pods, inside and outside: the clusters that plan it.
@@ -37,8 +39,12 @@ impl<'a> Targets<'a> {
     pub(crate) fn new(clusters: &'a [ClusterFacts]) -> Self {
         let mut nodes: HashMap<IpAddr, Vec<(usize, Proof)>> = HashMap::new();
         let mut pods: HashMap<IpNet, Vec<usize>> = HashMap::new();
+        let mut sharers: HashMap<(usize, IpAddr), usize> = HashMap::new();
         for (at, cluster) in clusters.iter().enumerate() {
             for node in &cluster.nodes {
+                for &ip in node.ips.iter().chain(&node.pod_ips) {
+                    *sharers.entry((at, ip)).or_default() += 1;
+                }
                 for &ip in &node.ips {
                     let proof = proof_of(node, ip);
                     let claims = nodes.entry(ip).or_default();
@@ -60,6 +66,7 @@ impl<'a> Targets<'a> {
         lengths.dedup();
         Self {
             clusters,
+            sharers,
             nodes,
             pods,
             lengths,
@@ -72,6 +79,14 @@ impl<'a> Targets<'a> {
             return Some(format!("{ip} is {kind}"));
         }
         let named = |at: usize| self.clusters[at].name.as_str();
+        // Who is reached there depends on who asks, as behind a translation that every node has of its own.
+        let sharers = self.sharers.get(&(dst.cluster, ip)).copied();
+        if let Some(count) = sharers.filter(|&count| count > 1) {
+            return Some(format!(
+                "{ip} is the address of {count} nodes of {}",
+                named(dst.cluster)
+            ));
+        }
         match layer {
             Layer::Host => {
                 let claims = self.nodes.get(&ip).map_or(&[][..], Vec::as_slice);

@@ -393,6 +393,8 @@ fn measure(place: &Place, folder: &Path, inventory: &str, arguments: &[String]) 
         .spawn()
         .unwrap();
     let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let program = PathBuf::from(format!("/proc/{}/exe", child.id()));
+    let own = std::fs::read_link("/proc/self/exe").unwrap();
     let mut measured = Measured {
         code: None,
         took: Duration::ZERO,
@@ -400,7 +402,12 @@ fn measure(place: &Place, folder: &Path, inventory: &str, arguments: &[String]) 
         is_late: false,
     };
     loop {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        // For a moment after its start the child has the memory of this program.
+        let is_there = std::fs::read_link(&program).is_ok_and(|program| program != own);
+        let text = match is_there {
+            true => std::fs::read_to_string(&status).unwrap_or_default(),
+            false => String::new(),
+        };
         let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|words| words.split_whitespace().next()?.parse::<u64>().ok());
         measured.memory = measured.memory.max(peak.unwrap_or(0) << 10);

@@ -20,7 +20,7 @@ pub(crate) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a cluster's unfinished creation may hold up its removal.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long pods may take to end that their nodes can end.
-const PODS_TIMEOUT: Duration = Duration::from_secs(20);
+const PODS_TIMEOUT: Duration = Duration::from_secs(12);
 /// The same where no kubelet has taken up any of them: it may be about to, or there may be none.
 const UNTAKEN: Duration = Duration::from_secs(4);
 /// How long a namespace may take to go once it is empty.
