@@ -45,10 +45,19 @@ pub struct Reconciled {
 /// # Errors
 /// When the tables cannot be read. Changes that fail are in [`Reconciled::problems`] and show in [`Reconciled::left`].
 pub fn reconcile(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Reconciled, Error> {
+    let observed = kernel.observe()?;
+    reconcile_from(kernel, config, observed)
+}
+
+/// As [`reconcile`], by somebody who has just observed the kernel.
+pub(crate) fn reconcile_from(
+    kernel: &mut dyn Kernel,
+    config: &NodeConfigSpec,
+    mut observed: NodeState,
+) -> Result<Reconciled, Error> {
     let mut done = Reconciled::default();
     let mut refused = Vec::new();
     for _ in 0..ROUNDS {
-        let observed = kernel.observe()?;
         let (wanted, problems) = desired(config, &observed);
         done.problems = problems;
         done.left = diff(&wanted, &observed);
@@ -57,8 +66,8 @@ pub fn reconcile(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Rec
         }
         refused = kernel.apply(&done.left).err().unwrap_or_default();
         done.applied.changes.append(&mut done.left.changes);
+        observed = kernel.observe()?;
     }
-    let observed = kernel.observe()?;
     let (wanted, problems) = desired(config, &observed);
     done.problems = problems;
     done.problems.extend(refused.iter().map(Error::problem));

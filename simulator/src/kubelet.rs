@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use crate::Error;
 use crate::apiserver::{EventKind, PodDialer, Resource, Store};
 use crate::network::{Network, NodeNet};
 use probe::Probe;
@@ -64,6 +65,8 @@ pub(crate) struct Kubelet {
     image: Image,
     logs: PathBuf,
     store: OnceLock<Arc<Store>>,
+    /// What this machine lacked for a pod's network, the first time.
+    lacking: OnceLock<Error>,
     /// Where each pod's network is, by `namespace/name`.
     places: Mutex<BTreeMap<String, Netns>>,
 }
@@ -105,8 +108,14 @@ impl Kubelet {
             image,
             logs,
             store: OnceLock::new(),
+            lacking: OnceLock::new(),
             places: Mutex::default(),
         })
+    }
+
+    /// What this machine lacks for its pods, as far as it has shown.
+    pub(crate) fn lacking(&self) -> Option<&Error> {
+        self.lacking.get()
     }
 
     /// Watches the pods of the cluster and runs those of its nodes, until it is dropped.
@@ -260,7 +269,14 @@ impl Kubelet {
                 }
                 failed => {
                     let why = match failed {
-                        Ok(Err(error)) => error.to_string(),
+                        Ok(Err(error)) => {
+                            let why = error.to_string();
+                            if matches!(error, Error::Missing { .. }) {
+                                // The first says it; the others are its like.
+                                let _ = self.lacking.set(error);
+                            }
+                            why
+                        }
                         _ => "the CNI plugin failed".to_owned(),
                     };
                     warn!(cluster = self.cluster, key, why, "cannot wire a pod");

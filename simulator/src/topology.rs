@@ -27,6 +27,8 @@ pub use schema::schema;
 
 use crate::Error;
 
+/// The most bytes of a topology file; none that a person or a program writes comes near it.
+pub const MAX_BYTES: usize = 4 << 20;
 /// The most clusters that a topology may have.
 pub const MAX_CLUSTERS: usize = 10_000;
 /// The most nodes that a cluster may have.
@@ -231,6 +233,11 @@ pub enum Expect {
     },
     /// The whole verdict.
     Verdict(String),
+}
+
+/// A refusal with words of the file in it, as it may be printed.
+fn printable_rule(rule: &str) -> String {
+    datapath::printable::printable(rule, 1000).into_owned()
 }
 
 /// Reads a topology file; `file` names it in refusals.

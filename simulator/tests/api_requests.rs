@@ -519,3 +519,166 @@ async fn reviews_ask_one_thing_and_are_named() {
     let other = json!({"apiVersion": "v1", "kind": "Pod", "spec": what});
     assert_eq!(asked.post(path, &other).await.code, 400);
 }
+
+/// Waits until the cluster's objects of a kind hold what is looked for.
+async fn until(asked: &Asked, resource: Resource, holds: impl Fn(&Value) -> bool) -> Arc<Value> {
+    let store = asked.0.store();
+    let mut watch = store.watch(resource, 0);
+    let found = async {
+        loop {
+            let event = watch.next().await;
+            if holds(&event.object) {
+                return event.object;
+            }
+        }
+    };
+    let patience = std::time::Duration::from_secs(20);
+    tokio::time::timeout(patience, found).await.unwrap()
+}
+
+#[tokio::test]
+async fn why_a_pod_is_not_there_or_has_no_node_is_in_events_and_conditions() {
+    let running = tls::start().await;
+    let asked = Asked(running.cluster.clone());
+    let namespace = json!({"metadata": {
+        "name": "strict", "labels": {"pod-security.kubernetes.io/enforce": "baseline"},
+    }});
+    assert_eq!(asked.post("/api/v1/namespaces", &namespace).await.code, 201);
+    let template = json!({
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "i"}]},
+    });
+    let set = json!({
+        "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template},
+    });
+    let made = asked
+        .post("/apis/apps/v1/namespaces/strict/daemonsets", &set)
+        .await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let event = until(&asked, Resource::EVENTS, |event| {
+        event["reason"] == "FailedCreate"
+    })
+    .await;
+    assert_eq!(event["involvedObject"]["kind"], "DaemonSet", "{event:#}");
+    let message = event["message"].as_str().unwrap();
+    let words = "is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert!(message.contains(words), "{message}");
+    // Whoever makes such a pod is told himself.
+    let pod = json!({"metadata": {"name": "p"}, "spec": template["spec"]});
+    let refused = asked.post("/api/v1/namespaces/strict/pods", &pod).await;
+    assert_eq!(refused.code, 403, "{refused:?}");
+
+    let nowhere = json!({"metadata": {"name": "p"}, "spec": {
+        "nodeSelector": {"no": "such"}, "containers": [{"name": "c", "image": "i"}],
+    }});
+    let made = asked
+        .post("/api/v1/namespaces/default/pods", &nowhere)
+        .await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let pod = until(&asked, Resource::PODS, |pod| {
+        let conditions = pod["status"]["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|one| one["reason"] == "Unschedulable"))
+    })
+    .await;
+    assert_eq!(pod["spec"]["nodeName"], Value::Null, "{pod:#}");
+    let event = until(&asked, Resource::EVENTS, |event| {
+        event["reason"] == "FailedScheduling"
+    })
+    .await;
+    assert!(
+        event["message"].as_str().unwrap().starts_with("0/2 nodes"),
+        "{event:#}"
+    );
+    // Said once, however often it is tried.
+    let (events, _) = asked.0.store().list(Resource::EVENTS, None);
+    assert_eq!(events.len(), 2, "{events:#?}");
+}
+
+/// Nobody who sends what is no request keeps the others from being answered.
+#[tokio::test]
+async fn hostile_clients_cost_themselves() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let running = tls::start().await;
+    let mut roots = rustls::RootCertStore::empty();
+    let certificate = <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(
+        running.certificate.as_bytes(),
+    )
+    .unwrap();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connect = async || {
+        let stream = tokio::net::TcpStream::connect(running.address)
+            .await
+            .unwrap();
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        connector.connect(name, stream).await.unwrap()
+    };
+    // Some who never say anything, with and without TLS.
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(
+            tokio::net::TcpStream::connect(running.address)
+                .await
+                .unwrap(),
+        );
+    }
+    let idle = connect().await;
+    let long = "x".repeat(1 << 20);
+    for (sent, code) in [
+        ("\0\0\0 /\r\n\r\n".to_owned(), Some("400")),
+        ("GET / HTTP/9.9\r\n\r\n".to_owned(), Some("400")),
+        (format!("GET /{long} HTTP/1.1\r\n\r\n"), None),
+        (format!("GET / HTTP/1.1\r\nA: {long}\r\n\r\n"), None),
+        (
+            format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(5000)),
+            None,
+        ),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n".to_owned(),
+            Some("400"),
+        ),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(),
+            None,
+        ),
+    ] {
+        let shown: String = sent.chars().take(30).collect();
+        let mut stream = connect().await;
+        // The other side may have heard enough before all is sent.
+        let _ = stream.write_all(sent.as_bytes()).await;
+        let mut answer = Vec::new();
+        let patience = std::time::Duration::from_secs(20);
+        let read = tokio::time::timeout(patience, stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "{shown:?} is kept open");
+        if let Some(code) = code {
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {code}")),
+                "{shown:?}: {answer}"
+            );
+        }
+        let asked = Asked(running.cluster.clone());
+        assert_eq!(asked.get("/version").await.code, 200, "{shown:?}");
+        let mut good = connect().await;
+        let request = format!(
+            "GET /version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            tls::TOKEN
+        );
+        good.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(patience, good.read_to_end(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "after {shown:?}");
+    }
+    drop((silent, idle));
+}

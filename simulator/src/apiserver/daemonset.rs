@@ -11,7 +11,8 @@ use super::managed::{self, Writer};
 use super::resource::Resource;
 use super::selector;
 use super::shape;
-use super::store::{Inner, key, key_of};
+use super::store::{self, Inner, key, key_of};
+use super::{events, pod_security};
 
 /// Brings every DaemonSet one step closer; what it writes wakes it again.
 pub(crate) fn reconcile(inner: &mut Inner) {
@@ -93,8 +94,21 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
         for pod in held.into_values() {
             delete::delete_object(inner, Resource::PODS, pod, Some(0));
         }
+        let held = inner
+            .get(Resource::NAMESPACES, &key(None, namespace))
+            .cloned();
         for node in missing {
             let pod = pod(set, node, &hash);
+            let refused = held
+                .as_ref()
+                .and_then(|held| pod_security::violation(held, &pod["spec"]));
+            if let Some(why) = refused {
+                // The real one tries one pod first, too, and all others only once that succeeded.
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                let message = format!("Error creating: pods {name:?} is forbidden: {why}");
+                events::warn(inner, set, "FailedCreate", &message, "daemonset-controller");
+                break;
+            }
             // A pod of that name that somebody else made stands in the way; the next change tries again.
             let _ = inner.create(Resource::PODS, Some(namespace), pod);
         }
@@ -346,14 +360,48 @@ pub(crate) fn schedule(inner: &mut Inner) {
         }
         let namespace = pod["metadata"]["namespace"].as_str();
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        if let Some((_, node)) = best
-            && let Some(old) = inner.get(Resource::PODS, &key(namespace, name)).cloned()
-        {
-            let mut new = (*old).clone();
-            new["spec"]["nodeName"] = node.into();
+        let Some(old) = inner.get(Resource::PODS, &key(namespace, name)).cloned() else {
+            continue;
+        };
+        let mut new = (*old).clone();
+        match best {
+            Some((_, node)) => new["spec"]["nodeName"] = node.into(),
+            None => {
+                let nodes = inner.list(Resource::NODES, None).count();
+                let message = format!(
+                    "0/{nodes} nodes are available: none is ready, schedulable, and fits the pod's selector, affinity and tolerations."
+                );
+                events::warn(
+                    inner,
+                    &old,
+                    "FailedScheduling",
+                    &message,
+                    "default-scheduler",
+                );
+                unschedulable(&mut new, &message);
+            }
+        }
+        if *old != new {
             inner.replace(Resource::PODS, &old, new);
         }
     }
+}
+
+/// Says in a pod's conditions that it has no node, and why; what says so already stays as it is.
+fn unschedulable(pod: &mut Value, message: &str) {
+    let conditions = pod["status"]["conditions"].as_array().cloned();
+    let mut conditions = conditions.unwrap_or_default();
+    let says_so =
+        |condition: &Value| condition["type"] == "PodScheduled" && condition["message"] == message;
+    if conditions.iter().any(says_so) {
+        return;
+    }
+    conditions.retain(|condition| condition["type"] != "PodScheduled");
+    conditions.push(json!({
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        "lastProbeTime": null, "lastTransitionTime": store::now(),
+    }));
+    pod["status"]["conditions"] = conditions.into();
 }
 
 #[cfg(test)]

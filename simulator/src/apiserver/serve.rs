@@ -14,6 +14,12 @@ use super::ApiCluster;
 
 /// How long a client may take to agree on TLS.
 const SLOWEST: Duration = Duration::from_secs(10);
+/// How long a request's head may take, and a connection be idle.
+const HEAD: Duration = Duration::from_secs(30);
+/// The longest head, bytes.
+const LONGEST_HEAD: usize = 64 << 10;
+/// Connections at once: a run of floaterctl has some twenty, and watches are among them.
+const MOST: usize = 512;
 
 /// Serves until told to stop; connections end with it.
 pub(crate) async fn serve(
@@ -29,7 +35,8 @@ pub(crate) async fn serve(
         let stream = tokio::select! {
             _ = &mut stop => return,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept() => match accepted {
+            // Further ones wait to be accepted: one client's connections are not to take the descriptors of all clusters.
+            accepted = listener.accept(), if connections.len() < MOST => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of descriptors, mostly: others close, and the next try may do.
@@ -60,6 +67,8 @@ pub(crate) async fn serve(
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
+                .header_read_timeout(HEAD)
+                .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             if let Err(error) = served {

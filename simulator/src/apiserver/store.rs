@@ -523,6 +523,11 @@ pub(crate) fn mark_deleted(object: &mut Value, grace: i64) {
     metadata["deletionGracePeriodSeconds"] = grace.into();
 }
 
+/// Now, as `metadata` writes times.
+pub(crate) fn now() -> String {
+    stamp(Timestamp::now())
+}
+
 /// A time as `metadata` writes it.
 pub(crate) fn stamp(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

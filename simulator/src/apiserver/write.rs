@@ -14,7 +14,7 @@ use super::request::Query;
 use super::resource::Resource;
 use super::status::{Cause, Status};
 use super::store::{Inner, Store, key};
-use super::{defaults, ids, rbac, validate};
+use super::{defaults, ids, pod_security, rbac, validate};
 
 /// A write as it was asked for.
 pub(crate) struct Write<'a> {
@@ -183,6 +183,12 @@ impl Write<'_> {
                 &format!("namespace {namespace} is being terminated"),
                 "metadata.namespace",
             ));
+        }
+        if self.resource() == Resource::PODS
+            && let Some(why) = pod_security::violation(found, &object["spec"])
+        {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::forbidden(self.resource(), name, why));
         }
         Ok(())
     }

@@ -204,13 +204,16 @@ impl Fleet {
         let deadline = tokio::time::Instant::now() + self.patience();
         for (member, cluster) in self.members.iter().zip(&self.topology.clusters) {
             let store = member.api.store();
-            let waited =
-                tokio::time::timeout_at(deadline, pods_ready(store, cluster.nodes.len() * 2));
-            if waited.await.is_err() {
-                return Err(Error::Failed {
-                    doing: format!("start the pods of {}", member.name),
-                    why: unready(store),
-                });
+            let wanted = cluster.nodes.len() * 2;
+            let waited = tokio::time::timeout_at(deadline, pods_ready(member, wanted));
+            match waited.await {
+                Ok(ready) => ready?,
+                Err(_) => {
+                    return Err(Error::Failed {
+                        doing: format!("start the pods of {}", member.name),
+                        why: unready(store),
+                    });
+                }
             }
         }
         Ok(())
@@ -371,13 +374,18 @@ fn control_plane(
     Ok(())
 }
 
-/// Returns once this many pods of the lab's own floaters are ready.
-async fn pods_ready(store: &Arc<Store>, wanted: usize) {
+/// Returns once this many pods of the lab's own floaters are ready, or one cannot be for lack of something.
+async fn pods_ready(member: &Running, wanted: usize) -> Result<(), Error> {
+    let store = member.api.store();
     let mut watch = store.watch(Resource::PODS, store.version());
     loop {
+        // Said before the pod's status, which wakes this.
+        if let Some(error) = member.kubelet.lacking() {
+            return Err(error.clone());
+        }
         let (pods, _) = store.list(Resource::PODS, Some(objects::NAMESPACE));
         if pods.iter().filter(|pod| objects::is_pod_ready(pod)).count() >= wanted {
-            return;
+            return Ok(());
         }
         watch.next().await;
     }

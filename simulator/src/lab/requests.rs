@@ -1,6 +1,6 @@
 //! The control socket's side of the lab.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Weak};
@@ -21,6 +21,10 @@ use crate::protocol::{self, Answer, ClusterStatus, NodeStatus, Request, Status};
 
 /// After a request that could not be taken: nothing tells when the cause is gone.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a caller may take to say something, or to take what is said.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest request, bytes.
+const LONGEST: u64 = 64 << 10;
 
 /// Takes requests on threads of their own: they may wait, and descriptors are handed over with plain calls.
 pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
@@ -51,8 +55,10 @@ pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
 }
 
 fn answer(stream: &UnixStream, fleet: &Weak<Fleet>, runtime: &Handle) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
     let request: Request = serde_json::from_str(&line)?;
     let answered = match fleet.upgrade() {
         Some(fleet) => runtime.block_on(fleet.answer(request)),

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_saphyr::{Spanned, options};
 
+use super::MAX_BYTES;
 use crate::Error;
-
-/// No topology that a person or a program writes comes near it.
-const MAX_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,8 +120,12 @@ pub(super) fn read(text: &str, file: &str) -> Result<Document, Error> {
     })
 }
 
-/// The refusal in one line, without the place, which is told apart.
+/// The refusal in one line that is safe to print, without the place, which is named apart.
 fn rule_of(error: &serde_saphyr::Error) -> String {
+    super::printable_rule(&rule_as_written(error))
+}
+
+fn rule_as_written(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error as E;
     match error {
         E::SerdeUnknownField {

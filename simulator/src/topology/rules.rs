@@ -88,7 +88,7 @@ pub(super) fn complete(document: Document, file: &str) -> Result<Topology, Error
     topology(document).map_err(|refusal| Error::Input {
         file: file.to_owned(),
         line: Some(refusal.line),
-        rule: refusal.rule,
+        rule: super::printable_rule(&refusal.rule),
     })
 }
 

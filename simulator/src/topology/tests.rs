@@ -534,3 +534,70 @@ fn the_schema_names_every_key() {
         Some(9)
     );
 }
+
+/// What nobody writes but who wants to see what happens: each is refused soon, at a line, by a rule that can be printed.
+#[test]
+fn strange_files_are_refused_within_bounds() {
+    let nested = |open: &str, close: &str, depth: usize| {
+        format!("clusters: {}{}", open.repeat(depth), close.repeat(depth))
+    };
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let before = format!("*a{}, ", level - 1).repeat(10);
+        bomb.push_str(&format!("a{level}: &a{level} [{before}]\n"));
+    }
+    let files = [
+        bomb,
+        "clusters: &a [*a]".to_owned(),
+        "clusters: [{count: 1000000000}]".to_owned(),
+        "clusters: [{count: 99999999999999999999999}]".to_owned(),
+        "clusters: [{count: -1}]".to_owned(),
+        "clusters: [{nodes: 1000000000}]".to_owned(),
+        "clusters: [{nodes: 1e9}]".to_owned(),
+        "clusters: [{nodes: .inf}]".to_owned(),
+        "clusters: [{}]\nclusters: [{}]".to_owned(),
+        "clusters: [{name: a, name: b}]".to_owned(),
+        "clusters:\n\t- name: a".to_owned(),
+        "clusters: [{name: \"a\\0b\"}]".to_owned(),
+        "clusters: [{name: \"\\e[31m\u{202e}x\"}]".to_owned(),
+        "clusters: [{\"\\e[2J\": 1}]".to_owned(),
+        "\0\0\0\0".to_owned(),
+        "\u{feff}".to_owned(),
+        "c\0l\0u\0s\0t\0e\0r\0s\0:\0".to_owned(),
+        "clusters: !!binary aGVsbG8=".to_owned(),
+        "%YAML 9.9\n---\nclusters: [{}]\n...\n---\nx".to_owned(),
+        "<<: {clusters: [{}]}\nclusters: 7".to_owned(),
+        "? [clusters]\n: [{}]".to_owned(),
+        nested("[", "]", 20_000),
+        nested("{a: ", "}", 20_000),
+        nested("[", "", 200_000),
+        format!("clusters: [{{name: {}}}]", "a".repeat(3 << 20)),
+        format!(
+            "clusters: [{{globalCIDRsMap: {{{}: x}}}}]",
+            "\u{1b}".repeat(1000)
+        ),
+        format!("clusters: [{}]", "{count: 10000},".repeat(2000)),
+        format!("clusters: [{}", "{},".repeat(100_000)),
+        "x".repeat(MAX_BYTES + 1),
+    ];
+    for text in files {
+        let shown: String = text.chars().take(40).collect();
+        let since = std::time::Instant::now();
+        let Err(Error::Input { line, rule, file }) = parse(&text, "t.yaml") else {
+            panic!("accepted: {shown:?}");
+        };
+        assert_eq!(file, "t.yaml");
+        assert!(
+            line.is_some() || text.len() > MAX_BYTES,
+            "{shown:?}: {rule}"
+        );
+        assert!(
+            !rule.is_empty() && rule.chars().count() <= 1000,
+            "{shown:?}"
+        );
+        let raw = rule.chars().find(|c| datapath::printable::is_dangerous(*c));
+        assert_eq!(raw, None, "{shown:?}: {rule:?}");
+        // Generous: it is the kind that takes minutes or all memory.
+        assert!(since.elapsed() < Duration::from_secs(20), "{shown:?}");
+    }
+}
