@@ -111,14 +111,6 @@ impl World {
             .map(|node| node.name.as_str())
     }
 
-    /// Who holds an address, as (node, link), and only on links that are there.
-    pub fn owners_of(&self, ip: IpAddr) -> impl Iterator<Item = (&str, &str)> {
-        self.holders(ip).iter().filter_map(|&(node, link)| {
-            let node = self.node(node);
-            Some((node.name.as_str(), &*node.link(link?).name))
-        })
-    }
-
     pub(super) fn id(&self, name: &str) -> Option<NodeId> {
         self.ids.get(name).copied()
     }
