@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, reason = "a test")]
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datapath::agent::{Event, events};
 use datapath::api::{NodeConfigSpec, Route};
@@ -38,12 +38,17 @@ struct Script {
     lists: Vec<Value>,
     watches: Vec<Vec<Value>>,
     paths: Vec<String>,
+    /// When each list was asked for.
+    listed: Vec<Instant>,
 }
 
 impl Script {
     /// The next answer and whether the connection stays open after it; none where the script has no more.
     fn reply(&mut self, path: String) -> Option<(String, bool)> {
         let is_watch = path.contains("watch=true");
+        if !is_watch {
+            self.listed.push(Instant::now());
+        }
         self.paths.push(path);
         if is_watch && self.watches.is_empty() {
             Some((String::new(), true))
@@ -122,7 +127,7 @@ async fn news_gaps_nonsense_and_absence_are_told_apart() {
             ],
             vec![expired()],
         ],
-        paths: Vec::new(),
+        ..Script::default()
     }));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
@@ -153,5 +158,38 @@ async fn news_gaps_nonsense_and_absence_are_told_apart() {
             path.contains("fieldSelector=metadata.name%3Da-n1"),
             "{path}"
         );
+    }
+}
+
+#[tokio::test]
+async fn after_410_the_list_comes_at_once_and_never_in_a_hot_loop() {
+    const MANY: usize = 1000;
+    let routes = |number: u32| routed(&format!("10.{}.0.0/16", number % 250));
+    let script = Arc::new(Mutex::new(Script {
+        lists: (1..=MANY as u32)
+            .map(|number| list(number, json!([object("a-n1", number, routes(number))])))
+            .collect(),
+        watches: vec![vec![expired()]; MANY],
+        ..Script::default()
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(serve(listener, script.clone()));
+    let uri = format!("http://{address}").parse().expect("a URI");
+    let client = Client::try_from(Config::new(uri)).expect("a client");
+    let mut stream = std::pin::pin!(events(client, "a-n1"));
+    let until = tokio::time::Instant::now() + Duration::from_secs(4);
+    while let Ok(Some(_)) = tokio::time::timeout_at(until, stream.next()).await {}
+
+    let listed = script.lock().expect("an unharmed script").listed.clone();
+    let waits: Vec<Duration> = listed.windows(2).map(|two| two[1] - two[0]).collect();
+    let [first, others @ ..] = waits.as_slice() else {
+        panic!("listed once only")
+    };
+    assert!(*first < Duration::from_millis(400), "{waits:?}");
+    // A server that forgets every watch at once is asked less and less often.
+    assert!((1..6).contains(&others.len()), "{waits:?}");
+    for wait in others {
+        assert!(*wait >= Duration::from_millis(400), "{waits:?}");
     }
 }
