@@ -25,6 +25,9 @@ pub struct Problem {
     pub rule: String,
     /// The list of a NodeConfig that the object is in; none where it is in none.
     pub part: Option<Part>,
+    /// Whether another row with the same key is kept instead: the object is superfluous rather than missing.
+    #[serde(default)]
+    pub is_repeated: bool,
 }
 
 /// The lists of a NodeConfig.
@@ -64,6 +67,7 @@ impl Problem {
             object: object.into(),
             rule: rule.into(),
             part: None,
+            is_repeated: false,
         }
     }
 }

@@ -68,9 +68,7 @@ pub fn desired(config: &NodeConfigSpec, observed: &NodeState) -> (NodeState, Vec
     }
     for translation in &config.iptables {
         rows.try_part(Part::Iptables, &translation.rule, |rows| {
-            rows.state
-                .nat
-                .insert(translation::parse(translation).map_err(Some)?);
+            rows.state.nat.insert(translation::parse(translation)?);
             Ok(())
         });
     }
@@ -86,8 +84,21 @@ struct Rows {
     absent: BTreeSet<String>,
 }
 
-/// Why a part makes no row; none where another problem says it already.
-type Refusal = Option<String>;
+/// Why a part makes no row.
+enum Refusal {
+    /// Its tunnel cannot be made, which a problem of its own says already.
+    Absent,
+    /// A field of it cannot be used.
+    Malformed(String),
+    /// An earlier part with the same key is kept.
+    Repeated(String),
+}
+
+impl From<String> for Refusal {
+    fn from(rule: String) -> Self {
+        Self::Malformed(rule)
+    }
+}
 
 impl Rows {
     fn try_part(
@@ -96,12 +107,16 @@ impl Rows {
         name: &str,
         part: impl FnOnce(&mut Self) -> Result<(), Refusal>,
     ) {
-        if let Err(Some(rule)) = part(self) {
-            self.problems.push(Problem {
-                part: Some(list),
-                ..Problem::new(format!("{} {name}", list.word()), rule)
-            });
-        }
+        let (rule, is_repeated) = match part(self) {
+            Ok(()) | Err(Refusal::Absent) => return,
+            Err(Refusal::Malformed(rule)) => (rule, false),
+            Err(Refusal::Repeated(rule)) => (rule, true),
+        };
+        self.problems.push(Problem {
+            part: Some(list),
+            is_repeated,
+            ..Problem::new(format!("{} {name}", list.word()), rule)
+        });
     }
 
     fn device(&mut self, device: &Device, observed: &NodeState) -> Result<(), Refusal> {
@@ -109,7 +124,9 @@ impl Rows {
             self.absent.insert(device.name.clone());
         })?;
         if self.state.links.get(&link.name).is_some() {
-            return Err(Some("there are two devices of this name".to_owned()));
+            return Err(Refusal::Repeated(
+                "there are two devices of this name".to_owned(),
+            ));
         }
         let family = Family::of(net.addr());
         self.state.addresses.insert(Address {
@@ -155,9 +172,11 @@ impl Rows {
         if self.state.links.get(link).is_some() {
             Ok(())
         } else if self.absent.contains(link) {
-            Err(None)
+            Err(Refusal::Absent)
         } else {
-            Err(Some(format!("`{link}` is not one of the config's devices")))
+            Err(Refusal::Malformed(format!(
+                "`{link}` is not one of the config's devices"
+            )))
         }
     }
 
@@ -173,7 +192,7 @@ impl Rows {
             Some(first) if first != row => {
                 let rule = format!("{ip} on {link} has two MACs; the first is kept");
                 self.state.neighbours.insert(first);
-                Err(Some(rule))
+                Err(Refusal::Repeated(rule))
             }
             _ => Ok(()),
         }
@@ -186,12 +205,14 @@ impl Rows {
             && let Some(local) = tunnel.local
             && Family::of(local) != Family::of(dst)
         {
-            return Err(Some(format!("{dst} is not of the family of {local}")));
+            return Err(Refusal::Malformed(format!(
+                "{dst} is not of the family of {local}"
+            )));
         }
         if !mac.is_zero() {
             let first = *self.unicast.entry((link.to_owned(), mac)).or_insert(dst);
             if first != dst {
-                return Err(Some(format!(
+                return Err(Refusal::Repeated(format!(
                     "{mac} on {link} leads to {first} and to {dst}; the first is kept"
                 )));
             }
@@ -209,11 +230,13 @@ impl Rows {
         self.require(link)?;
         let dst = cidr
             .parse::<IpNet>()
-            .map_err(|_| Some(format!("`{cidr}` is not a prefix")))?
+            .map_err(|_| format!("`{cidr}` is not a prefix"))?
             .trunc();
         let via = address(via)?;
         if Family::of(via) != Family::of(dst.addr()) {
-            return Err(Some(format!("{via} is not of the family of {dst}")));
+            return Err(Refusal::Malformed(format!(
+                "{via} is not of the family of {dst}"
+            )));
         }
         let row = Route {
             table: TABLE,
@@ -234,7 +257,9 @@ impl Rows {
         match self.state.routes.insert(row.clone()) {
             Some(first) if first != row => {
                 self.state.routes.insert(first);
-                Err(Some("it has two next hops; the first is kept".to_owned()))
+                Err(Refusal::Repeated(
+                    "it has two next hops; the first is kept".to_owned(),
+                ))
             }
             _ => Ok(()),
         }
@@ -258,47 +283,52 @@ fn directory(family: Family) -> &'static str {
 
 fn address(text: &str) -> Result<IpAddr, Refusal> {
     text.parse()
-        .map_err(|_| Some(format!("`{text}` is not an address")))
+        .map_err(|_| Refusal::Malformed(format!("`{text}` is not an address")))
 }
 
 fn ethernet(text: &str) -> Result<Mac, Refusal> {
-    text.parse().map_err(|error| Some(format!("{error}")))
+    text.parse()
+        .map_err(|error| Refusal::Malformed(format!("{error}")))
 }
 
 /// A device as a link and the address on it.
 fn tunnel(device: &Device, observed: &NodeState) -> Result<(Link, IpNet), Refusal> {
     if device.kind != "vxlan" {
-        return Err(Some(format!("`{}` is not a kind of tunnel", device.kind)));
+        return Err(Refusal::Malformed(format!(
+            "`{}` is not a kind of tunnel",
+            device.kind
+        )));
     }
     if !TUNNELS.contains(&device.name.as_str()) {
-        return Err(Some(format!(
+        return Err(Refusal::Malformed(format!(
             "a tunnel has one of the names {}",
             TUNNELS.join(", ")
         )));
     }
-    let net = device
-        .addr
-        .parse::<IpNet>()
-        .map_err(|_| Some(format!("`{}` is not an address with a length", device.addr)))?;
+    let net = device.addr.parse::<IpNet>().map_err(|_| {
+        Refusal::Malformed(format!("`{}` is not an address with a length", device.addr))
+    })?;
     let mac = ethernet(&device.mac)?;
     if mac.is_zero() || mac.0[0] & 1 == 1 {
-        return Err(Some(format!("{mac} is not the address of one station")));
+        return Err(Refusal::Malformed(format!(
+            "{mac} is not the address of one station"
+        )));
     }
     let vni = u32::try_from(device.id)
         .ok()
         .filter(|vni| *vni < 1 << 24)
-        .ok_or_else(|| Some(format!("{} is not a VNI of 24 bits", device.id)))?;
+        .ok_or_else(|| Refusal::Malformed(format!("{} is not a VNI of 24 bits", device.id)))?;
     let port = u16::try_from(device.port)
         .ok()
         .filter(|port| *port != 0)
-        .ok_or_else(|| Some(format!("{} is not a UDP port", device.port)))?;
+        .ok_or_else(|| Refusal::Malformed(format!("{} is not a UDP port", device.port)))?;
     let lower = observed
         .links
         .get(&device.bind_dev)
-        .ok_or_else(|| Some(format!("there is no link `{}`", device.bind_dev)))?;
+        .ok_or_else(|| Refusal::Malformed(format!("there is no link `{}`", device.bind_dev)))?;
     let family = Family::of(net.addr());
     let local = outer_source(net, &lower.name, observed).ok_or_else(|| {
-        Some(format!(
+        Refusal::Malformed(format!(
             "`{}` has no global {family} address",
             device.bind_dev
         ))

@@ -128,7 +128,7 @@ async fn scenario(
     tokio::time::sleep(Duration::from_millis(700)).await;
     until_true(hand, &wanted, "a short absence").await;
 
-    // One bad row costs that row.
+    // One malformed row keeps all former ones, and the corrected config is adopted.
     let mut partly = wanted.clone();
     partly.routes[0].gw = "nobody".into();
     partly.routes.push(RouteRow {
@@ -136,7 +136,11 @@ async fn scenario(
         ..wanted.routes[0].clone()
     });
     send(Event::Wanted(partly.clone()));
-    until_true(hand, &partly, "a config with a bad row").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_true(hand, &wanted, "a config with a malformed row").await;
+    partly.routes[0].gw.clone_from(&wanted.routes[0].gw);
+    send(Event::Wanted(partly.clone()));
+    until_true(hand, &partly, "the corrected config").await;
 
     // A long one withdraws everything.
     send(Event::Withdrawn);

@@ -252,13 +252,7 @@ fn name_of(object: &Value) -> &str {
 
 /// What a NodeConfig says to its agent.
 fn wanted(object: &Value) -> Event {
-    match &object["spec"] {
-        Value::Null => Event::Wanted(NodeConfigSpec::default()),
-        spec => match serde_json::from_value(spec.clone()) {
-            Ok(spec) => Event::Wanted(spec),
-            Err(error) => Event::Unreadable(error.to_string()),
-        },
-    }
+    Event::of_spec(object.get("spec"))
 }
 
 /// What a list of all NodeConfigs says to the agents: also to those whose NodeConfig is not in it, since its deletion may be what

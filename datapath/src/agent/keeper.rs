@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use serde::Deserialize as _;
+use serde_json::Value;
 use tracing::{error, warn};
 
 use crate::api::NodeConfigSpec;
@@ -47,6 +49,19 @@ pub enum Event {
     Wanted(NodeConfigSpec),
     /// The NodeConfig is not there.
     Withdrawn,
+}
+
+impl Event {
+    /// What the `spec` of a NodeConfig says. An object without one says nothing about the node, and neither does `null`; a node
+    /// without rows has an empty spec.
+    #[must_use]
+    pub fn of_spec(spec: Option<&Value>) -> Self {
+        match spec.map(Option::<NodeConfigSpec>::deserialize) {
+            Some(Ok(Some(spec))) => Self::Wanted(spec),
+            None | Some(Ok(None)) => Self::Unreadable("it has no spec".to_owned()),
+            Some(Err(error)) => Self::Unreadable(error.to_string()),
+        }
+    }
 }
 
 /// Decides when to reconcile and with which config. Times are since any one moment.

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 use super::{Event, Keeper, Timing, settle};
-use crate::api::{GROUP, NodeConfigSpec, VERSION};
+use crate::api::{GROUP, VERSION};
 use crate::error::Error;
 use crate::kernel::Monitor;
 use crate::reconcile::Kernel;
@@ -100,7 +100,7 @@ pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
             Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
                 is_own(&object).then(|| {
                     seen = true;
-                    wanted(object)
+                    Event::of_spec(object.data.get("spec"))
                 })
             }
             Ok(watcher::Event::Delete(object)) => is_own(&object).then_some(Event::Withdrawn),
@@ -144,15 +144,5 @@ fn is_expired(error: &watcher::Error) -> bool {
         watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
         _ => false,
-    }
-}
-
-fn wanted(object: DynamicObject) -> Event {
-    let spec = object.data.get("spec").cloned();
-    // An object without a spec says nothing about the node, and so does `null`; a node without rows has an empty spec.
-    match serde_json::from_value::<Option<NodeConfigSpec>>(spec.unwrap_or_default()) {
-        Ok(Some(spec)) => Event::Wanted(spec),
-        Ok(None) => Event::Unreadable("it has no spec".to_owned()),
-        Err(error) => Event::Unreadable(error.to_string()),
     }
 }

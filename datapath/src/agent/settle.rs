@@ -5,8 +5,9 @@ use tracing::{error, info, warn};
 use super::Keeper;
 use crate::api::NodeConfigSpec;
 use crate::error::Error;
-use crate::nodeconfig::{Part, desired};
-use crate::reconcile::{Kernel, reconcile};
+use crate::nodeconfig::{Part, TUNNELS, desired};
+use crate::reconcile::{Kernel, reconcile_from};
+use crate::state::NodeState;
 
 /// What came of a turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,31 +18,43 @@ pub struct Settled {
     pub problems: Vec<String>,
 }
 
-/// Adopts the newest config if all its tunnels can be made, and makes the kernel hold what is adopted. Blocks for as long as the
+/// Adopts the newest config if every part of it can be made, and makes the kernel hold what is adopted. Blocks for as long as the
 /// kernel takes, milliseconds.
+///
+/// A config with a part that is malformed leaves the former one in force, rows of every kind: half a config may break paths that the
+/// former one served. Only a node that has no tunnel yet gets what can be made of it, since it has nothing to lose.
 pub fn settle(kernel: &mut dyn Kernel, keeper: &mut Keeper) -> Settled {
     let mut settled = Settled::default();
+    if keeper.candidate().is_none() && keeper.adopted().is_none() {
+        settled.is_true = true;
+        return settled;
+    }
+    let observed = match kernel.observe() {
+        Ok(observed) => observed,
+        Err(error) => {
+            settled.unobserved(&error);
+            return settled;
+        }
+    };
     if let Some(candidate) = keeper.candidate() {
-        match judged(kernel, candidate) {
-            Ok(unfit) if unfit.is_empty() => keeper.adopt(),
-            Ok(unfit) => {
-                for problem in unfit {
-                    error!(
-                        problem,
-                        "the NodeConfig is not adopted; the former one stays"
-                    );
-                    settled.problems.push(problem);
-                }
-            }
-            Err(error) => settled.unobserved(&error),
+        let is_bare = keeper.adopted().is_none() && !has_tunnels(&observed);
+        let unfit = unfit(candidate, &observed, is_bare);
+        if unfit.is_empty() {
+            keeper.adopt();
+        }
+        for problem in unfit {
+            error!(
+                problem,
+                "the NodeConfig is not adopted; the former one stays"
+            );
+            settled.problems.push(problem);
         }
     }
     let adopted = keeper.candidate().is_none();
     let Some(config) = keeper.adopted() else {
-        settled.is_true = adopted;
         return settled;
     };
-    match reconcile(kernel, config) {
+    match reconcile_from(kernel, config, observed) {
         Ok(done) => {
             for change in &done.applied.changes {
                 info!(%change, "changed");
@@ -69,10 +82,17 @@ impl Settled {
     }
 }
 
-/// What keeps a config from being adopted: a tunnel that cannot be made would take all its rows along.
-fn judged(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Vec<String>, Error> {
-    let observed = kernel.observe()?;
-    let (_, mut problems) = desired(config, &observed);
-    problems.retain(|problem| problem.part == Some(Part::Device));
-    Ok(problems.iter().map(ToString::to_string).collect())
+/// What keeps a config from being adopted. A tunnel that cannot be made would take all its rows along; any other malformed part would
+/// take its former row, which only a bare node does not have.
+fn unfit(config: &NodeConfigSpec, observed: &NodeState, is_bare: bool) -> Vec<String> {
+    let (_, mut problems) = desired(config, observed);
+    problems
+        .retain(|problem| problem.part == Some(Part::Device) || !(problem.is_repeated || is_bare));
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn has_tunnels(observed: &NodeState) -> bool {
+    TUNNELS
+        .iter()
+        .any(|name| observed.links.get(*name).is_some())
 }
