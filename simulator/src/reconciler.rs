@@ -2,17 +2,21 @@
 //!
 //! It knows nothing but the objects of the APIs, and tells the agents nothing but by NodeConfigs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+mod inputs;
 
-use datapath::api::{ClusterNode, Fleet, NodeConfigSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datapath::agent;
+use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfig, NodeConfigSpec};
 use datapath::plan::{self, Plan};
-use futures::future::select_all;
-use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::apiserver::{Event, EventKind, Resource, Store, Watch};
+pub(crate) use inputs::Inputs;
+
+use crate::apiserver::{Event, EventKind, Resource, Store};
 use crate::freeze::Freezer;
 use crate::objects;
 
@@ -27,11 +31,29 @@ pub(crate) struct Member {
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     /// The first is the control-plane cluster.
-    pub(crate) members: Vec<Member>,
-    pub(crate) freezer: Arc<Freezer>,
+    members: Vec<Member>,
+    freezer: Arc<Freezer>,
+    former: Mutex<Former>,
+}
+
+/// Every object as it could be read last, by name.
+#[derive(Debug, Default)]
+struct Former {
+    clusters: BTreeMap<String, Cluster>,
+    cluster_nodes: BTreeMap<String, ClusterNode>,
+    node_configs: BTreeMap<String, NodeConfig>,
 }
 
 impl Reconciler {
+    /// The control plane of some clusters, of which the first has the objects of all.
+    pub(crate) fn new(members: Vec<Member>, freezer: Arc<Freezer>) -> Self {
+        Self {
+            members,
+            freezer,
+            former: Mutex::default(),
+        }
+    }
+
     fn root(&self) -> &Arc<Store> {
         // A topology has at least one cluster.
         &self.members[0].store
@@ -39,19 +61,16 @@ impl Reconciler {
 
     /// Elects everywhere, plans once, and writes what differs; the plan is what was written or stands already.
     pub(crate) fn step(&self) -> Plan {
-        let (objects, _) = self.root().list(Resource::CLUSTER_NODES, None);
         let mut by_cluster: BTreeMap<String, Vec<ClusterNode>> = BTreeMap::new();
-        for object in &objects {
-            if let Ok(node) = ClusterNode::deserialize(&**object) {
-                let nodes = by_cluster.entry(node.spec.cluster_name.clone());
-                nodes.or_default().push(node);
-            }
+        for node in self.fleet().cluster_nodes {
+            let nodes = by_cluster.entry(node.spec.cluster_name.clone());
+            nodes.or_default().push(node);
         }
         for member in &self.members {
             let mine = by_cluster.remove(&member.name).unwrap_or_default();
             self.elect(member, &mine);
         }
-        let planned = plan::plan(&fleet(self.root()));
+        let planned = plan::plan(&self.fleet());
         self.write(&planned);
         planned
     }
@@ -140,29 +159,17 @@ impl Reconciler {
     }
 
     /// Runs until it is dropped; `planned` is what [`step`](Self::step) came to last.
-    pub(crate) async fn run(self: Arc<Self>, mut planned: Plan, mut watches: Watches) {
+    pub(crate) async fn run(self: Arc<Self>, mut planned: Plan, mut inputs: Inputs) {
         let mut frozen = self.freezer.subscribe();
         loop {
-            let changed = {
-                let inputs = watches.inputs.iter_mut();
-                let input = select_all(inputs.map(|watch| Box::pin(watch.next())));
-                tokio::select! {
-                    _ = input => true,
-                    event = watches.configs.next() => is_foreign(&event, &planned),
-                    changed = frozen.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        true
+            tokio::select! {
+                () = inputs.changed(&planned) => {}
+                changed = frozen.changed() => {
+                    if changed.is_err() {
+                        return;
                     }
+                    inputs.drain(&planned);
                 }
-            };
-            if !changed {
-                continue;
-            }
-            // One look at everything answers all events so far.
-            for watch in watches.inputs.iter_mut().chain([&mut watches.configs]) {
-                while watch.poll().is_some() {}
             }
             let this = self.clone();
             // A large plan takes longer than a worker of the runtime may be held.
@@ -173,31 +180,22 @@ impl Reconciler {
         }
     }
 
-    /// Watches for whatever may change the plan from now on.
-    pub(crate) fn watches(&self) -> Watches {
+    /// Listens to whatever may change the plan from now on.
+    pub(crate) fn inputs(&self) -> Inputs {
+        Inputs::open(&self.members)
+    }
+
+    /// The planner's input. An object that cannot be read counts as it was before: a slip in one of them must not take rows from
+    /// its node, nor those that lead there from all others.
+    fn fleet(&self) -> Fleet {
+        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
         let root = self.root();
-        let from = root.version();
-        let objects = [Resource::CLUSTERS, Resource::CLUSTER_NODES];
-        let nodes = self.members.iter().map(|member| {
-            let store = &member.store;
-            store.watch(Resource::NODES, store.version())
-        });
-        Watches {
-            inputs: objects
-                .into_iter()
-                .map(|resource| root.watch(resource, from))
-                .chain(nodes)
-                .collect(),
-            configs: root.watch(Resource::NODE_CONFIGS, from),
+        Fleet {
+            clusters: read(root, Resource::CLUSTERS, &mut former.clusters),
+            cluster_nodes: read(root, Resource::CLUSTER_NODES, &mut former.cluster_nodes),
+            node_configs: read(root, Resource::NODE_CONFIGS, &mut former.node_configs),
         }
     }
-}
-
-/// What the reconciler listens to.
-#[derive(Debug)]
-pub(crate) struct Watches {
-    inputs: Vec<Watch>,
-    configs: Watch,
 }
 
 /// Whether a change of a NodeConfig is somebody else's: ours make it what is planned.
@@ -230,34 +228,36 @@ fn elected<'a>(nodes: &'a [ClusterNode], ready: &BTreeSet<&str>) -> Option<&'a s
         .map(|node| node.spec.node_name.as_str())
 }
 
-/// The planner's input; an object that cannot be read harms only itself.
-fn fleet(root: &Store) -> Fleet {
-    fn read<T: serde::de::DeserializeOwned>(root: &Store, resource: Resource) -> Vec<T> {
-        let (objects, _) = root.list(resource, None);
-        objects
-            .iter()
-            .filter_map(|object| match serde_json::from_value((**object).clone()) {
-                Ok(read) => Some(read),
-                Err(error) => {
-                    let name = object["metadata"]["name"].as_str();
-                    warn!(kind = resource.kind, name, %error, "unreadable object");
-                    None
-                }
-            })
-            .collect()
+/// The objects of a kind that are there, each as it could be read last.
+fn read<T: DeserializeOwned + Clone>(
+    root: &Store,
+    resource: Resource,
+    former: &mut BTreeMap<String, T>,
+) -> Vec<T> {
+    let (objects, _) = root.list(resource, None);
+    let mut held = std::mem::take(former);
+    for object in &objects {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let before = held.remove(name);
+        let read = match T::deserialize(&**object) {
+            Ok(read) => Some(read),
+            Err(error) => {
+                warn!(kind = resource.kind, name, %error, "unreadable object; it counts as it was before");
+                before
+            }
+        };
+        if let Some(read) = read {
+            former.insert(name.to_owned(), read);
+        }
     }
-    Fleet {
-        clusters: read(root, Resource::CLUSTERS),
-        cluster_nodes: read(root, Resource::CLUSTER_NODES),
-        node_configs: read(root, Resource::NODE_CONFIGS),
-    }
+    former.values().cloned().collect()
 }
 
-/// The rows of a NodeConfig object.
+/// The rows of a NodeConfig object; none where it cannot be read.
 pub(crate) fn spec_of(object: &Value) -> Option<NodeConfigSpec> {
-    match &object["spec"] {
-        Value::Null => Some(NodeConfigSpec::default()),
-        spec => serde_json::from_value(spec.clone()).ok(),
+    match agent::Event::of_spec(object.get("spec")) {
+        agent::Event::Wanted(spec) => Some(spec),
+        _ => None,
     }
 }
 
@@ -293,5 +293,76 @@ mod tests {
         assert_eq!(elected(&settled, &ready(&[])), None);
         let two = [node("n1", true), node("n2", true)];
         assert_eq!(elected(&two, &ready(&["n1", "n2"])), Some("n1"));
+    }
+
+    /// The control plane of a generated fleet, planned once.
+    fn planned() -> (Arc<Store>, Reconciler) {
+        use crate::topology::{FamilyChoice, ModeChoice, generated};
+        let fleet = generated(3, 2, ModeChoice::Mixed, FamilyChoice::All).expect("a fleet");
+        let root = Arc::new(Store::default());
+        let mut members = Vec::new();
+        for (index, cluster) in fleet.clusters.iter().enumerate() {
+            let store = if index == 0 {
+                root.clone()
+            } else {
+                Arc::new(Store::default())
+            };
+            let object = objects::cluster(cluster, index == 0, "");
+            root.create(Resource::CLUSTERS, None, object)
+                .expect("a Cluster");
+            for node in &cluster.nodes {
+                let object = objects::node(node, "2026-01-01T00:00:00Z");
+                store.create(Resource::NODES, None, object).expect("a Node");
+                let object = objects::cluster_node(cluster, node);
+                root.create(Resource::CLUSTER_NODES, None, object)
+                    .expect("a ClusterNode");
+            }
+            let name = cluster.name.clone();
+            members.push(Member { name, store });
+        }
+        let reconciler = Reconciler::new(members, Arc::default());
+        reconciler.step();
+        (root, reconciler)
+    }
+
+    fn specs(root: &Store) -> BTreeMap<String, NodeConfigSpec> {
+        let (objects, _) = root.list(Resource::NODE_CONFIGS, None);
+        let name = |object: &Value| object["metadata"]["name"].as_str().map(str::to_owned);
+        objects
+            .iter()
+            .filter_map(|object| Some((name(object)?, spec_of(object)?)))
+            .collect()
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_costs_nobody_a_row() {
+        let (root, reconciler) = planned();
+        let before = specs(&root);
+        assert_eq!(before.len(), 6);
+        for (resource, name, field) in [
+            (Resource::CLUSTER_NODES, "c2-n1", "ip"),
+            (Resource::CLUSTER_NODES, "c3-n2", "podCIDRs"),
+            (Resource::CLUSTERS, "c1", "clusterLinkOptions"),
+        ] {
+            let spoilt = root.put(resource, None, name, |object| {
+                object["spec"][field] = json!({"not": 7});
+                object["spec"]["clusterLinkOptions"]["networkType"] = json!(7);
+            });
+            spoilt.expect("a write");
+            reconciler.step();
+            assert_eq!(specs(&root), before, "{name}");
+        }
+        // A NodeConfig that somebody spoils is written anew.
+        let spoilt = root.put(Resource::NODE_CONFIGS, None, "c2-n1", |object| {
+            object["spec"]["routes"] = json!(7);
+        });
+        spoilt.expect("a write");
+        reconciler.step();
+        assert_eq!(specs(&root), before);
+        // An object that is deleted is no longer counted, however it was last.
+        root.delete(Resource::CLUSTER_NODES, None, "c3-n2")
+            .expect("a ClusterNode");
+        reconciler.step();
+        assert!(!specs(&root).contains_key("c3-n2"));
     }
 }

@@ -123,17 +123,12 @@ impl Fleet {
         let root = members[0].api.store().clone();
         control_plane(&root, &topology, &authority.pem, &accesses)?;
         let freezer = Arc::new(Freezer::default());
-        let reconciler = Arc::new(Reconciler {
-            members: members
-                .iter()
-                .map(|member| Member {
-                    name: member.name.clone(),
-                    store: member.api.store().clone(),
-                })
-                .collect(),
-            freezer: freezer.clone(),
+        let sources = members.iter().map(|member| Member {
+            name: member.name.clone(),
+            store: member.api.store().clone(),
         });
-        let watches = reconciler.watches();
+        let reconciler = Arc::new(Reconciler::new(sources.collect(), freezer.clone()));
+        let inputs = reconciler.inputs();
         let planned = {
             let reconciler = reconciler.clone();
             blocking(move || Ok(reconciler.step())).await?
@@ -163,7 +158,7 @@ impl Fleet {
             });
         };
         start("agents", Box::pin(agents.run(monitors)));
-        start("reconciler", Box::pin(reconciler.run(planned, watches)));
+        start("reconciler", Box::pin(reconciler.run(planned, inputs)));
         for (member, listener) in fleet.members.iter().zip(listeners) {
             let forever = std::future::pending::<()>;
             let (api, kubelet) = (member.api.clone(), member.kubelet.clone());
