@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use crate::agent::{self, Timing};
 use crate::api::NodeConfigSpec;
 use crate::diff::diff;
-use crate::error::Error;
+use crate::error::{Error, Problem, ProblemKind};
 use crate::kernel::{LinuxKernel, Monitor};
 use crate::nodeconfig::desired;
 use crate::reconcile::Kernel;
@@ -47,11 +47,16 @@ enum Verb {
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         grace: u64,
     },
-    /// Print the changes that would make this node what a NodeConfig says; exit code 1 if there are any.
+    /// Print the changes that would make this node what a NodeConfig says.
+    ///
+    /// Exit code 0: none. 1: there are some, or the node lacks a link that the NodeConfig stands on. 65: the NodeConfig is malformed.
     Diff {
-        /// The NodeConfig, or its spec, as JSON.
+        /// The NodeConfig as JSON or YAML: what kubectl prints (also Lists and several documents), or a spec alone; - is stdin.
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
+        /// Which NodeConfig of the file (required where it has several).
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
         /// A state as `show` prints it, in place of this node's own.
         #[arg(long, value_name = "FILE")]
         observed: Option<PathBuf>,
@@ -61,7 +66,8 @@ enum Verb {
     },
     /// Print the NodeConfigs of a fleet as JSON.
     Plan {
-        /// Clusters, ClusterNodes and NodeConfigs, as JSON: {"clusters": […], "clusterNodes": […], "nodeConfigs": […]}.
+        /// Clusters, ClusterNodes and NodeConfigs as JSON or YAML: what kubectl prints (also Lists and several documents), or
+        /// {"clusters": […], "clusterNodes": […], "nodeConfigs": […]}; - is stdin.
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
@@ -130,27 +136,15 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         }
         Verb::Diff {
             file,
+            name,
             observed,
             json,
         } => {
-            let config: NodeConfigSpec = input::spec(&file)?;
-            let observed = observe(observed)?;
-            let (wanted, problems) = desired(&config, &observed);
-            for problem in &problems {
-                eprintln!("clusterlink: {problem}");
-            }
-            let set = diff(&wanted, &observed);
-            if json {
-                print_json(&set)?;
-            } else {
-                print(&set.to_string())?;
-            }
-            Ok(ExitCode::from(u8::from(
-                !set.is_empty() || !problems.is_empty(),
-            )))
+            let config = input::spec(&file, name.as_deref())?;
+            difference(&file, &config, &observe(observed)?, json)
         }
         Verb::Plan { file } => {
-            let plan = crate::plan::plan(&input::read(&file)?);
+            let plan = crate::plan::plan(&input::fleet(&file)?);
             for objection in &plan.objections {
                 eprintln!("clusterlink: warning: {objection}");
             }
@@ -186,10 +180,40 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
     }
 }
 
+/// Prints what is between a NodeConfig and a node's tables.
+fn difference(
+    file: &Path,
+    config: &NodeConfigSpec,
+    observed: &NodeState,
+    json: bool,
+) -> Result<ExitCode, Error> {
+    let (wanted, problems) = desired(config, observed);
+    let malformed = |problem: &&Problem| problem.kind == ProblemKind::Malformed;
+    if let Some(first) = problems.iter().find(malformed) {
+        for problem in problems.iter().filter(malformed).skip(1) {
+            eprintln!("clusterlink: {}: {problem}", file.display());
+        }
+        return Err(input::refusal(file, first.to_string()));
+    }
+    for problem in &problems {
+        eprintln!("clusterlink: warning: {}: {problem}", file.display());
+    }
+    let set = diff(&wanted, observed);
+    if json {
+        print_json(&set)?;
+    } else {
+        print(&set.to_string())?;
+    }
+    let is_unmet = problems
+        .iter()
+        .any(|problem| problem.kind == ProblemKind::Unmet);
+    Ok(ExitCode::from(u8::from(!set.is_empty() || is_unmet)))
+}
+
 /// This node's tables, or those of a file.
 fn observe(file: Option<PathBuf>) -> Result<NodeState, Error> {
     match file {
-        Some(file) => input::read(&file),
+        Some(file) => input::state(&file),
         None => {
             let mut kernel = LinuxKernel::open()?;
             let state = kernel.observe()?;
@@ -237,24 +261,22 @@ fn serve(name: &str, kubeconfig: Option<PathBuf>, timing: Timing) -> Result<Exit
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Input {
-        file: "output".to_owned(),
-        line: None,
-        rule: error.to_string(),
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Output {
+        name: "stdout".to_owned(),
+        why: error.into(),
     })?;
     print(&format!("{text}\n"))
 }
 
+/// Whoever closed a pipe has read enough.
 fn print(text: &str) -> Result<(), Error> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(errno) => Err(Error::Kernel {
-            operation: "write",
-            object: "standard output".to_owned(),
-            detail: String::new(),
-            errno,
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes());
+    match written.and_then(|()| stdout.flush()) {
+        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output {
+            name: "stdout".to_owned(),
+            why,
         }),
-        Ok(()) => Ok(()),
+        _ => Ok(()),
     }
 }

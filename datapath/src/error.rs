@@ -16,6 +16,10 @@ const ENODEV: i32 = 19;
 const EADDRNOTAVAIL: i32 = 99;
 const ENOBUFS: i32 = 105;
 
+/// What the kernel says where a right, a feature of it, or room is missing: EPERM, ENOMEM, EACCES, ENFILE, EMFILE, ENOSPC, EUSERS,
+/// EPROTONOSUPPORT, EOPNOTSUPP, EAFNOSUPPORT, ENOBUFS.
+const LACKS: &[i32] = &[1, 12, 13, 23, 24, 28, 87, 93, 95, 97, ENOBUFS];
+
 /// An object, or a part of one, that breaks a rule and was left out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
@@ -25,9 +29,24 @@ pub struct Problem {
     pub rule: String,
     /// The list of a NodeConfig that the object is in; none where it is in none.
     pub part: Option<Part>,
-    /// Whether another row with the same key is kept instead: the object is superfluous rather than missing.
+    /// What kind of rule that is.
     #[serde(default)]
-    pub is_repeated: bool,
+    pub kind: ProblemKind,
+}
+
+/// What is wrong with an object that breaks a rule.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum ProblemKind {
+    /// A field of it cannot be used, on no node.
+    #[default]
+    Malformed,
+    /// An earlier object with the same key is kept instead.
+    Repeated,
+    /// The node lacks what it stands on.
+    Unmet,
 }
 
 /// The lists of a NodeConfig.
@@ -67,7 +86,7 @@ impl Problem {
             object: object.into(),
             rule: rule.into(),
             part: None,
-            is_repeated: false,
+            kind: ProblemKind::Malformed,
         }
     }
 }
@@ -117,6 +136,15 @@ pub enum Error {
         what: String,
         /// How that showed.
         why: String,
+    },
+    /// An output could not be written.
+    #[error("{name} could not be written")]
+    Output {
+        /// Its file, or `stdout`.
+        name: String,
+        /// Why not.
+        #[source]
+        why: io::Error,
     },
 }
 
@@ -168,18 +196,45 @@ impl Error {
             Self::Inconsistent { what } => (*what).to_owned(),
             Self::Kernel { object, .. } => object.clone(),
             Self::Missing { what, .. } => what.clone(),
+            Self::Output { name, .. } => name.clone(),
         };
         Problem::new(object, format!("{self}{source}"))
     }
 
-    /// The exit code of a program that ends by it.
+    /// The exit code of a program that ends by it. None is 1, which means a difference or a finding and nothing else: what the kernel
+    /// refuses for lack of a right, a feature or room is 69, any other refusal 70.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input { .. } => 65,
             Self::Missing { .. } => 69,
-            Self::Inconsistent { .. } => 70,
-            Self::Kernel { .. } => 1,
+            Self::Kernel { .. } if matches!(self.errno(), Some(errno) if LACKS.contains(&errno)) => {
+                69
+            }
+            Self::Inconsistent { .. } | Self::Kernel { .. } => 70,
+            Self::Output { .. } => 74,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_the_exit_code_of_its_kind() {
+        let refused = |errno| Error::kernel("add route", "10.0.0.0/8", errno).exit_code();
+        for errno in LACKS {
+            assert_eq!(refused(*errno), 69, "{errno}");
+        }
+        for errno in [EEXIST, ENODEV, EBUSY, 22] {
+            assert_eq!(refused(errno), 70, "{errno}");
+        }
+        assert_eq!(Error::Inconsistent { what: "routes" }.exit_code(), 70);
+        let output = Error::Output {
+            name: "stdout".to_owned(),
+            why: io::Error::from_raw_os_error(28),
+        };
+        assert_eq!(output.exit_code(), 74);
     }
 }

@@ -44,6 +44,8 @@ pub mod api;
 pub mod cli;
 pub mod code;
 pub mod diff;
+#[cfg(feature = "clusterlink")]
+pub mod document;
 pub mod element;
 pub mod error;
 #[cfg(feature = "kernel")]

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::api::{Device, NodeConfigSpec};
 pub use crate::error::Part;
-use crate::error::Problem;
+use crate::error::{Problem, ProblemKind};
 use crate::mac::Mac;
 use crate::state::{
     Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
@@ -92,6 +92,8 @@ enum Refusal {
     Malformed(String),
     /// An earlier part with the same key is kept.
     Repeated(String),
+    /// The node lacks what it stands on.
+    Unmet(String),
 }
 
 impl From<String> for Refusal {
@@ -107,14 +109,15 @@ impl Rows {
         name: &str,
         part: impl FnOnce(&mut Self) -> Result<(), Refusal>,
     ) {
-        let (rule, is_repeated) = match part(self) {
+        let (rule, kind) = match part(self) {
             Ok(()) | Err(Refusal::Absent) => return,
-            Err(Refusal::Malformed(rule)) => (rule, false),
-            Err(Refusal::Repeated(rule)) => (rule, true),
+            Err(Refusal::Malformed(rule)) => (rule, ProblemKind::Malformed),
+            Err(Refusal::Repeated(rule)) => (rule, ProblemKind::Repeated),
+            Err(Refusal::Unmet(rule)) => (rule, ProblemKind::Unmet),
         };
         self.problems.push(Problem {
             part: Some(list),
-            is_repeated,
+            kind,
             ..Problem::new(format!("{} {name}", list.word()), rule)
         });
     }
@@ -325,10 +328,10 @@ fn tunnel(device: &Device, observed: &NodeState) -> Result<(Link, IpNet), Refusa
     let lower = observed
         .links
         .get(&device.bind_dev)
-        .ok_or_else(|| Refusal::Malformed(format!("there is no link `{}`", device.bind_dev)))?;
+        .ok_or_else(|| Refusal::Unmet(format!("there is no link `{}`", device.bind_dev)))?;
     let family = Family::of(net.addr());
     let local = outer_source(net, &lower.name, observed).ok_or_else(|| {
-        Refusal::Malformed(format!(
+        Refusal::Unmet(format!(
             "`{}` has no global {family} address",
             device.bind_dev
         ))

@@ -4,10 +4,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datapath::api::NodeConfigSpec;
 use datapath::state::{Address, Link, LinkKind, NodeState};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn clusterlink(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_clusterlink"))
@@ -26,7 +27,9 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str, text: &str) -> Self {
-        let name = format!("clusterlink-{}-{name}", std::process::id());
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("clusterlink-{}-{number}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).expect("a writable temporary directory");
         Self(path)
@@ -67,7 +70,7 @@ fn wrong_words_are_64_and_help_is_not_wrong() {
 fn bad_input_is_65_with_file_line_and_rule() {
     let typed = Scratch::new(
         "typed.json",
-        "{\n  \"clusters\": [\n    {\"spec\": 7}\n  ]\n}\n",
+        "{\n  \"clusters\": [\n    {\"metadata\": {\"name\": \"a\"}, \"spec\": 7}\n  ]\n}\n",
     );
     let cut = Scratch::new("cut.json", "{\n  \"devices\": [\n");
     for (words, line, rule) in [
@@ -82,7 +85,7 @@ fn bad_input_is_65_with_file_line_and_rule() {
     }
     let output = clusterlink(&["plan", "-f", "/nonexistent/fleet.json"]);
     assert_eq!(output.status.code(), Some(65));
-    assert!(stderr(&output).contains("/nonexistent/fleet.json: it has to be readable"));
+    assert!(stderr(&output).contains("/nonexistent/fleet.json: No such file or directory"));
 }
 
 #[test]
@@ -118,8 +121,55 @@ fn a_plan_is_that_of_the_library() {
     assert_eq!(printed, vector["expected"]);
 }
 
+/// What kubectl prints of the objects of a fleet, in its shapes.
+fn shapes(fleet: &Value) -> Vec<(&'static str, String)> {
+    let mut items = Vec::new();
+    for (list, kind) in [
+        ("clusters", "Cluster"),
+        ("clusterNodes", "ClusterNode"),
+        ("nodeConfigs", "NodeConfig"),
+    ] {
+        for object in fleet[list].as_array().into_iter().flatten() {
+            let mut object = object.clone();
+            object["apiVersion"] = "kosmos.io/v1alpha1".into();
+            object["kind"] = kind.into();
+            items.push(object);
+        }
+    }
+    let yaml = |value: &Value| serde_saphyr::to_string(value).expect("plain data");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let documents: Vec<String> = items.iter().map(yaml).collect();
+    vec![
+        ("fleet.yaml", yaml(fleet)),
+        ("list.json", list.to_string()),
+        ("list.yaml", yaml(&list)),
+        (
+            "documents.yaml",
+            format!("---\n{}", documents.join("---\n")),
+        ),
+        (
+            "two.json",
+            format!("{list}\n{}", json!({"kind": "List", "items": []})),
+        ),
+    ]
+}
+
 #[test]
-fn a_difference_is_printed_and_is_1() {
+fn a_plan_reads_what_kubectl_prints() {
+    let vector = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/006.json");
+    let text = std::fs::read_to_string(vector).expect("a vector");
+    let vector: Value = serde_json::from_str(&text).expect("a vector");
+    for (name, text) in shapes(&vector["input"]) {
+        let fleet = Scratch::new(name, &text);
+        let output = clusterlink(&["plan", "-f", fleet.path()]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
+        let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(printed, vector["expected"], "{name}");
+    }
+}
+
+/// A node with an underlay link.
+fn node() -> NodeState {
     let mut state = NodeState::default();
     state.links.insert(Link {
         name: "eth0".into(),
@@ -137,10 +187,111 @@ fn a_difference_is_printed_and_is_1() {
         link: "eth0".into(),
         net: "100.64.0.1/16".parse().expect("an address"),
     });
-    let observed = Scratch::new(
+    state
+}
+
+fn observed() -> Scratch {
+    Scratch::new(
         "state.json",
-        &serde_json::to_string(&state).expect("plain data"),
+        &serde_json::to_string(&node()).expect("plain data"),
+    )
+}
+
+#[test]
+fn a_difference_reads_what_kubectl_prints() {
+    let observed = observed();
+    let config = |name: &str, vni: u32| {
+        json!({"apiVersion": "kosmos.io/v1alpha1", "kind": "NodeConfig", "metadata": {"name": name}, "spec": {
+            "devices": [{"type": "vxlan", "name": "vx-bridge", "addr": "220.64.0.1/8",
+                "mac": "02:00:00:00:0b:01", "bindDev": "eth0", "id": vni, "port": 4876}]}})
+    };
+    let both = json!({"kind": "List", "items": [config("a-n1", 54), config("a-n2", 55)]});
+    let diff = |name: &str, text: &str, words: &[&str]| {
+        let file = Scratch::new(name, text);
+        let mut all = vec!["diff", "-f", file.path(), "--observed", observed.path()];
+        all.extend(words);
+        let output = clusterlink(&all);
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), printed, stderr(&output))
+    };
+    let yaml = |value: &Value| serde_saphyr::to_string(value).expect("plain data");
+    for (name, text, words, vni) in [
+        ("one.yaml", yaml(&config("a-n1", 54)), &[][..], "id 54 "),
+        (
+            "spec.yaml",
+            yaml(&config("a-n1", 54)["spec"]),
+            &[],
+            "id 54 ",
+        ),
+        ("list.json", both.to_string(), &["--name", "a-n2"], "id 55 "),
+        ("list.yaml", yaml(&both), &["--name", "a-n1"], "id 54 "),
+    ] {
+        let (code, printed, said) = diff(name, &text, words);
+        assert_eq!(code, Some(1), "{name}: {said}");
+        assert!(printed.contains(vni), "{name}: {printed}");
+    }
+    for (text, words, rule) in [
+        (
+            both.to_string(),
+            &[][..],
+            "it has 2 NodeConfigs: choose one with --name",
+        ),
+        (
+            both.to_string(),
+            &["--name", "b-n1"],
+            "it has no NodeConfig `b-n1`",
+        ),
+        (
+            r#"{"routs": []}"#.to_owned(),
+            &[],
+            "`routs` is no list of a NodeConfig",
+        ),
+        (
+            r#"{"routes": [{"cidr": "ten", "gw": "220.0.0.1", "dev": "vx-bridge"}]}"#.to_owned(),
+            &[],
+            "route ten: ",
+        ),
+        ("[1]".to_owned(), &[], "invalid type: sequence"),
+        ("\u{1}: [".to_owned(), &[], ""),
+    ] {
+        let (code, printed, said) = diff("bad.json", &text, words);
+        assert_eq!((code, printed.as_str()), (Some(65), ""), "{text}: {said}");
+        assert!(
+            said.contains("bad.json") && said.contains(rule),
+            "{text}: {said}"
+        );
+    }
+    // What the node lacks is a difference of its own.
+    let mut lacking = config("a-n1", 54);
+    lacking["spec"]["devices"][0]["bindDev"] = "eth9".into();
+    let (code, printed, said) = diff("lacking.json", &lacking.to_string(), &[]);
+    assert_eq!((code, printed.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("there is no link `eth9`"), "{said}");
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_74() {
+    let observed = observed();
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("a full device");
+    let output = Command::new(env!("CARGO_BIN_EXE_clusterlink"))
+        .args(["walk", "10.21.0.7", "--observed", observed.path()])
+        .stdout(full)
+        .output()
+        .expect("the program");
+    assert_eq!(output.status.code(), Some(74), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("stdout could not be written: No space left"),
+        "{}",
+        stderr(&output)
     );
+}
+
+#[test]
+fn a_difference_is_printed_and_is_1() {
+    let observed = observed();
     let config = r#"{"spec": {"devices": [{"type": "vxlan", "name": "vx-bridge", "addr": "220.64.0.1/8",
         "mac": "02:00:00:00:0b:01", "bindDev": "eth0", "id": 54, "port": 4876}]}}"#;
     let config = Scratch::new("config.json", config);

@@ -165,6 +165,21 @@ impl From<clap::Error> for Failure {
     }
 }
 
+impl From<datapath::error::Error> for Failure {
+    fn from(error: datapath::error::Error) -> Self {
+        use datapath::error::Error;
+        match error {
+            Error::Input { file, line, rule } => Self::Input { file, line, rule },
+            Error::Output { name, why } => Self::Output {
+                name,
+                why: why.to_string(),
+            },
+            other if other.exit_code() == MISSING => Self::Missing(other.problem().rule),
+            other => Self::Failed(other.problem().rule),
+        }
+    }
+}
+
 impl From<simulator::Error> for Failure {
     fn from(error: simulator::Error) -> Self {
         use simulator::Error;

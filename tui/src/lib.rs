@@ -22,7 +22,6 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod exit;
-mod fleet_file;
 pub mod input;
 pub mod lab;
 pub mod output;

@@ -4,7 +4,7 @@ use tracing::{error, info, warn};
 
 use super::Keeper;
 use crate::api::NodeConfigSpec;
-use crate::error::Error;
+use crate::error::{Error, ProblemKind};
 use crate::nodeconfig::{Part, TUNNELS, desired};
 use crate::reconcile::{Kernel, reconcile_from};
 use crate::state::NodeState;
@@ -86,8 +86,10 @@ impl Settled {
 /// take its former row, which only a bare node does not have.
 fn unfit(config: &NodeConfigSpec, observed: &NodeState, is_bare: bool) -> Vec<String> {
     let (_, mut problems) = desired(config, observed);
-    problems
-        .retain(|problem| problem.part == Some(Part::Device) || !(problem.is_repeated || is_bare));
+    problems.retain(|problem| {
+        let is_superfluous = problem.kind == ProblemKind::Repeated;
+        problem.part == Some(Part::Device) || !(is_superfluous || is_bare)
+    });
     problems.iter().map(ToString::to_string).collect()
 }
 

@@ -1,72 +1,115 @@
 //! What the program reads, and what is wrong with it: file, line, rule.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
-use crate::api::NodeConfigSpec;
+use crate::api::{Fleet, NodeConfig, NodeConfigSpec};
+use crate::document::{self, Source};
 use crate::error::Error;
+use crate::printable::Printable;
+use crate::state::NodeState;
 
-/// A file of JSON.
-pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Error> {
-    let text = text(file)?;
-    serde_json::from_str(&text).map_err(|error| Error::Input {
-        file: file.display().to_string(),
-        line: u64::try_from(error.line()).ok().filter(|line| *line > 0),
-        rule: error.to_string(),
-    })
+/// The objects of a fleet; what is left out goes to stderr.
+pub(super) fn fleet(file: &Path) -> Result<Fleet, Error> {
+    objects(&Source::read(file)?)
 }
 
-/// A NodeConfig's spec, alone or in its object.
-pub(super) fn spec(file: &Path) -> Result<NodeConfigSpec, Error> {
-    #[derive(serde::Deserialize)]
-    struct Object {
-        spec: NodeConfigSpec,
+/// A state as `show` prints it.
+pub(super) fn state(file: &Path) -> Result<NodeState, Error> {
+    Source::read(file)?.parse()
+}
+
+/// The rows of one NodeConfig: of the only one of a file's objects, or of the one with a name, or of a spec alone.
+pub(super) fn spec(file: &Path, name: Option<&str>) -> Result<NodeConfigSpec, Error> {
+    let source = Source::read(file)?;
+    let documents = source.documents()?;
+    let bare = match documents.as_slice() {
+        [document] if !document::holds_objects(&source)? => document.as_object(),
+        _ => None,
+    };
+    let Some(bare) = bare else {
+        let objects = objects(&source)?;
+        return chosen(objects.node_configs, name).map_err(|rule| refusal(file, rule));
+    };
+    if bare.contains_key("spec") {
+        return Ok(source.parse::<Object>()?.spec);
     }
-    let is_object = read::<serde_json::Map<String, serde_json::Value>>(file)?.contains_key("spec");
-    if is_object {
-        Ok(read::<Object>(file)?.spec)
-    } else {
-        read(file)
+    let lists = ["devices", "routes", "iptables", "fdbs", "arps"];
+    if let Some(other) = bare.keys().find(|key| !lists.contains(&key.as_str())) {
+        let rule = format!(
+            "`{}` is no list of a NodeConfig; there are {}",
+            Printable::new(other).as_str(),
+            lists.join(", ")
+        );
+        return Err(refusal(file, rule));
+    }
+    source.parse()
+}
+
+/// A NodeConfig that does not say what it is.
+#[derive(Deserialize)]
+struct Object {
+    spec: NodeConfigSpec,
+}
+
+fn objects(source: &Source) -> Result<Fleet, Error> {
+    let objects = document::objects(source)?;
+    for warning in &objects.warnings {
+        eprintln!("clusterlink: warning: {}: {warning}", source.name);
+    }
+    Ok(objects.fleet)
+}
+
+fn chosen(configs: Vec<NodeConfig>, name: Option<&str>) -> Result<NodeConfigSpec, String> {
+    let is_named = |config: &NodeConfig| name.is_none_or(|name| config.metadata.name == name);
+    let mut fitting = configs.iter().filter(|config| is_named(config));
+    match (fitting.next(), fitting.next(), name) {
+        (Some(only), None, _) => Ok(only.spec.clone()),
+        (None, _, None) => Err("it has no NodeConfig".to_owned()),
+        (None, _, Some(name)) => Err(format!("it has no NodeConfig `{name}`")),
+        (Some(_), Some(_), None) => Err(format!(
+            "it has {} NodeConfigs: choose one with --name",
+            configs.len()
+        )),
+        (Some(_), Some(_), Some(name)) => Err(format!("it has several NodeConfigs `{name}`")),
+    }
+}
+
+pub(super) fn refusal(file: &Path, rule: impl Into<String>) -> Error {
+    Error::Input {
+        file: file.display().to_string(),
+        line: None,
+        rule: rule.into(),
     }
 }
 
 fn text(file: &Path) -> Result<String, Error> {
-    fs::read_to_string(file).map_err(|error| Error::Input {
-        file: file.display().to_string(),
-        line: None,
-        rule: format!("it has to be readable: {error}"),
-    })
+    Ok(Source::read(file)?.text)
 }
 
-/// A client of the control plane. What is wrong with a kubeconfig is told without quoting it: it holds keys.
+/// A client of the control plane. Refusals quote nothing of a kubeconfig: it holds keys.
 pub(super) async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, Error> {
     let config = match kubeconfig {
         Some(file) => {
-            let bad = |rule: &str| Error::Input {
-                file: file.display().to_string(),
-                line: None,
-                rule: rule.to_owned(),
-            };
-            // Readable at all? Then the parser's words can be left out.
-            text(&file)?;
-            let parsed = Kubeconfig::read_from(&file)
+            let bad = |rule: &str| refusal(&file, rule);
+            let text = text(&file)?;
+            let parsed = Kubeconfig::from_yaml(&text)
                 .map_err(|_| bad("it has to be a kubeconfig (kind Config, version v1)"))?;
             kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
                 .await
                 .map_err(|_| bad("its current context has to name a cluster and a user of it"))?
         }
         None => kube::Config::infer().await.map_err(|_| Error::Missing {
-            what: "a way to the Kubernetes API".to_owned(),
+            what: "access to the Kubernetes API".to_owned(),
             why: "there is neither --kubeconfig nor KUBECONFIG nor a pod's service account"
                 .to_owned(),
         })?,
     };
     Client::try_from(config).map_err(|_| Error::Missing {
-        what: "a way to the Kubernetes API".to_owned(),
+        what: "access to the Kubernetes API".to_owned(),
         why: "the kubeconfig's certificates or keys cannot be used".to_owned(),
     })
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use datapath::api::Fleet;
+use datapath::document;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::cli::{LinkPlan, PlanFormat};
 use crate::exit::{Failure, OK, Outcome};
-use crate::fleet_file;
 use crate::input::Source;
 use crate::output;
 use crate::plan_diff::{Configs, PlanDiff};
@@ -26,7 +26,7 @@ pub(super) fn plan(arguments: &LinkPlan) -> Outcome {
         ));
     }
     let source = Source::read(file)?;
-    let new = plan_of(&fleet_file::read(&source)?, &source.name);
+    let new = plan_of(&fleet(&source)?, &source.name);
     let text = match &arguments.diff {
         None => written(&new, arguments.output.unwrap_or_default())?,
         Some(old) => {
@@ -39,6 +39,15 @@ pub(super) fn plan(arguments: &LinkPlan) -> Outcome {
     };
     output::print(&text)?;
     Ok(OK)
+}
+
+/// The objects of a file; what is left out goes to stderr.
+fn fleet(source: &Source) -> Result<Fleet, Failure> {
+    let objects = document::objects(source)?;
+    for warning in &objects.warnings {
+        eprintln!("warning: {}: {warning}", source.name);
+    }
+    Ok(objects.fleet)
 }
 
 /// The planner's result; what it objects to goes to stderr.
@@ -81,8 +90,8 @@ struct Rows {
 /// An earlier result of `link plan`, the NodeConfigs of a fleet, or the objects that they came from.
 fn old_configs(path: &Path) -> Result<Configs, Failure> {
     let source = Source::read(path)?;
-    if fleet_file::holds_objects(&source)? {
-        let fleet = fleet_file::read(&source)?;
+    if document::holds_objects(&source)? {
+        let fleet = fleet(&source)?;
         if !fleet.clusters.is_empty() || !fleet.cluster_nodes.is_empty() {
             return Ok(plan_of(&fleet, &source.name));
         }
@@ -92,5 +101,5 @@ fn old_configs(path: &Path) -> Result<Configs, Failure> {
             .collect());
     }
     source.parse::<BTreeMap<String, Rows>>()?;
-    source.parse()
+    Ok(source.parse()?)
 }

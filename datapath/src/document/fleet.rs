@@ -3,20 +3,32 @@
 
 use std::collections::BTreeMap;
 
-use datapath::api::{Fleet, GROUP};
-use datapath::printable::Printable;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::exit::Failure;
-use crate::input::Source;
+use super::{Source, refusal};
+use crate::api::{Fleet, GROUP};
+use crate::error::Error;
+use crate::printable::Printable;
 
 /// How deep Lists may stand in Lists.
 const DEEPEST: usize = 4;
 
+/// The objects of a fleet, in the order of their file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Those that the planner knows.
+    pub fleet: Fleet,
+    /// What was left out, one sentence for each kind.
+    pub warnings: Vec<String>,
+}
+
 /// Whether the first document is an object of Kubernetes, or has a list of a fleet.
-pub(crate) fn holds_objects(source: &Source) -> Result<bool, Failure> {
+///
+/// # Errors
+/// [`Error::Input`] where the text is neither JSON nor YAML.
+pub fn holds_objects(source: &Source) -> Result<bool, Error> {
     let documents = source.documents()?;
     let keys = ["kind", "clusters", "clusterNodes"];
     Ok(documents
@@ -24,13 +36,20 @@ pub(crate) fn holds_objects(source: &Source) -> Result<bool, Failure> {
         .is_some_and(|document| keys.iter().any(|key| document.get(key).is_some())))
 }
 
-/// The objects of a fleet, in the order of the file. Objects of other kinds are named on stderr and left out.
-pub(crate) fn read(source: &Source) -> Result<Fleet, Failure> {
+/// The objects of a fleet. Those of other kinds are left out with a warning.
+///
+/// # Errors
+/// [`Error::Input`] with the place of what is no object, and where no object is one of a fleet.
+pub fn objects(source: &Source) -> Result<Objects, Error> {
     let documents = source.documents()?;
     if let [document] = documents.as_slice()
         && document.get("kind").is_none()
     {
-        return lists(source);
+        let fleet = lists(source)?;
+        return Ok(Objects {
+            fleet,
+            warnings: Vec::new(),
+        });
     }
     let mut reader = Reader {
         file: &source.name,
@@ -46,20 +65,26 @@ pub(crate) fn read(source: &Source) -> Result<Fleet, Failure> {
         };
         reader.document(document, &place)?;
     }
-    for (kind, names) in &reader.others {
-        eprintln!(
-            "warning: {}: left out, because it is no Cluster, ClusterNode or NodeConfig of {GROUP}: {kind} {}",
-            source.name,
-            names.join(", "),
-        );
-    }
-    let Reader { fleet, .. } = reader;
+    let Reader { fleet, others, .. } = reader;
     if fleet.clusters.is_empty() && fleet.cluster_nodes.is_empty() && fleet.node_configs.is_empty()
     {
-        let rule = format!("it has no Cluster, ClusterNode or NodeConfig of {GROUP}");
-        return Err(Failure::input(&source.name, None, rule));
+        let found: Vec<&str> = others.keys().map(String::as_str).collect();
+        let found = if found.is_empty() {
+            String::new()
+        } else {
+            format!(", only {}", found.join(", "))
+        };
+        let rule = format!("it has no Cluster, ClusterNode or NodeConfig of {GROUP}{found}");
+        return Err(refusal(&source.name, None, rule));
     }
-    Ok(fleet)
+    let left_out = others.into_iter().map(|(kind, names)| {
+        let names = names.join(", ");
+        format!("left out, because it is no Cluster, ClusterNode or NodeConfig of {GROUP}: {kind} {names}")
+    });
+    Ok(Objects {
+        fleet,
+        warnings: left_out.collect(),
+    })
 }
 
 struct Reader<'a> {
@@ -70,7 +95,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn document(&mut self, document: Value, place: &str) -> Result<(), Failure> {
+    fn document(&mut self, document: Value, place: &str) -> Result<(), Error> {
         match document {
             // Nothing stands between two separators.
             Value::Null => Ok(()),
@@ -85,7 +110,7 @@ impl Reader<'_> {
         default_kind: Option<&str>,
         place: &str,
         depth: usize,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let text = |map: &Map<String, Value>, key: &str| map.get(key)?.as_str().map(str::to_owned);
         let kind = match (text(&map, "kind"), default_kind) {
             (Some(kind), _) => kind,
@@ -148,7 +173,7 @@ impl Reader<'_> {
         kind: &str,
         name: &str,
         place: &str,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, Error> {
         if name.is_empty() {
             return Err(self.refuse(place, &format!("the {kind} has no metadata.name")));
         }
@@ -156,13 +181,13 @@ impl Reader<'_> {
             .map_err(|error| self.refuse(place, &format!("{kind} {name}: {error}")))
     }
 
-    fn refuse(&self, place: &str, rule: &str) -> Failure {
+    fn refuse(&self, place: &str, rule: &str) -> Error {
         let rule = if place.is_empty() {
             Printable::new(rule)
         } else {
             Printable::new(&format!("{place}: {rule}"))
         };
-        Failure::input(self.file, None, rule.as_str())
+        refusal(self.file, None, rule.as_str())
     }
 }
 
@@ -203,14 +228,14 @@ fn not_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
     Ok(name)
 }
 
-fn lists(source: &Source) -> Result<Fleet, Failure> {
+fn lists(source: &Source) -> Result<Fleet, Error> {
     // A derived struct would take a list for its fields in order.
     source.parse::<BTreeMap<String, IgnoredAny>>()?;
     let lists: Lists = source.parse()?;
     if lists.clusters.is_none() && lists.cluster_nodes.is_none() {
         let rule =
             "a fleet has the lists `clusters` and `clusterNodes`, or objects that have a `kind`";
-        return Err(Failure::input(&source.name, None, rule));
+        return Err(refusal(&source.name, None, rule));
     }
     source.parse()
 }
