@@ -19,6 +19,8 @@ mod address;
 mod link;
 mod message;
 mod monitor;
+#[cfg(test)]
+mod mutations;
 mod neigh;
 mod nft;
 mod observe;

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::link::Names;
-use super::message::{Batch, NLM_F_CREATE, NLM_F_REPLACE, Pardon, attributes, read_ip, read_u32};
+use super::message::{
+    Batch, NLM_F_CREATE, NLM_F_REPLACE, Tolerated, attributes, read_ip, read_u32,
+};
 use crate::state::Address;
 
 const RTM_NEWADDR: u16 = 20;
@@ -53,7 +55,7 @@ fn header(net: IpNet, index: u32) -> [u8; 8] {
 pub(super) fn add(batch: &mut Batch, change: usize, net: IpNet, index: u32) {
     batch.push(
         (RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE),
-        (change, Pardon::There),
+        (change, Tolerated::There),
         &header(net, index),
         |address| {
             address
@@ -74,7 +76,7 @@ pub(super) fn add(batch: &mut Batch, change: usize, net: IpNet, index: u32) {
 pub(super) fn delete(batch: &mut Batch, change: usize, net: IpNet, index: u32) {
     batch.push(
         (RTM_DELADDR, 0),
-        (change, Pardon::Gone),
+        (change, Tolerated::Gone),
         &header(net, index),
         |address| {
             address

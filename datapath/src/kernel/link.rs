@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::message::{
-    Batch, NLM_F_CREATE, NLM_F_EXCL, Pardon, attributes, read_ip, read_mac, read_text, read_u16_be,
-    read_u32, read_u64,
+    Batch, NLM_F_CREATE, NLM_F_EXCL, Tolerated, attributes, read_ip, read_mac, read_text,
+    read_u16_be, read_u32, read_u64,
 };
 use crate::state::{Link, LinkKind, Sysctl, Vxlan};
 
@@ -251,7 +251,7 @@ pub(super) fn create(
     let up = if link.up { IFF_UP } else { 0 };
     batch.push(
         (RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL),
-        (change, Pardon::Nothing),
+        (change, Tolerated::Nothing),
         &header(0, up, IFF_UP),
         |link_attributes| {
             link_attributes.text(IFLA_IFNAME, &link.name);
@@ -297,7 +297,7 @@ pub(super) fn change(
     let mask = if from.up == to.up { 0 } else { IFF_UP };
     batch.push(
         (RTM_NEWLINK, 0),
-        (place, Pardon::Nothing),
+        (place, Tolerated::Nothing),
         &header(index, flags, mask),
         |link_attributes| {
             if from.mtu != to.mtu {
@@ -329,7 +329,7 @@ pub(super) fn change(
 pub(super) fn delete(batch: &mut Batch, change: usize, index: u32) {
     batch.push(
         (RTM_DELLINK, 0),
-        (change, Pardon::Gone),
+        (change, Tolerated::Gone),
         &header(index, 0, 0),
         |_| {},
     );

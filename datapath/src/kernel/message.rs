@@ -141,7 +141,7 @@ pub(super) fn read_mac(value: &[u8]) -> Option<Mac> {
 
 /// What may go wrong with a request without being a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Pardon {
+pub(super) enum Tolerated {
     /// What is removed, or what it was on, is gone already.
     Gone,
     /// Nothing.
@@ -155,7 +155,7 @@ pub(super) struct Part {
     pub(super) range: Range<usize>,
     /// The place of the change that it belongs to.
     pub(super) change: usize,
-    pub(super) pardon: Pardon,
+    pub(super) tolerated: Tolerated,
 }
 
 /// Requests that are sent together.
@@ -170,7 +170,7 @@ impl Batch {
     pub(super) fn push(
         &mut self,
         (kind, flags): (u16, u16),
-        (change, pardon): (usize, Pardon),
+        (change, tolerated): (usize, Tolerated),
         header: &[u8],
         attributes: impl FnOnce(&mut Attributes<'_>),
     ) {
@@ -179,7 +179,7 @@ impl Batch {
         self.parts.push(Part {
             range: start..self.bytes.len(),
             change,
-            pardon,
+            tolerated,
         });
     }
 

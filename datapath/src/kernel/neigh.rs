@@ -3,7 +3,7 @@
 use super::address::family;
 use super::link::Names;
 use super::message::{
-    Batch, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE, Pardon, attributes, read_ip, read_mac,
+    Batch, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE, Tolerated, attributes, read_ip, read_mac,
     read_u16, read_u32,
 };
 use crate::state::{Fdb, LinkKind, Neighbour, NeighbourState, NodeState};
@@ -99,7 +99,7 @@ pub(super) fn add(batch: &mut Batch, change: usize, row: &Neighbour, index: u32)
     };
     batch.push(
         (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE),
-        (change, Pardon::Nothing),
+        (change, Tolerated::Nothing),
         &header(family(row.ip), index, state, 0),
         |neighbour| {
             neighbour.ip(NDA_DST, row.ip);
@@ -113,7 +113,7 @@ pub(super) fn add(batch: &mut Batch, change: usize, row: &Neighbour, index: u32)
 pub(super) fn delete(batch: &mut Batch, change: usize, row: &Neighbour, index: u32) {
     batch.push(
         (RTM_DELNEIGH, 0),
-        (change, Pardon::Gone),
+        (change, Tolerated::Gone),
         &header(family(row.ip), index, 0, 0),
         |neighbour| {
             neighbour.ip(NDA_DST, row.ip);
@@ -130,7 +130,7 @@ pub(super) fn add_fdb(batch: &mut Batch, change: usize, row: &Fdb, index: u32) {
     };
     batch.push(
         (RTM_NEWNEIGH, NLM_F_CREATE | mode),
-        (change, Pardon::There),
+        (change, Tolerated::There),
         &header(AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF),
         |entry| {
             entry.bytes(NDA_LLADDR, &row.mac.0);
@@ -144,7 +144,7 @@ pub(super) fn add_fdb(batch: &mut Batch, change: usize, row: &Fdb, index: u32) {
 pub(super) fn delete_fdb(batch: &mut Batch, change: usize, row: &Fdb, index: u32) {
     batch.push(
         (RTM_DELNEIGH, 0),
-        (change, Pardon::Gone),
+        (change, Tolerated::Gone),
         &header(AF_BRIDGE, index, 0, NTF_SELF),
         |entry| {
             entry.bytes(NDA_LLADDR, &row.mac.0);

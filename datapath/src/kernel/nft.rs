@@ -12,7 +12,7 @@
 
 use super::address::{AF_INET, AF_INET6};
 use super::message::{
-    Attributes, Batch, NLM_F_APPEND, NLM_F_CREATE, Pardon, attributes, read_text, read_u32,
+    Attributes, Batch, NLM_F_APPEND, NLM_F_CREATE, Tolerated, attributes, read_text, read_u32,
 };
 use super::socket::Netlink;
 use crate::api::Iptables;
@@ -223,7 +223,7 @@ fn write_chain(chain: &Chain, hook: Option<(u32, i32)>, new: &mut Attributes<'_>
     }
 }
 
-fn write_rule(batch: &mut Batch, row: &Nat) {
+pub(super) fn write_rule(batch: &mut Batch, row: &Nat) {
     let words = name_of(&Row::Nat(row.clone()));
     let flags = NLM_F_CREATE | NLM_F_APPEND;
     push(batch, NFT_MSG_NEWRULE, flags, family_of(row), |rule| {
@@ -243,7 +243,7 @@ fn push(
 ) {
     batch.push(
         (kind, flags),
-        (0, Pardon::Nothing),
+        (0, Tolerated::Nothing),
         &header(family, 0),
         write,
     );
@@ -252,7 +252,7 @@ fn push(
 fn marker(batch: &mut Batch, kind: u16) {
     batch.push(
         (kind, 0),
-        (0, Pardon::Nothing),
+        (0, Tolerated::Nothing),
         &header(0, SUBSYSTEM),
         |_| {},
     );
@@ -287,7 +287,7 @@ fn chain_of(row: &Nat) -> Chain {
 }
 
 /// What a rule in our tables turns out to be.
-enum Read {
+pub(super) enum Read {
     /// Its words are ours and its expressions are not, or it is in the wrong chain or table.
     Changed,
     /// It has no words of ours.
@@ -297,7 +297,7 @@ enum Read {
 }
 
 /// None where the message is no rule of our tables.
-fn read(payload: &[u8]) -> Option<Read> {
+pub(super) fn read(payload: &[u8]) -> Option<Read> {
     let family = *payload.first()?;
     let (mut table, mut chain, mut list, mut data) = (None, None, &[][..], &[][..]);
     for (kind, value) in attributes(payload.get(4..)?) {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::address::{AF_INET, family};
 use super::link::Names;
 use super::message::{
-    Attributes, Batch, NLM_F_CREATE, NLM_F_REPLACE, Pardon, attributes, read_ip, read_u32,
+    Attributes, Batch, NLM_F_CREATE, NLM_F_REPLACE, Tolerated, attributes, read_ip, read_u32,
 };
 use crate::state::{NextHop, Route, RouteKind};
 
@@ -165,7 +165,7 @@ pub(super) fn add(
     };
     batch.push(
         (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE),
-        (change, Pardon::Nothing),
+        (change, Tolerated::Nothing),
         &header(row, row.protocol, 0, kind, onlink),
         |route| {
             write_key(row, route);
@@ -197,7 +197,7 @@ pub(super) fn delete(batch: &mut Batch, change: usize, row: &Route) {
     for _ in 0..row.hops.len().max(1) {
         batch.push(
             (RTM_DELROUTE, 0),
-            (change, Pardon::Gone),
+            (change, Tolerated::Gone),
             &header(row, 0, RT_SCOPE_NOWHERE, 0, 0),
             |route| write_key(row, route),
         );

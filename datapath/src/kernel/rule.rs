@@ -4,7 +4,8 @@ use ipnet::IpNet;
 
 use super::address::{AF_INET, AF_INET6};
 use super::message::{
-    Attributes, Batch, NLM_F_CREATE, NLM_F_EXCL, Pardon, attributes, read_ip, read_text, read_u32,
+    Attributes, Batch, NLM_F_CREATE, NLM_F_EXCL, Tolerated, attributes, read_ip, read_text,
+    read_u32,
 };
 use crate::state::{Family, Rule, RuleAction};
 
@@ -83,7 +84,7 @@ pub(super) fn read(payload: &[u8]) -> Option<Rule> {
 pub(super) fn add(batch: &mut Batch, change: usize, row: &Rule) {
     batch.push(
         (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL),
-        (change, Pardon::There),
+        (change, Tolerated::There),
         &header(row),
         |rule| write(row, rule),
     );
@@ -92,7 +93,7 @@ pub(super) fn add(batch: &mut Batch, change: usize, row: &Rule) {
 pub(super) fn delete(batch: &mut Batch, change: usize, row: &Rule) {
     batch.push(
         (RTM_DELRULE, 0),
-        (change, Pardon::Gone),
+        (change, Tolerated::Gone),
         &header(row),
         |rule| write(row, rule),
     );
