@@ -24,7 +24,7 @@ pub struct Metadata {
     /// The object's name.
     #[serde(deserialize_with = "nullable")]
     pub name: String,
-    /// What tells it from every other object, also from a later one of its name; empty in objects that no API server gave.
+    /// What distinguishes it from every other object, also from a later one of its name; empty in objects that no API server gave.
     #[serde(
         skip_serializing_if = "String::is_empty",
         deserialize_with = "nullable"

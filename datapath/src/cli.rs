@@ -23,7 +23,7 @@ use crate::walk::{End, Packet, World, walk};
 
 mod input;
 
-/// Wrong words on the command line (`EX_USAGE`).
+/// A wrong command line (`EX_USAGE`).
 const USAGE: u8 = 64;
 
 /// The multi-cluster datapath of one node.

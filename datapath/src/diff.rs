@@ -128,13 +128,13 @@ impl fmt::Display for ChangeSet {
 #[must_use]
 pub fn diff(desired: &NodeState, observed: &NodeState) -> ChangeSet {
     let mut changes = Vec::new();
-    let shaken = links(desired, observed, &mut changes);
-    let anew = |link: &str| shaken.anew.contains(link);
+    let rebuilt = links(desired, observed, &mut changes);
+    let anew = |link: &str| rebuilt.anew.contains(link);
 
     for row in &desired.sysctls {
         match observed.sysctls.get(&row.name) {
             None => changes.push(Change::Add(Row::Sysctl(row.clone()))),
-            Some(there) if there.value != row.value || in_link(&row.name, &shaken.anew) => {
+            Some(there) if there.value != row.value || in_link(&row.name, &rebuilt.anew) => {
                 changes.push(Change::Replace {
                     from: Row::Sysctl(there.clone()),
                     to: Row::Sysctl(row.clone()),
@@ -148,7 +148,7 @@ pub fn diff(desired: &NodeState, observed: &NodeState) -> ChangeSet {
         desired: &desired.neighbours,
         observed: &observed.neighbours,
         same: |left: &Neighbour, right: &Neighbour| left == right,
-        again: |row: &Neighbour| shaken.moved.contains(&row.link) || anew(&row.link),
+        again: |row: &Neighbour| rebuilt.moved.contains(&row.link) || anew(&row.link),
         owned: is_owned_neighbour,
         wrap: Row::Neighbour,
     }
@@ -196,15 +196,15 @@ pub fn needs_remaking(from: &Link, to: &Link) -> bool {
 }
 
 /// Links whose change costs them rows.
-struct Shaken {
+struct Rebuilt {
     /// Made anew: everything on them goes.
     anew: BTreeSet<String>,
     /// With another MAC: their neighbours go, permanent ones too.
     moved: BTreeSet<String>,
 }
 
-fn links(desired: &NodeState, observed: &NodeState, changes: &mut Vec<Change>) -> Shaken {
-    let mut shaken = Shaken {
+fn links(desired: &NodeState, observed: &NodeState, changes: &mut Vec<Change>) -> Rebuilt {
+    let mut rebuilt = Rebuilt {
         anew: BTreeSet::new(),
         moved: BTreeSet::new(),
     };
@@ -214,9 +214,9 @@ fn links(desired: &NodeState, observed: &NodeState, changes: &mut Vec<Change>) -
             continue;
         };
         if needs_remaking(there, row) {
-            shaken.anew.insert(row.name.clone());
+            rebuilt.anew.insert(row.name.clone());
         } else if there.mac != row.mac {
-            shaken.moved.insert(row.name.clone());
+            rebuilt.moved.insert(row.name.clone());
         } else if same_link(there, row) {
             continue;
         }
@@ -230,7 +230,7 @@ fn links(desired: &NodeState, observed: &NodeState, changes: &mut Vec<Change>) -
             changes.push(Change::Remove(Row::Link(row.clone())));
         }
     }
-    shaken
+    rebuilt
 }
 
 /// Index, carrier and counters are the kernel's; all else is compared.
@@ -285,7 +285,7 @@ fn in_link(sysctl: &str, links: &BTreeSet<String>) -> bool {
         .is_some_and(|link| links.contains(&link.replace('/', ".")))
 }
 
-/// The comparison of one table whose rows are told apart by their keys alone.
+/// The comparison of one table whose rows differ by their keys alone.
 struct Comparison<'a, R: Keyed, Same, Again, Owned, Wrap> {
     desired: &'a Table<R>,
     observed: &'a Table<R>,

@@ -153,7 +153,7 @@ impl Fix {
             });
             return self;
         }
-        self.and_advice("look at the node by hand: a name in this finding is not one that Kubernetes allows, so no command is printed")
+        self.and_advice("look at the node yourself: a name in this finding is not one that Kubernetes allows, so no command is printed")
     }
 
     /// One more command at the operator's own machine.

@@ -35,7 +35,7 @@ impl MemoryKernel {
         &self.state
     }
 
-    /// What it holds, for another administrator's hands.
+    /// What it holds, for another administrator to change.
     pub fn state_mut(&mut self) -> &mut NodeState {
         &mut self.state
     }

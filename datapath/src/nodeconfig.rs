@@ -162,7 +162,7 @@ impl Rows {
                 continue;
             }
             match family {
-                // Replies may come by another way than their route says.
+                // Replies may come by another path than their route says.
                 Family::Ipv4 => set("rp_filter", 2),
                 Family::Ipv6 => set("disable_ipv6", 0),
             }
@@ -363,7 +363,7 @@ fn tunnel(device: &Device, observed: &NodeState) -> Result<(Link, IpNet), Refusa
 
 /// The address of the underlay link that peers know this node by.
 ///
-/// The overlay address ends in the host bits of the ClusterNode's address, which tells that one from others on the link.
+/// The overlay address ends in the host bits of the ClusterNode's address, which distinguishes that one from others on the link.
 fn outer_source(overlay: IpNet, link: &str, observed: &NodeState) -> Option<IpAddr> {
     let global = || {
         observed

@@ -95,7 +95,7 @@ pub fn plan(fleet: &Fleet) -> Plan {
 /// What in the control plane's own objects keeps the datapath from working, sorted by object and field; no packet and no kernel is
 /// asked. A fleet that works has none.
 ///
-/// O(N log N) for N objects and prefixes: prefixes that meet are found by a longest-prefix lookup, and told once for two clusters
+/// O(N log N) for N objects and prefixes: prefixes that meet are found by a longest-prefix lookup, and reported once for two clusters
 /// and one prefix, however many others lie within that.
 ///
 /// Whether a node has the link that its ClusterNode names is a question of what was observed there: [`links::check`].

@@ -271,7 +271,7 @@ pub enum RouteKind {
     Unreachable,
 }
 
-/// One way out of a node.
+/// One next hop of a route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NextHop {
     /// The router; none where the destination itself is on the link.

@@ -12,7 +12,7 @@
 //! link by way of the flood rows; a MAC without a forwarding row is flooded. What cannot be seen from [`NodeState`] is taken
 //! to be harmless: packet filters, marks, settings that were not read, the don't-fragment bit of tunnels (clear).
 //!
-//! Where a route has several ways, all of them are followed and the first that stops is told: some flow will take it.
+//! Where a route has several next hops, all of them are followed, and the first path that stops is the result: some flow will take it.
 //!
 //! ```
 //! use datapath::state::{Address, Link, LinkKind, NodeState};
@@ -57,7 +57,7 @@ use forward::{At, Final, Walker};
 pub use outcome::{Carrier, End, Hop, Stop, Walk};
 pub use world::World;
 
-/// A packet, as far as its way depends on it.
+/// A packet, as far as its path depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
     /// The source; unspecified (`0.0.0.0`, `::`) to let the sending node choose.
@@ -122,7 +122,7 @@ pub fn walk(world: &World, from: &str, ingress: Option<&str>, packet: Packet) ->
     }
 }
 
-/// As [`walk`], without the record of the way: for judging many pairs.
+/// As [`walk`], without the record of the path: for judging many pairs.
 #[must_use]
 pub fn verdict(world: &World, from: &str, ingress: Option<&str>, packet: Packet) -> End {
     let end = start(&mut Walker::new(world, false), from, ingress, packet);

@@ -74,10 +74,10 @@ fn underlay() -> ChangeSet {
 }
 
 /// Waits until the kernel is as the config says; how long that took.
-async fn until_true(hand: &mut LinuxKernel, config: &NodeConfigSpec, what: &str) -> Duration {
+async fn until_true(admin: &mut LinuxKernel, config: &NodeConfigSpec, what: &str) -> Duration {
     let start = Instant::now();
     loop {
-        let state = hand.observe().expect("an observation");
+        let state = admin.observe().expect("an observation");
         let left = diff(&desired(config, &state).0, &state);
         if left.is_empty() {
             return start.elapsed();
@@ -88,24 +88,25 @@ async fn until_true(hand: &mut LinuxKernel, config: &NodeConfigSpec, what: &str)
 }
 
 async fn scenario(
-    hand: &mut LinuxKernel,
+    admin: &mut LinuxKernel,
     events: mpsc::UnboundedSender<Event>,
     stop: oneshot::Sender<()>,
 ) {
     let send = |event| events.unbounded_send(event).expect("a listening agent");
     let wanted = config();
     send(Event::Wanted(wanted.clone()));
-    until_true(hand, &wanted, "the first config").await;
+    until_true(admin, &wanted, "the first config").await;
 
     // Each act of somebody else is undone within a second.
-    let healthy = hand.observe().expect("an observation");
+    let healthy = admin.observe().expect("an observation");
     for change in acts(&healthy) {
         let what = change.to_string();
-        hand.apply(&ChangeSet::ordered(vec![change]))
+        admin
+            .apply(&ChangeSet::ordered(vec![change]))
             .expect("a possible act");
-        let state = hand.observe().expect("an observation");
+        let state = admin.observe().expect("an observation");
         let drifted = !diff(&desired(&wanted, &state).0, &state).is_empty();
-        let took = until_true(hand, &wanted, &what).await;
+        let took = until_true(admin, &wanted, &what).await;
         assert!(
             drifted || took.is_zero() || took < Duration::from_millis(50),
             "{what}"
@@ -120,13 +121,15 @@ async fn scenario(
     send(Event::Unreadable("spec is a number".into()));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(
-        until_true(hand, &wanted, "an unfit config").await.as_secs(),
+        until_true(admin, &wanted, "an unfit config")
+            .await
+            .as_secs(),
         0
     );
     send(Event::Withdrawn);
     send(Event::Wanted(wanted.clone()));
     tokio::time::sleep(Duration::from_millis(700)).await;
-    until_true(hand, &wanted, "a short absence").await;
+    until_true(admin, &wanted, "a short absence").await;
 
     // One malformed row keeps all former ones, and the corrected config is adopted.
     let mut partly = wanted.clone();
@@ -137,20 +140,20 @@ async fn scenario(
     });
     send(Event::Wanted(partly.clone()));
     tokio::time::sleep(Duration::from_millis(200)).await;
-    until_true(hand, &wanted, "a config with a malformed row").await;
+    until_true(admin, &wanted, "a config with a malformed row").await;
     partly.routes[0].gw.clone_from(&wanted.routes[0].gw);
     send(Event::Wanted(partly.clone()));
-    until_true(hand, &partly, "the corrected config").await;
+    until_true(admin, &partly, "the corrected config").await;
 
     // A long one withdraws everything.
     send(Event::Withdrawn);
-    until_true(hand, &NodeConfigSpec::default(), "a withdrawal").await;
-    let state = hand.observe().expect("an observation");
+    until_true(admin, &NodeConfigSpec::default(), "a withdrawal").await;
+    let state = admin.observe().expect("an observation");
     assert!(state.links.get("vx-bridge").is_none());
 
     // What is there stays when the agent ends.
     send(Event::Wanted(wanted.clone()));
-    until_true(hand, &wanted, "the config's return").await;
+    until_true(admin, &wanted, "the config's return").await;
     stop.send(()).expect("a running agent");
 }
 
@@ -188,7 +191,7 @@ fn the_agent_keeps_its_config_and_its_head() {
     let worker = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
         let mut kernel = LinuxKernel::open().expect("sockets");
-        let mut hand = LinuxKernel::open().expect("sockets");
+        let mut admin = LinuxKernel::open().expect("sockets");
         let monitor = Monitor::open().expect("a monitor");
         kernel.apply(&underlay()).expect("an underlay");
         let (events, stream) = mpsc::unbounded();
@@ -205,10 +208,10 @@ fn the_agent_keeps_its_config_and_its_head() {
             let agent = keep(&mut kernel, monitor, stream.boxed(), timing, async {
                 let _ = stopped.await;
             });
-            let (ended, ()) = tokio::join!(agent, scenario(&mut hand, events, stop));
+            let (ended, ()) = tokio::join!(agent, scenario(&mut admin, events, stop));
             ended.expect("a clean end");
         });
-        let state = hand.observe().expect("an observation");
+        let state = admin.observe().expect("an observation");
         assert!(state.links.get("vx-bridge").is_some());
     });
     worker.join().expect("no panic in the namespace");

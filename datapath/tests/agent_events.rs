@@ -1,4 +1,4 @@
-//! What the agent hears of its NodeConfig, from an API server of a few lines on the loopback.
+//! What the agent learns of its NodeConfig, from an API server of a few lines on the loopback.
 #![cfg(all(feature = "kernel", feature = "kube"))]
 #![allow(clippy::expect_used, reason = "a test")]
 
@@ -135,19 +135,19 @@ async fn news_gaps_nonsense_and_absence_are_told_apart() {
 
     let uri = format!("http://{address}").parse().expect("a URI");
     let client = Client::try_from(Config::new(uri)).expect("a client");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut stream = std::pin::pin!(events(client, "a-n1"));
-    while heard.len() < 7 {
+    while received.len() < 7 {
         let next = tokio::time::timeout(Duration::from_secs(20), stream.next()).await;
-        heard.push(next.expect("news in time").expect("a stream without end"));
+        received.push(next.expect("news in time").expect("a stream without end"));
     }
-    assert_eq!(heard[0], wanted("10.1.0.0/16"));
-    assert_eq!(heard[1], wanted("10.2.0.0/16"));
-    assert!(matches!(&heard[2], Event::Unreadable(rule) if rule.contains("invalid type")));
-    assert_eq!(heard[3], Event::Unreadable("it has no spec".into()));
-    assert_eq!(heard[4], Event::Withdrawn);
-    assert_eq!(heard[5], wanted("10.9.0.0/16"));
-    assert_eq!(heard[6], Event::Withdrawn);
+    assert_eq!(received[0], wanted("10.1.0.0/16"));
+    assert_eq!(received[1], wanted("10.2.0.0/16"));
+    assert!(matches!(&received[2], Event::Unreadable(rule) if rule.contains("invalid type")));
+    assert_eq!(received[3], Event::Unreadable("it has no spec".into()));
+    assert_eq!(received[4], Event::Withdrawn);
+    assert_eq!(received[5], wanted("10.9.0.0/16"));
+    assert_eq!(received[6], Event::Withdrawn);
     let script = script.lock().expect("an unharmed script");
     for path in &script.paths {
         assert!(

@@ -162,7 +162,7 @@ fn a_plan_is_applied_verified_and_withdrawn_in_every_family() {
     }
 }
 
-/// One administrator's act, and whether it can be told.
+/// One administrator's act, and whether it is reported.
 type Drift = (&'static str, Vec<Change>);
 
 fn drifts(state: &NodeState) -> Vec<Drift> {

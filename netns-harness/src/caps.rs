@@ -64,26 +64,26 @@ pub fn check() -> Vec<Capability> {
             netns
         }
         Err(error) => {
-            found.push(Capability::of("netns", Err(words(&error))));
+            found.push(Capability::of("netns", Err(described(&error))));
             return found;
         }
     };
     match netns.run(inside) {
         Ok(more) => found.extend(more),
-        Err(error) => found.push(Capability::of("netns", Err(words(&error)))),
+        Err(error) => found.push(Capability::of("netns", Err(described(&error)))),
     }
     found
 }
 
 /// An error with its cause.
-fn words(error: &Error) -> String {
+fn described(error: &Error) -> String {
     format!("{error}: {}", error.source)
 }
 
 fn try_netlink(ask: impl FnOnce(&mut Netlink)) -> Result<(), String> {
-    let mut netlink = Netlink::open().map_err(|error| words(&error))?;
+    let mut netlink = Netlink::open().map_err(|error| described(&error))?;
     ask(&mut netlink);
-    netlink.flush().map_err(|error| words(&error))
+    netlink.flush().map_err(|error| described(&error))
 }
 
 fn link(name: &'static str, index: u32, kind: &str, number: Option<(u16, u32)>) -> Message {
@@ -114,7 +114,7 @@ fn inside() -> Vec<Capability> {
     };
     // 0 is the only group that every user namespace maps.
     let pings = sysctl::set("net.ipv4.ping_group_range", "0 0")
-        .map_err(|error| words(&error))
+        .map_err(|error| described(&error))
         .and_then(|()| socket(Domain::IPV4, Type::DGRAM, libc::IPPROTO_ICMP));
     vec![
         Capability::of(
@@ -222,7 +222,7 @@ fn queueing(kind: &str) -> Message {
 /// Asks nftables for its generation (`NFT_MSG_GETGEN`).
 fn nft() -> Result<(), String> {
     let mut netlink =
-        Netlink::open_family(SockProtocol::NetlinkNetFilter).map_err(|error| words(&error))?;
+        Netlink::open_family(SockProtocol::NetlinkNetFilter).map_err(|error| described(&error))?;
     // NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, struct nfgenmsg
     netlink.queue(Message::new(
         10 << 8 | 16,
@@ -230,7 +230,7 @@ fn nft() -> Result<(), String> {
         &[libc::AF_UNSPEC as u8, 0, 0, 0],
         "ask nftables for its generation",
     ));
-    netlink.flush().map_err(|error| words(&error))
+    netlink.flush().map_err(|error| described(&error))
 }
 
 /// Whether a child could become root of a user namespace of its own.

@@ -8,7 +8,7 @@ use std::io;
 pub struct Error {
     /// The operation and its object.
     pub doing: String,
-    /// The kernel's own words, where it gave any (`NLMSGERR_ATTR_MSG`).
+    /// The kernel's own text, where it gave any (`NLMSGERR_ATTR_MSG`).
     pub hint: Option<String>,
     /// Its errno.
     #[source]

@@ -118,7 +118,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens a socket in the calling thread's namespace, with strict checking and the kernel's words on errors.
+    /// Opens a socket in the calling thread's namespace, with strict checking and the kernel's text on errors.
     pub fn open() -> Result<Self, Error> {
         Self::open_family(SockProtocol::NetlinkRoute)
     }
@@ -136,7 +136,7 @@ impl Netlink {
             libc::NETLINK_EXT_ACK,
             libc::NETLINK_GET_STRICT_CHK,
         ] {
-            // Older kernels lack one or the other; nothing depends on them but the words of errors.
+            // Older kernels lack one or the other; nothing depends on them but the text of errors.
             let _ = set_option(&socket, option);
         }
         // An answer to every request of a batch, were they all to fail, has to fit.
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     #[ignore = "netns: needs veth"]
-    fn every_failure_of_a_batch_is_told_by_name() {
+    fn every_failure_of_a_batch_is_reported_by_name() {
         let netns = crate::namespace::Netns::create().expect("create");
         let mut netlink = netns.run(Netlink::open).expect("run").expect("open");
         use crate::wire::Wire as _;
@@ -359,8 +359,8 @@ mod tests {
         netlink.remove_link(78);
         netlink.address(1, "10.0.0.1/24".parse().expect("prefix"));
         let errors = netlink.flush_all();
-        let told: Vec<_> = errors.iter().map(|error| error.doing.as_str()).collect();
-        assert_eq!(told, ["set link 77 up", "remove link 78"]);
+        let reported: Vec<_> = errors.iter().map(|error| error.doing.as_str()).collect();
+        assert_eq!(reported, ["set link 77 up", "remove link 78"]);
         assert!(errors[1].is_already_gone(), "{:?}", errors[1]);
     }
 }

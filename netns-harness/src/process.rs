@@ -406,10 +406,10 @@ mod tests {
             .spawn(program("readlink /proc/self/ns/net"))
             .expect("spawn");
         assert_eq!(child.wait().expect("wait"), 0);
-        let told = std::fs::read_to_string(&log).expect("read");
+        let written = std::fs::read_to_string(&log).expect("read");
         std::fs::remove_file(&log).expect("remove");
         assert_eq!(
-            told.trim(),
+            written.trim(),
             format!("net:[{}]", netns.inode().expect("stat"))
         );
 
@@ -418,9 +418,9 @@ mod tests {
             .spawn(program("exec grep -E '^Sig(Ign|Blk)' /proc/self/status"))
             .expect("spawn");
         assert_eq!(child.wait().expect("wait"), 0);
-        let told = std::fs::read_to_string(&log).expect("read");
+        let written = std::fs::read_to_string(&log).expect("read");
         std::fs::remove_file(&log).expect("remove");
-        let masks: Vec<&str> = told.split_ascii_whitespace().collect();
+        let masks: Vec<&str> = written.split_ascii_whitespace().collect();
         assert_eq!(
             masks,
             ["SigBlk:", "0000000000000000", "SigIgn:", "0000000000000000"]

@@ -370,7 +370,7 @@ fn mac_text(mac: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-/// Waits until a namespace has at most this many links, told by the kernel of every change; false when the limit passes first.
+/// Waits until a namespace has at most this many links, woken by the kernel at every change; false when the limit passes first.
 ///
 /// The other ends of links go when the kernel frees their namespaces, which is long after their last holder let go.
 pub fn wait_for_links(netns: &Netns, most: usize, limit: Duration) -> Result<bool, Error> {

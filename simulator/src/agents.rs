@@ -5,7 +5,7 @@
 //!   NodeConfigs ──distribute──► what each agent knows ──┐
 //!   Monitor ────────────────────────────────────────────┼─► Keeper ─► settle ─► progress, for whoever waits
 //!   clock ──────────────────────────────────────────────┘     ▲
-//!   Freezer ── while frozen nothing is heard; afterwards the newest config, and that the kernel may have changed
+//!   Freezer ── while frozen nothing is read; afterwards the newest config, and that the kernel may have changed
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,7 +131,7 @@ impl Agents {
             let (freezer, turns) = (self.freezer.clone(), turns.clone());
             tasks.spawn(async move {
                 if let Err(error) = agent.run(monitor, &freezer, &turns).await {
-                    warn!(name, error = %crate::error::chain(&error), "the agent cannot hear its kernel");
+                    warn!(name, error = %crate::error::chain(&error), "the agent cannot read notices of its kernel");
                 }
             });
         }
@@ -145,8 +145,8 @@ impl Agents {
             let event = watch.next().await;
             let name = name_of(&event.object);
             match event.kind {
-                EventKind::Added | EventKind::Modified => self.tell(name, wanted(&event.object)),
-                EventKind::Deleted => self.tell(name, Event::Withdrawn),
+                EventKind::Added | EventKind::Modified => self.notify(name, wanted(&event.object)),
+                EventKind::Deleted => self.notify(name, Event::Withdrawn),
                 EventKind::Relist => watch = self.relist(),
             }
         }
@@ -156,12 +156,12 @@ impl Agents {
     fn relist(&self) -> Watch {
         let (objects, version) = self.root.list(Resource::NODE_CONFIGS, None);
         for (name, event) in news(self.agents.keys(), &objects) {
-            self.tell(&name, event);
+            self.notify(&name, event);
         }
         self.root.watch(Resource::NODE_CONFIGS, version)
     }
 
-    fn tell(&self, name: &str, event: Event) {
+    fn notify(&self, name: &str, event: Event) {
         if let Some(agent) = self.agents.get(name) {
             agent.news.send_if_modified(|held| {
                 let is_new = held.as_ref() != Some(&event);
@@ -300,7 +300,7 @@ impl Agent {
                 continue;
             }
             if std::mem::take(&mut was_frozen) {
-                // Nothing was heard meanwhile.
+                // No notice was read meanwhile.
                 monitor.drain();
                 let now = start.elapsed();
                 self.engine().keeper.event(Event::KernelChanged, now);

@@ -202,7 +202,7 @@ impl ApiCluster {
         }
     }
 
-    /// Answers HTTP/1.1 over TLS until told to stop.
+    /// Answers HTTP/1.1 over TLS until it is stopped.
     pub async fn serve(
         self: Arc<Self>,
         listener: tokio::net::TcpListener,
@@ -212,7 +212,7 @@ impl ApiCluster {
         serve::serve(self, listener, tls, stop).await;
     }
 
-    /// Runs the controllers until told to stop: DaemonSets, scheduling, the end of namespaces and of what nobody owns.
+    /// Runs the controllers until it is stopped: DaemonSets, scheduling, the end of namespaces and of what nobody owns.
     pub async fn run_controllers(self: Arc<Self>, stop: impl Future) {
         controllers::run(self.store.clone(), stop).await;
     }

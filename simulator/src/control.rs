@@ -81,20 +81,20 @@ pub fn up(
         tied,
         caller: caller.clone(),
     };
-    let told = serde_json::to_vec(&order)
+    let sent = serde_json::to_vec(&order)
         .map_err(std::io::Error::from)
         .and_then(|mut line| {
             line.push(b'\n');
             stdin.write_all(&line)
         });
     let mut line = String::new();
-    let heard = told.and_then(|()| BufReader::new(stdout).read_line(&mut line));
+    let received = sent.and_then(|()| BufReader::new(stdout).read_line(&mut line));
     let ready: Result<Ready, _> = serde_json::from_str(&line);
     let ended = |child: &mut std::process::Child| match child.wait() {
         Ok(status) => format!("its process ended early ({status})"),
         Err(error) => error.to_string(),
     };
-    match (heard, ready) {
+    match (received, ready) {
         (Ok(_), Ok(Ready::Up)) => {
             // Whoever lives as long as the lab has to take note of its end.
             std::thread::spawn(move || child.wait());
@@ -108,12 +108,12 @@ pub fn up(
             ended(&mut child);
             Err(error)
         }
-        (heard, _) => {
+        (received, _) => {
             drop(stdin);
             let why = ended(&mut child);
             Err(Error::Failed {
                 doing: doing(),
-                why: match heard {
+                why: match received {
                     Err(error) if line.is_empty() => format!("{error}; {why}"),
                     _ => why,
                 },
@@ -212,7 +212,7 @@ pub fn is_running(name: &str) -> bool {
 /// The names of all labs that left a trace, sorted; some may be coming up, going down, or killed.
 #[must_use]
 pub fn names() -> Vec<String> {
-    // A folder that is not ours holds no lab of ours; whoever asks for one is told.
+    // A folder that is not ours holds no lab of ours; asking for one is refused.
     state::names().unwrap_or_default()
 }
 
@@ -351,7 +351,7 @@ pub fn down_all() -> Result<Vec<String>, Error> {
 fn end_process(process: &Other, what: &str) -> Result<(), Error> {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         process.signal(signal);
-        // One that was stopped hears nothing until it goes on.
+        // One that was stopped takes no signal until it goes on.
         process.signal(Signal::SIGCONT);
         if process.wait_for_end(PATIENCE)? {
             return Ok(());

@@ -170,7 +170,7 @@ impl Fleet {
         let (cluster, node) = self.place(place)?;
         let net = self.node_at(&cluster, &node)?.clone();
         let peer = self.peer(&cluster, peer)?;
-        // Held throughout: two injections at once could not be told apart in taking them back.
+        // Held throughout: two injections at once could not be distinguished when they are cleared.
         let _turn = self.breaking.lock().await;
         let place = format!("{cluster}/{node}");
         let was_frozen = self.freezer.now().faults.contains(&place);

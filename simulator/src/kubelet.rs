@@ -156,7 +156,7 @@ impl Kubelet {
         }
     }
 
-    /// Starts or tells the worker of a pod that is bound to one of our nodes.
+    /// Starts or notifies the worker of a pod that is bound to one of our nodes.
     fn adopt(self: &Arc<Self>, pod: &Arc<Value>, workers: &mut BTreeMap<String, Worker>) {
         let Some(node) = self
             .network

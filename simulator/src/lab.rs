@@ -6,7 +6,7 @@
 //!        nothing left ◄─ links gone ◄─ namespaces released ◄─ tasks ended ◄─ children killed ◄─ asked to end
 //! ```
 //!
-//! Whatever ends it (a signal, an error, a panic, the end of its caller while it is not ready or tied) goes the same way.
+//! Whatever ends it (a signal, an error, a panic, the end of its caller while it is not ready or tied) takes the same path.
 
 mod fleet;
 mod requests;
@@ -49,7 +49,7 @@ enum End {
 pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     // A lab must not die of the signals of its caller's terminal; it fails only where there is nothing to leave.
     let _ = nix::unistd::setsid();
-    // From the first file that it makes a lab is to remove what it made: its end waits until there is somebody to hear of it.
+    // From the first file that it makes a lab is to remove what it made: its end waits until there is somebody to report it to.
     let _ = ending_signals().thread_block();
     let name = args.next().and_then(|name| name.into_string().ok());
     let mut line = String::new();
@@ -62,14 +62,14 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         eprintln!("this verb is for the program's own use");
         return ExitCode::from(64);
     };
-    let told = match std::panic::catch_unwind(AssertUnwindSafe(|| live(&name, order))) {
+    let ended = match std::panic::catch_unwind(AssertUnwindSafe(|| live(&name, order))) {
         Ok(ended) => ended,
         Err(panic) => Err(Error::Failed {
             doing: format!("run lab {name}"),
             why: words_of(panic.as_ref()),
         }),
     };
-    match told {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
@@ -84,10 +84,10 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or(panic.downcast_ref::<&str>().copied());
-    format!("panic: {}", text.unwrap_or("no words"))
+    format!("panic: {}", text.unwrap_or("no message"))
 }
 
-/// Tells the caller, who may be gone.
+/// Reports to the caller, who may be gone.
 fn say(ready: &Ready) {
     if let Ok(mut line) = serde_json::to_vec(ready) {
         line.push(b'\n');
@@ -242,7 +242,7 @@ fn ending_signals() -> SigSet {
     ENDING.into_iter().collect()
 }
 
-/// Catches what ends a lab from now on, also where it was inherited as ignored; those that came before are heard now. To be
+/// Catches what ends a lab from now on, also where it was inherited as ignored; those that came before count now. To be
 /// called within a runtime.
 fn signals() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};

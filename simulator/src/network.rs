@@ -11,7 +11,7 @@
 //!
 //! One bridge per cluster, one routed namespace between all of them, so every packet between clusters crosses `underlay`.
 //! Pods are reached by host routes, and other nodes' pods by a route over `eth0` (host-gw). Neighbours that never change are
-//! permanent; nodes of a small cluster find each other as usual, those of a large one are told.
+//! permanent; nodes of a small cluster find each other as usual, those of a large one have fixed entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -132,7 +132,7 @@ impl Network {
         self.nodes.get(&(cluster.to_owned(), node.to_owned()))
     }
 
-    /// Lets go of everything but the underlay, whose socket tells when the kernel has removed the other ends.
+    /// Lets go of everything but the underlay, whose socket reports when the kernel has removed the other ends.
     pub(crate) fn into_underlay(self) -> (Netns, Netlink) {
         drop(self.nodes);
         drop(self.opener);

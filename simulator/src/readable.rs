@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 pub(crate) struct Readable(AsyncFd<OwnedFd>);
 
 impl Readable {
-    /// Hands a descriptor to the runtime of the calling task.
+    /// Registers a descriptor with the runtime of the calling task.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         // What `register` wants its caller to promise, that the descriptor stays open and the same, OwnedFd does promise.
         #[expect(deprecated, reason = "this crate holds no unsafe code")]

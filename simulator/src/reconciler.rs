@@ -1,6 +1,6 @@
 //! The datapath's control plane in miniature: it elects gateways, plans, and writes NodeConfigs.
 //!
-//! It knows nothing but the objects of the APIs, and tells the agents nothing but by NodeConfigs.
+//! It knows nothing but the objects of the APIs, and reaches the agents by NodeConfigs alone.
 
 mod inputs;
 

@@ -25,19 +25,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// The environment variable by which everything that a lab starts can be told from everything else.
+/// The environment variable by which everything that a lab starts is recognised.
 pub(crate) const MARKER: &str = "FLOATER_LAB";
 
-/// Where the lab's process was told to keep its state: what it is itself after it became root of a user namespace would lead
+/// Where the lab's process has to keep its state: what it is itself after it became root of a user namespace would lead
 /// it elsewhere.
-static TOLD: OnceLock<PathBuf> = OnceLock::new();
+static GIVEN: OnceLock<PathBuf> = OnceLock::new();
 
 /// Where labs keep their state: `$XDG_RUNTIME_DIR/floater`, or `/run/floater` for root, or a folder of the user's own below
 /// the folder for temporary files.
 #[must_use]
 pub fn state_root() -> PathBuf {
-    if let Some(told) = TOLD.get() {
-        return told.clone();
+    if let Some(given) = GIVEN.get() {
+        return given.clone();
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     // One that is not absolute means nothing, says the specification of base directories.
@@ -53,8 +53,8 @@ pub fn state_root() -> PathBuf {
 
 /// Fixes [`state_root`] for the rest of the process.
 pub(crate) fn keep_state_in(root: PathBuf) {
-    // A lab's process is told once.
-    let _ = TOLD.set(root);
+    // Set once in the life of a lab.
+    let _ = GIVEN.set(root);
 }
 
 /// Refuses a root that is not the user's own folder: below a folder that is everybody's, somebody else could have made it to
@@ -544,7 +544,7 @@ mod tests {
         }
     }
 
-    /// Locks a part of a file for an open file, which is in nobody's way but another process's and this one's record locks.
+    /// Locks a part of a file for an open file, which only conflicts with the record locks of another process and of this one.
     fn held(path: &Path, start: libc::off_t, length: libc::off_t) -> File {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).open(path).expect("open");

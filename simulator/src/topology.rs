@@ -235,7 +235,7 @@ pub enum Expect {
     Verdict(String),
 }
 
-/// A refusal with words of the file in it, as it may be printed.
+/// A refusal that quotes the file, as it may be printed.
 fn printable_rule(rule: &str) -> String {
     datapath::printable::printable(rule, 1000).into_owned()
 }

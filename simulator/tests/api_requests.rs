@@ -564,7 +564,7 @@ async fn why_a_pod_is_not_there_or_has_no_node_is_in_events_and_conditions() {
     let message = event["message"].as_str().unwrap();
     let words = "is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
     assert!(message.contains(words), "{message}");
-    // Whoever makes such a pod is told himself.
+    // Whoever creates such a pod gets the refusal.
     let pod = json!({"metadata": {"name": "p"}, "spec": template["spec"]});
     let refused = asked.post("/api/v1/namespaces/strict/pods", &pod).await;
     assert_eq!(refused.code, 403, "{refused:?}");
@@ -652,7 +652,7 @@ async fn hostile_clients_cost_themselves() {
     ] {
         let shown: String = sent.chars().take(30).collect();
         let mut stream = connect().await;
-        // The other side may have heard enough before all is sent.
+        // The other side may have read enough before all is sent.
         let _ = stream.write_all(sent.as_bytes()).await;
         let mut answer = Vec::new();
         let patience = std::time::Duration::from_secs(20);

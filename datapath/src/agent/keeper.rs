@@ -38,7 +38,7 @@ impl Default for Timing {
     }
 }
 
-/// What a keeper hears.
+/// What a keeper acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Somebody changed the kernel's tables.

@@ -12,7 +12,7 @@ use crate::state::NodeState;
 /// What came of a turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// Whether the newest config is adopted and the kernel holds it; what [`Keeper::settled`] has to be told.
+    /// Whether the newest config is adopted and the kernel holds it; the argument of [`Keeper::settled`].
     pub is_true: bool,
     /// Why not, and what of the config makes no row; empty where all is well.
     pub problems: Vec<String>,

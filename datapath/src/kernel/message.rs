@@ -126,7 +126,7 @@ pub(super) fn read_text(value: &[u8]) -> Option<String> {
     Some(std::str::from_utf8(&value[..end]).ok()?.to_owned())
 }
 
-/// An address of either family; its length tells which.
+/// An address of either family; its length says which.
 pub(super) fn read_ip(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),

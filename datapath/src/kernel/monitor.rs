@@ -15,7 +15,7 @@ use super::nft;
 use super::socket::{Buffer, Message};
 use crate::error::Error;
 
-/// The multicast groups of rtnetlink that tell of what an observation reads.
+/// The multicast groups of rtnetlink that report what an observation reads.
 const GROUPS: [(&str, u32); 10] = [
     ("RTNLGRP_LINK", 1),
     ("RTNLGRP_NEIGH", 3),
@@ -34,7 +34,7 @@ const NFTABLES: u32 = 7;
 /// A descriptor that is readable when links, addresses, permanent neighbours, FDB rows, rules, routes, forwarding settings or nftables
 /// changed.
 ///
-/// nftables is heard with `CAP_NET_ADMIN` only, and on a kernel that has it; without, look there from time to time.
+/// nftables reports with `CAP_NET_ADMIN` only, and on a kernel that has it; without, look there from time to time.
 pub struct Monitor {
     route: Socket,
     netfilter: Option<Socket>,
@@ -62,8 +62,8 @@ impl Monitor {
                 Err(error) => return Err(missing(name, error)),
             }
         }
-        let hears = |socket: &Socket| socket.add_membership(NFTABLES).is_ok();
-        let netfilter = listener(NETLINK_NETFILTER).ok().filter(hears);
+        let joins = |socket: &Socket| socket.add_membership(NFTABLES).is_ok();
+        let netfilter = listener(NETLINK_NETFILTER).ok().filter(joins);
         let either = join([Some(&route), netfilter.as_ref()])
             .map_err(|errno| missing("epoll descriptor for notices", errno.into()))?;
         Ok(Self {

@@ -69,10 +69,10 @@ struct Chain {
 
 impl Chain {
     /// Whether the kernel's attributes of a chain are those of this one.
-    fn is_told_by(&self, told: &[u8]) -> bool {
+    fn is_described_by(&self, described: &[u8]) -> bool {
         let number = |value| read_u32(value).map(u32::from_be);
         let (mut hook, mut priority, mut policy, mut kind) = (None, None, None, None);
-        for (attribute, value) in attributes(told) {
+        for (attribute, value) in attributes(described) {
             match attribute {
                 NFTA_CHAIN_HOOK => {
                     for (attribute, value) in attributes(value) {
@@ -149,7 +149,7 @@ fn is_hooked(socket: &mut Netlink, family: u8, chain: &Chain) -> Result<bool, Er
     let answer = socket.get("nftables", NFT_MSG_GETCHAIN, &header(family, 0), &name)?;
     Ok(answer.is_some_and(|answer| {
         let mut messages = answer.messages();
-        messages.any(|(_, payload)| chain.is_told_by(payload.get(4..).unwrap_or_default()))
+        messages.any(|(_, payload)| chain.is_described_by(payload.get(4..).unwrap_or_default()))
     }))
 }
 
@@ -169,7 +169,7 @@ fn is_awake(socket: &mut Netlink, family: u8) -> Result<bool, Error> {
     Ok(flags.unwrap_or(0) & NFT_TABLE_F_DORMANT == 0)
 }
 
-/// Whether a notice of nftables tells of a table of ours, or of something in one: all of its kinds name the table first.
+/// Whether a notice of nftables concerns a table of ours, or of something in one: all of its kinds name the table first.
 pub(super) fn is_of_our_tables(kind: u16, payload: &[u8]) -> bool {
     let named = attributes(payload.get(4..).unwrap_or_default())
         .find(|(attribute, _)| *attribute == NFTA_TABLE_NAME)
@@ -444,7 +444,7 @@ mod tests {
                 assert!(matches!(read(&ours), Some(Read::Changed)));
                 Attributes::new(&mut payload).bytes(NFTA_RULE_USERDATA, &data);
                 assert!(!matches!(read(&payload), Some(Read::Ours(_))));
-                PREROUTING.is_told_by(&data);
+                PREROUTING.is_described_by(&data);
             }
         }
     }

@@ -126,7 +126,7 @@ impl Netlink {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
-            // The kernel's own words for a refusal, without an echo of the request.
+            // The kernel's own text for a refusal, without an echo of the request.
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             Ok(socket)
@@ -428,7 +428,7 @@ impl Message<'_> {
         bytes.map_or(0, i32::from_ne_bytes).saturating_neg()
     }
 
-    /// The kernel's words in an error message.
+    /// The kernel's text in an error message.
     pub(super) fn detail(&self) -> String {
         if self.flags & NLM_F_ACK_TLVS == 0 {
             return String::new();
@@ -461,7 +461,7 @@ mod tests {
     const UNKNOWN: u16 = 0x7ff0;
 
     #[test]
-    fn refusals_that_do_not_fit_the_queue_are_all_told_once() {
+    fn refusals_that_do_not_fit_the_queue_are_all_reported_once() {
         let mut socket = Netlink::open(NETLINK_ROUTE, "rtnetlink").expect("a socket");
         setsockopt(&socket.socket, sockopt::RcvBuf, &2048).expect("a smaller queue");
         let mut batch = Batch::default();

@@ -1,4 +1,4 @@
-//! Tunnel end points that cannot be told apart.
+//! Tunnel end points that cannot be distinguished.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

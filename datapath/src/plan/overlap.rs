@@ -338,7 +338,7 @@ impl<'a> Pools<'a> {
         Self { all, known }
     }
 
-    /// A node that has both tunnels could not tell which one an address of both pools is on.
+    /// A node that has both tunnels could not decide which one an address of both pools is on.
     fn among_themselves(&self, objections: &mut Vec<Objection>) {
         for pool in &self.all {
             let (class, is_bridge) = if pool.kind == Kind::bridge(Family::of(pool.net.addr())) {

@@ -130,7 +130,7 @@ impl Pools {
     }
 }
 
-/// The family of an address or prefix, as the other implementation tells it: by the first dot or colon.
+/// The family of an address or prefix, as the other implementation decides it: by the first dot or colon.
 pub(super) fn family_of_text(text: &str) -> Option<Family> {
     text.bytes().find_map(|byte| match byte {
         b'.' => Some(Family::Ipv4),

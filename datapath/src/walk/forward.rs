@@ -6,12 +6,12 @@ use super::lookup::{Lookup, Query, route_name};
 use super::nat::{self, Tracked, Translation};
 use super::node::{LinkId, NodeId};
 use super::outcome::{Carrier, End, Hop, Stop, dotted};
-use super::routes::{Route, Way};
+use super::routes::{NextHop, Route};
 use super::segment::{Cast, Frame};
 use super::{Packet, World};
 use crate::state::{Family, RouteKind};
 
-/// Forks that are followed to each of their ends; beyond, the first way stands for all.
+/// Forks that are followed to each of their ends; beyond, the first next hop stands for all.
 const FORKS: u8 = 16;
 
 /// How a packet ended, in the world's own indices.
@@ -94,7 +94,7 @@ impl At {
 /// What a node decided.
 struct Decision<'w> {
     route: &'w Route,
-    ways: Vec<Way>,
+    next_hops: Vec<NextHop>,
     translation: Translation,
     /// The packet as it came.
     before: Packet,
@@ -102,7 +102,7 @@ struct Decision<'w> {
     hop: usize,
 }
 
-/// One walk under way.
+/// A walk that goes on.
 pub(super) struct Walker<'w> {
     pub(super) world: &'w World,
     hops: Vec<Hop>,
@@ -152,30 +152,30 @@ impl<'w> Walker<'w> {
                 Ok(decision) => decision,
                 Err(end) => return end,
             };
-            if decision.ways.len() > 1 && self.forks > 0 {
+            if decision.next_hops.len() > 1 && self.forks > 0 {
                 return self.fork(&at, &decision);
             }
-            let Some(way) = decision.ways.first() else {
+            let Some(next_hop) = decision.next_hops.first() else {
                 let node = at.node;
                 let dst = at.packet.dst;
                 let stop = Stop::NoRoute { dst };
                 return Final::Stopped { node, stop };
             };
-            match self.depart(&at, &decision, way) {
+            match self.depart(&at, &decision, next_hop) {
                 Ok(next) => at = next,
                 Err(end) => return end,
             }
         }
     }
 
-    /// Several ways: all must lead to an end that is not a stop. The first that stops is told, else the first.
+    /// Several next hops: all must lead to an end that is not a stop. The result is the first that stops, else the first.
     fn fork(&mut self, at: &At, decision: &Decision<'w>) -> Final {
         let mut kept: Option<(Final, Vec<Hop>)> = None;
         let mark = self.mark();
-        for way in &decision.ways {
+        for next_hop in &decision.next_hops {
             self.forks = self.forks.saturating_sub(1);
             self.rewind(mark);
-            let end = match self.depart(at, decision, way) {
+            let end = match self.depart(at, decision, next_hop) {
                 Ok(next) => self.run(next),
                 Err(end) => end,
             };
@@ -274,7 +274,7 @@ impl<'w> Walker<'w> {
                 sysctl,
             })
         };
-        let (table, route, ways) = match found {
+        let (table, route, next_hops) = match found {
             Lookup::Found { route, .. } if route.kind == RouteKind::Local => {
                 if let Some(link) = at.ingress
                     && let Some(stop) = node.refuse_source(link, at.packet.src, at.packet.dst, None)
@@ -292,8 +292,8 @@ impl<'w> Walker<'w> {
                 });
             }
             Lookup::Found { table, route } => {
-                let ways: Vec<Way> = node.ways(route).copied().collect();
-                (table, route, ways)
+                let next_hops: Vec<NextHop> = node.next_hops(route).copied().collect();
+                (table, route, next_hops)
             }
             Lookup::Missing if node.partial => {
                 return Err(Final::Left {
@@ -317,7 +317,7 @@ impl<'w> Walker<'w> {
             if !forwards {
                 return Err(forwarding_off(link));
             }
-            let oif = ways.first().map(|way| way.link);
+            let oif = next_hops.first().map(|next_hop| next_hop.link);
             if let Some(stop) = node.refuse_source(link, at.packet.src, at.packet.dst, oif) {
                 return Err(stopped(stop));
             }
@@ -335,7 +335,7 @@ impl<'w> Walker<'w> {
         at.seen.push(place);
         Ok(Decision {
             route,
-            ways,
+            next_hops,
             translation,
             before,
             hop,
@@ -343,25 +343,30 @@ impl<'w> Walker<'w> {
     }
 
     /// Post-routing, size, neighbour and frame.
-    fn depart(&mut self, at: &At, decision: &Decision<'w>, way: &Way) -> Result<At, Final> {
+    fn depart(
+        &mut self,
+        at: &At,
+        decision: &Decision<'w>,
+        next_hop: &NextHop,
+    ) -> Result<At, Final> {
         let world = self.world;
         let id = at.node;
         let node = world.node(id);
-        let link = node.link(way.link);
+        let link = node.link(next_hop.link);
         let mut packet = at.packet;
         let mut before = decision.before;
-        let next_hop = way.via.unwrap_or(packet.dst);
+        let target = next_hop.via.unwrap_or(packet.dst);
         self.edit(decision.hop, |hop| {
-            hop.via = way.via;
+            hop.via = next_hop.via;
             hop.egress = Some(link.name.to_string());
         });
-        if let Some(end) = self.unusable(id, way.link) {
+        if let Some(end) = self.unusable(id, next_hop.link) {
             return Err(end);
         }
         if packet.src.is_unspecified() {
             let preferred = decision.route.src;
             packet.src = preferred
-                .or_else(|| node.source(way.link, next_hop, packet.dst))
+                .or_else(|| node.source(next_hop.link, target, packet.dst))
                 .unwrap_or(packet.src);
             before.src = packet.src;
         }
@@ -382,7 +387,13 @@ impl<'w> Walker<'w> {
         }
         let src = packet.src;
         if !node.nat.is_empty() {
-            nat::leave(node, way.link, next_hop, decision.translation, &mut packet);
+            nat::leave(
+                node,
+                next_hop.link,
+                target,
+                decision.translation,
+                &mut packet,
+            );
             if packet.src != src {
                 self.edit(decision.hop, |hop| {
                     hop.translated
@@ -391,21 +402,21 @@ impl<'w> Walker<'w> {
             }
             self.track(id, before, packet);
         }
-        let (mac, asked) = self.resolve(id, way.link, next_hop, &packet, at.depth)?;
+        let (mac, asked) = self.resolve(id, next_hop.link, target, &packet, at.depth)?;
         self.edit(decision.hop, |hop| {
             hop.asked = asked;
-            if mac.is_some() && !asked && node.neighbour(way.link, next_hop).is_some() {
-                hop.neighbour = Some(format!("{next_hop} dev {}", link.name));
+            if mac.is_some() && !asked && node.neighbour(next_hop.link, target).is_some() {
+                hop.neighbour = Some(format!("{target} dev {}", link.name));
             }
         });
         let frame = Frame {
             src: link.mac,
             cast: Cast::One(mac),
-            next_hop,
+            next_hop: target,
             packet,
             learned: None,
         };
-        let (node, ingress) = self.send(id, way.link, &frame, at.depth)?;
+        let (node, ingress) = self.send(id, next_hop.link, &frame, at.depth)?;
         Ok(At {
             node,
             ingress: Some(ingress),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::node::{LinkId, Node};
 use super::outcome::Stop;
-use super::routes::{Route, Rule, Way};
+use super::routes::{NextHop, Route, Rule};
 use crate::nodeconfig::METRIC_IPV6;
 use crate::state::{Family, RouteKind, RuleAction};
 
@@ -70,7 +70,7 @@ impl Node {
                     }
                     RouteKind::Unicast => {
                         // A dead route does not hide a shorter prefix or a larger metric.
-                        if self.ways(route).next().is_some() {
+                        if self.next_hops(route).next().is_some() {
                             return Lookup::Found {
                                 table: number,
                                 route,
@@ -83,12 +83,12 @@ impl Node {
         Lookup::Missing
     }
 
-    /// The ways of a route that the kernel would use.
-    pub(super) fn ways<'n>(&'n self, route: &'n Route) -> impl Iterator<Item = &'n Way> {
-        route.ways.iter().filter(|way| {
-            let link = self.link(way.link);
+    /// The next hops of a route that the kernel would use.
+    pub(super) fn next_hops<'n>(&'n self, route: &'n Route) -> impl Iterator<Item = &'n NextHop> {
+        route.next_hops.iter().filter(|next_hop| {
+            let link = self.link(next_hop.link);
             let no_carrier_only = link.up && !link.carrier;
-            !way.dead || no_carrier_only
+            !next_hop.dead || no_carrier_only
         })
     }
 
@@ -161,10 +161,10 @@ impl Node {
         if route.kind == RouteKind::Local && !at.accept_local {
             return martian();
         }
-        if route.ways.iter().any(|way| way.link == link) {
+        if route.next_hops.iter().any(|next_hop| next_hop.link == link) {
             return None;
         }
-        // A link without an address has no say; a loose filter is content with any way back.
+        // A link without an address has no say; a loose filter is content with any route back.
         if at.rp_filter == 1 || !at.addresses.iter().any(|net| net.addr().is_ipv4()) {
             return filtered();
         }

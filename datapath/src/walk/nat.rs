@@ -44,7 +44,7 @@ pub(super) enum Translation {
     Fresh,
     /// Of a connection that began elsewhere or in the middle: nothing is done.
     Ignored,
-    /// An answer: the destination was put back; the source becomes this one on the way out.
+    /// An answer: the destination was put back; the source becomes this one when it leaves.
     Undone(IpAddr),
 }
 

@@ -88,7 +88,7 @@ pub(super) struct Link {
     pub(super) addresses: Vec<IpNet>,
     /// Whether the link leads to the network that the tunnels run over.
     pub(super) underlay: bool,
-    /// The other end, if the world was told.
+    /// The other end, where it is known.
     pub(super) wire: Option<(NodeId, Box<str>)>,
 }
 
@@ -124,7 +124,7 @@ impl Link {
         }
     }
 
-    /// The addresses of a family that others may be told.
+    /// The addresses of a family that others may learn.
     fn usable(&self, family: Family) -> impl Iterator<Item = &IpNet> {
         self.addresses.iter().filter(move |net| {
             let ip = net.addr();

@@ -1,4 +1,4 @@
-//! What became of a packet, and the words for it.
+//! What became of a packet, and how that is described.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Packet;
 use crate::mac::Mac;
 
-/// The way of one packet.
+/// The path of one packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walk {
     /// The nodes that routed it, in order; the nodes that routed its tunnels' packets follow the node that sent those.
@@ -171,7 +171,7 @@ pub enum Stop {
         /// The source.
         src: IpAddr,
     },
-    /// No forwarding row tells where the MAC is (`SKB_DROP_REASON_NO_TX_TARGET` or a flood that nobody took).
+    /// No forwarding row says where the MAC is (`SKB_DROP_REASON_NO_TX_TARGET` or a flood that nobody took).
     NoFdb {
         /// The VXLAN link or bridge.
         link: String,
@@ -214,7 +214,7 @@ pub enum Stop {
         /// The row's name.
         row: String,
     },
-    /// The way back does not use the link that it came in by.
+    /// The route back does not use the link that it came in by.
     RpFilter {
         /// The link that it came in by.
         link: String,
@@ -237,7 +237,7 @@ pub enum Stop {
     TtlExpired,
     /// The world has no such node.
     UnknownNode,
-    /// A route or rule says that there is no way.
+    /// A route or rule says that the destination cannot be reached.
     Unreachable {
         /// The row's name.
         row: String,
@@ -335,7 +335,7 @@ impl fmt::Display for Stop {
             Self::RpFilter { link, src } => {
                 write!(
                     f,
-                    "reverse path filter of {link}: the way to {src} is another"
+                    "reverse path filter of {link}: the route to {src} uses another link"
                 )
             }
             Self::SourceNotOwn { src } => write!(f, "this node has no address {src}"),

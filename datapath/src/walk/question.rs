@@ -7,7 +7,7 @@ use super::forward::{Final, Walker};
 use super::lookup::{Lookup, Query};
 use super::node::{Kind, LinkId, NodeId};
 use super::outcome::Stop;
-use super::segment::{Cast, Frame, Landing, QUESTION, unspecified};
+use super::segment::{Arrival, Cast, Frame, QUESTION, unspecified};
 use crate::mac::Mac;
 use crate::state::{NeighbourState, RouteKind};
 
@@ -68,10 +68,10 @@ impl Walker<'_> {
             packet: *packet,
             learned: None,
         };
-        let mut landings = Vec::new();
+        let mut arrivals = Vec::new();
         let recording = self.pause();
         self.learned = None;
-        self.emit(node, link, &question, depth, &mut landings);
+        self.emit(node, link, &question, depth, &mut arrivals);
         let learned = self.learned.take();
         let sender = if here.holder(packet.src).is_some() {
             Some(packet.src)
@@ -80,9 +80,9 @@ impl Walker<'_> {
         };
         let mut answer = None;
         let mut left = None;
-        for landing in landings {
-            match landing {
-                Landing::On(peer, peer_link) => {
+        for arrival in arrivals {
+            match arrival {
+                Arrival::On(peer, peer_link) => {
                     if !self.answers(peer, peer_link, next_hop, sender) {
                         continue;
                     }
@@ -102,8 +102,8 @@ impl Walker<'_> {
                         break;
                     }
                 }
-                Landing::Ended(end @ Final::Left { .. }) => left = Some(end),
-                Landing::Ended(_) => {}
+                Arrival::Ended(end @ Final::Left { .. }) => left = Some(end),
+                Arrival::Ended(_) => {}
             }
         }
         self.resume(recording);
@@ -136,7 +136,11 @@ impl Walker<'_> {
         }
         match route.kind {
             RouteKind::Local => true,
-            _ => at.proxy_arp && at.forward4 && here.ways(route).all(|way| way.link != link),
+            _ => {
+                at.proxy_arp
+                    && at.forward4
+                    && here.next_hops(route).all(|next_hop| next_hop.link != link)
+            }
         }
     }
 }

@@ -43,9 +43,9 @@ pub(super) fn masked(bits: u128, length: u8) -> u128 {
     bits & !u128::MAX.checked_shr(u32::from(length)).unwrap_or(0)
 }
 
-/// One way out of the node.
+/// One next hop of a route.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
+pub(super) struct NextHop {
     pub(super) via: Option<IpAddr>,
     pub(super) link: LinkId,
     pub(super) dead: bool,
@@ -60,7 +60,7 @@ pub(super) struct Route {
     pub(super) kind: RouteKind,
     pub(super) mtu: Option<u32>,
     pub(super) src: Option<IpAddr>,
-    pub(super) ways: Box<[Way]>,
+    pub(super) next_hops: Box<[NextHop]>,
 }
 
 impl Route {
@@ -230,10 +230,10 @@ impl Node {
             .iter()
             .filter(|route| family_of(route.dst) == family)
         {
-            let ways = route
+            let next_hops = route
                 .hops
                 .iter()
-                .map(|hop| Way {
+                .map(|hop| NextHop {
                     via: hop.via,
                     link: self.intern(&hop.link),
                     dead: hop.dead,
@@ -246,7 +246,7 @@ impl Node {
                 kind: route.kind,
                 mtu: route.mtu,
                 src: route.src,
-                ways,
+                next_hops,
             });
         }
         if routing.table(TABLE_LOCAL).is_none() {
@@ -273,7 +273,7 @@ impl Node {
                     kind,
                     mtu: None,
                     src: Some(net.addr()),
-                    ways: Box::new([Way {
+                    next_hops: Box::new([NextHop {
                         via: None,
                         link: at,
                         dead: false,
@@ -301,7 +301,7 @@ fn family_of(net: IpNet) -> Family {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{NextHop, Route as Row};
+    use crate::state::{NextHop as HopRow, Route as Row};
     use proptest::prelude::*;
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
             dst,
             metric,
             kind: RouteKind::Unicast,
-            hops: vec![NextHop {
+            hops: vec![HopRow {
                 via: None,
                 link: "eth0".to_owned(),
                 onlink: false,

@@ -24,7 +24,7 @@ pub(super) enum Cast {
     Who(IpAddr),
 }
 
-/// A frame on its way.
+/// A frame between two links.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
     pub(super) src: Option<Mac>,
@@ -48,7 +48,7 @@ impl Frame {
 
 /// Where a frame, or one of its copies, ended.
 #[derive(Debug)]
-pub(super) enum Landing {
+pub(super) enum Arrival {
     /// A link took it.
     On(NodeId, LinkId),
     /// Its end, or its tunnel's.
@@ -56,8 +56,8 @@ pub(super) enum Landing {
 }
 
 /// An end by a stop.
-pub(super) fn lost(node: NodeId, stop: Stop) -> Landing {
-    Landing::Ended(Final::Stopped { node, stop })
+pub(super) fn lost(node: NodeId, stop: Stop) -> Arrival {
+    Arrival::Ended(Final::Stopped { node, stop })
 }
 
 impl Walker<'_> {
@@ -69,16 +69,16 @@ impl Walker<'_> {
         frame: &Frame,
         depth: u8,
     ) -> Result<(NodeId, LinkId), Final> {
-        let mut landings = Vec::new();
-        self.emit(node, link, frame, depth, &mut landings);
-        let copies = landings.len();
+        let mut arrivals = Vec::new();
+        self.emit(node, link, frame, depth, &mut arrivals);
+        let copies = arrivals.len();
         let mut left = None;
         let mut first = None;
-        for landing in landings {
-            match landing {
-                Landing::On(node, link) => return Ok((node, link)),
-                Landing::Ended(end @ Final::Left { .. }) => left = left.or(Some(end)),
-                Landing::Ended(end) => first = first.or(Some(end)),
+        for arrival in arrivals {
+            match arrival {
+                Arrival::On(node, link) => return Ok((node, link)),
+                Arrival::Ended(end @ Final::Left { .. }) => left = left.or(Some(end)),
+                Arrival::Ended(end) => first = first.or(Some(end)),
             }
         }
         let at = self.world.node(node).link(link);
@@ -113,12 +113,12 @@ impl Walker<'_> {
         link: LinkId,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let here = self.world.node(node);
         let at = here.link(link);
         if let Some(end) = self.unusable(node, link) {
-            out.push(Landing::Ended(end));
+            out.push(Arrival::Ended(end));
             return;
         }
         match &at.kind {
@@ -155,8 +155,8 @@ impl Walker<'_> {
         }
     }
 
-    fn leaves(&self, node: NodeId, link: LinkId, frame: &Frame) -> Landing {
-        Landing::Ended(Final::Left {
+    fn leaves(&self, node: NodeId, link: LinkId, frame: &Frame) -> Arrival {
+        Arrival::Ended(Final::Left {
             node,
             link: Some(link),
             to: frame.next_hop,
@@ -206,7 +206,7 @@ impl Walker<'_> {
         link: LinkId,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let at = self.world.node(node).link(link);
         if !at.up {
@@ -220,7 +220,7 @@ impl Walker<'_> {
     }
 
     /// A node takes a frame that reached one of its own links, or not.
-    fn accept(&self, node: NodeId, link: LinkId, frame: &Frame) -> Landing {
+    fn accept(&self, node: NodeId, link: LinkId, frame: &Frame) -> Arrival {
         let at = self.world.node(node).link(link);
         match (frame.cast, at.mac) {
             (Cast::One(Some(wanted)), Some(own)) if wanted != own => lost(
@@ -230,7 +230,7 @@ impl Walker<'_> {
                     mac: wanted,
                 },
             ),
-            _ => Landing::On(node, link),
+            _ => Arrival::On(node, link),
         }
     }
 
@@ -242,7 +242,7 @@ impl Walker<'_> {
         from: Option<LinkId>,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let here = self.world.node(node);
         let at = here.link(bridge);
@@ -263,7 +263,7 @@ impl Walker<'_> {
                     .iter()
                     .any(|&port| here.link(port).mac == Some(mac));
             if from.is_some() && own {
-                out.push(Landing::On(node, bridge));
+                out.push(Arrival::On(node, bridge));
                 return;
             }
             if let Some(port) = here.port(bridge, mac) {
@@ -273,7 +273,7 @@ impl Walker<'_> {
                 return;
             }
         } else if from.is_some() {
-            out.push(Landing::On(node, bridge));
+            out.push(Arrival::On(node, bridge));
         }
         for &port in &at.ports {
             let port_at = here.link(port);
@@ -289,7 +289,7 @@ impl Walker<'_> {
         port: LinkId,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         match self.too_big(node, port, frame) {
             Some(end) => out.push(end),
@@ -298,7 +298,7 @@ impl Walker<'_> {
     }
 
     /// Neither the end of a wire nor a bridge's port cuts a frame.
-    fn too_big(&self, node: NodeId, link: LinkId, frame: &Frame) -> Option<Landing> {
+    fn too_big(&self, node: NodeId, link: LinkId, frame: &Frame) -> Option<Arrival> {
         let at = self.world.node(node).link(link);
         (at.mtu > 0 && frame.len() > at.mtu.saturating_add(TAG)).then(|| {
             let link = at.name.to_string();
@@ -314,7 +314,7 @@ impl Walker<'_> {
         link: LinkId,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let (wanted, at) = match self.world.across_underlay(node, frame.next_hop) {
             Some(found) => (frame.cast, Some(found)),
@@ -330,14 +330,14 @@ impl Walker<'_> {
                     ..*frame
                 };
                 if let Some(end) = self.unusable(peer, peer_link) {
-                    out.push(Landing::Ended(end));
+                    out.push(Arrival::Ended(end));
                 } else if self.world.node(peer).link(peer_link).kind == Kind::Bridge {
                     out.push(self.accept(peer, peer_link, &frame));
                 } else {
                     self.arrive(peer, peer_link, &frame, depth, out);
                 }
             }
-            Some((peer, None)) => out.push(Landing::Ended(Final::Delivered {
+            Some((peer, None)) => out.push(Arrival::Ended(Final::Delivered {
                 node: peer,
                 link: None,
                 packet: frame.packet,

@@ -6,7 +6,7 @@ use super::Packet;
 use super::forward::{At, Final, Walker};
 use super::node::{LinkId, NodeId, Tunnel};
 use super::outcome::{Carrier, Stop};
-use super::segment::{Cast, DEPTH, Frame, Landing, lost, unspecified};
+use super::segment::{Arrival, Cast, DEPTH, Frame, lost, unspecified};
 use crate::mac::Mac;
 
 /// Ethernet, VXLAN and UDP around a packet; the outer IP header comes on top.
@@ -21,7 +21,7 @@ impl Walker<'_> {
         tunnel: &Tunnel,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let world = self.world;
         let here = world.node(node);
@@ -79,7 +79,7 @@ impl Walker<'_> {
             });
             let landed = out.len();
             self.tunnel_to(node, link, tunnel, remote, frame, depth, out);
-            let on = |landing: &Landing| matches!(landing, Landing::On(..));
+            let on = |arrival: &Arrival| matches!(arrival, Arrival::On(..));
             let taken = out.get(landed..).is_some_and(|new| new.iter().any(on));
             if taken {
                 kept = true;
@@ -90,10 +90,10 @@ impl Walker<'_> {
             }
         }
         self.inside.pop();
-        let matters = |landing: &Landing| {
+        let matters = |arrival: &Arrival| {
             matches!(
-                landing,
-                Landing::On(..) | Landing::Ended(Final::Left { .. })
+                arrival,
+                Arrival::On(..) | Arrival::Ended(Final::Left { .. })
             )
         };
         if flooded
@@ -136,7 +136,7 @@ impl Walker<'_> {
         remote: IpAddr,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let world = self.world;
         let header = if remote.is_ipv4() { 20 } else { 40 };
@@ -174,7 +174,7 @@ impl Walker<'_> {
                 return;
             }
             end => {
-                out.push(Landing::Ended(end));
+                out.push(Arrival::Ended(end));
                 return;
             }
         };
@@ -211,7 +211,7 @@ impl Walker<'_> {
         outer: &Packet,
         frame: &Frame,
         depth: u8,
-        out: &mut Vec<Landing>,
+        out: &mut Vec<Arrival>,
     ) {
         let here = self.world.node(node);
         let mut listens = false;
@@ -244,7 +244,7 @@ impl Walker<'_> {
                 return;
             }
             self.arrive(node, at, frame, depth, out);
-            if let Some(Landing::On(..)) = out.last() {
+            if let Some(Arrival::On(..)) = out.last() {
                 self.learned = Some(outer.src);
             }
             return;

@@ -10,7 +10,7 @@ use super::delete;
 use super::resource::Resource;
 use super::store::{EventKind, Inner, Store, Table, key_of};
 
-/// Runs until told to stop. Everything is done in one task: an idle cluster costs one parked future.
+/// Runs until it is stopped. Everything is done in one task: an idle cluster costs one parked future.
 pub(crate) async fn run(store: Arc<Store>, stop: impl Future) {
     let mut seen = None;
     futures::pin_mut!(stop);
@@ -83,7 +83,7 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
     for namespace in bared {
         let held = inner.get(Resource::NAMESPACES, &format!("/{namespace}"));
         if held.is_some_and(|held| !held["metadata"]["deletionTimestamp"].is_string()) {
-            inner.furnish(&namespace);
+            inner.seed_namespace(&namespace);
         }
     }
     version

@@ -16,7 +16,7 @@ use super::request::Query;
 use super::resource::Resource;
 use super::status::Status;
 
-/// How often a followed log is read again: a file tells nobody that it grew.
+/// How often a followed log is read again: a file reports to nobody that it grew.
 const EVERY: Duration = Duration::from_millis(200);
 
 /// GET of a log. Lines carry no times, so that what asks for lines by their time gets all of them.

@@ -191,7 +191,7 @@ fn strategic(shape: &Shape, target: &mut Value, patch: &Value) -> Result<(), Sta
     Ok(())
 }
 
-/// What tells entries apart in a strategic merge: the first key only.
+/// What distinguishes entries in a strategic merge: the first key only.
 fn merge_key(kind: &ListKind, entry: &Value) -> Value {
     match kind {
         ListKind::Keyed(keys) => keys

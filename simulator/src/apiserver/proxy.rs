@@ -34,7 +34,7 @@ pub(crate) fn pod_name(text: &str) -> &str {
     parse(text).map_or(text, |(_, name, _)| name)
 }
 
-/// Hands a request on.
+/// Passes a request on.
 pub(crate) async fn forward(
     cluster: &Arc<ApiCluster>,
     request: Request<Body>,
@@ -125,7 +125,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
-    // It ends with the exchange; its error is the exchange's, which is told below.
+    // It ends with the exchange; its error is the exchange's, which is reported below.
     tokio::spawn(connection);
     let (mut parts, body) = request.into_parts();
     let path = match parts.uri.query() {

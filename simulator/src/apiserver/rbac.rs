@@ -204,7 +204,7 @@ fn covers(rule: &Value, asked: &Attributes) -> bool {
     has(&rule["apiGroups"], &asked.group) && resource && named
 }
 
-/// Refuses to hand out what the writer does not have: rules of a role, and the role of a binding.
+/// Refuses to grant what the writer does not have: rules of a role, and the role of a binding.
 pub(crate) fn check_escalation(
     store: &Store,
     user: &User,

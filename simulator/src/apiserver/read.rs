@@ -421,7 +421,7 @@ struct Stream {
     until: Instant,
 }
 
-/// How often a quiet watch is told how far it is.
+/// How often a quiet watch reports how far it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
 impl Stream {
@@ -518,7 +518,7 @@ impl Stream {
                     self.push("DELETED", &change.object);
                 }
                 (true, false) => {
-                    // It left the selection: told as it was, at the version at which it left.
+                    // It left the selection: reported as it was, at the version at which it left.
                     let mut last = change.before.as_deref().cloned().unwrap_or_default();
                     last["metadata"]["resourceVersion"] = change.version.to_string().into();
                     self.push("DELETED", &last);

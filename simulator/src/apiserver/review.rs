@@ -117,7 +117,7 @@ pub(crate) fn answer(
     Ok(answer)
 }
 
-/// A user as reviews tell about it, empty parts left out.
+/// A user as reviews describe it, empty parts left out.
 fn who(user: &User) -> Value {
     let mut info = json!({"username": user.name});
     if !user.uid.is_empty() {

@@ -21,7 +21,7 @@ const LONGEST_HEAD: usize = 64 << 10;
 /// Connections at once: a run of floaterctl has some twenty, and watches are among them.
 const MOST: usize = 512;
 
-/// Serves until told to stop; connections end with it.
+/// Serves until it is stopped; connections end with it.
 pub(crate) async fn serve(
     cluster: Arc<ApiCluster>,
     listener: TcpListener,

@@ -56,7 +56,7 @@ pub(crate) struct Field {
     pub(crate) zero: Option<Value>,
 }
 
-/// How a list's entries are told apart.
+/// What distinguishes the entries of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ListKind {
     /// They are not: the list is one value.

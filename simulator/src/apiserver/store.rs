@@ -364,7 +364,7 @@ impl Inner {
         if held(resource, &new) {
             return self.replace(resource, old, new);
         }
-        // Told as it was: nobody ever saw it marked.
+        // Reported as it was: nobody ever saw it marked.
         self.take(resource, &key_of(old), None)
             .unwrap_or_else(|| old.clone())
     }
@@ -393,7 +393,7 @@ impl Inner {
             self.define(&object);
         }
         if added && resource.table() == Resource::NAMESPACES.table() {
-            self.furnish(object["metadata"]["name"].as_str().unwrap_or_default());
+            self.seed_namespace(object["metadata"]["name"].as_str().unwrap_or_default());
         }
         object
     }
@@ -416,7 +416,7 @@ impl Inner {
         self.log.clear();
     }
 
-    /// Removes an object, with the last state that watches are told.
+    /// Removes an object, with the last state, which watches report.
     pub(crate) fn take(
         &mut self,
         resource: Resource,
@@ -466,7 +466,7 @@ impl Inner {
     }
 
     /// What every namespace has by itself, as far as it is missing.
-    pub(crate) fn furnish(&mut self, namespace: &str) {
+    pub(crate) fn seed_namespace(&mut self, namespace: &str) {
         let account = json!({"metadata": {"name": "default"}});
         let root = json!({
             "metadata": {

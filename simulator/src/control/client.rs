@@ -13,7 +13,7 @@ use crate::state::Folder;
 
 /// How long an answer may take that costs the lab no work on its nodes.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often the lab's process is looked at meanwhile: nothing tells that it was stopped.
+/// How often the lab's process is looked at meanwhile: nothing reports that it was stopped.
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest answer, bytes: a status has some 200 a node.
 const LONGEST: u64 = 1 << 30;
@@ -71,7 +71,7 @@ fn patience(folder: &Folder, request: &Request) -> Duration {
     }
 }
 
-/// A question under way.
+/// A request that waits for its answer.
 struct Call<'a> {
     name: &'a str,
     pid: i32,

@@ -19,7 +19,7 @@ use crate::network::NodeNet;
 use crate::objects;
 use crate::protocol::{self, Answer, ClusterStatus, NodeStatus, Request, Status};
 
-/// After a request that could not be taken: nothing tells when the cause is gone.
+/// After a request that could not be taken: nothing reports when the cause is gone.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a caller may take to say something, or to take what is said.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ pub(super) fn listen(fleet: &Arc<Fleet>) -> Result<(), Error> {
                     });
                 }
                 Err(error) => {
-                    // No descriptor is left, perhaps; the next may find one, and the lab has to hear it.
+                    // No descriptor is left, perhaps; the next may find one, and the lab has to answer it.
                     warn!(%error, "cannot take a request");
                     std::thread::sleep(PAUSE);
                 }

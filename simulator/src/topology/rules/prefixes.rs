@@ -196,7 +196,7 @@ pub(super) fn separate(clusters: &[Cluster], lines: &[Lines]) -> Result<(), Refu
             });
         }
     }
-    // Prefixes nest or are disjoint: those that hold the one at hand are on the stack.
+    // Prefixes nest or are disjoint: those that hold the current one are on the stack.
     let mut open: Vec<Span> = Vec::new();
     let mut ordered: Vec<Span> = spans.into_iter().collect();
     ordered.sort_by(|one, other| {
@@ -238,7 +238,7 @@ pub(super) fn separate(clusters: &[Cluster], lines: &[Lines]) -> Result<(), Refu
             }
         }
         open.push(span);
-        // More than a handful of nested prefixes are replicas of one another: the first pair tells it all.
+        // More than a handful of nested prefixes are replicas of one another: the first pair says enough.
         if worst.is_some() && open.len() > 1000 {
             break;
         }
