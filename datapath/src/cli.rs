@@ -114,7 +114,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             if let Some(source) = std::error::Error::source(&error) {
                 text = format!("{text}: {source}");
             }
-            eprintln!("clusterlink: {text}");
+            note(&text);
             ExitCode::from(error.exit_code())
         }
     }
@@ -146,7 +146,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Plan { file } => {
             let plan = crate::plan::plan(&input::fleet(&file)?);
             for objection in &plan.objections {
-                eprintln!("clusterlink: warning: {objection}");
+                note(format_args!("warning: {objection}"));
             }
             print_json(&plan.configs)?;
             Ok(ExitCode::SUCCESS)
@@ -191,12 +191,12 @@ fn difference(
     let malformed = |problem: &&Problem| problem.kind == ProblemKind::Malformed;
     if let Some(first) = problems.iter().find(malformed) {
         for problem in problems.iter().filter(malformed).skip(1) {
-            eprintln!("clusterlink: {}: {problem}", file.display());
+            note(format_args!("{}: {problem}", file.display()));
         }
         return Err(input::refusal(file, first.to_string()));
     }
     for problem in &problems {
-        eprintln!("clusterlink: warning: {}: {problem}", file.display());
+        note(format_args!("warning: {}: {problem}", file.display()));
     }
     let set = diff(&wanted, observed);
     if json {
@@ -218,7 +218,7 @@ fn observe(file: Option<PathBuf>) -> Result<NodeState, Error> {
             let mut kernel = LinuxKernel::open()?;
             let state = kernel.observe()?;
             if !kernel.is_nat_readable() {
-                eprintln!("clusterlink: address translation cannot be read here (CAP_NET_ADMIN)");
+                note("address translation cannot be read here (CAP_NET_ADMIN)");
             }
             Ok(state)
         }
@@ -279,4 +279,9 @@ fn print(text: &str) -> Result<(), Error> {
         }),
         _ => Ok(()),
     }
+}
+
+/// A line on stderr. One that cannot be written, on a full disk say, changes nothing else.
+fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "clusterlink: {text}");
 }

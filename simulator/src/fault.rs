@@ -21,10 +21,8 @@ use datapath::state::{Family, NeighbourState, NodeState, Route, Row};
 use ipnet::IpNet;
 use netns_harness::sysctl;
 use netns_harness::wire::{self, Wire as _};
-use tracing::info;
 
 use crate::apiserver::{Resource, Store};
-use crate::lab::Fleet;
 use crate::network::{ETH0, NodeNet};
 use crate::topology::{Cluster, UNDERLAY_V6};
 use crate::{Error, objects};
@@ -38,21 +36,23 @@ const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 250);
 #[derive(Default)]
 pub(crate) struct Faults(Vec<Injected>);
 
-struct Injected {
-    code: Code,
-    place: String,
-    net: Arc<NodeNet>,
-    changed: Changed,
+/// A fault, and what clearing it needs.
+pub(crate) struct Injected {
+    pub(crate) code: Code,
+    /// `CLUSTER/NODE`.
+    pub(crate) place: String,
+    pub(crate) net: Arc<NodeNet>,
+    pub(crate) changed: Changed,
 }
 
 /// The node's tables before a fault, and which of their rows it changed, by kind and name.
-struct Changed {
+pub(crate) struct Changed {
     before: NodeState,
-    rows: BTreeSet<(&'static str, String)>,
+    pub(crate) rows: BTreeSet<(&'static str, String)>,
 }
 
 impl Changed {
-    fn between(before: NodeState, after: &NodeState) -> Self {
+    pub(crate) fn between(before: NodeState, after: &NodeState) -> Self {
         let changed = diff(&before, after).changes;
         let rows = changed.iter().flat_map(rows_of);
         let rows = rows.filter(|row| !is_of_the_kernel(row)).map(key_of);
@@ -63,7 +63,7 @@ impl Changed {
     }
 
     /// Makes those rows what they were, and no others: people may have changed more since.
-    fn put_back(&self, kernel: &mut LinuxKernel) -> Result<(), Error> {
+    pub(crate) fn put_back(&self, kernel: &mut LinuxKernel) -> Result<(), Error> {
         let now = kernel
             .observe()
             .map_err(Error::failed("read a node's tables"))?;
@@ -117,6 +117,16 @@ impl std::fmt::Debug for Faults {
 }
 
 impl Faults {
+    /// Adds one that was injected just now.
+    pub(crate) fn push(&mut self, fault: Injected) {
+        self.0.push(fault);
+    }
+
+    /// Takes all of them out, the last first.
+    pub(crate) fn take(&mut self) -> Vec<Injected> {
+        self.0.drain(..).rev().collect()
+    }
+
     /// `CODE at PLACE`, in the order of injection.
     pub(crate) fn described(&self) -> Vec<String> {
         let each = self.0.iter();
@@ -144,7 +154,8 @@ pub(crate) fn is_gateway(root: &Store, cluster: &str, node: &str) -> bool {
         })
 }
 
-fn refused<T>(rule: impl Into<String>) -> Result<T, Error> {
+/// A place that cannot be broken.
+pub(crate) fn refused<T>(rule: impl Into<String>) -> Result<T, Error> {
     Err(Error::argument("--at", rule))
 }
 
@@ -160,195 +171,69 @@ struct Path {
     floods: bool,
 }
 
-impl Fleet {
-    /// Breaks something at `CLUSTER[/NODE][,PEER]`.
-    pub(crate) async fn inject(&self, code: Code, at: &str) -> Result<(), Error> {
-        let (place, peer) = match at.split_once(',') {
-            Some((place, peer)) => (place, Some(peer)),
-            None => (at, None),
-        };
-        let (cluster, node) = self.place(place)?;
-        let net = self.node_at(&cluster, &node)?.clone();
-        let peer = self.peer(&cluster, peer)?;
-        // Held throughout: two injections at once could not be distinguished when they are cleared.
-        let _turn = self.breaking.lock().await;
-        let place = format!("{cluster}/{node}");
-        let was_frozen = self.freezer.now().faults.contains(&place);
-        self.freezer.change(|frozen| {
-            frozen.faults.insert(place.clone());
-        });
-        self.agents.wait_idle();
-        let broken = self.observe(&net).and_then(|before| {
-            self.break_at(code, &net, &before, peer)?;
-            Ok(Changed::between(before, &self.observe(&net)?))
-        });
-        match broken {
-            Ok(changed) => {
-                info!(%code, place, rows = ?changed.rows, "injected");
-                self.faults().0.push(Injected {
-                    code,
-                    place,
-                    net,
-                    changed,
-                });
-                Ok(())
-            }
-            Err(error) => {
-                if !was_frozen {
-                    self.freezer.change(|frozen| {
-                        frozen.faults.remove(&place);
-                    });
-                }
-                Err(error)
-            }
+/// Breaks a node that has these tables.
+pub(crate) fn break_at(
+    code: Code,
+    net: &Arc<NodeNet>,
+    state: &NodeState,
+    peer: Option<(&Cluster, Option<String>)>,
+) -> Result<(), Error> {
+    let forwarding = if net.node.ip.is_some() {
+        "net.ipv4.ip_forward"
+    } else {
+        "net.ipv6.conf.all.forwarding"
+    };
+    match code {
+        Code::GatewayDown => return Ok(net.ask(|netlink| netlink.down(ETH0))?),
+        Code::ForwardOff => return Ok(net.netns.run(|| sysctl::set(forwarding, "0"))??),
+        Code::TunnelDevDown => {
+            let mut tunnels = ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
+            let tunnel = tunnels.find_map(|name| state.links.get(name));
+            let Some(index) = tunnel.map(|link| link.index) else {
+                return refused(format!("{}/{} has no tunnel", net.cluster, net.node.name));
+            };
+            return Ok(net.ask(|netlink| netlink.down(index))?);
         }
+        _ => {}
     }
+    let Some((peer, node)) = peer else {
+        return refused(format!("{code} needs another cluster"));
+    };
+    path(net, state, peer, node.as_deref())?.break_row(code, net)
+}
 
-    /// Takes everything back, the last first, and has the nodes catch up.
-    pub(crate) async fn clear(&self) -> Result<(), Error> {
-        let _turn = self.breaking.lock().await;
-        let cleared: Vec<Injected> = self.faults().0.drain(..).rev().collect();
-        let refused: Vec<&Injected> = cleared
+/// How a node reaches the pods of a peer, by its tables; IPv4 where it does.
+fn path(
+    net: &NodeNet,
+    state: &NodeState,
+    peer: &Cluster,
+    node: Option<&str>,
+) -> Result<Path, Error> {
+    let targets: Vec<_> = match node {
+        Some(node) => peer
+            .nodes
             .iter()
-            .filter(|fault| self.put_back(fault).is_err())
-            .collect();
-        self.freezer.change(|frozen| frozen.faults.clear());
-        self.settle().await?;
-        // Where the agent runs it has repaired what is the datapath's meanwhile: a link that somebody removed, for one.
-        refused
-            .into_iter()
-            .try_for_each(|fault| self.put_back(fault))
-    }
-
-    fn put_back(&self, fault: &Injected) -> Result<(), Error> {
-        fault.changed.put_back(&mut self.kernel(&fault.net)?)
-    }
-
-    /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
-    fn place(&self, place: &str) -> Result<(String, String), Error> {
-        if let Some((cluster, node)) = place.split_once('/') {
-            self.node_at(cluster, node)?;
-            return Ok((cluster.to_owned(), node.to_owned()));
-        }
-        let Some((_, cluster)) = self.member(place) else {
-            return refused(format!("there is no cluster `{place}`"));
-        };
-        let mut nodes = cluster.nodes.iter();
-        let gateway = nodes.find(|node| is_gateway(self.root(), place, &node.name));
-        match gateway {
-            Some(node) => Ok((place.to_owned(), node.name.clone())),
-            None => refused(format!("cluster `{place}` has no gateway")),
-        }
-    }
-
-    /// The peer that is named, or the first other cluster; with the node where one is named.
-    fn peer(
-        &self,
-        own: &str,
-        named: Option<&str>,
-    ) -> Result<Option<(&Cluster, Option<String>)>, Error> {
-        let Some(named) = named else {
-            let mut others = self.topology.clusters.iter();
-            return Ok(others
-                .find(|other| other.name != own)
-                .map(|other| (other, None)));
-        };
-        let (name, node) = match named.split_once('/') {
-            Some((name, node)) => (name, Some(node.to_owned())),
-            None => (named, None),
-        };
-        if let Some(node) = &node {
-            self.node_at(name, node)?;
-        }
-        match self.member(name) {
-            None => refused(format!("there is no cluster `{name}`")),
-            Some(_) if name == own => refused("a cluster is no peer of its own"),
-            Some((_, cluster)) => Ok(Some((cluster, node))),
-        }
-    }
-
-    fn break_at(
-        &self,
-        code: Code,
-        net: &Arc<NodeNet>,
-        state: &NodeState,
-        peer: Option<(&Cluster, Option<String>)>,
-    ) -> Result<(), Error> {
-        let forwarding = if net.node.ip.is_some() {
-            "net.ipv4.ip_forward"
-        } else {
-            "net.ipv6.conf.all.forwarding"
-        };
-        match code {
-            Code::GatewayDown => return Ok(net.ask(|netlink| netlink.down(ETH0))?),
-            Code::ForwardOff => return Ok(net.netns.run(|| sysctl::set(forwarding, "0"))??),
-            Code::TunnelDevDown => {
-                let mut tunnels =
-                    ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
-                let tunnel = tunnels.find_map(|name| state.links.get(name));
-                let Some(index) = tunnel.map(|link| link.index) else {
-                    return refused(format!("{}/{} has no tunnel", net.cluster, net.node.name));
-                };
-                return Ok(net.ask(|netlink| netlink.down(index))?);
-            }
-            _ => {}
-        }
-        let Some((peer, node)) = peer else {
-            return refused(format!("{code} needs another cluster"));
-        };
-        self.path(net, state, peer, node.as_deref())?
-            .break_row(code, net)
-    }
-
-    fn kernel(&self, net: &NodeNet) -> Result<LinuxKernel, Error> {
-        let opened = self.network.opener.open(&net.netns, LinuxKernel::open)?;
-        opened.map_err(Error::failed(format!(
-            "open the kernel of {}/{}",
-            net.cluster, net.node.name
-        )))
-    }
-
-    fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {
-        self.kernel(net)?.observe().map_err(Error::failed(format!(
-            "read the tables of {}/{}",
-            net.cluster, net.node.name
-        )))
-    }
-
-    /// How a node reaches the pods of a peer, by its tables; IPv4 where it does.
-    fn path(
-        &self,
-        net: &NodeNet,
-        state: &NodeState,
-        peer: &Cluster,
-        node: Option<&str>,
-    ) -> Result<Path, Error> {
-        let targets: Vec<_> = match node {
-            Some(node) => peer
-                .nodes
-                .iter()
-                .filter(|known| known.name == node)
-                .flat_map(|known| known.pod_cidrs.clone())
-                .collect(),
-            None => peer.pod_cidrs.clone(),
-        };
-        let routes = state.routes.iter().filter(|route| {
-            let near = |target: &IpNet| target.contains(&route.dst) || route.dst.contains(target);
-            let mapped = peer
-                .global_cidrs_map
-                .values()
-                .any(|global| global.parse().is_ok_and(|global: IpNet| near(&global)));
-            route.table == TABLE && (targets.iter().any(near) || mapped)
-        });
-        let mut paths: Vec<Path> = routes.filter_map(|route| path_of(state, route)).collect();
-        paths.sort_by_key(|path| (path.via.is_ipv6(), path.route.dst));
-        match paths.into_iter().next() {
-            Some(path) => Ok(path),
-            None => refused(format!(
-                "the path from {}/{} to {} is already broken: clear the earlier fault first",
-                net.cluster, net.node.name, peer.name
-            )),
-        }
+            .filter(|known| known.name == node)
+            .flat_map(|known| known.pod_cidrs.clone())
+            .collect(),
+        None => peer.pod_cidrs.clone(),
+    };
+    let routes = state.routes.iter().filter(|route| {
+        let near = |target: &IpNet| target.contains(&route.dst) || route.dst.contains(target);
+        let mapped = peer
+            .global_cidrs_map
+            .values()
+            .any(|global| global.parse().is_ok_and(|global: IpNet| near(&global)));
+        route.table == TABLE && (targets.iter().any(near) || mapped)
+    });
+    let mut paths: Vec<Path> = routes.filter_map(|route| path_of(state, route)).collect();
+    paths.sort_by_key(|path| (path.via.is_ipv6(), path.route.dst));
+    match paths.into_iter().next() {
+        Some(path) => Ok(path),
+        None => refused(format!(
+            "the path from {}/{} to {} is already broken: clear the earlier fault first",
+            net.cluster, net.node.name, peer.name
+        )),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod addresses;
 mod document;
+mod draft;
 mod rules;
 mod schema;
 
@@ -282,7 +283,7 @@ pub fn generated(
                 ModeChoice::Mixed if index % 2 == 0 => Mode::Gateway,
                 ModeChoice::Mixed => Mode::P2p,
             };
-            rules::Draft::generated(rules::default_name(index, clusters), mode, family, nodes)
+            draft::Draft::generated(rules::default_name(index, clusters), mode, family, nodes)
         })
         .collect();
     let clusters = addresses::assign(clusters)

@@ -58,7 +58,7 @@ struct Object {
 fn objects(source: &Source) -> Result<Fleet, Error> {
     let objects = document::objects(source)?;
     for warning in &objects.warnings {
-        eprintln!("clusterlink: warning: {}: {warning}", source.name);
+        super::note(format_args!("warning: {}: {warning}", source.name));
     }
     Ok(objects.fleet)
 }

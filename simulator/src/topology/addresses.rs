@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use datapath::state::Family;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::rules::{Draft, Refusal};
+use super::draft::{Draft, Refusal};
 use super::{Cluster, Node, Segment};
 
 /// The underlay's IPv4 prefix.

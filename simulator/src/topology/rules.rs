@@ -12,19 +12,13 @@ use serde_saphyr::Spanned;
 
 use super::addresses;
 use super::document::{Document, RawCluster, RawExpect, RawFault, RawUnderlay};
+use super::draft::{DEFAULT_UNDERLAY, Draft, Refusal};
 use super::{
     Cluster, Expect, Families, Fault, Floaters, MAX_CLUSTERS, MAX_NODES, Mode, Topology, Underlay,
 };
 use crate::Error;
 use crate::codes;
 use prefixes::{Lines, global_map, prefixes, separate, within};
-
-/// A rule that is broken, and where.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) line: u64,
-    pub(super) rule: String,
-}
 
 fn refuse<T>(line: u64, rule: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal {
@@ -36,46 +30,6 @@ fn refuse<T>(line: u64, rule: impl Into<String>) -> Result<T, Refusal> {
 fn line<T>(value: &Spanned<T>) -> u64 {
     value.referenced.line().max(1)
 }
-
-/// A cluster whose prefixes and addresses may still be open.
-#[derive(Debug, Clone)]
-pub(super) struct Draft {
-    pub(super) line: u64,
-    pub(super) name: String,
-    pub(super) mode: Mode,
-    pub(super) family: Families,
-    pub(super) nodes: u32,
-    pub(super) pod_cidrs: Option<Vec<IpNet>>,
-    pub(super) service_cidrs: Option<Vec<IpNet>>,
-    pub(super) global_cidrs_map: BTreeMap<String, String>,
-    pub(super) underlay: Underlay,
-    /// The lines of the prefixes that the file names.
-    pub(super) lines: BTreeMap<IpNet, u64>,
-}
-
-impl Draft {
-    /// A cluster that leaves everything else to the defaults.
-    pub(super) fn generated(name: String, mode: Mode, family: Families, nodes: u32) -> Self {
-        Self {
-            line: 1,
-            name,
-            mode,
-            family,
-            nodes,
-            pod_cidrs: None,
-            service_cidrs: None,
-            global_cidrs_map: BTreeMap::new(),
-            underlay: DEFAULT_UNDERLAY,
-            lines: BTreeMap::new(),
-        }
-    }
-}
-
-const DEFAULT_UNDERLAY: Underlay = Underlay {
-    mtu: 1500,
-    delay: Duration::ZERO,
-    loss: 0.0,
-};
 
 /// The name of the cluster at `index` of `total` that was given none: `c1`, or `c01` where there are more than nine.
 pub(super) fn default_name(index: usize, total: usize) -> String {

@@ -7,9 +7,10 @@ use datapath::state::Family;
 use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
-use super::{Refusal, line, refuse};
+use super::{line, refuse};
 use crate::topology::addresses::{UNDERLAY_V4, UNDERLAY_V6};
 use crate::topology::document::RawCluster;
+use crate::topology::draft::Refusal;
 use crate::topology::{Cluster, Families, Mode};
 
 /// A prefix without host bits.

@@ -1,0 +1,136 @@
+//! Injecting and clearing faults: whoever breaks a node has its agent stand still first, and catch up in the end.
+
+use datapath::code::Code;
+use datapath::kernel::LinuxKernel;
+use datapath::reconcile::Kernel as _;
+use datapath::state::NodeState;
+use tracing::info;
+
+use super::fleet::Fleet;
+use crate::Error;
+use crate::fault::{self, Changed, Injected};
+use crate::network::NodeNet;
+use crate::topology::Cluster;
+
+impl Fleet {
+    /// Breaks something at `CLUSTER[/NODE][,PEER]`.
+    pub(crate) async fn inject(&self, code: Code, at: &str) -> Result<(), Error> {
+        let (place, peer) = match at.split_once(',') {
+            Some((place, peer)) => (place, Some(peer)),
+            None => (at, None),
+        };
+        let (cluster, node) = self.place(place)?;
+        let net = self.node_at(&cluster, &node)?.clone();
+        let peer = self.peer(&cluster, peer)?;
+        // Held throughout: two injections at once could not be distinguished when they are cleared.
+        let _turn = self.breaking.lock().await;
+        let place = format!("{cluster}/{node}");
+        let was_frozen = self.freezer.now().faults.contains(&place);
+        self.freezer.change(|frozen| {
+            frozen.faults.insert(place.clone());
+        });
+        self.agents.wait_idle();
+        let broken = self.observe(&net).and_then(|before| {
+            fault::break_at(code, &net, &before, peer)?;
+            Ok(Changed::between(before, &self.observe(&net)?))
+        });
+        match broken {
+            Ok(changed) => {
+                info!(%code, place, rows = ?changed.rows, "injected");
+                self.faults().push(Injected {
+                    code,
+                    place,
+                    net,
+                    changed,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                if !was_frozen {
+                    self.freezer.change(|frozen| {
+                        frozen.faults.remove(&place);
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes everything back, the last first, and has the nodes catch up.
+    pub(crate) async fn clear(&self) -> Result<(), Error> {
+        let _turn = self.breaking.lock().await;
+        let cleared: Vec<Injected> = self.faults().take();
+        let refused: Vec<&Injected> = cleared
+            .iter()
+            .filter(|fault| self.put_back(fault).is_err())
+            .collect();
+        self.freezer.change(|frozen| frozen.faults.clear());
+        self.settle().await?;
+        // Where the agent runs it has repaired what is the datapath's meanwhile: a link that somebody removed, for one.
+        refused
+            .into_iter()
+            .try_for_each(|fault| self.put_back(fault))
+    }
+
+    fn put_back(&self, fault: &Injected) -> Result<(), Error> {
+        fault.changed.put_back(&mut self.kernel(&fault.net)?)
+    }
+
+    /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
+    fn place(&self, place: &str) -> Result<(String, String), Error> {
+        if let Some((cluster, node)) = place.split_once('/') {
+            self.node_at(cluster, node)?;
+            return Ok((cluster.to_owned(), node.to_owned()));
+        }
+        let Some((_, cluster)) = self.member(place) else {
+            return fault::refused(format!("there is no cluster `{place}`"));
+        };
+        let mut nodes = cluster.nodes.iter();
+        let gateway = nodes.find(|node| fault::is_gateway(self.root(), place, &node.name));
+        match gateway {
+            Some(node) => Ok((place.to_owned(), node.name.clone())),
+            None => fault::refused(format!("cluster `{place}` has no gateway")),
+        }
+    }
+
+    /// The peer that is named, or the first other cluster; with the node where one is named.
+    fn peer(
+        &self,
+        own: &str,
+        named: Option<&str>,
+    ) -> Result<Option<(&Cluster, Option<String>)>, Error> {
+        let Some(named) = named else {
+            let mut others = self.topology.clusters.iter();
+            return Ok(others
+                .find(|other| other.name != own)
+                .map(|other| (other, None)));
+        };
+        let (name, node) = match named.split_once('/') {
+            Some((name, node)) => (name, Some(node.to_owned())),
+            None => (named, None),
+        };
+        if let Some(node) = &node {
+            self.node_at(name, node)?;
+        }
+        match self.member(name) {
+            None => fault::refused(format!("there is no cluster `{name}`")),
+            Some(_) if name == own => fault::refused("a cluster is no peer of its own"),
+            Some((_, cluster)) => Ok(Some((cluster, node))),
+        }
+    }
+
+    fn kernel(&self, net: &NodeNet) -> Result<LinuxKernel, Error> {
+        let opened = self.network.opener.open(&net.netns, LinuxKernel::open)?;
+        opened.map_err(Error::failed(format!(
+            "open the kernel of {}/{}",
+            net.cluster, net.node.name
+        )))
+    }
+
+    fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {
+        self.kernel(net)?.observe().map_err(Error::failed(format!(
+            "read the tables of {}/{}",
+            net.cluster, net.node.name
+        )))
+    }
+}
