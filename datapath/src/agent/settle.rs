@@ -1,13 +1,17 @@
 //! One turn of an agent: the newest config is judged, and the kernel made to hold what is adopted.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Keeper;
 use crate::api::NodeConfigSpec;
+use crate::diff::ChangeSet;
 use crate::error::{Error, ProblemKind};
 use crate::nodeconfig::{Part, TUNNELS, desired};
 use crate::reconcile::{Kernel, reconcile_from};
 use crate::state::NodeState;
+
+/// How many changes of a turn are logged one by one, unless debug messages are wanted.
+const LOGGED: usize = 20;
 
 /// What came of a turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,9 +60,7 @@ pub fn settle(kernel: &mut dyn Kernel, keeper: &mut Keeper) -> Settled {
     };
     match reconcile_from(kernel, config, observed) {
         Ok(done) => {
-            for change in &done.applied.changes {
-                info!(%change, "changed");
-            }
+            log(&done.applied);
             for problem in &done.problems {
                 warn!(%problem, "left out");
                 settled.problems.push(problem.to_string());
@@ -72,6 +74,20 @@ pub fn settle(kernel: &mut dyn Kernel, keeper: &mut Keeper) -> Settled {
         Err(error) => settled.unobserved(&error),
     }
     settled
+}
+
+/// The first changes, and how many more there were: a node's first config in a large fleet has thousands.
+fn log(applied: &ChangeSet) {
+    let (first, others) = applied.changes.split_at(applied.changes.len().min(LOGGED));
+    for change in first {
+        info!(%change, "changed");
+    }
+    for change in others {
+        debug!(%change, "changed");
+    }
+    if !others.is_empty() {
+        info!(count = others.len(), "more changes of the same turn");
+    }
 }
 
 impl Settled {
