@@ -394,7 +394,7 @@ fn measure(place: &Place, folder: &Path, inventory: &str, arguments: &[String]) 
         .unwrap();
     let status = PathBuf::from(format!("/proc/{}/status", child.id()));
     let program = PathBuf::from(format!("/proc/{}/exe", child.id()));
-    let own = std::fs::read_link("/proc/self/exe").unwrap();
+    let this = std::fs::read_link("/proc/self/exe").unwrap();
     let mut measured = Measured {
         code: None,
         took: Duration::ZERO,
@@ -403,7 +403,7 @@ fn measure(place: &Place, folder: &Path, inventory: &str, arguments: &[String]) 
     };
     loop {
         // For a moment after its start the child has the memory of this program.
-        let is_there = std::fs::read_link(&program).is_ok_and(|program| program != own);
+        let is_there = std::fs::read_link(&program).is_ok_and(|program| program != this);
         let text = match is_there {
             true => std::fs::read_to_string(&status).unwrap_or_default(),
             false => String::new(),

@@ -55,7 +55,7 @@ pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt
     let shape = &arguments.shape;
     let topology = match &arguments.topology {
         Some(file) => {
-            let source = Source::read(file)?;
+            let source = Source::read_at_most(file, topology::MAX_BYTES as u64)?;
             topology::parse(&source.text, &source.name)?
         }
         None if shape.clusters.is_none() => {

@@ -52,7 +52,7 @@ pub(in super::super) async fn run(
     let outputs = forms(&arguments.output)?;
     let mut scenarios = Vec::new();
     for file in &arguments.scenarios {
-        let source = Source::read(file)?;
+        let source = Source::read_at_most(file, topology::MAX_BYTES as u64)?;
         let topology = topology::parse(&source.text, &source.name)?;
         if topology.expect.is_empty() {
             return Err(Failure::input(
