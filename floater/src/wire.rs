@@ -36,6 +36,8 @@
 //! refused with status 400.
 
 mod identity;
+#[cfg(test)]
+mod mutations;
 mod node;
 mod outcome;
 mod plan;

@@ -110,7 +110,7 @@ pub struct ProbeRecord {
     pub src: NodeRef,
     /// Who is asked.
     pub dst: NodeRef,
-    /// The network of both.
+    /// The layer of both ends.
     pub layer: Layer,
     /// The family of `target`.
     pub family: Family,

@@ -5,6 +5,8 @@
 mod faults;
 #[path = "diagnose/fleet.rs"]
 mod fleet;
+#[path = "diagnose/objects.rs"]
+mod objects;
 #[path = "diagnose/own.rs"]
 mod own;
 #[path = "diagnose/random.rs"]

@@ -10,6 +10,7 @@ mod floaters;
 mod identity;
 mod life;
 mod lists;
+mod readers;
 mod testimony;
 mod trial;
 

@@ -136,9 +136,9 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
                     format!(
                         "{} {text}",
                         if *answer {
-                            "by a walk over the tables the answer is"
+                            "the tables say that the answer is"
                         } else {
-                            "by a walk over the tables it is"
+                            "the tables say that it is"
                         }
                     ),
                 ),
@@ -159,7 +159,7 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
                 EvidenceKind::Table
             },
             source: scope.place(suffering[0].key.src).into(),
-            text: format!("and {} more pairs of nodes fail", suffering.len() - NAMED).into(),
+            text: format!("and {} more node pairs", suffering.len() - NAMED).into(),
         });
     }
     evidence

@@ -187,7 +187,7 @@ impl<'a> Scope<'a> {
         let layers = self.what.layers();
         if self.cells().is_empty() {
             sentences.push(
-                "nothing of what was asked is there: no two clusters match as source and destination with a family in common"
+                "no two clusters match as source and destination with a family in common (--sources, --destinations, --families)"
                     .to_owned(),
             );
         }

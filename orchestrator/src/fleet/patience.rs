@@ -106,7 +106,10 @@ impl FirstAnswer {
     }
 
     /// What `work` gives, or the time after which it was no longer waited for.
-    pub(crate) async fn of<T>(&self, work: impl Future<Output = T>) -> Result<T, Duration> {
+    pub(crate) async fn of<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, Duration> {
         let began = Instant::now();
         let mut heard = self.heard.subscribe();
         let over = async {
@@ -120,7 +123,10 @@ impl FirstAnswer {
         tokio::select! {
             biased;
             given = work => {
-                self.heard.send_replace(true);
+                // A refusal comes at once and says nothing about how long an answer takes.
+                if given.is_ok() {
+                    self.heard.send_replace(true);
+                }
                 Ok(given)
             }
             () = over => Err(began.elapsed()),

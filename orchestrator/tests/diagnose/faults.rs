@@ -724,8 +724,7 @@ fn what_an_unplanned_row_does_is_told_by_the_walk() {
         .collect();
     assert!(
         told.iter()
-            .any(|text| text
-                .starts_with("by a walk over the tables the packet is stopped at east/n1")),
+            .any(|text| text.starts_with("the tables say that the packet is stopped at east/n1")),
         "{told:?}"
     );
 }

@@ -66,7 +66,7 @@ fn the_way_to_another_node_s_pods_is_named_where_it_is_gone() {
                         found
                             .evidence
                             .iter()
-                            .any(|evidence| evidence.text.contains("by a walk over the tables")),
+                            .any(|evidence| evidence.text.contains("the tables say")),
                         "{:#?}",
                         found.evidence
                     );

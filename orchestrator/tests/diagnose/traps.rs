@@ -292,14 +292,14 @@ fn what_nobody_has_is_unknown_and_says_so() {
                 sources: globs("nobody"),
                 ..What::default()
             },
-            "nothing of what was asked is there",
+            "no two clusters match",
         ),
         (
             What {
                 families: vec![Family::Ipv6],
                 ..What::default()
             },
-            "nothing of what was asked is there",
+            "no two clusters match",
         ),
         (
             What {

@@ -33,7 +33,7 @@ pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 impl User {
-    /// Whether everything is allowed.
+    /// True for members of `system:masters`, who may do everything.
     pub(crate) fn is_master(&self) -> bool {
         self.groups.iter().any(|group| group == "system:masters")
     }

@@ -26,7 +26,11 @@ pub(crate) enum Reach {
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// What the suites are told to do more of.
-const CORPUS: &[(&str, &str)] = &[("HEALTHY_FLEETS", "500"), ("OVERLOADED_RUNS", "50")];
+const CORPUS: &[(&str, &str)] = &[
+    ("HEALTHY_FLEETS", "500"),
+    ("OVERLOADED_RUNS", "50"),
+    ("READER_CASES", "1000000"),
+];
 
 /// What libtest said of one test.
 #[derive(Debug, PartialEq, Eq)]

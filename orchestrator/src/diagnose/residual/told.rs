@@ -13,7 +13,7 @@ use super::super::intent::Intended;
 use super::super::join::Joined;
 use super::super::scope::Scope;
 use super::super::walks::{Walked, pod_link};
-use super::{Class, Hypothesis, Only, Reach};
+use super::hypothesis::{Class, Hypothesis, Only, Reach};
 use crate::evidence::NodeRef;
 use crate::probe_plan::LARGE_BYTES;
 use crate::report::{Element, Evidence, EvidenceKind, Finding, layer_word};
@@ -226,7 +226,7 @@ fn describe(
             evidence.extend(walk.map(|text| Evidence {
                 kind: EvidenceKind::Table,
                 source: place.as_str().into(),
-                text: format!("by a walk over the tables the packet is {text}").into(),
+                text: format!("the tables say that the packet is {text}").into(),
             }));
             (
                 *code,
