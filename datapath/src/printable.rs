@@ -196,6 +196,15 @@ impl<'de> Deserialize<'de> for Printable {
     }
 }
 
+/// Why a file could not be read or written, in the system's words without its number.
+#[must_use]
+pub fn io_reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        kind => kind.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use datapath::printable::io_reason;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -52,7 +53,7 @@ pub(crate) fn shortage(error: &io::Error) -> Option<&'static str> {
 
 /// Why an operation failed, in words that hold nothing of its object.
 pub(crate) fn words(error: &io::Error) -> String {
-    shortage(error).map_or_else(|| error.kind().to_string(), str::to_owned)
+    shortage(error).map_or_else(|| io_reason(error), str::to_owned)
 }
 
 impl Descriptors {

@@ -125,7 +125,7 @@ fn writable(file: &Path) -> Result<(), Failure> {
     };
     tried.map_err(|error| Failure::Output {
         name: file.display().to_string(),
-        why: error.kind().to_string(),
+        why: datapath::printable::io_reason(&error),
     })
 }
 

@@ -188,17 +188,17 @@ fn labs_that_are_not_there_are_65_and_what_cannot_be_injected_64() {
         (&["demo", "-o", "json", "-o", "table"], 64, "stdout"),
         (
             &["demo", "-o", "json=/nonexistent/r.json"],
-            64,
+            74,
             "/nonexistent/r.json",
         ),
         (
             &["dr", "--sim", "nosuchlab", "-o", "junit=/nonexistent/r.xml"],
-            64,
+            74,
             "/nonexistent/r.xml",
         ),
         (
             &["sim", "run", scenario, "-o", "junit=/nonexistent/r.xml"],
-            64,
+            74,
             "/nonexistent/r.xml",
         ),
         (

@@ -19,7 +19,9 @@ use netns_harness::sysctl;
 use netns_harness::wire::{End, Route, Wire as _};
 use tokio::net::TcpStream;
 
-use crate::client::{KEY, ask_over, body, config, plan, probe, request, run_over, start};
+use crate::client::{
+    KEY, ask_over, config, nonce_of, plan, probe, request, run_over, signed, start,
+};
 
 /// Sockets of a namespace, opened by threads that go there.
 struct In(Netns);
@@ -493,13 +495,11 @@ async fn a_network_without_ipv6_is_served() {
 async fn the_tables_are_those_of_the_floaters_network() {
     let net = net();
     let floater = floater_in(&net.near, "n1").await;
-    let response = ask_over(
-        api(&net.near, &floater).await,
-        request("GET", "/v2/tables", b""),
-    )
-    .await;
+    let request = request("GET", "/v2/tables", b"");
+    let nonce = nonce_of(&request);
+    let response = ask_over(api(&net.near, &floater).await, request).await;
     assert_eq!(response.status(), 200);
-    let tables: Tables = serde_json::from_slice(&body(response).await).expect("tables");
+    let tables: Tables = serde_json::from_slice(&signed(nonce, response).await).expect("tables");
     assert_eq!((tables.version, tables.node.as_str()), (2, "n1"));
     assert_eq!(tables.missing, [""; 0]);
     let link = tables.state.links.get("eth0").expect("the link");
