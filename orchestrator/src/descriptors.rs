@@ -145,6 +145,6 @@ mod tests {
             assert!(said.is_none_or(|said| said.contains(rule.unwrap_or_default())));
         }
         let absent = io::Error::from_raw_os_error(Errno::ENOENT as i32);
-        assert_eq!(words(&absent), "entity not found");
+        assert_eq!(words(&absent), "no such file or directory");
     }
 }

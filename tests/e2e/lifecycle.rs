@@ -11,7 +11,28 @@ use tests::client::Endpoint;
 use tests::lab::{Lab, names};
 use tests::program::{Place, Ran};
 
+/// Waits until a process that was started with a signal ignored, as a shell does for `command &`, has begun to listen to it: until
+/// then the kernel throws it away.
+fn listens(child: &Child, signal: Signal) {
+    let bit = 1_u64 << (signal as i32 - 1);
+    let mask = |status: &str, field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or_default()
+    };
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.unwrap_or_default();
+        let held = mask(&status, "SigBlk:") | mask(&status, "SigCgt:");
+        if mask(&status, "SigIgn:") & bit == 0 || held & bit != 0 {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
 fn signal(child: &Child, signal: Signal) {
+    listens(child, signal);
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
 }
 

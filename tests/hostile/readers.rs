@@ -131,7 +131,7 @@ expect: [{code: FDB-MISSING, at: east/n1}]
 ";
 
 #[test]
-#[ignore = "readers: needs scale"]
+#[ignore = "scale: needs scale"]
 fn kubeconfigs() {
     let json = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "x",
@@ -149,7 +149,7 @@ fn kubeconfigs() {
 }
 
 #[test]
-#[ignore = "readers: needs scale"]
+#[ignore = "scale: needs scale"]
 fn topologies() {
     try_all(2, &[TOPOLOGY.to_owned()], |text| {
         simulator::topology::parse(text, "topology").is_ok()
@@ -157,7 +157,7 @@ fn topologies() {
 }
 
 #[test]
-#[ignore = "readers: needs scale"]
+#[ignore = "scale: needs scale"]
 fn reports() {
     let report = json!({
         "schema": "floater.report/v1",
@@ -175,7 +175,7 @@ fn reports() {
 }
 
 #[test]
-#[ignore = "readers: needs scale"]
+#[ignore = "scale: needs scale"]
 fn objects_of_a_control_plane() {
     let cluster = json!({"apiVersion": "kosmos.io/v1alpha1", "kind": "Cluster", "metadata": {"name": "east", "uid": "u"},
         "spec": {"clusterLinkOptions": {"enable": true, "networkType": "p2p", "ipFamily": "all", "globalCIDRsMap": {"10.0.0.0/16": "10.9.0.0/16"}}},
@@ -205,7 +205,7 @@ fn objects_of_a_control_plane() {
 }
 
 #[test]
-#[ignore = "readers: needs scale"]
+#[ignore = "scale: needs scale"]
 fn settings() {
     let valid =
         "color = \"never\"\n[dr]\nkubeconfig = [\"/etc/fleet/east\"]\npod-wait-time = \"60s\"\n";

@@ -369,7 +369,7 @@ mod tests {
         absent.install_hint = Some("install\u{1b} it".into());
         let why = token(&absent).await.expect_err("it is not there");
         assert!(
-            why.ends_with("cannot be started: entity not found (install\u{fffd} it)"),
+            why.ends_with("cannot be started: no such file or directory (install\u{fffd} it)"),
             "{why}"
         );
     }

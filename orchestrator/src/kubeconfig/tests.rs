@@ -233,7 +233,7 @@ fn every_bad_file_is_refused_with_its_line_and_rule() {
                 TOKEN,
             ),
             Some(8),
-            "certificate-authority names cannot be read: entity not found",
+            "certificate-authority names cannot be read: no such file or directory",
         ),
         (
             "an authority that is a folder",
