@@ -121,6 +121,11 @@ impl Underway {
                 .get_envs()
                 .filter_map(|(name, value)| Some((name, value?)));
             plain.env_clear().envs(variables).stdin(Stdio::null());
+            if end == End::Pause {
+                // Where a group has nobody above it any more, as in the background of a shell that has ended, the kernel sends SIGHUP
+                // to those of it that are stopped (POSIX, orphaned process groups): alone in a group, it has this program above it.
+                std::os::unix::process::CommandExt::process_group(&mut plain, 0);
+            }
             plain
         };
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
