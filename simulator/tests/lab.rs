@@ -44,6 +44,7 @@ fn every_pod_reaches_every_pod_in_every_mode_and_family() {
 
 /// A floater says what it does, and does it where that cannot be said.
 #[test]
+#[ignore = "scale: needs scale"]
 fn a_floater_whose_log_is_full_serves_all_the_same() {
     use std::net::TcpStream;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
