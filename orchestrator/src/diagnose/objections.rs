@@ -69,25 +69,24 @@ pub(super) fn of_control_plane(
         .iter()
         .map(|objection| Ends::of(scope, objection))
         .collect();
-    for joined in joined.iter_mut() {
-        let open = joined.suffers() && joined.blamed.is_empty() && joined.key.layer == Layer::Pod;
-        joined.is_objected = open
-            && objections.iter().zip(&ends).any(|(objection, ends)| {
-                objection.weight == Weight::Fault && ends.concern(joined.key.src, joined.key.dst)
-            });
+    let mut suffering: Vec<Vec<usize>> = vec![Vec::new(); objections.len()];
+    for (at, joined) in joined.iter_mut().enumerate() {
+        if !joined.suffers() || !joined.blamed.is_empty() || joined.key.layer != Layer::Pod {
+            continue;
+        }
+        for ((objection, ends), suffering) in objections.iter().zip(&ends).zip(&mut suffering) {
+            if objection.weight == Weight::Fault && ends.concern(joined.key.src, joined.key.dst) {
+                joined.is_objected = true;
+                suffering.push(at);
+            }
+        }
     }
     objections
         .iter()
-        .zip(&ends)
-        .map(|(objection, ends)| {
-            let suffering: Vec<&Joined<'_, '_>> = joined
-                .iter()
-                .filter(|joined| {
-                    joined.is_objected
-                        && objection.weight == Weight::Fault
-                        && ends.concern(joined.key.src, joined.key.dst)
-                })
-                .collect();
+        .zip(suffering)
+        .map(|(objection, suffering)| {
+            let suffering: Vec<&Joined<'_, '_>> =
+                suffering.into_iter().map(|at| &joined[at]).collect();
             of_objection(scope, objection, &suffering)
         })
         .collect()

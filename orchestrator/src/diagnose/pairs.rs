@@ -234,14 +234,11 @@ impl<'a> Pair<'a> {
     fn losses(&self) -> Option<String> {
         let mut words = Vec::new();
         let size = format!("icmp of {LARGE_BYTES} bytes");
-        for (protocol, tally) in [
-            ("icmp", &self.icmp),
-            (size.as_str(), &self.large),
-            ("tcp", &self.tcp),
-        ] {
-            // That large packets are lost where small ones are is no news.
-            let is_told = std::ptr::eq(tally, &raw const self.large) && self.icmp.received == 0;
-            if tally.received < tally.sent && !is_told {
+        // That large packets are lost where small ones are is no news.
+        let large = (self.icmp.received > 0).then_some((size.as_str(), &self.large));
+        let tallies = [("icmp", &self.icmp)].into_iter().chain(large);
+        for (protocol, tally) in tallies.chain([("tcp", &self.tcp)]) {
+            if tally.received < tally.sent {
                 let why = tally.failure.as_ref().map_or_else(String::new, |failure| {
                     format!(" ({})", failure_words(failure))
                 });
