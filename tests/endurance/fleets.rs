@@ -136,16 +136,28 @@ fn an_overloaded_machine_accuses_nobody() {
     let lab = Lab::up(&["--clusters", "6", "--nodes", "2", "--mode", "mixed"]);
     let cores = std::thread::available_parallelism().unwrap().get();
     let burners = Burners::start(10 * cores);
-    let count = number("OVERLOADED_RUNS", 5);
+    let count = number("OVERLOADED_RUNS", 2);
     let mut undecided = 0;
     for round in 0..count {
-        let (code, report) = lab.dr(&["--timeout", "120"]);
+        // A cluster's API server is as starved as whoever asks it, so that patience is asked for.
+        let arguments = ["--timeout", "300", "--cluster-timeout", "140"];
+        let ran = lab.try_dr(&arguments);
+        undecided += u64::from(ran.code != Some(0));
+        // Where no API server answered at all there is nothing to judge, and nobody is accused.
+        if ran.code == Some(69) {
+            assert!(
+                ran.stderr.contains("no cluster can be reached") && ran.stdout.is_empty(),
+                "round {round}: {ran:?}"
+            );
+            continue;
+        }
+        let report = ran.json();
         assert_eq!(report["findings"], json!([]), "round {round}: {report:#}");
         assert!(
-            matches!(code, Some(0 | 2)),
-            "round {round}: {code:?}\n{report:#}"
+            matches!(ran.code, Some(0 | 2)),
+            "round {round}: {:?}\n{report:#}",
+            ran.code
         );
-        undecided += u64::from(code == Some(2));
     }
     drop(burners);
     println!("{count} runs under overload: {undecided} not wholly judged, none with a finding");

@@ -77,12 +77,18 @@ impl Lab {
     #[track_caller]
     #[must_use]
     pub fn dr(&self, arguments: &[&str]) -> (Option<i32>, Value) {
-        let name = self.name();
-        let ran = self
-            .place
-            .run(["dr", "--sim", &name, "-o", "json"].iter().chain(arguments));
+        let ran = self.try_dr(arguments);
         let report = ran.json();
         (ran.code, report)
+    }
+
+    /// As [`Self::dr`], whatever it says.
+    #[track_caller]
+    #[must_use]
+    pub fn try_dr(&self, arguments: &[&str]) -> Ran {
+        let name = self.name();
+        self.place
+            .run(["dr", "--sim", &name, "-o", "json"].iter().chain(arguments))
     }
 
     /// Runs a program in the network namespace of a place of the lab.
