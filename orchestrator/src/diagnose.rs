@@ -9,6 +9,7 @@
 
 mod cells;
 mod certificate;
+mod demand;
 mod findings;
 mod intent;
 mod join;
@@ -25,7 +26,7 @@ use floater::wire::Layer;
 use crate::evidence::{Gathered, NodeRef};
 use crate::probe_plan::What;
 use crate::report::{
-    Cell, CellVerdict, ClusterReport, Coverage, Finding, NodeRow, Report, Run, RunVerdict, SCHEMA,
+    Cell, CellId, Cells, ClusterReport, Coverage, Finding, NodeRow, Report, Run, RunVerdict,
     Severity,
 };
 
@@ -36,8 +37,8 @@ pub struct Judged {
     pub clusters: Vec<ClusterReport>,
     /// What was looked at.
     pub coverage: Coverage,
-    /// One entry per (source, destination, layer, family), in that order.
-    pub cells: Vec<Cell>,
+    /// The verdicts.
+    pub cells: Cells,
     /// The likeliest cause first.
     pub findings: Vec<Finding>,
     /// The whole in a word.
@@ -49,11 +50,21 @@ pub struct Judged {
 }
 
 impl Judged {
+    /// Every cell with its names, by source, destination, layer and family.
+    pub fn cells(&self) -> impl Iterator<Item = Cell<'_>> {
+        crate::report::named_cells(&self.clusters, &self.cells, &self.findings)
+    }
+
+    /// One cell; none where there is none.
+    #[must_use]
+    pub fn cell(&self, id: CellId) -> Option<Cell<'_>> {
+        crate::report::named_cell(&self.clusters, &self.cells, &self.findings, id)
+    }
+
     /// The report of the run that gathered the evidence.
     #[must_use]
     pub fn into_report(self, run: Run) -> Report {
         Report {
-            schema: SCHEMA.to_owned(),
             run,
             clusters: self.clusters,
             coverage: self.coverage,
@@ -79,7 +90,10 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     join::cover(&scope, &mut graph, &pairs);
     let suspicions = tables::suspicions(&scope, &intended);
     let walks = walks::Walks::new(&scope, &intended);
-    let mut joined = join::join(&scope, &graph, &walks, &pairs, &suspicions);
+    let sound = demand::Sound::new(&scope, &intended, &graph, &suspicions);
+    let demand = demand::pairs(&scope, &intended, &pairs, &suspicions, &sound);
+    unjudged.extend(demand.unlooked(&scope));
+    let mut joined = join::join(&scope, &graph, &walks, &pairs, &suspicions, &demand);
     let mut findings = findings::of_suspicions(&scope, suspicions, &joined);
     findings.extend(objections::of_control_plane(
         &scope,
@@ -93,14 +107,14 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
             "{left} more node pairs fail for reasons that packets alone do not tell; mend what is found and run again"
         ));
     }
-    let (mut cells, mut coverage) = cells::assemble(&scope, &joined);
-    findings.extend(findings::of_losses(&cells, &findings));
+    let mut cells = cells::assemble(&scope, &joined, &sound);
+    findings.extend(findings::of_losses(&scope, &cells, &findings));
     findings.extend(objections::of_inventory(&scope, &mut unjudged));
     findings::order(&mut findings);
-    findings::name_in_cells(&findings, &mut cells);
-    unjudged.extend(cells::withdraw_unexplained(&mut cells, &mut coverage));
+    unjudged.extend(cells::withdraw_unexplained(&scope, &mut cells, &findings));
+    let mut coverage = cells::coverage(&scope, &cells);
     coverage.certificate = certificate::certificate(&scope, &intended, &graph, &findings);
-    let verdict = verdict(&cells, &findings, &unjudged);
+    let verdict = verdict(&coverage, &findings, &unjudged);
     Judged {
         clusters: scope.cluster_reports(),
         coverage,
@@ -117,17 +131,13 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
 }
 
 /// By the findings' severities; only where none of them counts does it matter what could not be told.
-fn verdict(cells: &[Cell], findings: &[Finding], unjudged: &[String]) -> RunVerdict {
+fn verdict(coverage: &Coverage, findings: &[Finding], unjudged: &[String]) -> RunVerdict {
     let found = |severity| findings.iter().any(|finding| finding.severity == severity);
     if found(Severity::Error) {
         RunVerdict::Fault
     } else if found(Severity::Warning) {
         RunVerdict::Degraded
-    } else if !unjudged.is_empty()
-        || cells
-            .iter()
-            .any(|cell| cell.verdict == CellVerdict::Unknown)
-    {
+    } else if !unjudged.is_empty() || coverage.unobserved > 0 {
         RunVerdict::Unknown
     } else {
         RunVerdict::Healthy

@@ -45,10 +45,10 @@ pub fn finding(report: &Report, id: &str) -> Option<String> {
     if matching.next().is_some() && found.id != id {
         return None;
     }
-    Some(describe(found))
+    Some(describe(report, found))
 }
 
-fn describe(finding: &Finding) -> String {
+fn describe(report: &Report, finding: &Finding) -> String {
     let mut text = format!(
         "{} {} at {}\n{}\n",
         finding.id,
@@ -77,8 +77,8 @@ fn describe(finding: &Finding) -> String {
     }
     if !finding.affects.is_empty() {
         text.push_str("\nAffects\n");
-        for cell in &finding.affects {
-            let _ = writeln!(text, "  {cell}");
+        for &cell in &finding.affects {
+            let _ = writeln!(text, "  {}", report.name(cell));
         }
     }
     text.push_str("\nHow to fix it (not run automatically)\n");

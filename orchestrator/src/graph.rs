@@ -36,6 +36,16 @@ pub enum Place {
     Underlay(Family),
 }
 
+impl Place {
+    /// The cluster that it is in; none between nodes.
+    fn cluster(self) -> Option<usize> {
+        match self {
+            Self::Host(at) | Self::Pods(at) | Self::Tunnel(at, _) => Some(at.cluster),
+            Self::Underlay(_) => None,
+        }
+    }
+}
+
 /// Something on a node that a packet's way depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
@@ -273,6 +283,23 @@ impl Connectivity {
     #[must_use]
     pub fn is_covered(&self, way: &Way) -> bool {
         way.edges.iter().all(|edge| self.covered[edge.index()])
+    }
+
+    /// Whether an edge carries packets.
+    #[must_use]
+    pub fn carried(&self, edge: EdgeIndex) -> bool {
+        self.covered[edge.index()]
+    }
+
+    /// Whether an edge has an end in a cluster.
+    #[must_use]
+    pub fn touches(&self, edge: EdgeIndex, cluster: usize) -> bool {
+        let ends = self.graph.edge_endpoints(edge);
+        ends.is_some_and(|(from, to)| {
+            [from, to]
+                .into_iter()
+                .any(|at| self.graph[at].cluster() == Some(cluster))
+        })
     }
 
     /// Whether packets of this run went in and out of a place.

@@ -1,152 +1,134 @@
-//! The matrix of a report, ready to be drawn: which clusters, which planes, which cell where, in what sign.
+//! The matrix of a report, ready to be drawn at any distance: a cell, a block of cells, groups of clusters that are alike.
 //!
-//! A pure view: it copies nothing but names and positions, and a terminal or a page draws from it.
+//! A pure view: it copies nothing but what is coarser than the cells, and a terminal or a page draws from it.
 
-use std::collections::HashMap;
+mod groups;
+mod pyramid;
 
-use datapath::state::Family;
-use floater::wire::Layer;
+pub use groups::{Block, Group, Groups, group_name};
+pub use pyramid::Pyramid;
 
-use crate::report::{Cell, CellState, CellVerdict, Report, layer_word};
+use rayon::prelude::*;
 
-/// The cells of a report, laid out.
+use crate::report::{CellId, CellState, CellVerdict, Mark, Report};
+
+/// So many groups of clusters are told apart in [`Matrix::blocks`]; the others are one, the last.
+pub const GROUPS: usize = 8;
+
+/// What is coarser than the cells of a report, plane by plane in the report's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
-    /// The clusters: rows are sources, columns are destinations, both in this order.
-    pub names: Vec<String>,
-    /// One per layer and family that the report has cells of, in that order.
-    pub planes: Vec<Plane>,
+    /// One per plane.
+    pub pyramids: Vec<Pyramid>,
+    /// Clusters that are alike, over all planes.
+    pub groups: Groups,
+    /// By plane, source and destination group: what their cells are.
+    pub blocks: Vec<Vec<Vec<Block>>>,
 }
 
-/// One layer and family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plane {
-    /// The layer.
-    pub layer: Layer,
-    /// The family.
-    pub family: Family,
-    /// By source and destination: the position in [`Report::cells`]; none where there is no such cell.
-    pub cells: Vec<Vec<Option<usize>>>,
+impl Matrix {
+    /// Looks at every cell once.
+    #[must_use]
+    pub fn of(report: &Report) -> Self {
+        let planes = report.cells.planes();
+        let pyramids: Vec<Pyramid> = planes.iter().map(Pyramid::of).collect();
+        let groups = Groups::of(&report.cells, &pyramids);
+        Self {
+            blocks: planes
+                .par_iter()
+                .map(|plane| groups.blocks(plane, GROUPS))
+                .collect(),
+            pyramids,
+            groups,
+        }
+    }
+
+    /// The worst verdict of a plane; none without a cell.
+    #[must_use]
+    pub fn worst(&self, plane: usize) -> Option<CellVerdict> {
+        verdict_of(self.pyramids.get(plane)?.worst())
+    }
 }
 
-impl Plane {
-    /// `pod ipv4`.
-    #[must_use]
-    pub fn title(&self) -> String {
-        format!("{} {}", layer_word(self.layer), self.family)
+/// What there is to say about one cell, one line each; empty where there is no such cell.
+#[must_use]
+pub fn details(report: &Report, plane: usize, src: usize, dst: usize) -> Vec<String> {
+    let id = report.cells.planes().get(plane).and_then(|plane| {
+        Some(CellId {
+            src: u32::try_from(src).ok()?,
+            dst: u32::try_from(dst).ok()?,
+            layer: plane.layer,
+            family: plane.family,
+        })
+    });
+    let Some(cell) = id.and_then(|id| report.cell(id)) else {
+        return Vec::new();
+    };
+    let mut lines = vec![
+        report.name(cell.id).to_string(),
+        format!("{}, {}", verdict_word(cell.verdict), cell.state.word()),
+    ];
+    if cell.sent > 0 {
+        lines.push(format!("{} of {} answered", cell.received, cell.sent));
     }
-
-    /// The worst verdict of the plane; none without a cell.
-    #[must_use]
-    pub fn worst(&self, report: &Report) -> Option<CellVerdict> {
-        self.cells
-            .iter()
-            .flatten()
-            .flatten()
-            .map(|&at| report.cells[at].verdict)
-            .max_by_key(|&verdict| badness(verdict))
+    if let Some(rtt) = cell.rtt_us {
+        lines.push(format!(
+            "RTT p50 {} us, p99 {} us, max {} us",
+            rtt.p50, rtt.p99, rtt.max
+        ));
     }
+    for id in &cell.findings {
+        if let Some(finding) = report.findings.iter().find(|finding| finding.id == *id) {
+            lines.push(format!(
+                "{} {} at {}",
+                finding.id,
+                finding.code,
+                finding.element.place()
+            ));
+            lines.push(finding.summary.to_string());
+        }
+    }
+    lines
 }
 
 /// How bad a verdict is, 0 for a pass.
 #[must_use]
 pub fn badness(verdict: CellVerdict) -> u8 {
-    match verdict {
-        CellVerdict::Pass => 0,
-        CellVerdict::Unknown => 1,
-        CellVerdict::Degraded => 2,
-        CellVerdict::Fail => 3,
-    }
+    Mark::new(CellState::Probed, verdict).badness() - 1
 }
 
-impl Matrix {
-    /// Lays out a report.
-    #[must_use]
-    pub fn of(report: &Report) -> Self {
-        let names: Vec<String> = report
-            .clusters
-            .iter()
-            .map(|cluster| cluster.name.clone())
-            .collect();
-        let index: HashMap<&str, usize> = names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| (name.as_str(), at))
-            .collect();
-        let mut planes: Vec<Plane> = Vec::new();
-        for (at, cell) in report.cells.iter().enumerate() {
-            let (Some(&src), Some(&dst)) =
-                (index.get(cell.src.as_str()), index.get(cell.dst.as_str()))
-            else {
-                continue;
-            };
-            let found = planes
-                .iter()
-                .position(|plane| (plane.layer, plane.family) == (cell.layer, cell.family));
-            let position = found.unwrap_or_else(|| {
-                planes.push(Plane {
-                    layer: cell.layer,
-                    family: cell.family,
-                    cells: vec![vec![None; names.len()]; names.len()],
-                });
-                planes.len() - 1
-            });
-            planes[position].cells[src][dst] = Some(at);
-        }
-        planes.sort_by_key(|plane| (plane.layer, plane.family));
-        Self { names, planes }
-    }
-
-    /// What there is to say about one cell, one line each; empty where there is no such cell.
-    #[must_use]
-    pub fn details(&self, report: &Report, plane: usize, src: usize, dst: usize) -> Vec<String> {
-        let Some(cell) = self
-            .planes
-            .get(plane)
-            .and_then(|plane| *plane.cells.get(src)?.get(dst)?)
-            .map(|at| &report.cells[at])
-        else {
-            return Vec::new();
-        };
-        let mut lines = vec![
-            cell.name().to_string(),
-            format!("{}, {}", verdict_word(cell.verdict), cell.state.word()),
-        ];
-        if cell.sent > 0 {
-            lines.push(format!("{} of {} answered", cell.received, cell.sent));
-        }
-        if let Some(rtt) = cell.rtt_us {
-            lines.push(format!(
-                "RTT p50 {} us, p99 {} us, max {} us",
-                rtt.p50, rtt.p99, rtt.max
-            ));
-        }
-        for id in &cell.findings {
-            if let Some(finding) = report.findings.iter().find(|finding| finding.id == *id) {
-                lines.push(format!(
-                    "{} {} at {}",
-                    finding.id,
-                    finding.code,
-                    finding.element.place()
-                ));
-                lines.push(finding.summary.to_string());
-            }
-        }
-        lines
+/// The verdict of a [`Mark::badness`]; none for that of no cell.
+#[must_use]
+pub fn verdict_of(badness: u8) -> Option<CellVerdict> {
+    match badness {
+        1 => Some(CellVerdict::Pass),
+        2 => Some(CellVerdict::Unknown),
+        3 => Some(CellVerdict::Degraded),
+        4 => Some(CellVerdict::Fail),
+        _ => None,
     }
 }
 
 /// The sign of a cell, one column wide: `+` passes by packets, `=` by tables, `~` by inference, `X` fails, `!` partly fails,
-/// `?` is not known.
+/// `?` is not known; [`NO_CELL`] where there is none.
 #[must_use]
-pub fn glyph(cell: &Cell) -> char {
-    match (cell.verdict, cell.state) {
-        (CellVerdict::Fail, _) => 'X',
-        (CellVerdict::Degraded, _) => '!',
-        (CellVerdict::Unknown, _) => '?',
-        (CellVerdict::Pass, CellState::Probed) => '+',
-        (CellVerdict::Pass, CellState::Proved) => '=',
-        (CellVerdict::Pass, _) => '~',
+pub fn glyph(mark: Mark) -> char {
+    match (mark.verdict(), mark.state()) {
+        (None, _) => NO_CELL,
+        (Some(CellVerdict::Pass), Some(CellState::Probed)) => '+',
+        (Some(CellVerdict::Pass), Some(CellState::Proved)) => '=',
+        (Some(verdict), _) => glyph_of(verdict),
+    }
+}
+
+/// The sign of a verdict, however it was come to.
+#[must_use]
+pub fn glyph_of(verdict: CellVerdict) -> char {
+    match verdict {
+        CellVerdict::Fail => 'X',
+        CellVerdict::Degraded => '!',
+        CellVerdict::Unknown => '?',
+        CellVerdict::Pass => '~',
     }
 }
 

@@ -45,6 +45,8 @@ pub struct What {
     pub tables_only: bool,
     /// Report every pair of nodes that was probed, too.
     pub node_rows: bool,
+    /// What choices are drawn from: whom a large fleet's clusters ask, which pairs its diagnosis looks at beyond need.
+    pub seed: u64,
 }
 
 impl What {
@@ -138,14 +140,14 @@ pub struct ProbePlan {
 
 /// The probes of a run. The same input and seed give the same plan; the seed matters only above [`WHOLE_UP_TO`] nodes.
 #[must_use]
-pub fn plan(clusters: &[ClusterFacts], what: &What, seed: u64) -> ProbePlan {
+pub fn plan(clusters: &[ClusterFacts], what: &What) -> ProbePlan {
     if what.tables_only {
         return ProbePlan::default();
     }
     let layers = what.layers();
     let mut planner = Planner::new(clusters, what);
     let tcp_count = if planner.is_whole { TCP_COUNT } else { 1 };
-    for (src, dst) in pairs(clusters, what, seed) {
+    for (src, dst) in pairs(clusters, what) {
         let families = common_families(&clusters[src.cluster], &clusters[dst.cluster]);
         for &layer in &layers {
             for &family in families.iter().filter(|&&family| what.wants_family(family)) {
@@ -376,7 +378,7 @@ fn is_whole(clusters: &[ClusterFacts], what: &What) -> bool {
 }
 
 /// The ordered pairs of nodes to probe, sorted.
-fn pairs(clusters: &[ClusterFacts], what: &What, seed: u64) -> BTreeSet<(NodeRef, NodeRef)> {
+fn pairs(clusters: &[ClusterFacts], what: &What) -> BTreeSet<(NodeRef, NodeRef)> {
     let members: Vec<Vec<NodeRef>> = clusters
         .iter()
         .enumerate()
@@ -390,7 +392,7 @@ fn pairs(clusters: &[ClusterFacts], what: &What, seed: u64) -> BTreeSet<(NodeRef
     let wanted = |src: usize, dst: usize| {
         what.wants_source(&clusters[src].name) && what.wants_destination(&clusters[dst].name)
     };
-    let mut random = Random(seed);
+    let mut random = Random::new(what.seed);
     let mut pairs = BTreeSet::new();
     let whole = is_whole(clusters, what);
     for (cluster, nodes) in members.iter().enumerate() {
@@ -477,9 +479,13 @@ fn peers(count: usize) -> usize {
 }
 
 /// SplitMix64: the same numbers for the same seed on every machine.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -492,7 +498,7 @@ impl Random {
         clippy::cast_possible_truncation,
         reason = "the remainder is below a usize"
     )]
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 

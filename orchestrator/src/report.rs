@@ -1,7 +1,8 @@
-//! The report of a run: `floater.report/v1`, as data.
+//! The report of a run, as data; [`json`] says how it is written: `floater.report/v1`, and `/v2` for large fleets.
 //!
 //! The field order of these types is the order of the JSON; everything that a reader may rely on is written, `null` included.
 
+pub mod cells;
 pub mod json;
 pub mod kosmos;
 pub mod schema;
@@ -9,9 +10,10 @@ pub mod table;
 
 use std::fmt;
 
-pub use json::{Unreadable, parse};
+pub use cells::{CellId, Cells, Counted, Mark, Plane, RttSummary};
+pub use json::{SCHEMA, SCHEMA_PACKED, Unreadable, parse};
 pub use kosmos::kosmos_table;
-pub use schema::schema;
+pub use schema::{schema, schema_packed};
 
 pub use datapath::code::Code;
 pub use datapath::element::{Element, ElementKind, Fix, Step};
@@ -21,32 +23,96 @@ use datapath::state::Family;
 use floater::wire::Layer;
 use serde::{Deserialize, Serialize};
 
-/// The value of [`Report::schema`].
-pub const SCHEMA: &str = "floater.report/v1";
-
 /// Everything that a run has to say.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Always [`SCHEMA`].
-    pub schema: String,
     /// The run itself.
     pub run: Run,
     /// One entry per cluster, sorted by name.
     pub clusters: Vec<ClusterReport>,
     /// What was looked at.
     pub coverage: Coverage,
-    /// One entry per (source, destination, layer, family), in that order.
-    pub cells: Vec<Cell>,
+    /// The verdicts.
+    pub cells: Cells,
     /// The likeliest cause first.
     pub findings: Vec<Finding>,
     /// The whole in a word.
     pub verdict: RunVerdict,
     /// What could not be judged and why, one sentence each; empty when all was.
-    #[serde(default)]
     pub unjudged: Vec<String>,
     /// Per-node rows, only where they were asked for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_rows: Vec<NodeRow>,
+}
+
+impl Report {
+    /// Every cell with its names, by source, destination, layer and family.
+    pub fn cells(&self) -> impl Iterator<Item = Cell<'_>> {
+        named_cells(&self.clusters, &self.cells, &self.findings)
+    }
+
+    /// One cell; none where there is none.
+    #[must_use]
+    pub fn cell(&self, id: CellId) -> Option<Cell<'_>> {
+        named_cell(&self.clusters, &self.cells, &self.findings, id)
+    }
+
+    /// The name of a cell.
+    #[must_use]
+    pub fn name(&self, id: CellId) -> CellName<'_> {
+        CellName::new(&self.clusters, id)
+    }
+}
+
+/// One cell of a judgement.
+pub(crate) fn named_cell<'r>(
+    clusters: &'r [ClusterReport],
+    cells: &'r Cells,
+    findings: &'r [Finding],
+    id: CellId,
+) -> Option<Cell<'r>> {
+    let plane = cells.plane(id.layer, id.family)?;
+    let mark = plane.at(id.src as usize, id.dst as usize);
+    cell(clusters, cells, findings, id, mark)
+}
+
+/// Every cell of a judgement with its names, by source, destination, layer and family.
+pub(crate) fn named_cells<'r>(
+    clusters: &'r [ClusterReport],
+    cells: &'r Cells,
+    findings: &'r [Finding],
+) -> impl Iterator<Item = Cell<'r>> {
+    cells
+        .ids()
+        .filter_map(move |(id, mark)| cell(clusters, cells, findings, id, mark))
+}
+
+fn cell<'r>(
+    clusters: &'r [ClusterReport],
+    cells: &Cells,
+    findings: &'r [Finding],
+    id: CellId,
+    mark: Mark,
+) -> Option<Cell<'r>> {
+    let name = CellName::new(clusters, id);
+    let plane = cells.plane(id.layer, id.family)?;
+    let counted = plane.counted(id.src as usize, id.dst as usize);
+    Some(Cell {
+        id,
+        src: name.src,
+        dst: name.dst,
+        layer: id.layer,
+        family: id.family,
+        state: mark.state()?,
+        verdict: mark.verdict()?,
+        sent: counted.map_or(0, |counted| counted.sent),
+        received: counted.map_or(0, |counted| counted.received),
+        rtt_us: counted.and_then(|counted| counted.rtt_us),
+        findings: findings
+            .iter()
+            .filter(|finding| finding.affects.binary_search(&id).is_ok())
+            .map(|finding| finding.id.as_str())
+            .collect(),
+    })
 }
 
 /// One pair of nodes on one layer and family (`-o wide`, `--nodes`).
@@ -152,13 +218,16 @@ pub struct Certificate {
     pub not_covered: Vec<String>,
 }
 
-/// One (source, destination, layer, family).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cell {
+/// One (source, destination, layer, family) with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cell<'r> {
+    /// Its place.
+    #[serde(skip)]
+    pub id: CellId,
     /// The source cluster's name.
-    pub src: String,
+    pub src: &'r str,
     /// The destination cluster's name.
-    pub dst: String,
+    pub dst: &'r str,
     /// The layer.
     pub layer: Layer,
     /// The family.
@@ -168,13 +237,13 @@ pub struct Cell {
     /// The judgement.
     pub verdict: CellVerdict,
     /// Packets and connections tried.
-    pub sent: u64,
+    pub sent: u32,
     /// Those that were answered by the right one.
-    pub received: u64,
+    pub received: u32,
     /// Round-trip times; none without an answer.
     pub rtt_us: Option<RttSummary>,
     /// Ids of the findings that explain it.
-    pub findings: Vec<String>,
+    pub findings: Vec<&'r str>,
 }
 
 /// How a cell was judged.
@@ -207,19 +276,8 @@ pub enum CellVerdict {
     Unknown,
 }
 
-/// Round-trip times, microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RttSummary {
-    /// The median.
-    pub p50: u64,
-    /// The 99th percentile.
-    pub p99: u64,
-    /// The greatest.
-    pub max: u64,
-}
-
 /// One cause.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// A hash of code and element.
     pub id: String,
@@ -235,10 +293,9 @@ pub struct Finding {
     pub evidence: Vec<Evidence>,
     /// Codes or elements that the evidence cannot exclude.
     pub ambiguous_with: Vec<Printable>,
-    /// The cells that suffer.
-    pub affects: Vec<CellName>,
+    /// The cells that suffer, sorted.
+    pub affects: Vec<CellId>,
     /// What an operator would do; never run by the tool. In JSON `fix` is one line and `fix_steps` the same step by step.
-    #[serde(flatten)]
     pub fix: Fix,
 }
 
@@ -280,16 +337,35 @@ pub enum EvidenceKind {
 }
 
 /// The name of a cell.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CellName {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct CellName<'r> {
     /// The source cluster's name.
-    pub src: String,
+    pub src: &'r str,
     /// The destination cluster's name.
-    pub dst: String,
+    pub dst: &'r str,
     /// The layer.
     pub layer: Layer,
     /// The family.
     pub family: Family,
+}
+
+impl<'r> CellName<'r> {
+    /// The name of a cell of these clusters.
+    #[must_use]
+    pub fn new(clusters: &'r [ClusterReport], id: CellId) -> Self {
+        // Positions come with their clusters, or were checked when they were read.
+        let name = |at: u32| {
+            clusters
+                .get(at as usize)
+                .map_or("?", |one| one.name.as_str())
+        };
+        Self {
+            src: name(id.src),
+            dst: name(id.dst),
+            layer: id.layer,
+            family: id.family,
+        }
+    }
 }
 
 /// The whole in a word.
@@ -422,20 +498,20 @@ impl Finding {
     }
 }
 
-impl Cell {
+impl<'r> Cell<'r> {
     /// The cell's name.
     #[must_use]
-    pub fn name(&self) -> CellName {
+    pub fn name(&self) -> CellName<'r> {
         CellName {
-            src: self.src.clone(),
-            dst: self.dst.clone(),
+            src: self.src,
+            dst: self.dst,
             layer: self.layer,
             family: self.family,
         }
     }
 }
 
-impl fmt::Display for CellName {
+impl fmt::Display for CellName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -72,8 +72,6 @@ pub struct RunOptions {
     pub control_plane: Option<String>,
     /// Leave the floaters in place; they expire after a day.
     pub keep: bool,
-    /// What the choices of the run are drawn from.
-    pub seed: u64,
     /// Whether to send probes; without, intent is compared with the tables alone.
     pub probe: bool,
     /// Told what happens while it does.
@@ -100,7 +98,6 @@ impl Default for RunOptions {
             service_account: None,
             control_plane: None,
             keep: false,
-            seed: 0,
             probe: true,
             progress: Arc::new(|_| {}),
         }
@@ -147,8 +144,15 @@ pub enum Progress {
     Diagnosing,
     /// A cause was found.
     Finding(Box<Finding>),
+    /// A cluster is being asked for the first time.
+    Looking {
+        /// Its name.
+        name: String,
+    },
     /// Probes are being sent.
     Probing {
+        /// How many cells they tell of.
+        cells: usize,
         /// How many floaters send.
         floaters: usize,
         /// How many probes they send in each round.
@@ -431,11 +435,7 @@ async fn drive(context: Context) -> Result<Report, Error> {
     let found = clusters::prepare(&context, targets).await?;
     let (mut gathered, agents) = assemble::gather(&context, found);
     if context.options.probe {
-        let planned = probe_plan::plan(
-            &gathered.clusters,
-            &context.options.what,
-            context.options.seed,
-        );
+        let planned = probe_plan::plan(&gathered.clusters, &context.options.what);
         gathered.refused = planned.refused;
         probe::probe(&context, &mut gathered, &agents, planned.probes).await?;
     }
@@ -448,7 +448,7 @@ async fn drive(context: Context) -> Result<Report, Error> {
         id: context.run.clone(),
         started: whole_seconds(context.started),
         seconds: (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-        seed: context.options.seed,
+        seed: context.options.what.seed,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
     }))
 }

@@ -59,12 +59,7 @@ fn healthy_fleets_have_no_finding() {
             judged.coverage.ordered_pairs,
             specs.len() * (specs.len() - 1)
         );
-        assert!(
-            judged
-                .cells
-                .iter()
-                .all(|cell| cell.verdict == CellVerdict::Pass)
-        );
+        assert!(judged.cells().all(|cell| cell.verdict == CellVerdict::Pass));
     }
 }
 
@@ -74,11 +69,7 @@ fn a_pair_is_judged_in_the_families_that_both_have() {
         gateway("east", BOTH),
         gateway("west", IPV4),
     ]));
-    let names: Vec<String> = judged
-        .cells
-        .iter()
-        .map(|cell| cell.name().to_string())
-        .collect();
+    let names: Vec<String> = judged.cells().map(|cell| cell.name().to_string()).collect();
     assert_eq!(names.len(), 4 + 2 + 2 + 2, "{names:?}");
     assert!(names.contains(&"east -> east pod ipv6".to_owned()));
     assert!(!names.contains(&"east -> west pod ipv6".to_owned()));
@@ -110,8 +101,7 @@ fn mapped_prefixes_are_reached_by_their_names_outside() {
     let finding = fleet::only(&judged);
     assert_eq!(finding.code.word(), "NAT-MISSING");
     assert!(
-        finding
-            .affects
+        fleet::affected(&judged, finding)
             .iter()
             .all(|cell| cell.src == "east" || cell.dst == "east")
     );
@@ -177,18 +167,12 @@ fn one_row_of_a_large_fleet_is_found_and_breaks_cells_that_were_not_probed() {
     assert_eq!(finding.affects.len(), 2, "{:?}", finding.affects);
     for (src, dst) in [("c-017", "c-061"), ("c-061", "c-017")] {
         let cell = judged
-            .cells
-            .iter()
+            .cells()
             .find(|cell| cell.src == src && cell.dst == dst && cell.layer == Layer::Pod)
             .expect("a cell");
         assert_eq!(cell.verdict, CellVerdict::Fail);
     }
-    assert!(
-        judged
-            .cells
-            .iter()
-            .any(|cell| cell.state == CellState::Proved)
-    );
+    assert!(judged.cells().any(|cell| cell.state == CellState::Proved));
 }
 
 #[test]
@@ -205,7 +189,7 @@ fn equal_evidence_gives_equal_bytes() {
         judged(&mut gathered)
     };
     let text = |judged: orchestrator::diagnose::Judged| {
-        orchestrator::report::json::write(&judged.into_report(orchestrator::report::Run {
+        orchestrator::report::json::text(&judged.into_report(orchestrator::report::Run {
             id: "r".to_owned(),
             started: "2026-01-01T00:00:00Z".to_owned(),
             seconds: 1.0,
@@ -224,5 +208,5 @@ fn equal_evidence_gives_equal_bytes() {
     let first = text(one.install(build));
     assert_eq!(first, text(four.install(build)));
     let read = orchestrator::report::parse(&first, "report.json").expect("its own output");
-    assert_eq!(orchestrator::report::json::write(&read), first);
+    assert_eq!(orchestrator::report::json::text(&read), first);
 }

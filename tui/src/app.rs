@@ -9,8 +9,9 @@
 
 use std::time::Duration;
 
-use orchestrator::matrix::{Matrix, Plane};
-use orchestrator::report::{Cell, Coverage, Report, Run, RunVerdict, SCHEMA};
+use orchestrator::matrix::Matrix;
+use orchestrator::report::table::DRAW_UP_TO;
+use orchestrator::report::{Cells, Coverage, Mark, Plane, Report, Run, RunVerdict};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// What is in front.
@@ -20,6 +21,8 @@ pub enum Pane {
     Details,
     /// Every finding.
     Findings,
+    /// Clusters that are alike.
+    Groups,
     /// What the keys do.
     Help,
     /// Who reaches whom.
@@ -64,6 +67,10 @@ pub enum Message {
     RunNow,
     /// A pane, or the matrix if it is in front already.
     Toggle(Pane),
+    /// Nearer to the cells.
+    ZoomIn,
+    /// Farther from the cells.
+    ZoomOut,
 }
 
 /// What a key means; none for keys without meaning.
@@ -94,19 +101,27 @@ pub fn message(key: KeyEvent) -> Option<Message> {
         KeyCode::Char('r') => Message::RunNow,
         KeyCode::Enter => Message::Toggle(Pane::Details),
         KeyCode::Char('f') => Message::Toggle(Pane::Findings),
+        KeyCode::Char('o') => Message::Toggle(Pane::Groups),
+        KeyCode::Char('+' | '=') => Message::ZoomIn,
+        KeyCode::Char('-') => Message::ZoomOut,
         KeyCode::Char('?') => Message::Toggle(Pane::Help),
         _ => return None,
     })
 }
 
 /// The keys and their meanings, for the help pane.
-pub const KEYS: [(&str, &str); 10] = [
+pub const KEYS: [(&str, &str); 12] = [
     ("arrows, h j k l", "move; scroll a pane of text"),
+    (
+        "+, -",
+        "nearer, farther: a sign is the worst of so many clusters",
+    ),
     ("g, G", "first and last cell"),
     ("tab, shift-tab", "next and previous layer and family"),
     ("n", "next cell that does not pass"),
     ("enter", "the cell's details"),
     ("f", "all findings"),
+    ("o", "overview: groups of clusters that are alike"),
     ("r", "run again now (live)"),
     ("esc", "back"),
     ("q", "end; close this help"),
@@ -126,6 +141,9 @@ pub struct Live {
     pub trouble: Option<String>,
 }
 
+/// How much farther one step is.
+const ZOOM: usize = 2;
+
 /// Everything that is drawn.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -139,6 +157,10 @@ pub struct Model {
     pub src: usize,
     /// The cursor's column.
     pub dst: usize,
+    /// So many clusters by so many share a sign.
+    pub scale: usize,
+    /// The group in front of the overview.
+    pub group: usize,
     /// What is in front.
     pub pane: Pane,
     /// How many lines of a pane of text are above its first one.
@@ -154,7 +176,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// The view of a report, with the cursor at the first cell that does not pass.
+    /// The view of a report, with the cursor at the first cell that does not pass; a large one opens on the groups of its clusters
+    /// where something is wrong.
     #[must_use]
     pub fn new(report: Report) -> Self {
         let mut model = Self {
@@ -163,6 +186,8 @@ impl Model {
             plane: 0,
             src: 0,
             dst: 0,
+            scale: 1,
+            group: 0,
             pane: Pane::Matrix,
             scroll: 0,
             done: false,
@@ -170,7 +195,7 @@ impl Model {
             run_now: false,
             live: None,
         };
-        model.find_trouble();
+        model.open();
         model
     }
 
@@ -178,7 +203,6 @@ impl Model {
     #[must_use]
     pub fn waiting() -> Self {
         let nothing = Report {
-            schema: SCHEMA.to_owned(),
             run: Run {
                 id: String::new(),
                 started: String::new(),
@@ -188,7 +212,7 @@ impl Model {
             },
             clusters: Vec::new(),
             coverage: Coverage::default(),
-            cells: Vec::new(),
+            cells: Cells::default(),
             findings: Vec::new(),
             verdict: RunVerdict::Unknown,
             unjudged: Vec::new(),
@@ -202,50 +226,62 @@ impl Model {
 
     /// A newer report. The cursor stays on its clusters, the plane on its layer and family, as far as they are still there.
     pub fn replace(&mut self, report: Report) {
-        let first = self.matrix.names.is_empty();
-        let matrix = Matrix::of(&report);
+        let first = self.report.clusters.is_empty();
         let moved = |at: usize| {
-            let name = self.matrix.names.get(at)?;
-            matrix.names.iter().position(|known| known == name)
+            let name = &self.report.clusters.get(at)?.name;
+            report.clusters.iter().position(|known| known.name == *name)
         };
         let (src, dst) = (moved(self.src), moved(self.dst));
-        let plane = self.matrix.planes.get(self.plane).and_then(|old| {
+        let plane = self.front().and_then(|old| {
             let same = |new: &Plane| (new.layer, new.family) == (old.layer, old.family);
-            matrix.planes.iter().position(same)
+            report.cells.planes().iter().position(same)
         });
         self.src = src.unwrap_or(0);
         self.dst = dst.unwrap_or(0);
         self.plane = plane.unwrap_or(0);
-        self.matrix = matrix;
+        self.matrix = Matrix::of(&report);
+        self.group = self
+            .group
+            .min(self.matrix.groups.groups.len().saturating_sub(1));
         self.report = report;
         if first {
-            self.find_trouble();
+            self.open();
+        }
+    }
+
+    fn open(&mut self) {
+        self.find_trouble();
+        let clusters = self.report.clusters.len();
+        if clusters > DRAW_UP_TO && self.matrix.groups.groups.len() > 1 {
+            self.pane = Pane::Groups;
         }
     }
 
     fn find_trouble(&mut self) {
-        if !self.cell().is_some_and(is_trouble) {
+        if !self.mark().is_trouble() {
             self.next_trouble();
         }
     }
 
-    /// The cell under the cursor; none where the report has none.
+    /// The plane in front; none where the report has none.
     #[must_use]
-    pub fn cell(&self) -> Option<&Cell> {
-        self.cell_at(self.plane, self.src, self.dst)
+    pub fn front(&self) -> Option<&Plane> {
+        self.report.cells.planes().get(self.plane)
     }
 
-    /// A cell by its place; none where the report has none.
+    /// The cell under the cursor.
     #[must_use]
-    pub fn cell_at(&self, plane: usize, src: usize, dst: usize) -> Option<&Cell> {
-        let at = (*self.matrix.planes.get(plane)?.cells.get(src)?.get(dst)?)?;
-        self.report.cells.get(at)
+    pub fn mark(&self) -> Mark {
+        self.front()
+            .map_or(Mark::NONE, |plane| plane.at(self.src, self.dst))
     }
 
     /// What a key does.
     pub fn update(&mut self, message: Message) {
-        let last = self.matrix.names.len().saturating_sub(1);
-        let planes = self.matrix.planes.len().max(1);
+        let clusters = self.report.clusters.len();
+        let last = clusters.saturating_sub(1);
+        let planes = self.report.cells.planes().len().max(1);
+        let groups = self.matrix.groups.groups.len();
         match message {
             Message::Interrupt => (self.done, self.interrupted) = (true, true),
             Message::Quit if self.pane == Pane::Help => self.show(Pane::Matrix),
@@ -253,14 +289,25 @@ impl Model {
             Message::RunNow => self.run_now = self.live.is_some(),
             Message::Back if self.pane == Pane::Matrix => self.done = true,
             Message::Back => self.show(Pane::Matrix),
+            // From the overview to the cells of what is in front of it.
+            Message::Toggle(Pane::Details) if self.pane == Pane::Groups => {
+                self.to_group();
+                self.show(Pane::Matrix);
+            }
             Message::Toggle(pane) if self.pane == pane => self.show(Pane::Matrix),
             Message::Toggle(pane) => self.show(pane),
             Message::Move(direction) if self.pane == Pane::Matrix => match direction {
-                Direction::Down => self.src = (self.src + 1).min(last),
-                Direction::Left => self.dst = self.dst.saturating_sub(1),
-                Direction::Right => self.dst = (self.dst + 1).min(last),
-                Direction::Up => self.src = self.src.saturating_sub(1),
+                Direction::Down => self.src = (self.src + self.scale).min(last),
+                Direction::Left => self.dst = self.dst.saturating_sub(self.scale),
+                Direction::Right => self.dst = (self.dst + self.scale).min(last),
+                Direction::Up => self.src = self.src.saturating_sub(self.scale),
             },
+            Message::Move(Direction::Down) if self.pane == Pane::Groups => {
+                self.group = (self.group + 1).min(groups.saturating_sub(1));
+            }
+            Message::Move(Direction::Up) if self.pane == Pane::Groups => {
+                self.group = self.group.saturating_sub(1);
+            }
             Message::Move(Direction::Up) => self.scroll = self.scroll.saturating_sub(1),
             Message::Move(Direction::Down) => self.scroll = self.scroll.saturating_add(1),
             Message::Move(_) => {}
@@ -271,7 +318,28 @@ impl Model {
             Message::NextPlane => self.plane = (self.plane + 1) % planes,
             Message::PreviousPlane => self.plane = (self.plane + planes - 1) % planes,
             Message::NextTrouble => self.next_trouble(),
+            Message::ZoomIn => self.scale = (self.scale / ZOOM).max(1),
+            Message::ZoomOut if self.scale < clusters => self.scale *= ZOOM,
+            Message::ZoomOut => {}
         }
+    }
+
+    /// Puts the cursor at a cell of the group in front, one that does not pass if there is one in this plane.
+    fn to_group(&mut self) {
+        let Some(group) = self.matrix.groups.groups.get(self.group) else {
+            return;
+        };
+        let members: Vec<usize> = group.members.iter().map(|&at| at as usize).collect();
+        let (Some(plane), Some(pyramid)) = (self.front(), self.matrix.pyramids.get(self.plane))
+        else {
+            return;
+        };
+        let first = members.iter().find_map(|&src| {
+            let (dst, _) = pyramid.troubles(plane, src).next()?;
+            Some((src, dst))
+        });
+        let at = members.first().copied().unwrap_or(0);
+        (self.src, self.dst) = first.unwrap_or((at, at));
     }
 
     fn show(&mut self, pane: Pane) {
@@ -281,22 +349,26 @@ impl Model {
 
     /// Row by row from behind the cursor, then through the other planes, once around.
     fn next_trouble(&mut self) {
-        let clusters = self.matrix.names.len();
-        let per_plane = clusters * clusters;
-        let total = per_plane * self.matrix.planes.len();
-        let here = self.plane * per_plane + self.src * clusters + self.dst;
-        for step in 1..=total {
-            let at = (here + step) % total;
-            let (plane, rest) = (at / per_plane, at % per_plane);
-            let (src, dst) = (rest / clusters, rest % clusters);
-            if self.cell_at(plane, src, dst).is_some_and(is_trouble) {
-                (self.plane, self.src, self.dst) = (plane, src, dst);
+        let clusters = self.report.clusters.len();
+        let planes = self.report.cells.planes();
+        let behind = if self.dst + 1 < clusters {
+            (self.src, self.dst + 1)
+        } else {
+            (self.src + 1, 0)
+        };
+        for step in 0..=planes.len() {
+            let at = (self.plane + step) % planes.len().max(1);
+            let (Some(plane), Some(pyramid)) = (planes.get(at), self.matrix.pyramids.get(at))
+            else {
+                return;
+            };
+            let from = if step == 0 { behind } else { (0, 0) };
+            let found = pyramid.next_trouble(plane, from);
+            // Of this plane what lies before the cursor comes after the other planes.
+            if let Some(place) = found.filter(|&place| step > 0 || place >= from) {
+                (self.plane, self.src, self.dst) = (at, place.0, place.1);
                 return;
             }
         }
     }
-}
-
-fn is_trouble(cell: &Cell) -> bool {
-    orchestrator::matrix::badness(cell.verdict) > 0
 }

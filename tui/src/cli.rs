@@ -120,6 +120,15 @@ pub struct Demo {
     pub judge: Judge,
 }
 
+/// A version of the report's schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SchemaVersion {
+    /// Every cell in full.
+    V1,
+    /// Cells packed.
+    V2,
+}
+
 /// Arguments of `dr` and `check`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct Dr {
@@ -138,9 +147,9 @@ pub struct Dr {
     /// How the result is judged and printed.
     #[command(flatten)]
     pub judge: Judge,
-    /// Print the JSON Schema of the report and end
-    #[arg(long)]
-    pub schema: bool,
+    /// Print the JSON Schema of the report and end: v1, or v2 in which fleets of more than 300 clusters are written
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "v1")]
+    pub schema: Option<SchemaVersion>,
     /// Print the objects that would be made in each cluster, as manifests, and make none
     #[arg(long, conflicts_with_all = ["schema", "sweep", "output"])]
     pub dry_run: bool,

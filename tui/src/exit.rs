@@ -119,6 +119,7 @@ impl Failure {
                 _ => self.code(),
             },
             other => {
+                progress::end();
                 progress::tell(format_args!("error: {other}"));
                 self.code()
             }

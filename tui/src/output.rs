@@ -4,7 +4,7 @@
 //! and devices are written as they are.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use crate::exit::Failure;
 pub enum Format {
     /// Graphviz: clusters and what fails between them.
     Dot,
-    /// The report as data, `floater.report/v1`.
+    /// The report as data, `floater.report/v1` (`/v2` above 300 clusters).
     Json,
     /// For continuous integration: one test case per cell.
     Junit,
@@ -30,6 +30,12 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether a program reads it rather than a person.
+    #[must_use]
+    pub fn is_data(self) -> bool {
+        matches!(self, Self::Dot | Self::Json | Self::Junit)
+    }
+
     /// Every form that there is, as it is written.
     pub const NAMES: &str = "table, wide, json, junit, dot";
 }
@@ -184,12 +190,29 @@ fn beside(target: &Path) -> std::io::Result<NamedTempFile> {
 /// # Errors
 /// [`Failure::Output`]; an old file then is as it was.
 pub fn write(output: &Output, text: &str) -> Result<(), Failure> {
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    let text = format!("{text}{end}");
+    stream(output, |to| {
+        to.write_all(text.as_bytes())?;
+        if text.ends_with('\n') {
+            Ok(())
+        } else {
+            to.write_all(b"\n")
+        }
+    })
+}
+
+/// Lets somebody write to where it belongs, piece by piece.
+///
+/// # Errors
+/// [`Failure::Output`]; an old file then is as it was.
+pub fn stream(
+    output: &Output,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Failure> {
     match &output.file {
-        Some(file) => write_file(file, &text)
-            .map_err(|error| Failure::output(file.display().to_string(), error)),
-        None => to_stdout(&text).map_err(|error| Failure::output("stdout", error)),
+        Some(file) => {
+            to_file(file, write).map_err(|error| Failure::output(file.display().to_string(), error))
+        }
+        None => to_stdout(write).map_err(|error| Failure::output("stdout", error)),
     }
 }
 
@@ -198,14 +221,23 @@ pub fn write(output: &Output, text: &str) -> Result<(), Failure> {
 /// # Errors
 /// The system's.
 pub fn write_file(file: &Path, text: &str) -> std::io::Result<()> {
+    to_file(file, |to| to.write_all(text.as_bytes()))
+}
+
+fn to_file(
+    file: &Path,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let buffered = |file: &mut dyn Write| {
+        let mut buffer = BufWriter::with_capacity(BUFFER, file);
+        write(&mut buffer)?;
+        buffer.flush()
+    };
     match Place::of(file)? {
-        Place::Direct => OpenOptions::new()
-            .append(true)
-            .open(file)?
-            .write_all(text.as_bytes()),
+        Place::Direct => buffered(&mut OpenOptions::new().append(true).open(file)?),
         Place::Beside(target) => {
             let mut new = beside(&target)?;
-            new.write_all(text.as_bytes())?;
+            buffered(new.as_file_mut())?;
             // A full disk may show only here.
             new.as_file().sync_all()?;
             new.persist(&target).map(drop).map_err(|error| error.error)
@@ -225,17 +257,22 @@ pub fn counted(number: usize, noun: &str) -> String {
 /// # Errors
 /// [`Failure::Output`].
 pub fn print(text: &str) -> Result<(), Failure> {
-    match to_stdout(text) {
+    match to_stdout(|to| to.write_all(text.as_bytes())) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Failure::output("stdout", error)),
     }
 }
 
-fn to_stdout(text: &str) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+fn to_stdout(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+    // The region of the progress and the result may share a terminal.
+    crate::progress::end();
+    let mut stdout = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
+    write(&mut stdout)?;
     stdout.flush()
 }
+
+/// Bytes that are written at a time.
+const BUFFER: usize = 64 * 1024;
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -1,47 +1,147 @@
-//! What is going on, one line at a time on stderr: phases on a terminal, everything where `-v` asks for it, nothing with
-//! `--quiet`. The one place that writes to stderr: a line is one printable line, and a stderr that cannot be written is
-//! never a reason to fail.
+//! What is going on, on stderr: one live region on a terminal, lines where `-v` asks for them or there is no terminal, nothing with
+//! `--quiet`. The one place that writes to stderr: a line is one printable line, and a stderr that cannot be written is never a reason
+//! to fail.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use datapath::printable::printable;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::signals;
+use crate::{signals, terminal};
 
 /// The most characters of a line.
 const LONGEST: usize = 4096;
+/// How often the region is drawn while nothing happens.
+const TICK: Duration = Duration::from_millis(200);
 
-/// Writes lines with the time since the program started.
+/// The region that is drawn now.
+static LIVE: Mutex<Option<Live>> = Mutex::new(None);
+
+fn live() -> MutexGuard<'static, Option<Live>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A line with the phase and how far it is, and one with what it waits for.
+struct Live {
+    all: MultiProgress,
+    phase: ProgressBar,
+    waits: ProgressBar,
+}
+
+impl Live {
+    fn new() -> Self {
+        let all = MultiProgress::new();
+        let phase = all.add(ProgressBar::new(0));
+        let waits = all.add(ProgressBar::new(0));
+        // The templates are constants; a default is as good as an error here.
+        let plain = ProgressStyle::with_template("  {wide_msg}");
+        waits.set_style(plain.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        phase.enable_steady_tick(TICK);
+        Self { all, phase, waits }
+    }
+
+    fn begin(&self, what: String, total: Option<u64>) {
+        let template = match total {
+            Some(_) => "{elapsed:>4} {msg}  {pos} of {len}, {eta} left",
+            None => "{elapsed:>4} {msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.phase.set_style(style);
+        }
+        self.phase.set_length(total.unwrap_or(0));
+        self.phase.set_position(0);
+        self.phase.reset_eta();
+        self.phase.set_message(what);
+        self.waits.set_message("");
+    }
+}
+
+/// Who wants to know how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// One region, drawn again and again.
+    Region,
+    /// Lines, each of the many things that happen in a phase too where that is asked for.
+    Lines { details: bool },
+    /// Nothing.
+    Quiet,
+}
+
+/// Says what is going on, with the time since the program started.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     since: Instant,
-    phases: bool,
-    details: bool,
+    manner: Manner,
 }
 
 impl Progress {
     /// For this process' stderr.
     #[must_use]
     pub fn new(verbose: u8, quiet: bool) -> Self {
+        let is_terminal = std::io::stderr().is_terminal() && !terminal::is_dumb();
         Self {
             since: Instant::now(),
-            phases: !quiet && (verbose > 0 || std::io::stderr().is_terminal()),
-            details: !quiet && verbose > 0,
+            manner: match (quiet, verbose) {
+                (true, _) => Manner::Quiet,
+                (false, 0) if is_terminal => Manner::Region,
+                (false, _) => Manner::Lines {
+                    details: verbose > 0,
+                },
+            },
         }
     }
 
-    /// Says what phase begins or has ended.
+    /// Whether nothing is to be said.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.manner == Manner::Quiet
+    }
+
+    /// Says what phase begins, and of how many steps it is where that is known.
+    pub fn phase(&self, what: impl Display, steps: Option<usize>) {
+        match self.manner {
+            Manner::Quiet => {}
+            Manner::Lines { .. } => self.line(what),
+            Manner::Region => live().get_or_insert_with(Live::new).begin(
+                printable(&what.to_string(), LONGEST).into_owned(),
+                steps.and_then(|steps| u64::try_from(steps).ok()),
+            ),
+        }
+    }
+
+    /// Says what phase begins or has ended, without steps.
     pub fn say(&self, what: impl Display) {
-        if self.phases {
+        self.phase(what, None);
+    }
+
+    /// Says something that happened in a phase and that a person would want to have seen.
+    pub fn note(&self, what: impl Display) {
+        if !self.is_quiet() {
             self.line(what);
+        }
+    }
+
+    /// One more step of the phase is done.
+    pub fn step(&self) {
+        if let (Manner::Region, Some(live)) = (self.manner, &*live()) {
+            live.phase.inc(1);
+        }
+    }
+
+    /// Says what the phase waits for; nothing for an empty text.
+    pub fn waits(&self, what: impl Display) {
+        if let (Manner::Region, Some(live)) = (self.manner, &*live()) {
+            let text = printable(&what.to_string(), LONGEST).into_owned();
+            live.waits.set_message(text);
         }
     }
 
     /// Says one of many things that happen in a phase.
     pub fn detail(&self, what: impl Display) {
-        if self.details {
+        if self.manner == (Manner::Lines { details: true }) {
             self.line(what);
         }
     }
@@ -49,6 +149,14 @@ impl Progress {
     fn line(&self, what: impl Display) {
         let seconds = self.since.elapsed().as_secs_f64();
         tell(format_args!("{seconds:6.2}s  {what}"));
+    }
+}
+
+/// Takes the region away; what is said next begins on a line of its own.
+pub fn end() {
+    if let Some(live) = live().take() {
+        live.phase.finish_and_clear();
+        live.waits.finish_and_clear();
     }
 }
 
@@ -68,7 +176,11 @@ pub fn log() {
 /// Says what somebody waits for, wanted or not.
 pub fn tell(what: impl Display) {
     let line = format!("{}\n", printable(&what.to_string(), LONGEST));
-    let written = std::io::stderr().lock().write_all(line.as_bytes());
+    let write = || std::io::stderr().lock().write_all(line.as_bytes());
+    let written = match &*live() {
+        Some(live) => live.all.suspend(write),
+        None => write(),
+    };
     // A full disk takes no messages and hurts no run. A reader or a terminal that is gone will not see the report either.
     if let Err(error) = written
         && (error.kind() == ErrorKind::BrokenPipe

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use orchestrator::report::Report;
+use orchestrator::report::table::COLUMNS;
 use ratatui::crossterm::event::{self, Event};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -25,6 +26,19 @@ pub fn is_interactive() -> bool {
 #[must_use]
 pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// The columns of the terminal that stdout is; those of any where it is none.
+#[must_use]
+pub fn columns() -> usize {
+    let size = if io::stdout().is_terminal() {
+        ratatui::crossterm::terminal::size().ok()
+    } else {
+        None
+    };
+    size.map(|(columns, _)| usize::from(columns))
+        .filter(|&columns| columns > 0)
+        .unwrap_or(COLUMNS)
 }
 
 /// What a live view is told by its runs.

@@ -36,10 +36,12 @@ pub fn run(cli: &Cli, held: Held) -> Outcome {
             dr::analyse(arguments, color, progress, &interrupt).await
         }),
         Verb::Completions(arguments) => pages::completions(arguments.shell),
-        Verb::Dr(arguments) | Verb::Check(arguments) if arguments.schema => dr::schema(),
-        Verb::Dr(arguments) | Verb::Check(arguments) => on_runtime(held, async |interrupt| {
-            dr::run(arguments, color, progress, &interrupt).await
-        }),
+        Verb::Dr(arguments) | Verb::Check(arguments) => match arguments.schema {
+            Some(version) => dr::schema(version),
+            None => on_runtime(held, async |interrupt| {
+                dr::run(arguments, color, progress, &interrupt).await
+            }),
+        },
         Verb::Explain(arguments) => explain::run(arguments),
         Verb::Link(Link::Plan(arguments)) => link::plan(arguments),
         Verb::Man(arguments) => pages::man(arguments),

@@ -23,8 +23,6 @@ use ratatui::widgets::Paragraph;
 
 use crate::app::{Model, Pane};
 
-pub use grid::plain;
-
 /// From how many columns the details stand beside the matrix.
 const WIDE: u16 = 100;
 
@@ -54,6 +52,7 @@ pub fn render(frame: &mut Frame<'_>, model: &Model) {
     match model.pane {
         Pane::Details => panes::details(frame, body, model, model.scroll),
         Pane::Findings => panes::findings(frame, body, model, model.scroll),
+        Pane::Groups => panes::groups(frame, body, model),
         Pane::Help => panes::help(frame, body),
         Pane::Matrix if body.width >= WIDE => {
             let side = (body.width / 2).min(80);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tui::cli::diagnosis::{FailOn, IpFamily, LayerChoice, ProtocolChoice};
 use tui::cli::sim::{Families, Fault, Mode, Sim, StatusFormat};
-use tui::cli::{Cli, Demo, Dr, Explain, Link, LinkPlan, Matrix, PlanFormat, Verb};
+use tui::cli::{Cli, Demo, Dr, Explain, Link, LinkPlan, Matrix, PlanFormat, SchemaVersion, Verb};
 use tui::config::{self, ConfigFile};
 use tui::exit::Failure;
 use tui::output::{ColorChoice, Format, Output};
@@ -290,7 +290,11 @@ fn dr_lines() {
     assert_eq!(judge.output[1].file, Some(PathBuf::from("r.json")));
     assert!(judge.kosmos);
     assert_eq!(judge.fail_on, Some(FailOn::Warning));
-    assert!(dr("dr --schema", &[], None).schema);
+    assert_eq!(dr("dr --schema", &[], None).schema, Some(SchemaVersion::V1));
+    assert_eq!(
+        dr("dr --schema=v2", &[], None).schema,
+        Some(SchemaVersion::V2)
+    );
     assert!(dr("dr --sweep --sim x", &[], None).sweep);
 }
 

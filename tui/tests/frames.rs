@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use datapath::state::Family;
 use floater::wire::Layer;
+use orchestrator::report::table::{self, Look};
 use orchestrator::report::{
-    Cell, CellState, CellVerdict, ClusterReport, Code, Coverage, Element, ElementKind, Evidence,
-    EvidenceKind, Finding, Fix, NodeRow, Observation, Report, RttSummary, Run, RunVerdict, SCHEMA,
-    Severity,
+    CellId, CellState, CellVerdict, Cells, ClusterReport, Code, Counted, Coverage, Element,
+    ElementKind, Evidence, EvidenceKind, Finding, Fix, Mark, NodeRow, Observation, Report,
+    RttSummary, Run, RunVerdict, Severity,
 };
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -19,7 +20,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tui::app::{Live, Message, Model, Pane, message};
 use tui::cli::diagnosis::{FailOn, Judge};
-use tui::output::Format;
+use tui::progress::Progress;
 use tui::{render, view};
 
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 60)];
@@ -27,22 +28,23 @@ const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 60)];
 /// `clusters` clusters that all reach each other, but the first does not reach the second in the pod layer.
 fn report(clusters: usize) -> Report {
     let name = |n: usize| format!("c{n}");
-    let mut cells = Vec::new();
-    for src in 1..=clusters {
-        for dst in 1..=clusters {
-            for layer in [Layer::Host, Layer::Pod] {
-                let broken = (src, dst, layer) == (1, 2, Layer::Pod);
-                cells.push(Cell {
-                    src: name(src),
-                    dst: name(dst),
-                    layer,
-                    family: Family::Ipv4,
-                    state: CellState::Probed,
-                    verdict: if broken {
-                        CellVerdict::Fail
-                    } else {
-                        CellVerdict::Pass
-                    },
+    let number = |n: usize| u32::try_from(n).unwrap();
+    let mut cells = Cells::new(clusters);
+    for layer in [Layer::Host, Layer::Pod] {
+        let plane = cells.plane_mut(layer, Family::Ipv4);
+        let mut counts = Vec::new();
+        for src in 0..clusters {
+            for dst in 0..clusters {
+                let broken = (src, dst, layer) == (0, 1, Layer::Pod);
+                let verdict = if broken {
+                    CellVerdict::Fail
+                } else {
+                    CellVerdict::Pass
+                };
+                plane.set(src, dst, Mark::new(CellState::Probed, verdict));
+                counts.push(Counted {
+                    src: number(src),
+                    dst: number(dst),
                     sent: 8,
                     received: if broken { 0 } else { 8 },
                     rtt_us: (!broken).then_some(RttSummary {
@@ -50,17 +52,13 @@ fn report(clusters: usize) -> Report {
                         p99: 480,
                         max: 500,
                     }),
-                    findings: if broken {
-                        vec!["f1".to_owned()]
-                    } else {
-                        Vec::new()
-                    },
                 });
             }
         }
+        plane.count(counts);
     }
+    let count = 2 * clusters * clusters;
     Report {
-        schema: SCHEMA.to_owned(),
         run: Run {
             id: "r1".to_owned(),
             started: "2026-01-02T03:04:05Z".to_owned(),
@@ -80,9 +78,9 @@ fn report(clusters: usize) -> Report {
             .collect(),
         coverage: Coverage {
             ordered_pairs: clusters * (clusters - 1),
-            cells: cells.len(),
-            probed: cells.len(),
-            probes_sent: 8 * cells.len() as u64,
+            cells: count,
+            probed: count,
+            probes_sent: 8 * count as u64,
             ..Coverage::default()
         },
         findings: vec![Finding {
@@ -102,7 +100,12 @@ fn report(clusters: usize) -> Report {
                 text: "no such row".into(),
             }],
             ambiguous_with: Vec::new(),
-            affects: vec![cells.iter().find(|cell| cell.received == 0).unwrap().name()],
+            affects: vec![CellId {
+                src: 0,
+                dst: 1,
+                layer: Layer::Pod,
+                family: Family::Ipv4,
+            }],
             fix: Fix::advice(
                 "ip route replace 10.21.0.0/16 via 220.64.1.1 dev vx-bridge onlink table 200",
             ),
@@ -197,7 +200,7 @@ fn panes_of_text() {
 fn the_view_begins_at_the_first_trouble() {
     let model = Model::new(report(3));
     assert_eq!((model.src, model.dst), (0, 1));
-    assert_eq!(model.matrix.planes[model.plane].title(), "pod ipv4");
+    assert_eq!(model.front().unwrap().title(), "pod ipv4");
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn control_c_ends_and_other_keys_mean_nothing() {
 #[test]
 fn nothing_is_too_small_or_too_empty_to_draw() {
     let mut empty = report(2);
-    empty.cells.clear();
+    empty.cells = Cells::default();
     empty.clusters.clear();
     empty.findings.clear();
     let mut model = Model::new(empty);
@@ -256,20 +259,22 @@ fn nothing_is_too_small_or_too_empty_to_draw() {
 
 #[test]
 fn without_a_terminal_it_is_text() {
-    golden("plain-3.txt", &view::plain(&report(3)));
+    golden("plain-3.txt", &table::matrix(&report(3), Look::default()));
 }
 
 #[test]
 fn reports_in_other_forms() {
-    let report = report(3);
-    golden(
-        "report.junit.xml",
-        &render::text(&report, Format::Junit, false, false).unwrap(),
-    );
-    golden(
-        "report.dot",
-        &render::text(&report, Format::Dot, false, false).unwrap(),
-    );
+    let directory = tempfile::tempdir().unwrap();
+    for form in ["report.junit.xml", "report.dot"] {
+        let file = directory.path().join(form);
+        let name = form.split('.').nth(1).unwrap();
+        let judge = Judge {
+            output: vec![format!("{name}={}", file.display()).parse().unwrap()],
+            ..Judge::default()
+        };
+        render::write(&report(3), &judge, false, false, Progress::new(0, true)).unwrap();
+        golden(form, &fs::read_to_string(file).unwrap());
+    }
 }
 
 #[test]
@@ -341,10 +346,11 @@ fn reports_go_where_they_were_asked_to() {
         rtt_us: None,
         reason: None,
     }];
-    render::write(&report, &judge, true, true).unwrap();
+    let quiet = Progress::new(0, true);
+    render::write(&report, &judge, true, true, quiet).unwrap();
     let json = fs::read_to_string(at("a.json")).unwrap();
     assert!(json.contains("node_rows"), "{json}");
-    render::write(&report, &judge, false, true).unwrap();
+    render::write(&report, &judge, false, true, quiet).unwrap();
     // What another form needs is no part of the data.
     report.node_rows.clear();
     let json = fs::read_to_string(at("a.json")).unwrap();
@@ -397,9 +403,15 @@ fn a_live_view_says_how_old_it_is_and_keeps_its_cursor() {
     press(&mut model, "jl");
     let mut fewer = report(3);
     fewer.clusters.remove(0);
-    fewer
-        .cells
-        .retain(|cell| cell.src != "c1" && cell.dst != "c1");
+    fewer.findings.clear();
+    let mut cells = Cells::new(2);
+    for layer in [Layer::Host, Layer::Pod] {
+        let plane = cells.plane_mut(layer, Family::Ipv4);
+        for (src, dst) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            plane.set(src, dst, Mark::new(CellState::Probed, CellVerdict::Pass));
+        }
+    }
+    fewer.cells = cells;
     model.replace(fewer);
     assert_eq!(
         (model.plane, model.src, model.dst),
@@ -420,16 +432,40 @@ fn a_live_view_says_how_old_it_is_and_keeps_its_cursor() {
 }
 
 #[test]
+fn a_large_fleet_opens_on_its_groups_and_is_seen_from_afar() {
+    let mut model = Model::new(report(300));
+    assert_eq!(model.pane, Pane::Groups);
+    golden("groups-80x24.txt", &text(&drawn(&model, (80, 24))));
+    press(&mut model, "\n");
+    assert_eq!((model.pane, model.src, model.dst), (Pane::Matrix, 0, 1));
+    press(&mut model, "---");
+    assert_eq!(model.scale, 8);
+    golden("afar-80x24.txt", &text(&drawn(&model, (80, 24))));
+    press(&mut model, "jjl");
+    assert_eq!((model.src, model.dst), (16, 9));
+    press(&mut model, "G");
+    assert_eq!((model.src, model.dst), (299, 299));
+    press(&mut model, "n");
+    assert_eq!((model.plane, model.src, model.dst), (1, 0, 1), "around");
+    press(&mut model, "+++++");
+    assert_eq!(model.scale, 1);
+    press(&mut model, "--------------");
+    assert_eq!(model.scale, 512, "one sign for all");
+    drawn(&model, (80, 24));
+}
+
+#[test]
 fn the_plane_in_front_is_always_whole() {
     let mut both = report(2);
-    let mut v6: Vec<Cell> = both.cells.clone();
-    for cell in &mut v6 {
-        cell.family = Family::Ipv6;
+    for layer in [Layer::Host, Layer::Pod] {
+        let plane = both.cells.plane_mut(layer, Family::Ipv6);
+        for (src, dst) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            plane.set(src, dst, Mark::new(CellState::Probed, CellVerdict::Pass));
+        }
     }
-    both.cells.extend(v6);
     let mut model = Model::new(both);
     for _ in 0..4 {
-        let title = format!("[{}]", model.matrix.planes[model.plane].title());
+        let title = format!("[{}]", model.front().unwrap().title());
         let shown = text(&drawn(&model, (40, 12)));
         assert!(shown.lines().nth(1).unwrap().contains(&title), "{shown}");
         press(&mut model, "\t");

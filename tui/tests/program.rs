@@ -129,6 +129,9 @@ fn schemas_are_json() {
     let schema: serde_json::Value =
         serde_json::from_slice(&run(&["dr", "--schema"]).stdout).unwrap();
     assert_eq!(schema["$id"], "floater.report/v1");
+    let packed: serde_json::Value =
+        serde_json::from_slice(&run(&["dr", "--schema=v2"]).stdout).unwrap();
+    assert_eq!(packed["$id"], "floater.report/v2");
 }
 
 /// Everything about labs that can be said without one.

@@ -2,51 +2,121 @@
 
 use std::collections::BTreeMap;
 
+use datapath::state::Family;
 use floater::stats;
-use floater::wire::Rtt;
+use floater::wire::{Layer, Rtt};
+use rayon::prelude::*;
 
+use super::demand::Sound;
+use super::findings::explained;
 use super::join::Joined;
-use super::pairs::{Fate, Pair};
-use super::scope::{CellKey, Scope};
+use super::pairs::{Fate, Pair, place};
+use super::scope::Scope;
 use super::walks::Walked;
-use crate::report::{Cell, CellState, CellVerdict, Coverage, NodeRow, RttSummary};
+use crate::report::{
+    CellId, CellState, CellVerdict, Cells, Counted, Coverage, Finding, Mark, NodeRow, Plane,
+    RttSummary,
+};
 use crate::sequential::{ROUNDS, is_beyond};
 
-/// The cells that were asked about, in order, and the sums.
-pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>]) -> (Vec<Cell>, Coverage) {
-    let mut by_cell: BTreeMap<CellKey, Vec<&Joined<'_, '_>>> = BTreeMap::new();
-    for joined in joined {
-        by_cell.entry(joined.key.cell()).or_default().push(joined);
+/// The cells that were asked about. A cell of which no pair was looked at is as `sound` says.
+pub(super) fn assemble(scope: &Scope<'_>, joined: &[Joined<'_, '_>], sound: &Sound) -> Cells {
+    let mut by_cell: Vec<&Joined<'_, '_>> = joined.iter().collect();
+    by_cell.sort_by_key(|joined| joined.key.cell());
+    let groups: Vec<&[&Joined<'_, '_>]> = by_cell
+        .chunk_by(|left, right| left.key.cell() == right.key.cell())
+        .collect();
+    let usual = usual_loss(&groups);
+    let mut cells = Cells::new(scope.gathered.clusters.len());
+    let mut counts: BTreeMap<(Layer, Family), Vec<Counted>> = BTreeMap::new();
+    for (layer, family) in scope.planes() {
+        fill(scope, sound, cells.plane_mut(layer, family));
     }
-    let usual = usual_loss(by_cell.values());
-    let mut coverage = Coverage::default();
-    let mut cells = Vec::new();
-    let mut ordered = std::collections::BTreeSet::new();
-    for key in scope.cells() {
-        if key.src != key.dst {
-            ordered.insert((key.src, key.dst));
+    for members in groups {
+        let id = members[0].key.cell();
+        let (src, dst) = (id.src as usize, id.dst as usize);
+        if !scope.is_cell(src, dst, id.family) || !scope.what.wants_family(id.family) {
+            continue;
         }
-        let members: &[&Joined<'_, '_>] = by_cell.get(&key).map_or(&[], Vec::as_slice);
-        let cell = cell(scope, key, members, usual);
-        match cell.state {
-            CellState::Inferred => coverage.inferred += 1,
-            CellState::Probed => coverage.probed += 1,
-            CellState::Proved => coverage.proved += 1,
-            CellState::Stale => coverage.stale += 1,
-            CellState::Unobserved => coverage.unobserved += 1,
+        let plane = cells.plane_mut(id.layer, id.family);
+        plane.set(src, dst, mark(scope, members, usual));
+        if let Some(counted) = counted(id, members) {
+            counts
+                .entry((id.layer, id.family))
+                .or_default()
+                .push(counted);
         }
-        coverage.probes_sent += cell.sent;
-        cells.push(cell);
     }
-    coverage.ordered_pairs = ordered.len();
-    coverage.cells = cells.len();
-    (cells, coverage)
+    for ((layer, family), counts) in counts {
+        cells.plane_mut(layer, family).count(counts);
+    }
+    cells
 }
 
-fn cell(scope: &Scope<'_>, key: CellKey, members: &[&Joined<'_, '_>], usual: f64) -> Cell {
-    let pairs: Vec<&Pair<'_>> = members.iter().filter_map(|joined| joined.pair).collect();
-    let packets = pairs
+/// Marks every cell of a plane by what is known of its clusters as wholes: a row at a time, a byte a cell.
+fn fill(scope: &Scope<'_>, sound: &Sound, plane: &mut Plane) {
+    let (layer, family) = (plane.layer, plane.family);
+    let clusters = scope.gathered.clusters.len();
+    let is_sound = |cluster| sound.is_sound(cluster, layer, family);
+    let unknown = Mark::new(CellState::Unobserved, CellVerdict::Unknown);
+    let passes = if scope.what.tables_only {
+        Mark::new(CellState::Inferred, CellVerdict::Pass)
+    } else {
+        Mark::new(CellState::Proved, CellVerdict::Pass)
+    };
+    // By destination: what a source that is sound, and one that is not, has there.
+    let destinations = (0..clusters).map(|dst| scope.ends(dst, family).1);
+    let (from_sound, from_other): (Vec<Mark>, Vec<Mark>) = destinations
+        .enumerate()
+        .map(|(dst, is_asked)| match (is_asked, is_sound(dst)) {
+            (false, _) => (Mark::NONE, Mark::NONE),
+            (true, true) => (passes, unknown),
+            (true, false) => (unknown, unknown),
+        })
+        .unzip();
+    plane.rows_mut().enumerate().for_each(|(src, row)| {
+        if !scope.ends(src, family).0 {
+            return;
+        }
+        let is_sound = is_sound(src);
+        row.copy_from_slice(if is_sound { &from_sound } else { &from_other });
+        // The inside of a cluster is looked at, or nothing is known of it.
+        if row[src].is_cell() {
+            row[src] = unknown;
+        }
+    });
+}
+
+/// How many cells were judged in which way, and what was sent for them.
+pub(super) fn coverage(scope: &Scope<'_>, cells: &Cells) -> Coverage {
+    let mut coverage = Coverage {
+        ordered_pairs: scope.ordered_pairs(),
+        ..Coverage::default()
+    };
+    for plane in cells.planes() {
+        for src in 0..plane.side() {
+            for mark in plane.row(src) {
+                match mark.state() {
+                    None => continue,
+                    Some(CellState::Inferred) => coverage.inferred += 1,
+                    Some(CellState::Probed) => coverage.probed += 1,
+                    Some(CellState::Proved) => coverage.proved += 1,
+                    Some(CellState::Stale) => coverage.stale += 1,
+                    Some(CellState::Unobserved) => coverage.unobserved += 1,
+                }
+                coverage.cells += 1;
+            }
+        }
+        let sent = plane.counts().iter().map(|one| u64::from(one.sent));
+        coverage.probes_sent += sent.sum::<u64>();
+    }
+    coverage
+}
+
+fn mark(scope: &Scope<'_>, members: &[&Joined<'_, '_>], usual: f64) -> Mark {
+    let packets = members
         .iter()
+        .filter_map(|joined| joined.pair)
         .any(|pair| !matches!(pair.fate, Fate::Unknown(_)));
     let fates: Vec<Fate> = members.iter().map(|joined| joined.fate()).collect();
     let mut verdict = verdict(&fates.iter().collect::<Vec<_>>());
@@ -65,18 +135,22 @@ fn cell(scope: &Scope<'_>, key: CellKey, members: &[&Joined<'_, '_>], usual: f64
     if verdict == CellVerdict::Pass && is_lossy(members, usual) {
         verdict = CellVerdict::Degraded;
     }
-    Cell {
-        src: scope.cluster(key.src).name.clone(),
-        dst: scope.cluster(key.dst).name.clone(),
-        layer: key.layer,
-        family: key.family,
-        state,
-        verdict,
-        sent: pairs.iter().map(|pair| pair.sent()).sum(),
-        received: pairs.iter().map(|pair| pair.received()).sum(),
-        rtt_us: summary(pairs.iter().flat_map(|pair| pair.rtts())),
-        findings: Vec::new(),
-    }
+    Mark::new(state, verdict)
+}
+
+/// The packets of a cell; none where none were sent.
+fn counted(id: CellId, members: &[&Joined<'_, '_>]) -> Option<Counted> {
+    let pairs = || members.iter().filter_map(|joined| joined.pair);
+    let number = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let sent = number(pairs().map(Pair::sent).sum());
+    let received = number(pairs().map(Pair::received).sum());
+    (sent > 0 || received > 0).then(|| Counted {
+        src: id.src,
+        dst: id.dst,
+        sent,
+        received,
+        rtt_us: summary(pairs().flat_map(Pair::rtts)),
+    })
 }
 
 fn is_proved(members: &[&Joined<'_, '_>]) -> bool {
@@ -107,8 +181,9 @@ fn losses(members: &[&Joined<'_, '_>]) -> (u64, u64) {
     clippy::cast_precision_loss,
     reason = "counts of packets of one run are far below 2^52"
 )]
-fn usual_loss<'j>(cells: impl Iterator<Item = &'j Vec<&'j Joined<'j, 'j>>>) -> f64 {
+fn usual_loss(cells: &[&[&Joined<'_, '_>]]) -> f64 {
     let mut rates: Vec<f64> = cells
+        .iter()
         .map(|members| losses(members))
         .filter(|&(sent, _)| sent > 0)
         .map(|(sent, lost)| lost as f64 / sent as f64)
@@ -128,31 +203,52 @@ fn is_lossy(members: &[&Joined<'_, '_>], usual: f64) -> bool {
 }
 
 /// Takes back what nothing explains: a cell fails because of something, or nobody can tell. Returns why, one sentence each.
-pub(super) fn withdraw_unexplained(cells: &mut [Cell], coverage: &mut Coverage) -> Vec<String> {
-    let mut sentences = Vec::new();
-    for cell in cells.iter_mut().filter(|cell| {
-        matches!(cell.verdict, CellVerdict::Degraded | CellVerdict::Fail)
-            && cell.findings.is_empty()
-    }) {
-        sentences.push(format!(
-            "{} loses packets, and nothing was found that explains it",
-            cell.name()
-        ));
-        match cell.state {
-            CellState::Inferred => coverage.inferred -= 1,
-            CellState::Probed => coverage.probed -= 1,
-            CellState::Proved => coverage.proved -= 1,
-            CellState::Stale => coverage.stale -= 1,
-            CellState::Unobserved => coverage.unobserved -= 1,
+pub(super) fn withdraw_unexplained(
+    scope: &Scope<'_>,
+    cells: &mut Cells,
+    findings: &[Finding],
+) -> Vec<String> {
+    let explained = explained(findings);
+    let mut withdrawn: Vec<CellId> = Vec::new();
+    for plane in cells.planes_mut() {
+        let (layer, family) = (plane.layer, plane.family);
+        let unexplained: Vec<(usize, usize)> = plane
+            .troubles()
+            .filter(|(_, _, mark)| mark.verdict() != Some(CellVerdict::Unknown))
+            .filter(|&(src, dst, _)| {
+                !explained.contains(&CellId {
+                    src: place(src),
+                    dst: place(dst),
+                    layer,
+                    family,
+                })
+            })
+            .map(|(src, dst, _)| (src, dst))
+            .collect();
+        for (src, dst) in unexplained {
+            let unknown = Mark::new(CellState::Unobserved, CellVerdict::Unknown);
+            plane.set(src, dst, unknown);
+            withdrawn.push(CellId {
+                src: place(src),
+                dst: place(dst),
+                layer,
+                family,
+            });
         }
-        coverage.unobserved += 1;
-        cell.verdict = CellVerdict::Unknown;
-        cell.state = CellState::Unobserved;
     }
-    let all = sentences.len();
-    if all > NAMED {
-        sentences.truncate(NAMED);
-        sentences.push(format!("and {} more cells", all - NAMED));
+    withdrawn.sort_unstable();
+    let mut sentences: Vec<String> = withdrawn
+        .iter()
+        .take(NAMED)
+        .map(|&id| {
+            format!(
+                "{} loses packets, and nothing was found that explains it",
+                scope.cell_name(id)
+            )
+        })
+        .collect();
+    if withdrawn.len() > NAMED {
+        sentences.push(format!("and {} more cells", withdrawn.len() - NAMED));
     }
     sentences
 }
@@ -195,9 +291,10 @@ pub(super) fn node_rows(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> Vec<NodeRow> {
 
 /// Round-trip times of several probes.
 fn summary<'r>(rtts: impl IntoIterator<Item = &'r Rtt>) -> Option<RttSummary> {
+    let number = |time: u64| u32::try_from(time).unwrap_or(u32::MAX);
     stats::merge(rtts).map(|all| RttSummary {
-        p50: all.p50_us,
-        p99: all.p99_us,
-        max: all.max_us,
+        p50: number(all.p50_us),
+        p99: number(all.p99_us),
+        max: number(all.max_us),
     })
 }

@@ -1,19 +1,19 @@
 //! From suspicions and the pairs that suffer to findings, the likeliest cause first.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use datapath::code::Code;
 use datapath::element::{ElementKind, Fix};
 use datapath::printable::Printable;
 
 use super::join::{Joined, towards};
-use super::pairs::Fate;
-use super::scope::{CellKey, Scope};
+use super::pairs::{Fate, place};
+use super::scope::Scope;
 use super::tables::Suspicion;
 use super::walks::Walked;
 use crate::causes;
 use crate::report::{
-    Cell, CellName, CellVerdict, Element, Evidence, EvidenceKind, Finding, Severity,
+    CellId, CellVerdict, Cells, Element, Evidence, EvidenceKind, Finding, Severity,
 };
 
 /// So many pairs are named as evidence of one finding.
@@ -64,7 +64,7 @@ pub(super) fn of_suspicions(
                 suspicion.summary,
                 evidence,
                 Vec::new(),
-                affected(scope, &suffering),
+                affected(&suffering),
                 suspicion.fix,
             );
             // A node that its own cluster calls not ready may be rebooting or scaled down: no fault of the network.
@@ -86,7 +86,7 @@ pub(super) fn finding(
     summary: String,
     evidence: Vec<Evidence>,
     ambiguous_with: Vec<Printable>,
-    affects: Vec<CellName>,
+    affects: Vec<CellId>,
     fix: Fix,
 ) -> Finding {
     Finding {
@@ -107,17 +107,9 @@ pub(super) fn finding(
 }
 
 /// The cells of pairs, in order.
-pub(super) fn affected(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<CellName> {
-    let cells: BTreeSet<CellKey> = suffering.iter().map(|joined| joined.key.cell()).collect();
-    cells
-        .into_iter()
-        .map(|cell| CellName {
-            src: scope.cluster(cell.src).name.clone(),
-            dst: scope.cluster(cell.dst).name.clone(),
-            layer: cell.layer,
-            family: cell.family,
-        })
-        .collect()
+pub(super) fn affected(suffering: &[&Joined<'_, '_>]) -> Vec<CellId> {
+    let cells: BTreeSet<CellId> = suffering.iter().map(|joined| joined.key.cell()).collect();
+    cells.into_iter().collect()
 }
 
 /// The pairs that suffer as evidence: some by name, all by number.
@@ -166,54 +158,58 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
 }
 
 /// Cells that pass but lose far more than the others, and that nothing else explains.
-pub(super) fn of_losses(cells: &[Cell], findings: &[Finding]) -> Vec<Finding> {
-    let explained: HashSet<&CellName> = findings
-        .iter()
-        .flat_map(|finding| &finding.affects)
-        .collect();
-    cells
-        .iter()
-        .filter(|cell| cell.verdict == CellVerdict::Degraded)
-        .filter(|cell| !explained.contains(&cell.name()))
-        .map(|cell| {
+pub(super) fn of_losses(scope: &Scope<'_>, cells: &Cells, findings: &[Finding]) -> Vec<Finding> {
+    let explained = explained(findings);
+    let mut lossy: Vec<(CellId, u32, u32)> = Vec::new();
+    for plane in cells.planes() {
+        for (src, dst, mark) in plane.troubles() {
+            let id = CellId {
+                src: place(src),
+                dst: place(dst),
+                layer: plane.layer,
+                family: plane.family,
+            };
+            if mark.verdict() == Some(CellVerdict::Degraded) && !explained.contains(&id) {
+                let counted = plane.counted(src, dst);
+                let (sent, received) = counted.map_or((0, 0), |one| (one.sent, one.received));
+                lossy.push((id, sent, received));
+            }
+        }
+    }
+    lossy.sort_unstable();
+    lossy
+        .into_iter()
+        .map(|(id, sent, received)| {
+            let name = scope.cell_name(id);
             let element = Element {
                 cluster: None,
                 node: None,
                 kind: ElementKind::Underlay,
-                name: cell.name().to_string().into(),
+                name: name.as_str().into(),
             };
-            let text = format!("{} of {} answered", cell.received, cell.sent);
             finding(
                 Code::LossGray,
                 element,
-                format!("{} loses {} of {} packets", cell.name(), cell.sent.saturating_sub(cell.received), cell.sent),
+                format!("{name} loses {} of {sent} packets", sent.saturating_sub(received)),
                 vec![Evidence {
                     kind: EvidenceKind::Probe,
-                    source: cell.src.as_str().into(),
-                    text: text.into(),
+                    source: scope.cluster(id.src as usize).name.as_str().into(),
+                    text: format!("{received} of {sent} answered").into(),
                 }],
                 vec![Code::QueueDrop.word().into(), Code::RateLimited.word().into()],
-                vec![cell.name()],
+                vec![id],
                 Fix::advice("run again with --rounds 10, then look at queues, policers and errors along the path"),
             )
         })
         .collect()
 }
 
-/// Writes into each cell the findings that affect it.
-pub(super) fn name_in_cells(findings: &[Finding], cells: &mut [Cell]) {
-    let index: HashMap<CellName, usize> = cells
+/// The cells that findings affect.
+pub(super) fn explained(findings: &[Finding]) -> HashSet<CellId> {
+    findings
         .iter()
-        .enumerate()
-        .map(|(at, cell)| (cell.name(), at))
-        .collect();
-    for finding in findings {
-        for name in &finding.affects {
-            if let Some(&at) = index.get(name) {
-                cells[at].findings.push(finding.id.clone());
-            }
-        }
-    }
+        .flat_map(|finding| finding.affects.iter().copied())
+        .collect()
 }
 
 /// The likeliest first: by severity, by the number of cells explained, by how specific the code is, by place.

@@ -33,6 +33,8 @@ pub(super) struct Intended {
     pub(super) gateways: BTreeSet<NodeRef>,
     /// Whether the objects were guessed.
     pub(super) guessed: bool,
+    /// Prefixes that clusters offer to the others, with the offering cluster's name.
+    pub(super) exports: Vec<(String, IpNet)>,
     /// What the objects lack or contradict, the nodes' own links considered; empty where the objects were guessed.
     pub(super) objections: Vec<Objection>,
     /// Who has an underlay or overlay address.
@@ -127,6 +129,7 @@ impl Intended {
             lower,
             gateways,
             guessed,
+            exports: exports(fleet),
             objections,
         }
     }
@@ -149,6 +152,37 @@ impl Intended {
                     .any(|&name| tables.links.get(name).is_some())
             })
     }
+}
+
+/// What the clusters' own objects offer, by the names that others know it by.
+fn exports(fleet: &Fleet) -> Vec<(String, IpNet)> {
+    let mut maps: HashMap<&str, &BTreeMap<String, String>> = HashMap::new();
+    let mut found = Vec::new();
+    let mut offer = |cluster: &str, map: Option<&BTreeMap<String, String>>, cidr: &String| {
+        let global = map.and_then(|map| map.get(cidr)).unwrap_or(cidr);
+        if let Ok(prefix) = global.parse::<IpNet>() {
+            found.push((cluster.to_owned(), prefix.trunc()));
+        }
+    };
+    for object in &fleet.clusters {
+        let name = object.metadata.name.as_str();
+        let options = object.spec.cluster_link_options.as_ref();
+        let map = options.map(|options| &options.global_cidrs_map);
+        if let Some(map) = map {
+            maps.insert(name, map);
+        }
+        let status = &object.status.cluster_link_status;
+        for cidr in status.pod_cidrs.iter().chain(&status.service_cidrs) {
+            offer(name, map, cidr);
+        }
+    }
+    for object in &fleet.cluster_nodes {
+        let name = object.spec.cluster_name.as_str();
+        for cidr in &object.spec.pod_cidrs {
+            offer(name, maps.get(name).copied(), cidr);
+        }
+    }
+    found
 }
 
 /// The links of the nodes that could be read, by ClusterNode.

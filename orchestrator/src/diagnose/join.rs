@@ -3,23 +3,21 @@
 //! A suspicion is blamed for a pair where the pair's way by intent, there or back, crosses what the suspicion concerns, and the pair's
 //! packets are lost (or, where none were sent, a walk over the observed tables stops).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use datapath::state::Family;
 use floater::wire::Layer;
 use rayon::prelude::*;
 
+use super::demand::Demand;
 use super::intent::Intended;
 use super::pairs::{Fate, Pair, PairKey};
-use super::scope::{CellKey, Scope};
+use super::scope::Scope;
 use super::tables::Suspicion;
 use super::walks::{Walked, Walks};
 use crate::evidence::NodeRef;
 use crate::graph::{Connectivity, Part, Way};
 use crate::probe_plan::target_from;
-
-/// Up to so many pairs every one that could cross a suspicion is looked at; above, those that were probed and one of each cell.
-const EVERY_PAIR_UP_TO: usize = 200_000;
 
 /// A pair with all that is known of it.
 #[derive(Debug, Clone)]
@@ -75,6 +73,7 @@ pub(super) fn join<'p, 'a>(
     walks: &Walks<'_>,
     pairs: &'p [Pair<'a>],
     suspicions: &[Suspicion],
+    demand: &Demand,
 ) -> Vec<Joined<'p, 'a>> {
     let mut concerned: HashMap<(NodeRef, Part), Vec<usize>> = HashMap::new();
     for (at, suspicion) in suspicions.iter().enumerate() {
@@ -82,14 +81,10 @@ pub(super) fn join<'p, 'a>(
             concerned.entry(part).or_default().push(at);
         }
     }
-    let probed: BTreeMap<PairKey, &'p Pair<'a>> =
+    let probed: HashMap<PairKey, &'p Pair<'a>> =
         pairs.iter().map(|pair| (pair.key, pair)).collect();
-    let suspected: BTreeSet<usize> = suspicions
-        .iter()
-        .map(|suspicion| suspicion.at.cluster)
-        .collect();
-    let demanded = demanded(scope, &probed, &suspected);
-    demanded
+    demand
+        .pairs
         .par_iter()
         .map(|&(key, needed)| {
             let pair = probed.get(&key).copied();
@@ -143,67 +138,6 @@ fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
     } else {
         joined.crosses.clone()
     }
-}
-
-/// The pairs to look at, sorted, each with whether its cell has to be judged by tables.
-///
-/// A way never crosses a third cluster, so that only pairs of suspected clusters can suffer from a suspicion; of these every one is
-/// looked at. Of another cell that no packet judges one pair is walked, whose nodes take turns from cell to cell: that the rows of
-/// all the others equal intent is known already.
-fn demanded(
-    scope: &Scope<'_>,
-    probed: &BTreeMap<PairKey, &Pair<'_>>,
-    suspected: &BTreeSet<usize>,
-) -> Vec<(PairKey, bool)> {
-    let cells = scope.cells();
-    let with_packets: BTreeSet<CellKey> = probed.keys().map(|key| key.cell()).collect();
-    let members: Vec<Vec<NodeRef>> = (0..scope.gathered.clusters.len())
-        .map(|cluster| scope.members(cluster))
-        .collect();
-    let is_suspected =
-        |cell: &CellKey| suspected.contains(&cell.src) || suspected.contains(&cell.dst);
-    let pairs_of = |wanted: &dyn Fn(&CellKey) -> bool| -> usize {
-        cells
-            .iter()
-            .filter(|cell| wanted(cell))
-            .map(|cell| members[cell.src].len() * members[cell.dst].len())
-            .sum()
-    };
-    let all = pairs_of(&is_suspected);
-    // Rows that nobody planned differ from no intent: without packets only a walk of every pair finds them.
-    let walk_all = scope.what.tables_only && pairs_of(&|_| true) <= EVERY_PAIR_UP_TO;
-    let mut wanted: BTreeMap<PairKey, bool> = probed.keys().map(|&key| (key, false)).collect();
-    for &cell in &cells {
-        let needed = !with_packets.contains(&cell);
-        let every = walk_all || (is_suspected(&cell) && all <= EVERY_PAIR_UP_TO);
-        let (sources, targets) = (&members[cell.src], &members[cell.dst]);
-        if sources.is_empty() || targets.is_empty() || !(needed || every) {
-            continue;
-        }
-        let mut want = |src: NodeRef, dst: NodeRef| {
-            if src != dst || (sources.len() == 1 && cell.src == cell.dst) {
-                let key = PairKey {
-                    src,
-                    dst,
-                    layer: cell.layer,
-                    family: cell.family,
-                };
-                *wanted.entry(key).or_default() |= needed;
-            }
-        };
-        if every {
-            for &src in sources {
-                targets.iter().for_each(|&dst| want(src, dst));
-            }
-        } else {
-            // A step aside within one cluster, where a node does not ask itself.
-            let aside = usize::from(cell.src == cell.dst && sources.len() > 1);
-            let source = cell.dst % sources.len();
-            let target = (cell.src + aside) % targets.len();
-            want(sources[source], targets[target]);
-        }
-    }
-    wanted.into_iter().collect()
 }
 
 /// Marks in the graph what packets of this run crossed.

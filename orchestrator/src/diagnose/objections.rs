@@ -125,7 +125,7 @@ fn of_objection(
         format!("{}: {}", objection.at, objection.rule),
         evidence,
         Vec::new(),
-        affected(scope, suffering),
+        affected(suffering),
         Fix::advice(&fix),
     )
 }

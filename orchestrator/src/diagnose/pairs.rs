@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use datapath::state::Family;
 use floater::wire::{Failure, Layer, Protocol, Rtt};
 
-use super::scope::{CellKey, Scope};
+use super::scope::Scope;
 use crate::evidence::{Ask, NodeRef};
 use crate::probe_plan::LARGE_BYTES;
-use crate::report::layer_word;
+use crate::report::{CellId, layer_word};
 use crate::sequential::{Decision, Losses};
 
 /// A pair of nodes on a layer, in a family.
@@ -26,14 +26,19 @@ pub(super) struct PairKey {
 }
 
 impl PairKey {
-    pub(super) fn cell(self) -> CellKey {
-        CellKey {
-            src: self.src.cluster,
-            dst: self.dst.cluster,
+    pub(super) fn cell(self) -> CellId {
+        CellId {
+            src: place(self.src.cluster),
+            dst: place(self.dst.cluster),
             layer: self.layer,
             family: self.family,
         }
     }
+}
+
+/// A position of a cluster as it stands in a cell; there are never more clusters than 2³².
+pub(super) fn place(cluster: usize) -> u32 {
+    u32::try_from(cluster).unwrap_or(u32::MAX)
 }
 
 /// What became of a pair.

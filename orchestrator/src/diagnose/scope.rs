@@ -8,19 +8,10 @@ use floater::wire::Layer;
 
 use crate::evidence::{ClusterFacts, Gathered, NodeFacts, NodeRef};
 use crate::probe_plan::What;
-use crate::report::{ClusterReport, Observation};
+use crate::report::{CellId, CellName, ClusterReport, Observation};
 
 /// So many floaters and tables of one cluster that could not be asked are named; the others are counted.
 const TOLD: usize = 50;
-
-/// A cell by positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct CellKey {
-    pub(super) src: usize,
-    pub(super) dst: usize,
-    pub(super) layer: Layer,
-    pub(super) family: Family,
-}
 
 /// The evidence and the question, with what both imply.
 pub(super) struct Scope<'a> {
@@ -28,6 +19,10 @@ pub(super) struct Scope<'a> {
     pub(super) what: &'a What,
     /// By cluster: its families, guessed from intent or the rest of the fleet where nobody could ask.
     families: Vec<Vec<Family>>,
+    /// By cluster: whether it is asked about as a source.
+    sources: Vec<bool>,
+    /// By cluster: whether it is asked about as a destination.
+    destinations: Vec<bool>,
     /// Clusters and nodes of the ClusterNodes; empty without a control plane.
     planned: HashSet<(&'a str, &'a str)>,
 }
@@ -55,10 +50,16 @@ impl<'a> Scope<'a> {
                 }
             })
             .collect();
+        let chosen = |wanted: &dyn Fn(&str) -> bool| -> Vec<bool> {
+            let names = gathered.clusters.iter().map(|cluster| &cluster.name);
+            names.map(|name| wanted(name)).collect()
+        };
         Self {
             gathered,
             what,
             families,
+            sources: chosen(&|name| what.wants_source(name)),
+            destinations: chosen(&|name| what.wants_destination(name)),
             planned: gathered
                 .intent
                 .fleet
@@ -85,6 +86,18 @@ impl<'a> Scope<'a> {
     /// `cluster/node`.
     pub(super) fn place(&self, at: NodeRef) -> String {
         format!("{}/{}", self.cluster(at.cluster).name, self.node(at).name)
+    }
+
+    /// A cell's name.
+    pub(super) fn cell_name(&self, id: CellId) -> String {
+        let name = |at: u32| self.cluster(at as usize).name.as_str();
+        CellName {
+            src: name(id.src),
+            dst: name(id.dst),
+            layer: id.layer,
+            family: id.family,
+        }
+        .to_string()
     }
 
     /// The nodes of a cluster that take part.
@@ -146,46 +159,86 @@ impl<'a> Scope<'a> {
         })
     }
 
-    /// The cells that were asked about, in order.
-    pub(super) fn cells(&self) -> Vec<CellKey> {
-        let layers = self.what.layers();
-        let chosen = |wanted: &dyn Fn(&str) -> bool| -> Vec<usize> {
-            (0..self.gathered.clusters.len())
-                .filter(|&at| wanted(&self.cluster(at).name))
-                .collect()
+    /// The layers and families of which there are cells, in order.
+    pub(super) fn planes(&self) -> Vec<(Layer, Family)> {
+        let families: Vec<Family> = [Family::Ipv4, Family::Ipv6]
+            .into_iter()
+            .filter(|&family| self.what.wants_family(family) && self.is_asked(family))
+            .collect();
+        self.what
+            .layers()
+            .into_iter()
+            .flat_map(|layer| families.iter().map(move |&family| (layer, family)))
+            .collect()
+    }
+
+    /// Whether any pair of clusters is asked about in a family.
+    fn is_asked(&self, family: Family) -> bool {
+        let (mut src, mut dst) = (false, false);
+        for cluster in 0..self.families.len() {
+            let (is_src, is_dst) = self.ends(cluster, family);
+            src |= is_src;
+            dst |= is_dst;
+        }
+        src && dst
+    }
+
+    /// Whether a pair of clusters is asked about in a family that is wanted.
+    pub(super) fn is_cell(&self, src: usize, dst: usize, family: Family) -> bool {
+        self.sources[src]
+            && self.destinations[dst]
+            && self.families[src].contains(&family)
+            && self.families[dst].contains(&family)
+    }
+
+    /// Whether a cluster is asked about in a family, as a source and as a destination.
+    pub(super) fn ends(&self, cluster: usize, family: Family) -> (bool, bool) {
+        let has = self.families[cluster].contains(&family);
+        (
+            has && self.sources[cluster],
+            has && self.destinations[cluster],
+        )
+    }
+
+    /// The number of ordered pairs of distinct clusters that are asked about in any family.
+    pub(super) fn ordered_pairs(&self) -> usize {
+        let clusters = 0..self.families.len();
+        let wanted: Vec<Family> = [Family::Ipv4, Family::Ipv6]
+            .into_iter()
+            .filter(|&family| self.what.wants_family(family))
+            .collect();
+        // By the set of families, of which there are four: pairs of sets that have one in common.
+        let set = |cluster: usize| -> usize {
+            wanted
+                .iter()
+                .enumerate()
+                .filter(|(_, family)| self.families[cluster].contains(family))
+                .map(|(at, _)| 1 << at)
+                .sum()
         };
-        let sources = chosen(&|name| self.what.wants_source(name));
-        let destinations = chosen(&|name| self.what.wants_destination(name));
-        let mut cells = Vec::new();
-        for &src in &sources {
-            for &dst in &destinations {
-                for &layer in &layers {
-                    cells.extend(
-                        self.families[src]
-                            .iter()
-                            .copied()
-                            .filter(|&family| {
-                                self.families[dst].contains(&family)
-                                    && self.what.wants_family(family)
-                            })
-                            .map(|family| CellKey {
-                                src,
-                                dst,
-                                layer,
-                                family,
-                            }),
-                    );
+        let (mut sources, mut destinations, mut own) = ([0_usize; 4], [0_usize; 4], 0);
+        for cluster in clusters {
+            sources[set(cluster)] += usize::from(self.sources[cluster]);
+            destinations[set(cluster)] += usize::from(self.destinations[cluster]);
+            let both = self.sources[cluster] && self.destinations[cluster];
+            own += usize::from(both && set(cluster) > 0);
+        }
+        let mut pairs = 0;
+        for (left, &from) in sources.iter().enumerate() {
+            for (right, &to) in destinations.iter().enumerate() {
+                if left & right > 0 {
+                    pairs += from * to;
                 }
             }
         }
-        cells
+        pairs - own
     }
 
     /// Who could not be asked and why, one sentence each.
     pub(super) fn unasked(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         let layers = self.what.layers();
-        if self.cells().is_empty() {
+        if self.planes().is_empty() {
             sentences.push(
                 "no two clusters match as source and destination with a family in common (--sources, --destinations, --families)"
                     .to_owned(),

@@ -3,6 +3,13 @@
 use super::*;
 use datapath::state::NodeState;
 
+fn seeded(seed: u64) -> What {
+    What {
+        seed,
+        ..What::default()
+    }
+}
+
 fn fleet(clusters: usize, nodes: usize) -> Vec<ClusterFacts> {
     (0..clusters)
         .map(|cluster| ClusterFacts {
@@ -38,7 +45,7 @@ fn fleet(clusters: usize, nodes: usize) -> Vec<ClusterFacts> {
 
 #[test]
 fn a_small_fleet_is_probed_whole() {
-    let probes = plan(&fleet(3, 2), &What::default(), 7).probes;
+    let probes = plan(&fleet(3, 2), &seeded(7)).probes;
     // 6 × 5 ordered pairs of nodes, two layers, two sizes of echoes and a connection.
     assert_eq!(probes.len(), 30 * 6);
     assert!(probes.is_sorted_by_key(|probe| (
@@ -54,8 +61,8 @@ fn a_small_fleet_is_probed_whole() {
 fn in_a_large_fleet_every_node_is_source_and_target_abroad() {
     for (clusters, nodes) in [(100, 2), (30, 40), (2, 60), (1, 50)] {
         let facts = fleet(clusters, nodes);
-        let probes = plan(&facts, &What::default(), 7).probes;
-        assert_eq!(probes, plan(&facts, &What::default(), 7).probes);
+        let probes = plan(&facts, &seeded(7)).probes;
+        assert_eq!(probes, plan(&facts, &seeded(7)).probes);
         for cluster in 0..clusters {
             for node in 0..nodes {
                 let here = NodeRef { cluster, node };
@@ -66,9 +73,9 @@ fn in_a_large_fleet_every_node_is_source_and_target_abroad() {
             }
         }
     }
-    let probes = plan(&fleet(100, 2), &What::default(), 7).probes;
+    let probes = plan(&fleet(100, 2), &seeded(7)).probes;
     assert!(probes.len() <= 11_000, "{}", probes.len());
-    assert_ne!(probes, plan(&fleet(100, 2), &What::default(), 8).probes);
+    assert_ne!(probes, plan(&fleet(100, 2), &seeded(8)).probes);
 }
 
 #[test]
@@ -82,7 +89,7 @@ fn filters_leave_only_what_was_asked_for() {
         destinations: vec!["c00[12]".into(), "c002".into()],
         ..What::default()
     };
-    let probes = plan(&facts, &what, 0).probes;
+    let probes = plan(&facts, &what).probes;
     let targets: Vec<String> = probes
         .iter()
         .map(|probe| probe.target.to_string())
@@ -98,19 +105,19 @@ fn filters_leave_only_what_was_asked_for() {
         families: vec![Family::Ipv6],
         ..What::default()
     };
-    assert!(plan(&facts, &none, 0).probes.is_empty());
+    assert!(plan(&facts, &none).probes.is_empty());
     let tables = What {
         tables_only: true,
         ..What::default()
     };
-    assert!(plan(&facts, &tables, 0).probes.is_empty());
+    assert!(plan(&facts, &tables).probes.is_empty());
 }
 
 #[test]
 fn a_floater_that_cannot_be_asked_asks_nobody() {
     let mut facts = fleet(2, 1);
     facts[0].nodes[0].pod_floater = Some("no pod".to_owned());
-    let probes = plan(&facts, &What::default(), 0).probes;
+    let probes = plan(&facts, &What::default()).probes;
     let here = NodeRef {
         cluster: 0,
         node: 0,
@@ -156,7 +163,7 @@ fn probes_go_to_no_address_that_is_not_the_cluster_s() {
         };
         let tables = facts[0].nodes[0].tables.as_mut().expect("tables");
         tables.addresses.insert(has);
-        let honest = plan(&facts, &what, 0);
+        let honest = plan(&facts, &what);
         assert_eq!(honest.refused, Vec::<String>::new());
         let bad: IpAddr = bad.parse().expect("an address");
         let node = &mut facts[2].nodes[1];
@@ -164,7 +171,7 @@ fn probes_go_to_no_address_that_is_not_the_cluster_s() {
             Layer::Host => node.ips = vec![bad],
             Layer::Pod => node.pod_ips = vec![bad],
         }
-        let plan = plan(&facts, &what, 0);
+        let plan = plan(&facts, &what);
         let towards = |probe: &&PlannedProbe| (probe.dst.cluster, probe.layer) == (2, layer);
         assert!(
             !plan
@@ -201,7 +208,7 @@ fn a_cluster_of_ten_thousand_nodes_does_not_flood_the_others() {
         })
         .collect();
     let before = std::time::Instant::now();
-    let plan = plan(&facts, &What::default(), 0);
+    let plan = plan(&facts, &What::default());
     assert!(plan.probes.len() < 2_000, "{}", plan.probes.len());
     assert!(before.elapsed().as_secs() < 5, "{:?}", before.elapsed());
 }

@@ -1,6 +1,82 @@
-//! The JSON Schema of the report.
+//! The JSON Schemas of the report.
 
 use serde_json::{Value, json};
+
+use super::json::{SCHEMA, SCHEMA_PACKED};
+
+/// The JSON Schema (draft 2020-12) of `floater.report/v2`: that of `/v1` with the cells of a large fleet packed.
+#[must_use]
+pub fn schema_packed() -> Value {
+    let count = json!({"type": "integer", "minimum": 0});
+    let counts = json!({"type": "array", "items": count});
+    let times = json!({
+        "description": "Microseconds; null without an answer.",
+        "type": "array",
+        "items": {"type": ["integer", "null"], "minimum": 0}
+    });
+    let layer = json!({"enum": ["host", "pod", "service", "dns"]});
+    let family = json!({"enum": ["ipv4", "ipv6"]});
+    let mut all = schema();
+    all["$id"] = json!(SCHEMA_PACKED);
+    all["properties"]["schema"] = json!({"const": SCHEMA_PACKED});
+    all["properties"]["cells"] =
+        json!({"description": "Empty; see cells_packed.", "type": "array", "maxItems": 0});
+    all["properties"]["cells_packed"] = json!({
+        "description": "One plane per layer and family, in it one row per source and in that one letter per destination, both in the order of \
+                        clusters. Clusters are named by their position, from 0.",
+        "type": "object",
+        "required": ["planes"],
+        "properties": {
+            "planes": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["layer", "family", "rows"],
+                    "properties": {
+                        "layer": layer,
+                        "family": family,
+                        "rows": {
+                            "type": "array",
+                            "items": {
+                                "description": "The columns are of one length, an entry for each cell that packets were sent for.",
+                                "type": "object",
+                                "required": ["marks", "dst", "sent", "received", "p50", "p99", "max"],
+                                "properties": {
+                                    "marks": {
+                                        "description": "A letter, and where it stands for more than one destination in a row their number: p3v97 \
+                                                        is three cells p, then 97 cells v. By state and verdict (degraded, fail, pass, unknown): \
+                                                        inferred h I i j, probed d P p q, proved e V v w, stale f S s t, unobserved g U k u; \
+                                                        . is no such cell.",
+                                        "type": "string",
+                                        "pattern": "^([hIijdPpqeVvwfSstgUku.][0-9]*)*$"
+                                    },
+                                    "dst": counts, "sent": counts, "received": counts,
+                                    "p50": times, "p99": times, "max": times
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    });
+    all["properties"]["findings"]["items"]["properties"]["affects_packed"] = json!({
+        "description": "In place of affects where a finding affects many cells: runs [source, first destination, number] where by is source, \
+                        [destination, first source, number] where it is destination.",
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["layer", "family", "by", "runs"],
+            "properties": {
+                "layer": layer,
+                "family": family,
+                "by": {"enum": ["source", "destination"]},
+                "runs": {"type": "array", "items": counts}
+            }
+        }
+    });
+    all
+}
 
 /// The JSON Schema (draft 2020-12) of `floater.report/v1`.
 #[must_use]
@@ -20,13 +96,14 @@ pub fn schema() -> Value {
     let maybe = json!({"type": ["string", "null"]});
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "floater.report/v1",
+        "$id": SCHEMA,
         "title": "The report of a run of floaterctl",
-        "description": "Equal input and seed give equal bytes, run id and times apart. Readers ignore fields that they do not know.",
+        "description": "Equal input and seed give equal bytes, run id and times apart. Fields are added within a version and never change \
+                        their meaning; readers ignore fields that they do not know. Above 300 clusters a report is a floater.report/v2.",
         "type": "object",
         "required": ["schema", "run", "clusters", "coverage", "cells", "findings", "verdict", "unjudged"],
         "properties": {
-            "schema": {"const": "floater.report/v1"},
+            "schema": {"const": SCHEMA},
             "run": {
                 "type": "object",
                 "required": ["id", "started", "seconds", "seed", "tool"],
@@ -73,32 +150,9 @@ pub fn schema() -> Value {
                 }
             },
             "cells": {
-                "description": "One entry per source, destination, layer and family, in that order; a cluster's inside has src = dst. \
-                                Empty where cells_packed is present.",
+                "description": "One entry per source, destination, layer and family, in that order; a cluster's inside has src = dst.",
                 "type": "array",
                 "items": {"$ref": "#/$defs/cell"}
-            },
-            "cells_packed": {
-                "description": "In place of cells above 300 clusters. A row is a text with one letter per destination, rows and letters \
-                                in the order of clusters: p passes, probed; v passes, proved; i passes, inferred; s passes, stale; \
-                                u unobserved; . no such cell; * see in_full. Counts and times of cells written as a letter are left out.",
-                "type": "object",
-                "required": ["planes", "in_full"],
-                "properties": {
-                    "planes": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["layer", "family", "rows"],
-                            "properties": {
-                                "layer": layer,
-                                "family": family,
-                                "rows": {"type": "array", "items": {"type": "string", "pattern": "^[pvisu.*]*$"}}
-                            }
-                        }
-                    },
-                    "in_full": {"type": "array", "items": {"$ref": "#/$defs/cell"}}
-                }
             },
             "findings": {
                 "description": "The likeliest cause first.",

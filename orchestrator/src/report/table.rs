@@ -2,48 +2,69 @@
 
 use std::fmt::Write as _;
 
-use crate::matrix::{self, Matrix, NO_CELL, Plane, verdict_word};
+mod folded;
+
+use crate::matrix::{self, Matrix, NO_CELL, verdict_word};
 use crate::report::{
-    Cell, CellVerdict, Finding, NodeRow, Report, RunVerdict, Severity, layer_word,
+    CellVerdict, Finding, NodeRow, Plane, Report, RunVerdict, Severity, layer_word,
 };
 
-/// Up to so many clusters the matrix is drawn; above, only what does not pass is listed.
+/// Up to so many clusters the matrix is drawn, where the width allows it; above, it is folded.
 pub const DRAW_UP_TO: usize = 24;
+/// So many findings are described; `wide` and `json` have them all.
+const FINDINGS: usize = 30;
 /// So many lines of a long list are written; `json` has them all.
 const LINES: usize = 12;
-/// The columns of a terminal. Where a matrix with the clusters' names at its top would be wider they are numbers.
-const COLUMNS: usize = 80;
+/// The columns of a terminal of which nothing is known.
+pub const COLUMNS: usize = 80;
 /// Up to so many pairs of nodes that pass are written one by one.
 const PASSES: usize = 100;
 /// The columns of a sign with its round-trip time.
 const SIGN_AND_TIME: usize = 10;
 
-/// The report as text. `wide` adds round-trip times, all affected cells and the pairs of nodes; `color` adds ANSI colours.
-#[must_use]
-pub fn render(report: &Report, wide: bool, color: bool) -> String {
-    let paint = Paint(color);
-    let mut text = String::new();
-    clusters(report, &mut text);
-    let matrix = Matrix::of(report);
-    for plane in &matrix.planes {
-        text.push('\n');
-        if matrix.names.len() <= DRAW_UP_TO {
-            draw(report, &matrix, plane, wide, paint, &mut text);
-        } else {
-            list(report, plane, paint, &mut text);
+/// How a report is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// With round-trip times, all affected cells, all findings and the pairs of nodes.
+    pub wide: bool,
+    /// With ANSI colours.
+    pub color: bool,
+    /// The columns that there are.
+    pub width: usize,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            wide: false,
+            color: false,
+            width: COLUMNS,
         }
     }
-    if !matrix.planes.is_empty() {
-        text.push('\n');
-        for line in matrix::legend(COLUMNS) {
-            let _ = writeln!(text, "{line}");
-        }
+}
+
+/// The report as text. A fleet whose matrix is too wide is folded, and one that is wholly healthy, too, is two lines then.
+#[must_use]
+pub fn render(report: &Report, look: Look) -> String {
+    let wide = look.wide;
+    let paint = Paint(look.color);
+    let mut text = String::new();
+    let is_quiet = !is_drawn(report, look.width) && !wide && report.verdict == RunVerdict::Healthy;
+    if !is_quiet {
+        clusters(report, wide, &mut text);
+        text += &matrix(report, look);
     }
     if !report.findings.is_empty() {
         text.push_str("\nFindings, the likeliest cause first\n");
-        for (at, finding) in report.findings.iter().enumerate() {
-            describe(at + 1, finding, wide, paint, &mut text);
+        let shown = if wide {
+            report.findings.len()
+        } else {
+            FINDINGS
+        };
+        for (at, finding) in report.findings.iter().take(shown).enumerate() {
+            describe(report, at + 1, finding, wide, paint, &mut text);
         }
+        more(report.findings.len(), shown, "", &mut text);
     }
     if wide && !report.node_rows.is_empty() {
         text.push_str("\nPairs of nodes\n");
@@ -63,11 +84,63 @@ pub fn render(report: &Report, wide: bool, color: bool) -> String {
         "Verdict: {}",
         paint.verdict(report.verdict, &sentence(report))
     );
+    // What a fleet that is folded to two lines needs no empty line before.
+    if is_quiet && report.findings.is_empty() {
+        return text.trim_start().to_owned();
+    }
     text
 }
 
+/// Every plane and what the signs mean: drawn, or where that is too wide folded.
+#[must_use]
+pub fn matrix(report: &Report, look: Look) -> String {
+    let paint = Paint(look.color);
+    let mut text = String::new();
+    let planes = report.cells.planes();
+    if is_drawn(report, look.width) {
+        let names = names(report);
+        for plane in planes {
+            text.push('\n');
+            draw(&names, plane, look, paint, &mut text);
+        }
+    } else {
+        folded::planes(report, &Matrix::of(report), look.wide, paint, &mut text);
+    }
+    if !planes.is_empty() {
+        text.push('\n');
+        for line in matrix::legend(look.width) {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    text
+}
+
+fn names(report: &Report) -> Vec<String> {
+    let clusters = report.clusters.iter();
+    clusters.map(|cluster| cluster.name.clone()).collect()
+}
+
+/// Whether every matrix fits the width, with numbers in place of names where need be.
+fn is_drawn(report: &Report, width: usize) -> bool {
+    if report.clusters.len() > DRAW_UP_TO {
+        return false;
+    }
+    let names = &names(report);
+    report.cells.planes().iter().all(|plane| {
+        let (rows, columns) = labels(names, 1, &plane.title(), width);
+        let first = rows
+            .iter()
+            .map(|row| row.chars().count())
+            .max()
+            .unwrap_or(0);
+        let wide: usize = columns.iter().map(|name| name.chars().count() + 2).sum();
+        first + wide <= width
+    })
+}
+
 /// What the run's verdict says.
-fn sentence(report: &Report) -> String {
+#[must_use]
+pub fn sentence(report: &Report) -> String {
     let count = |severity| {
         report
             .findings
@@ -111,8 +184,8 @@ fn more(all: usize, shown: usize, indent: &str, text: &mut String) {
     }
 }
 
-fn clusters(report: &Report, text: &mut String) {
-    let rows: Vec<Vec<String>> = report
+fn clusters(report: &Report, wide: bool, text: &mut String) {
+    let mut rows: Vec<Vec<String>> = report
         .clusters
         .iter()
         .filter(|cluster| {
@@ -150,14 +223,22 @@ fn clusters(report: &Report, text: &mut String) {
             ),
         };
     }
+    let hidden = if report.clusters.len() > DRAW_UP_TO && !wide {
+        rows.len().saturating_sub(LINES)
+    } else {
+        0
+    };
+    rows.truncate(rows.len() - hidden);
     if !rows.is_empty() {
         let mut all = vec![
             ["CLUSTER", "MODE", "FAMILIES", "NODES", "STATE"]
                 .map(str::to_owned)
                 .to_vec(),
         ];
+        let shown = rows.len();
         all.extend(rows);
         columns(&all, text);
+        more(shown + hidden, shown, "", text);
     }
 }
 
@@ -197,14 +278,14 @@ fn end_line(text: &mut String) {
 }
 
 /// How the rows and columns of a matrix are called: by name, or where that is too wide by number and name, and number.
-fn labels(names: &[String], cell: usize, title: &str) -> (Vec<String>, Vec<String>) {
+fn labels(names: &[String], cell: usize, title: &str, width: usize) -> (Vec<String>, Vec<String>) {
     let longest = |words: &[String]| words.iter().map(|word| word.chars().count()).max();
     let first = longest(names).unwrap_or(0).max(title.len());
     let wide: usize = names
         .iter()
         .map(|name| name.chars().count().max(cell) + 2)
         .sum();
-    if first + wide <= COLUMNS {
+    if first + wide <= width {
         return (names.to_vec(), names.to_vec());
     }
     let digits = names.len().to_string().len();
@@ -216,17 +297,10 @@ fn labels(names: &[String], cell: usize, title: &str) -> (Vec<String>, Vec<Strin
     )
 }
 
-fn draw(
-    report: &Report,
-    matrix: &Matrix,
-    plane: &Plane,
-    wide: bool,
-    paint: Paint,
-    text: &mut String,
-) {
+fn draw(names: &[String], plane: &Plane, look: Look, paint: Paint, text: &mut String) {
     let title = plane.title();
-    let inner = if wide { SIGN_AND_TIME } else { 1 };
-    let (rows, columns) = labels(&matrix.names, inner, &title);
+    let inner = if look.wide { SIGN_AND_TIME } else { 1 };
+    let (rows, columns) = labels(names, inner, &title, look.width);
     let first = rows
         .iter()
         .chain([&title])
@@ -238,8 +312,9 @@ fn draw(
         .map(|name| name.chars().count().max(inner))
         .collect();
     // Times are in the rows of the pairs of nodes, too: a matrix that is too wide does without.
-    let times = wide && first + widths.iter().map(|width| width + 2).sum::<usize>() <= COLUMNS;
-    let widths: Vec<usize> = if wide && !times {
+    let needed = first + widths.iter().map(|width| width + 2).sum::<usize>();
+    let times = look.wide && needed <= look.width;
+    let widths: Vec<usize> = if look.wide && !times {
         columns.iter().map(|name| name.chars().count()).collect()
     } else {
         widths
@@ -250,19 +325,20 @@ fn draw(
         push(text, name, width);
     }
     end_line(text);
-    for (name, row) in rows.iter().zip(&plane.cells) {
+    for (src, name) in rows.iter().enumerate() {
         push(text, name, first);
-        for (cell, &width) in row.iter().zip(&widths) {
+        for ((dst, &mark), &width) in plane.row(src).iter().enumerate().zip(&widths) {
             text.push_str("  ");
-            let Some(cell) = cell.map(|at| &report.cells[at]) else {
+            let Some(verdict) = mark.verdict() else {
                 push(text, &NO_CELL.to_string(), width);
                 continue;
             };
-            let mut word = matrix::glyph(cell).to_string();
-            if let (true, Some(rtt)) = (times, cell.rtt_us) {
+            let mut word = matrix::glyph(mark).to_string();
+            let rtt = plane.counted(src, dst).and_then(|counted| counted.rtt_us);
+            if let (true, Some(rtt)) = (times, rtt) {
                 let _ = write!(word, " {} us", rtt.p50);
             }
-            text.push_str(&paint.cell(cell.verdict, &word));
+            text.push_str(&paint.cell(verdict, &word));
             // The codes of a colour are no columns.
             push(text, "", width.saturating_sub(word.chars().count()));
         }
@@ -270,38 +346,14 @@ fn draw(
     }
 }
 
-fn list(report: &Report, plane: &Plane, paint: Paint, text: &mut String) {
-    let cells: Vec<&Cell> = plane
-        .cells
-        .iter()
-        .flatten()
-        .flatten()
-        .map(|&at| &report.cells[at])
-        .collect();
-    let bad: Vec<&&Cell> = cells
-        .iter()
-        .filter(|cell| cell.verdict != CellVerdict::Pass)
-        .collect();
-    let _ = writeln!(
-        text,
-        "{}: {} of {} cells pass",
-        plane.title(),
-        cells.len() - bad.len(),
-        cells.len()
-    );
-    for cell in bad.iter().take(LINES) {
-        let _ = writeln!(
-            text,
-            "  {} {} -> {}",
-            paint.cell(cell.verdict, verdict_word(cell.verdict)),
-            cell.src,
-            cell.dst
-        );
-    }
-    more(bad.len(), LINES, "  ", text);
-}
-
-fn describe(number: usize, finding: &Finding, wide: bool, paint: Paint, text: &mut String) {
+fn describe(
+    report: &Report,
+    number: usize,
+    finding: &Finding,
+    wide: bool,
+    paint: Paint,
+    text: &mut String,
+) {
     let _ = writeln!(
         text,
         "{number}. {} {} at {}  [{}]",
@@ -331,7 +383,7 @@ fn describe(number: usize, finding: &Finding, wide: bool, paint: Paint, text: &m
             .affects
             .iter()
             .take(shown)
-            .map(ToString::to_string)
+            .map(|&cell| report.name(cell).to_string())
             .collect();
         let rest = finding.affects.len().saturating_sub(shown);
         let tail = if rest > 0 {

@@ -9,8 +9,8 @@ use datapath::api::Fleet;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Context;
 use super::ask::{Asked, ask};
+use super::{Context, Progress};
 use crate::Error;
 use crate::fleet::api::Api;
 use crate::fleet::budget::Budget;
@@ -207,6 +207,9 @@ async fn open(
 ) -> Result<Open, String> {
     let namespace = &context.options.namespace;
     let limit = context.options.cluster_timeout;
+    context.tell(Progress::Looking {
+        name: target.name.clone(),
+    });
     let look = async {
         let time = limit.unwrap_or(CLUSTER + context.options.pod_wait);
         let api = Api::new(

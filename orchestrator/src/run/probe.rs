@@ -51,6 +51,7 @@ pub(super) async fn probe(
     let tally = Arc::new(Tally::new(context, gathered, &planned));
     gathered.probes = planned.iter().map(record).collect();
     context.tell(Progress::Probing {
+        cells: tally.len(),
         floaters: by_sender(&planned, &(0..planned.len()).collect::<Vec<_>>()).len(),
         probes: planned.len(),
     });
@@ -374,6 +375,14 @@ impl Tally {
             cells,
             state: Mutex::new(state),
         }
+    }
+
+    /// The number of cells.
+    fn len(&self) -> usize {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     fn add(&self, outcome: &Outcome) {

@@ -83,12 +83,7 @@ async fn a_run_deploys_asks_judges_and_removes() {
     );
     assert_eq!(report.coverage.probes_sent, PACKETS);
     assert!(report.unjudged.is_empty(), "{:?}", report.unjudged);
-    assert!(
-        report
-            .cells
-            .iter()
-            .all(|cell| cell.verdict == CellVerdict::Pass)
-    );
+    assert!(report.cells().all(|cell| cell.verdict == CellVerdict::Pass));
     for mock in [&east, &west] {
         assert_eq!(mock.ours(), Vec::<String>::new());
         let made: Vec<String> = mock
@@ -131,7 +126,7 @@ async fn a_dead_destination_fails_its_cells_only() {
     let report = run(setup.options.clone(), never())
         .await
         .expect("both answer");
-    for cell in &report.cells {
+    for cell in report.cells() {
         let dead = cell.src == "east" && cell.dst == "west" && cell.layer == Layer::Host;
         let expected = if dead {
             CellVerdict::Fail
@@ -176,10 +171,7 @@ async fn pods_that_never_come_cost_their_node_only() {
     assert_eq!(report.clusters[1].state, Observation::Partly);
     let reason = report.clusters[1].reason.clone().unwrap_or_default();
     assert!(reason.contains("ErrImagePull: no such image"), "{reason}");
-    let inside = report
-        .cells
-        .iter()
-        .find(|c| c.src == "east" && c.dst == "west");
+    let inside = report.cells().find(|c| c.src == "east" && c.dst == "west");
     assert!(inside.is_some_and(|cell| cell.received > 0));
     assert_eq!(west.ours(), Vec::<String>::new());
 }
@@ -211,12 +203,7 @@ async fn a_floater_that_dies_in_the_middle_is_a_reason_and_no_verdict() {
     let report = run(setup.options.clone(), never())
         .await
         .expect("both answer");
-    assert!(
-        report
-            .cells
-            .iter()
-            .all(|cell| cell.verdict != CellVerdict::Fail)
-    );
+    assert!(report.cells().all(|cell| cell.verdict != CellVerdict::Fail));
     assert_ne!(exit_code(&report, Severity::Error), 1);
 }
 
@@ -233,12 +220,7 @@ async fn a_floater_that_is_busy_is_asked_again() {
         .expect("both answer");
     assert_eq!(report.unjudged, Vec::<String>::new());
     assert!(report.coverage.probes_sent >= PACKETS);
-    assert!(
-        report
-            .cells
-            .iter()
-            .all(|cell| cell.verdict == CellVerdict::Pass)
-    );
+    assert!(report.cells().all(|cell| cell.verdict == CellVerdict::Pass));
 }
 
 #[tokio::test]
@@ -340,8 +322,7 @@ async fn a_cluster_that_hangs_leaves_time_for_the_others() {
         "{reason}"
     );
     let between: Vec<_> = report
-        .cells
-        .iter()
+        .cells()
         .filter(|cell| cell.src != "west" && cell.dst != "west")
         .map(|cell| cell.verdict)
         .collect();

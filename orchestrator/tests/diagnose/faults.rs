@@ -9,8 +9,8 @@ use orchestrator::probe_plan::What;
 use orchestrator::report::{CellVerdict, RunVerdict, Severity};
 
 use super::fleet::{
-    BOTH, IPV4, IPV6, Spec, at, gateway, healthy, judged, only, p2p, pods, probe, tables, titles,
-    underlay,
+    BOTH, IPV4, IPV6, Spec, affected, at, gateway, healthy, judged, only, p2p, pods, probe, tables,
+    titles, underlay,
 };
 
 /// Fleets that every fault is tried in, each with a node that holds rows for the peer west/n1 on the tunnel and family.
@@ -91,13 +91,12 @@ fn expect(gathered: &mut Gathered, code: &str, place: &str, kind: &str, family: 
         "{finding:#?}"
     );
     assert!(
-        finding
-            .affects
+        affected(&judged, finding)
             .iter()
             .all(|cell| cell.src == cluster || cell.dst == cluster)
     );
-    for cell in &judged.cells {
-        let suffers = finding.affects.contains(&cell.name());
+    for cell in judged.cells() {
+        let suffers = finding.affects.contains(&cell.id);
         assert_eq!(suffers, cell.verdict != CellVerdict::Pass, "{cell:?}");
         assert_eq!(cell.findings.is_empty(), !suffers);
     }
@@ -410,15 +409,14 @@ fn gateway_down() {
             let judged = judged(&mut gathered);
             assert_eq!(titles(&judged), ["error GATEWAY-DOWN at west/n1 node"]);
             let finding = only(&judged);
-            for cell in &judged.cells {
+            for cell in judged.cells() {
                 assert_eq!(
-                    finding.affects.contains(&cell.name()),
+                    finding.affects.contains(&cell.id),
                     cell.src == "west" || cell.dst == "west"
                 );
             }
             let whole = judged
-                .cells
-                .iter()
+                .cells()
                 .find(|cell| cell.name().to_string().starts_with("east -> west pod"))
                 .expect("a cell");
             let expected = match mode {

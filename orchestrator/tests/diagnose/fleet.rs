@@ -20,7 +20,7 @@ use orchestrator::evidence::{
     Ask, ClusterFacts, Gathered, Intent, NodeFacts, NodeRef, ProbeRecord,
 };
 use orchestrator::probe_plan::{PlannedProbe, What, plan};
-use orchestrator::report::Finding;
+use orchestrator::report::{CellName, Finding};
 
 /// A cluster of a test's fleet.
 #[derive(Debug, Clone, Copy)]
@@ -390,7 +390,7 @@ pub(crate) fn probe(gathered: &mut Gathered, what: &What) {
             world.insert(name(here, gathered), state.expect("readable while probing"));
         }
     }
-    gathered.probes = plan(&gathered.clusters, what, 7)
+    gathered.probes = plan(&gathered.clusters, what)
         .probes
         .into_iter()
         .enumerate()
@@ -501,6 +501,15 @@ pub(crate) fn judged(gathered: &mut Gathered) -> Judged {
     judged
 }
 
+/// The cells that a finding affects, by name.
+pub(crate) fn affected<'j>(judged: &'j Judged, finding: &Finding) -> Vec<CellName<'j>> {
+    finding
+        .affects
+        .iter()
+        .map(|&id| CellName::new(&judged.clusters, id))
+        .collect()
+}
+
 /// What holds of every judgement.
 pub(crate) fn consistent(gathered: &Gathered, judged: &Judged) {
     let coverage = &judged.coverage;
@@ -512,16 +521,12 @@ pub(crate) fn consistent(gathered: &Gathered, judged: &Judged) {
             + coverage.unobserved,
         coverage.cells
     );
-    assert_eq!(coverage.cells, judged.cells.len());
-    assert!(judged.cells.is_sorted_by_key(|cell| cell.name()));
+    assert_eq!(coverage.cells, judged.cells().count());
+    assert!(judged.cells().is_sorted_by_key(|cell| cell.id));
     for finding in &judged.findings {
-        for name in &finding.affects {
-            let cell = judged
-                .cells
-                .iter()
-                .find(|cell| cell.name() == *name)
-                .expect("a cell");
-            assert!(cell.findings.contains(&finding.id));
+        for &id in &finding.affects {
+            let cell = judged.cell(id).expect("a cell");
+            assert!(cell.findings.contains(&finding.id.as_str()));
         }
         assert!(
             orchestrator::causes::find(finding.code)

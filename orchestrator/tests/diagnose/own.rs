@@ -30,7 +30,7 @@ fn a_walk_that_stops_fails_a_cell_to_which_no_packet_was_sent() {
     let judged = by_tables(&gathered);
     assert_eq!(titles(&judged), ["error ROUTE-MISSING at east/n1 route"]);
     assert_eq!(judged.verdict, RunVerdict::Fault);
-    for cell in &judged.cells {
+    for cell in judged.cells() {
         let fails = cell.name().to_string().contains("pod") && cell.src != cell.dst;
         let (verdict, state) = if fails {
             (CellVerdict::Fail, CellState::Proved)

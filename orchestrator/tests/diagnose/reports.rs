@@ -4,15 +4,27 @@ use orchestrator::diagnose::diagnose;
 use orchestrator::explain;
 use orchestrator::matrix::{self, Matrix};
 use orchestrator::probe_plan::What;
+use orchestrator::report::table::Look;
 use orchestrator::report::{
-    Cell, CellState, CellVerdict, ClusterReport, Observation, Report, Run, RunVerdict, json,
-    kosmos_table, parse, schema, table,
+    CellId, CellState, CellVerdict, Cells, ClusterReport, Counted, Finding, Mark, Observation,
+    Report, RttSummary, Run, RunVerdict, json, kosmos_table, parse, schema, schema_packed, table,
 };
 use serde_json::Value;
 
 use super::fleet::{BOTH, IPV4, gateway, healthy, many, p2p, probe, tables, underlay};
 use datapath::state::Family;
 use floater::wire::Layer;
+
+const WIDE: Look = Look {
+    wide: true,
+    color: false,
+    width: 80,
+};
+const COLORED: Look = Look {
+    wide: false,
+    color: true,
+    width: 80,
+};
 
 pub(crate) fn run() -> Run {
     Run {
@@ -46,7 +58,7 @@ fn broken() -> Report {
 #[test]
 fn the_table_shows_matrix_findings_coverage_and_verdict() {
     let report = broken();
-    let text = table::render(&report, false, false);
+    let text = table::render(&report, Look::default());
     assert!(!text.contains('\u{1b}'));
     assert!(text.lines().all(|line| !line.ends_with(' ')), "{text}");
     for expected in [
@@ -60,7 +72,7 @@ fn the_table_shows_matrix_findings_coverage_and_verdict() {
     ] {
         assert!(text.contains(expected), "no {expected:?} in\n{text}");
     }
-    let colored = table::render(&report, false, true);
+    let colored = table::render(&report, COLORED);
     let mut plain = String::new();
     let mut inside = false;
     for sign in colored.chars() {
@@ -73,7 +85,7 @@ fn the_table_shows_matrix_findings_coverage_and_verdict() {
     }
     assert_ne!(colored, text);
     assert_eq!(plain, text);
-    let wide = table::render(&report, true, false);
+    let wide = table::render(&report, WIDE);
     assert!(wide.contains("+ 200 us"), "{wide}");
     assert!(wide.contains("east/n1"), "{wide}");
     assert!(wide.contains("icmp 0 of 12 answered (no answer)"), "{wide}");
@@ -89,11 +101,31 @@ fn a_large_table_lists_only_what_does_not_pass() {
         .up = false;
     probe(&mut gathered, &What::default());
     let report = diagnose(&gathered, &What::default()).into_report(run());
-    let text = table::render(&report, false, false);
-    assert!(text.contains("host ipv4: 900 of 900 cells pass"), "{text}");
-    assert!(text.contains("pod ipv4: 842 of 900 cells pass"), "{text}");
-    assert!(text.contains("... and 46 more"), "{text}");
+    let text = table::render(&report, Look::default());
+    for expected in [
+        "30 clusters in 2 groups that are alike, the worst first",
+        "  A  1   c-003                                   58 cells do not pass",
+        "host ipv4: 900 of 900 cells pass",
+        "pod ipv4: 842 of 900 cells pass",
+        "  from \\ to  A  B\n  A          +  X\n  B          X  +\n",
+    ] {
+        assert!(text.contains(expected), "no {expected:?} in\n{text}");
+    }
     assert!(text.lines().count() < 60, "{text}");
+}
+
+#[test]
+fn a_large_fleet_that_is_healthy_is_two_lines() {
+    let mut gathered = many(30, gateway("c", IPV4));
+    probe(&mut gathered, &What::default());
+    let report = diagnose(&gathered, &What::default()).into_report(run());
+    let text = table::render(&report, Look::default());
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(
+        text.starts_with("Coverage: 1800 of 1800 cells judged"),
+        "{text}"
+    );
+    assert!(text.contains("\nVerdict: healthy"), "{text}");
 }
 
 #[test]
@@ -123,12 +155,12 @@ fn five_columns_for_scripts() {
 fn the_matrix_finds_cells_and_tells_about_them() {
     let report = broken();
     let matrix = Matrix::of(&report);
-    assert_eq!(matrix.names, ["east", "north", "west"]);
-    let titles: Vec<String> = matrix.planes.iter().map(matrix::Plane::title).collect();
+    let planes = report.cells.planes();
+    let titles: Vec<String> = planes.iter().map(|plane| plane.title()).collect();
     assert_eq!(titles, ["host ipv4", "host ipv6", "pod ipv4", "pod ipv6"]);
-    assert_eq!(matrix.planes[2].worst(&report), Some(CellVerdict::Fail));
-    assert_eq!(matrix.planes[3].cells[0][1], None);
-    let lines = matrix.details(&report, 2, 0, 2);
+    assert_eq!(matrix.worst(2), Some(CellVerdict::Fail));
+    assert_eq!(planes[3].at(0, 1), Mark::NONE);
+    let lines = matrix::details(&report, 2, 0, 2);
     assert_eq!(lines[..2], ["east -> west pod ipv4", "fails, probed"]);
     assert!(
         lines
@@ -136,9 +168,9 @@ fn the_matrix_finds_cells_and_tells_about_them() {
             .any(|line| line.contains("FDB-MISSING at east/n1")),
         "{lines:?}"
     );
-    assert!(matrix.details(&report, 9, 0, 0).is_empty());
-    for cell in &report.cells {
-        let sign = matrix::glyph(cell).to_string();
+    assert!(matrix::details(&report, 9, 0, 0).is_empty());
+    for (_, mark) in report.cells.ids() {
+        let sign = matrix::glyph(mark).to_string();
         assert!(matrix::LEGEND.iter().any(|entry| entry.starts_with(&sign)));
     }
 }
@@ -210,48 +242,54 @@ fn check(value: &Value, rule: &Value, root: &Value, at: &str) {
 
 #[test]
 fn reports_keep_to_the_schema() {
-    let rules = schema();
-    for report in [broken(), large(301)] {
-        let text = json::write(&report);
+    for (report, rules) in [(broken(), schema()), (large(301), schema_packed())] {
+        let text = json::text(&report);
         assert!(text.ends_with("}\n"));
         let value: Value = serde_json::from_str(&text).expect("its own output");
         check(&value, &rules, &rules, "report");
     }
 }
 
-/// A report of so many clusters without findings.
+/// A report of so many clusters in which every kind of cell occurs, with the packets of some, and a finding that affects a column.
 fn large(count: usize) -> Report {
-    let names: Vec<String> = (0..count).map(|at| format!("c{at:04}")).collect();
-    let mut cells = Vec::new();
-    for (row, src) in names.iter().enumerate() {
-        for (column, dst) in names.iter().enumerate() {
-            let (state, verdict) = match (row + column) % 4 {
-                0 => (CellState::Probed, CellVerdict::Pass),
-                1 => (CellState::Proved, CellVerdict::Pass),
-                2 => (CellState::Unobserved, CellVerdict::Unknown),
-                _ => (CellState::Probed, CellVerdict::Fail),
-            };
-            cells.push(Cell {
-                src: src.clone(),
-                dst: dst.clone(),
-                layer: Layer::Pod,
-                family: Family::Ipv4,
-                state,
-                verdict,
-                sent: 0,
-                received: 0,
-                rtt_us: None,
-                findings: Vec::new(),
-            });
+    let marks: Vec<Mark> = Mark::all().collect();
+    let number = |at: usize| u32::try_from(at).expect("small");
+    let mut cells = Cells::new(count);
+    let plane = cells.plane_mut(Layer::Pod, Family::Ipv4);
+    let mut counts = Vec::new();
+    for src in 0..count {
+        for dst in 0..count {
+            plane.set(src, dst, marks[(src + dst) / 8 % marks.len()]);
+            if (src * 7 + dst) % 31 == 0 {
+                counts.push(Counted {
+                    src: number(src),
+                    dst: number(dst),
+                    sent: 6,
+                    received: number(dst % 7),
+                    rtt_us: (dst % 7 > 0).then(|| RttSummary {
+                        p50: 200 + number(src),
+                        p99: 300 + number(src),
+                        max: 400 + number(dst),
+                    }),
+                });
+            }
         }
     }
+    plane.count(counts);
+    let mut finding: Finding = broken().findings[0].clone();
+    finding.affects = (0..count)
+        .map(|src| CellId {
+            src: number(src),
+            dst: 5,
+            layer: Layer::Pod,
+            family: Family::Ipv4,
+        })
+        .collect();
     Report {
-        schema: "floater.report/v1".to_owned(),
         run: run(),
-        clusters: names
-            .into_iter()
-            .map(|name| ClusterReport {
-                name,
+        clusters: (0..count)
+            .map(|at| ClusterReport {
+                name: format!("c{at:04}"),
                 mode: Some("p2p".to_owned()),
                 families: vec![Family::Ipv4],
                 nodes: 1,
@@ -261,7 +299,7 @@ fn large(count: usize) -> Report {
             .collect(),
         coverage: orchestrator::report::Coverage::default(),
         cells,
-        findings: Vec::new(),
+        findings: vec![finding],
         verdict: RunVerdict::Fault,
         unjudged: Vec::new(),
         node_rows: Vec::new(),
@@ -271,26 +309,51 @@ fn large(count: usize) -> Report {
 #[test]
 fn above_three_hundred_clusters_cells_are_packed_and_unpacked() {
     let report = large(301);
-    let text = json::write(&report);
-    assert!(text.len() < 8_000_000, "{} bytes", text.len());
-    assert_eq!(parse(&text, "r.json").expect("its own output"), report);
+    let text = json::text(&report);
+    assert!(text.len() < 500_000, "{} bytes", text.len());
+    let read = parse(&text, "r.json").expect("its own output");
+    assert!(read == report, "it is not what was written");
+    assert!(text.starts_with("{\n  \"schema\": \"floater.report/v2\""));
+    assert!(text.contains("affects_packed"), "a column of 301 cells");
     let small = large(300);
-    assert!(!json::write(&small).contains("cells_packed"));
-    let short = text.replacen("pvu*", "pvu", 1);
-    let error = parse(&short, "r.json").expect_err("a letter is gone");
-    assert!(error.rule.contains("one letter per cluster"), "{error}");
-    let unknown = text.replacen("pvu*", "pvz*", 1);
-    assert!(
-        parse(&unknown, "r.json")
-            .expect_err("an unknown letter")
-            .line
-            .is_some()
-    );
+    let text_of_small = json::text(&small);
+    assert!(!text_of_small.contains("_packed"));
+    assert!(parse(&text_of_small, "r.json").expect("its own output") == small);
+    let row = text.find("\"marks\":\"h8I8").expect("the first row") + 9;
+    for (instead, rule) in [
+        ("h7", "fewer letters"),
+        ("h9", "more letters"),
+        ("z8", "'z'"),
+    ] {
+        let mut changed = text.clone();
+        changed.replace_range(row..row + 2, instead);
+        let error = parse(&changed, "r.json").expect_err(rule);
+        assert!(error.rule.contains(rule), "{error}");
+        assert!(error.line.is_some());
+    }
+    let mixed = text.replacen("floater.report/v2", "floater.report/v1", 1);
+    let error = parse(&mixed, "r.json").expect_err("cells that v1 does not know");
+    assert!(error.rule.contains("cells_packed"), "{error}");
+}
+
+/// What runs of a set say is bounded before it is written out.
+#[test]
+fn a_few_bytes_that_mean_billions_of_cells_are_refused() {
+    let text = json::text(&large(301));
+    let runs = text.find("[[5,0,301]]").expect("one column");
+    let mut changed = text.clone();
+    changed.replace_range(runs..runs + 11, "[[5,0,4294967295]]");
+    let error = parse(&changed, "r.json").expect_err("too many");
+    assert!(error.rule.contains("are the most that are read"), "{error}");
+    changed = text;
+    changed.replace_range(runs..runs + 11, "[[5,0,302]]");
+    let error = parse(&changed, "r.json").expect_err("no such cluster");
+    assert!(error.rule.contains("no position of a cluster"), "{error}");
 }
 
 #[test]
 fn what_is_no_report_is_refused_with_place_and_rule() {
-    let good = json::write(&broken());
+    let good = json::text(&broken());
     let id = broken().findings[0].id.clone();
     let cases: Vec<(String, &str)> = vec![
         (String::new(), "EOF"),
@@ -334,12 +397,11 @@ fn what_is_no_report_is_refused_with_place_and_rule() {
 
 /// Everything that a person may get to see of a report.
 fn shown(report: &Report) -> String {
-    let matrix = Matrix::of(report);
-    let mut text = table::render(report, false, false);
-    text += &table::render(report, true, false);
+    let mut text = table::render(report, Look::default());
+    text += &table::render(report, WIDE);
     text += &kosmos_table(report);
     for (plane, src, dst) in [(0, 0, 0), (2, 0, 2)] {
-        text += &matrix.details(report, plane, src, dst).join("\n");
+        text += &matrix::details(report, plane, src, dst).join("\n");
     }
     for finding in &report.findings {
         text += &explain::finding(report, &finding.id).unwrap_or_default();
@@ -368,8 +430,15 @@ fn no_text_of_a_report_from_outside_reaches_a_terminal_raw() {
     report.node_rows[0].reason = Some("no answer".to_owned());
     // Few pairs of nodes are as good as many.
     report.node_rows.truncate(3);
-    report.cells.retain(|cell| !cell.findings.is_empty());
-    let whole: Value = serde_json::from_str(&json::write(&report)).expect("JSON");
+    let named = report.findings[0].affects.clone();
+    let mut few = Cells::new(report.clusters.len());
+    for id in named {
+        let mark = Mark::new(CellState::Probed, CellVerdict::Fail);
+        few.plane_mut(id.layer, id.family)
+            .set(id.src as usize, id.dst as usize, mark);
+    }
+    report.cells = few;
+    let whole: Value = serde_json::from_str(&json::text(&report)).expect("JSON");
     let hostile = format!("\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\n{}", "w".repeat(70_000));
     let mut places = Vec::new();
     texts(&whole, "", &mut places);
@@ -382,7 +451,7 @@ fn no_text_of_a_report_from_outside_reaches_a_terminal_raw() {
             continue;
         };
         taken += 1;
-        let text = shown(&read) + &json::write(&read);
+        let text = shown(&read) + &json::text(&read);
         let raw = |c: char| c != '\n' && datapath::printable::is_dangerous(c);
         assert!(!text.contains(raw), "{place}");
         assert!(
@@ -397,16 +466,24 @@ fn no_text_of_a_report_from_outside_reaches_a_terminal_raw() {
 fn a_report_larger_in_memory_than_in_its_file_is_refused() {
     let mut report = broken();
     let one = report.clusters[0].clone();
-    report.clusters = (0..2001)
-        .map(|number| ClusterReport {
+    report
+        .clusters
+        .extend((0..16_001).map(|number| ClusterReport {
             name: format!("c{number}"),
             ..one.clone()
-        })
-        .collect();
-    report.cells.truncate(1);
-    let refused = parse(&json::write(&report), "report.json").expect_err("too large");
+        }));
+    // As a report in full: a packed one would have a row for each cluster.
+    let text = json::text(&report)
+        .replacen("floater.report/v2", "floater.report/v1", 1)
+        .replacen("cells_packed", "unknown", 1)
+        .replacen(
+            "\"cells\": []",
+            r#""cells": [{"src": "east", "dst": "east", "layer": "pod", "family": "ipv4", "state": "probed", "verdict": "pass", "sent": 1, "received": 1, "rtt_us": null, "findings": []}]"#,
+            1,
+        );
+    let refused = parse(&text, "report.json").expect_err("too large");
     assert!(
-        refused.rule.contains("more than 4000000 places"),
+        refused.rule.contains("more than 256000000 places"),
         "{refused}"
     );
     assert!(refused.line.is_some());
@@ -427,8 +504,8 @@ fn a_matrix_wider_than_a_terminal_has_numbers_for_columns() {
         &What::default(),
     )
     .into_report(run());
-    for wide in [false, true] {
-        let text = table::render(&report, wide, false);
+    for look in [Look::default(), WIDE] {
+        let text = table::render(&report, look);
         let matrix = text
             .lines()
             .skip_while(|line| !line.starts_with("host ipv4"));
@@ -456,7 +533,7 @@ fn wide_shows_what_fails_first_and_counts_what_passes() {
         .find(|row| row.verdict == CellVerdict::Pass);
     let pass = pass.expect("most pass").clone();
     report.node_rows.extend(std::iter::repeat_n(pass, 200));
-    let text = table::render(&report, true, false);
+    let text = table::render(&report, WIDE);
     let rows: Vec<&str> = text
         .lines()
         .skip_while(|line| !line.starts_with("SRC"))

@@ -8,8 +8,8 @@ use orchestrator::probe_plan::What;
 use orchestrator::report::{CellVerdict, Observation, RunVerdict, Severity};
 
 use super::fleet::{
-    BOTH, IPV4, at, consistent, forget, gateway, healthy, ip, judged, keep, many, net, only,
-    outcome, p2p, probe, route, settle, tables, titles,
+    BOTH, IPV4, affected, at, consistent, forget, gateway, healthy, ip, judged, keep, many, net,
+    only, outcome, p2p, probe, route, settle, tables, titles,
 };
 
 fn three() -> Gathered {
@@ -218,7 +218,7 @@ fn t10_a_cluster_whose_api_is_down_is_unknown_and_nothing_else() {
         judged.clusters[2].reason.as_deref(),
         Some("connection refused")
     );
-    for cell in &judged.cells {
+    for cell in judged.cells() {
         let unknown = cell.src == "west" || cell.dst == "west";
         assert_eq!(cell.verdict == CellVerdict::Unknown, unknown, "{cell:?}");
     }
@@ -244,8 +244,7 @@ fn an_agent_that_dies_is_unknown_and_nothing_else() {
     // Its cluster's other node still answers for the cells.
     assert!(
         judged
-            .cells
-            .iter()
+            .cells()
             .all(|cell| cell.verdict == CellVerdict::Pass || cell.src == "west")
     );
     assert_eq!(judged.clusters[2].state, Observation::Partly);
@@ -339,8 +338,7 @@ fn t20_nodes_of_equal_name_are_told_apart() {
     let finding = only(&judged);
     assert_eq!(finding.element.cluster.as_deref(), Some("north"));
     assert!(
-        finding
-            .affects
+        affected(&judged, finding)
             .iter()
             .all(|cell| cell.src == "north" || cell.dst == "north")
     );

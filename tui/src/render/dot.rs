@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use orchestrator::matrix::badness;
-use orchestrator::report::{CellVerdict, Observation, Report, layer_word};
+use orchestrator::report::{CellVerdict, Observation, Report};
 
 use crate::output::counted;
 
@@ -29,27 +29,26 @@ pub fn render(report: &Report) -> String {
         ));
         let _ = writeln!(dot, "  {} [label={label}{look}];", quoted(&cluster.name));
     }
-    let mut pairs: BTreeMap<(&str, &str), (CellVerdict, Vec<String>)> = BTreeMap::new();
+    let mut pairs: BTreeMap<(usize, usize), (CellVerdict, Vec<String>)> = BTreeMap::new();
     let small = report.clusters.len() <= SMALL;
-    for cell in &report.cells {
-        // A cluster within itself is worth an arrow only where it does not pass.
-        if badness(cell.verdict) == 0 && !(small && cell.src != cell.dst) {
-            continue;
+    for plane in report.cells.planes() {
+        let everything = plane.cells().filter(|&(src, dst, mark)| {
+            // A cluster within itself is worth an arrow only where it does not pass.
+            mark.is_trouble() || (small && src != dst)
+        });
+        for (src, dst, mark) in everything {
+            let Some(verdict) = mark.verdict() else {
+                continue;
+            };
+            let label = format!("{} {}", plane.title(), verdict.word());
+            let (worst, labels) = pairs.entry((src, dst)).or_insert((verdict, Vec::new()));
+            if badness(verdict) > badness(*worst) {
+                *worst = verdict;
+            }
+            labels.push(label);
         }
-        let label = format!(
-            "{} {} {}",
-            layer_word(cell.layer),
-            cell.family,
-            cell.verdict.word()
-        );
-        let (worst, labels) = pairs
-            .entry((&cell.src, &cell.dst))
-            .or_insert((cell.verdict, Vec::new()));
-        if badness(cell.verdict) > badness(*worst) {
-            *worst = cell.verdict;
-        }
-        labels.push(label);
     }
+    let name = |at: usize| report.clusters.get(at).map_or("", |cluster| &cluster.name);
     for ((src, dst), (worst, labels)) in pairs {
         let color = match worst {
             CellVerdict::Degraded => "orange",
@@ -57,7 +56,11 @@ pub fn render(report: &Report) -> String {
             CellVerdict::Pass => "green",
             CellVerdict::Unknown => "gray",
         };
-        let (src, dst, label) = (quoted(src), quoted(dst), quoted(&labels.join("\n")));
+        let (src, dst, label) = (
+            quoted(name(src)),
+            quoted(name(dst)),
+            quoted(&labels.join("\n")),
+        );
         let _ = writeln!(dot, "  {src} -> {dst} [color={color}, label={label}];");
     }
     for finding in &report.findings {

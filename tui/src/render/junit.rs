@@ -1,10 +1,10 @@
 //! JUnit's XML, as continuous integration reads it: one test case per cell, or per expectation of a scenario.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use orchestrator::matrix::verdict_word;
-use orchestrator::report::{Cell, CellVerdict, Finding, Report, layer_word};
+use orchestrator::report::json::PACK_ABOVE;
+use orchestrator::report::{Cell, CellId, CellVerdict, Finding, Report, layer_word};
 use quick_junit::{NonSuccessKind, SerializeError, TestCase, TestCaseStatus, TestSuite};
 
 /// A test suite.
@@ -73,56 +73,74 @@ pub fn render(suites: &[Suite]) -> Result<String, SerializeError> {
     document.to_string()
 }
 
-/// A report as one suite with a case per cell.
+/// A report as one suite: a case per cell, or in a large fleet one per cell that does not pass and one for all the others of a layer and
+/// family.
 ///
 /// # Errors
 /// The writer's.
 pub fn of_report(report: &Report) -> Result<String, SerializeError> {
-    let findings: HashMap<&str, &Finding> = report
-        .findings
-        .iter()
-        .map(|finding| (finding.id.as_str(), finding))
-        .collect();
-    let case = |cell: &Cell| {
-        let counts = format!(
-            "{}: {} of {} answered",
-            verdict_word(cell.verdict),
-            cell.received,
-            cell.sent
-        );
-        let explained = || {
-            let mut all = counts.clone();
-            for finding in cell
-                .findings
-                .iter()
-                .filter_map(|id| findings.get(id.as_str()))
-            {
-                all += &format!(
-                    "\n{} at {}: {}",
-                    finding.code,
-                    finding.element.place(),
-                    finding.summary
-                );
-            }
-            all
-        };
-        Case {
-            class: format!("{} {}", layer_word(cell.layer), cell.family),
-            name: format!("{} to {}", cell.src, cell.dst),
-            result: match cell.verdict {
-                CellVerdict::Pass => CaseResult::Passed,
-                CellVerdict::Fail | CellVerdict::Degraded => {
-                    CaseResult::Failed(counts.clone(), explained())
-                }
-                CellVerdict::Unknown => CaseResult::Skipped("could not be judged".to_owned()),
-            },
-        }
+    let cases = if report.clusters.len() <= PACK_ABOVE {
+        report.cells().map(|cell| case(report, &cell)).collect()
+    } else {
+        let troubles = report.cells.planes().iter().flat_map(|plane| {
+            plane.troubles().filter_map(|(src, dst, _)| {
+                let id = CellId {
+                    src: u32::try_from(src).ok()?,
+                    dst: u32::try_from(dst).ok()?,
+                    layer: plane.layer,
+                    family: plane.family,
+                };
+                report.cell(id).map(|cell| case(report, &cell))
+            })
+        });
+        let others = report.cells.planes().iter().map(|plane| Case {
+            class: plane.title(),
+            name: format!(
+                "{} other cells",
+                plane.cells().count() - plane.troubles().count()
+            ),
+            result: CaseResult::Passed,
+        });
+        troubles.chain(others).collect()
     };
     render(&[Suite {
         name: "floater".to_owned(),
         seconds: report.run.seconds,
-        cases: report.cells.iter().map(case).collect(),
+        cases,
     }])
+}
+
+fn case(report: &Report, cell: &Cell<'_>) -> Case {
+    let counts = format!(
+        "{}: {} of {} answered",
+        verdict_word(cell.verdict),
+        cell.received,
+        cell.sent
+    );
+    let explained = || {
+        let mut all = counts.clone();
+        let named = |finding: &&Finding| cell.findings.contains(&finding.id.as_str());
+        for finding in report.findings.iter().filter(named) {
+            all += &format!(
+                "\n{} at {}: {}",
+                finding.code,
+                finding.element.place(),
+                finding.summary
+            );
+        }
+        all
+    };
+    Case {
+        class: format!("{} {}", layer_word(cell.layer), cell.family),
+        name: format!("{} to {}", cell.src, cell.dst),
+        result: match cell.verdict {
+            CellVerdict::Pass => CaseResult::Passed,
+            CellVerdict::Fail | CellVerdict::Degraded => {
+                CaseResult::Failed(counts.clone(), explained())
+            }
+            CellVerdict::Unknown => CaseResult::Skipped("could not be judged".to_owned()),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(super) async fn run(
         progress::warn(failure);
     }
     let report = judged?;
-    render::write(&report, &arguments.judge, false, color)?;
+    render::write(&report, &arguments.judge, false, color, progress)?;
     removed?;
     if interrupt.has_come() {
         return Err(Failure::Interrupted { left: Vec::new() });

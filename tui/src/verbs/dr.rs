@@ -1,8 +1,8 @@
 //! `dr`, which is also `check`, and `analyse`.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
@@ -17,7 +17,7 @@ use simulator::control;
 use crate::cli::diagnosis::{
     How, Inventory, IpFamily, Judge, LayerChoice, Probes, ProtocolChoice, What,
 };
-use crate::cli::{Analyse, Dr};
+use crate::cli::{Analyse, Dr, SchemaVersion};
 use crate::exit::{Failure, OK, Outcome};
 use crate::output::{Format, Output};
 use crate::progress::{self, Progress};
@@ -25,8 +25,12 @@ use crate::signals::Interrupt;
 use crate::{output, render};
 
 /// `dr --schema`: needs no cluster.
-pub(super) fn schema() -> Outcome {
-    output::print(&format!("{:#}\n", report::schema()))?;
+pub(super) fn schema(version: SchemaVersion) -> Outcome {
+    let schema = match version {
+        SchemaVersion::V1 => report::schema(),
+        SchemaVersion::V2 => report::schema_packed(),
+    };
+    output::print(&format!("{schema:#}\n"))?;
     Ok(OK)
 }
 
@@ -53,7 +57,7 @@ pub(super) async fn run(
     if arguments.sweep {
         return swept(options, arguments.force, interrupt).await;
     }
-    printed(options, what, judge, color, interrupt).await
+    printed(options, what, judge, color, progress, interrupt).await
 }
 
 pub(super) async fn analyse(
@@ -77,7 +81,7 @@ pub(super) async fn analyse(
     if *dry_run {
         return planned(options, interrupt).await;
     }
-    printed(options, what, judge, color, interrupt).await
+    printed(options, what, judge, color, progress, interrupt).await
 }
 
 async fn swept(options: RunOptions, force: bool, interrupt: &Interrupt) -> Outcome {
@@ -124,11 +128,12 @@ async fn printed(
     what: &What,
     judge: &Judge,
     color: bool,
+    progress: Progress,
     interrupt: &Interrupt,
 ) -> Outcome {
     let (keep, namespace) = (options.keep, options.namespace.clone());
     let report = diagnose(options, interrupt).await?;
-    render::write(&report, judge, !what.nodes.is_empty(), color)?;
+    render::write(&report, judge, !what.nodes.is_empty(), color, progress)?;
     if interrupt.has_come() {
         return Err(Failure::Interrupted { left: Vec::new() });
     }
@@ -254,6 +259,7 @@ pub(super) fn options(
             full: probes.full,
             tables_only: false,
             node_rows: render::wants_node_rows(judge) || !what.nodes.is_empty(),
+            seed: probes.seed.unwrap_or(standard.what.seed),
         },
         namespace: how.namespace.clone().unwrap_or(standard.namespace),
         image_repository: how
@@ -271,7 +277,6 @@ pub(super) fn options(
         image_pull_secrets: how.image_pull_secret.clone(),
         service_account: how.service_account.clone(),
         keep: how.keep,
-        seed: probes.seed.unwrap_or(standard.seed),
         progress: Arc::new(move |event| phases.say(progress, event)),
         ..standard
     }
@@ -306,46 +311,89 @@ fn protocol_of(protocol: ProtocolChoice) -> Protocol {
     }
 }
 
-/// What a run does, in the few lines that a person reads: its phases, and what is wrong in them. Thousands of clusters and cells
-/// are details.
+/// What a run does, in the few words that a person reads: its phases, how far they are and what they wait for. Thousands of clusters
+/// and cells are details.
 #[derive(Debug, Default)]
 struct Phases {
     clusters: AtomicUsize,
     deploying: AtomicBool,
+    /// Clusters that could not be asked and findings that were told.
+    noted: AtomicUsize,
+    /// Clusters that were asked and have not answered, the one that was asked first first.
+    waiting: Mutex<Vec<String>>,
 }
+
+/// So many clusters that are waited for are named.
+const SLOWEST: usize = 3;
+/// So many clusters that could not be asked and findings are told while the run goes on; the report has them all.
+const NOTED: usize = 20;
 
 impl Phases {
     fn say(&self, progress: Progress, event: run::Progress) {
         use run::Progress as Event;
         match &event {
             Event::Warning(text) => return progress::warn(text),
+            Event::Started { clusters, .. } => {
+                return progress.phase(sentence(&event), Some(*clusters));
+            }
+            Event::Looking { name } => return self.wait(progress, Some(name), None),
             // More than a few that do not pass are in the report.
-            Event::Cell { .. } => return progress.detail(sentence(&event)),
-            Event::Cluster { state, .. } => {
+            Event::Cell { .. } => {
+                progress.step();
+                return progress.detail(sentence(&event));
+            }
+            Event::Cluster { name, state, .. } => {
                 self.clusters.fetch_add(1, Ordering::Relaxed);
-                if *state == Observation::Observed {
+                progress.step();
+                self.wait(progress, None, Some(name));
+                let is_whole = *state == Observation::Observed;
+                if is_whole || self.noted.fetch_add(1, Ordering::Relaxed) >= NOTED {
                     return progress.detail(sentence(&event));
                 }
+                return progress.note(sentence(&event));
             }
             Event::Deploying { .. } => {
                 progress.detail(sentence(&event));
                 if !self.deploying.swap(true, Ordering::Relaxed) {
-                    progress.say("deploying floaters");
+                    progress.note("deploying floaters");
                 }
                 return;
             }
-            Event::Probing { .. } => {
+            Event::Probing { cells, .. } => {
                 let clusters = self.clusters.load(Ordering::Relaxed);
                 let clusters = output::counted(clusters, "cluster");
-                return progress.say(format_args!("{clusters} looked at; {}", sentence(&event)));
+                let what = format!("{clusters} looked at; {}", sentence(&event));
+                return progress.phase(what, Some(*cells));
             }
-            Event::Diagnosing
-            | Event::Finding(_)
-            | Event::Removing
-            | Event::Started { .. }
-            | Event::Swept { .. } => {}
+            Event::Finding(_) => {
+                if self.noted.fetch_add(1, Ordering::Relaxed) >= NOTED {
+                    return progress.detail(sentence(&event));
+                }
+                return progress.note(sentence(&event));
+            }
+            Event::Diagnosing | Event::Removing | Event::Swept { .. } => {}
         }
         progress.say(sentence(&event));
+    }
+
+    fn wait(&self, progress: Progress, asked: Option<&String>, answered: Option<&String>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend(asked.cloned());
+        if let Some(answered) = answered {
+            waiting.retain(|name| name != answered);
+        }
+        let slowest: Vec<&str> = waiting.iter().take(SLOWEST).map(String::as_str).collect();
+        match waiting.len() {
+            0 => progress.waits(""),
+            count if count <= SLOWEST => {
+                progress.waits(format_args!("waiting for {}", slowest.join(", ")));
+            }
+            count => progress.waits(format_args!(
+                "waiting for {} and {} more",
+                slowest.join(", "),
+                count - SLOWEST
+            )),
+        }
     }
 }
 
@@ -382,7 +430,10 @@ pub(super) fn sentence(event: &run::Progress) -> String {
         Event::Finding(finding) => {
             format!("found {} at {}", finding.code, finding.element.place())
         }
-        Event::Probing { floaters, probes } => {
+        Event::Looking { name } => format!("{name}: looking"),
+        Event::Probing {
+            floaters, probes, ..
+        } => {
             format!("{floaters} floaters send {probes} probes")
         }
         Event::Removing => "removing what the run has made".to_owned(),

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use orchestrator::report::table::{self, Look};
 use orchestrator::report::{self, Report};
 use orchestrator::run::{self, RunOptions};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -28,7 +29,7 @@ use crate::output::{Format, Output};
 use crate::progress::{self, Progress};
 use crate::signals::Interrupt;
 use crate::terminal::{End, Feed, News};
-use crate::{output, render, terminal, view};
+use crate::{output, render, terminal};
 
 /// How long after a run the next one begins, without `--every`.
 const EVERY: Duration = Duration::from_secs(5);
@@ -46,7 +47,7 @@ pub(super) async fn run(arguments: &Matrix, progress: Progress, interrupt: &Inte
     // What a pipe gets is the result of a run, as of `dr`, and so is the exit code.
     let report = dr::diagnose(options, interrupt).await?;
     let stdout = Output::stdout(Format::Table);
-    output::write(&stdout, &view::plain(&report))?;
+    output::write(&stdout, &table::matrix(&report, Look::default()))?;
     Ok(render::exit_code(&report, FailOn::default()))
 }
 
@@ -76,7 +77,7 @@ pub(super) fn report(source: &Source) -> Result<Report, Failure> {
 /// A terminal gets the view, a pipe the text. Looking at a report judges nothing, so the exit code is 0.
 async fn replay(report: Report, interrupt: &Interrupt) -> Outcome {
     if !terminal::is_interactive() {
-        output::print(&view::plain(&report))?;
+        output::print(&table::matrix(&report, Look::default()))?;
         return Ok(OK);
     }
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,9 +1,7 @@
-//! The matrix itself: in a terminal, where only the part around the cursor is drawn, and as plain text.
+//! The matrix itself, of which only the part around the cursor is drawn, from as far as somebody wants.
 
-use std::fmt::Write as _;
-
-use orchestrator::matrix::{Matrix, NO_CELL, glyph, legend};
-use orchestrator::report::Report;
+use orchestrator::matrix::{NO_CELL, glyph, glyph_of, verdict_of};
+use orchestrator::report::CellVerdict;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
@@ -15,22 +13,23 @@ use crate::app::Model;
 
 /// As many characters of a name are written at least, however narrow the screen is.
 const SHORTEST: usize = 16;
-/// The columns of a matrix that is text.
-const COLUMNS: usize = 80;
 
 /// How rows and columns are labelled: by name where all names fit, else columns by number, and rows by number and as much of
-/// the name as there is room for beside the columns.
-struct Labels {
-    rows: Vec<String>,
-    columns: Vec<String>,
+/// the name as there is room for beside the columns. Only what is drawn is written.
+struct Labels<'n> {
+    names: &'n [&'n str],
+    /// From one label to the next, clusters.
+    step: usize,
+    /// The columns of a number; none where names are written.
+    digits: Option<usize>,
     row_width: usize,
     /// Without the space before it.
     column_width: usize,
 }
 
-impl Labels {
+impl<'n> Labels<'n> {
     /// Labels for a width in columns.
-    fn new(names: &[String], width: usize) -> Self {
+    fn new(names: &'n [&'n str], step: usize, width: usize) -> Self {
         let longest = names
             .iter()
             .map(|name| name.chars().count())
@@ -38,26 +37,47 @@ impl Labels {
             .unwrap_or(0);
         if longest + names.len() * (longest + 1) <= width {
             return Self {
-                rows: names.to_vec(),
-                columns: names.to_vec(),
+                names,
+                step,
+                digits: None,
                 row_width: longest,
                 column_width: longest,
             };
         }
-        let digits = names.len().to_string().len();
+        let digits = (names.len() * step).to_string().len();
         let columns = names.len() * (digits + 1);
         let longest = width
             .saturating_sub(digits + 1 + columns)
             .max(SHORTEST)
             .min(longest);
         Self {
-            rows: (1..)
-                .zip(names)
-                .map(|(number, name)| format!("{number:>digits$} {}", shortened(name, longest)))
-                .collect(),
-            columns: (1..=names.len()).map(|number| number.to_string()).collect(),
+            names,
+            step,
+            digits: Some(digits),
             row_width: digits + 1 + longest,
             column_width: digits,
+        }
+    }
+
+    fn number(&self, at: usize) -> usize {
+        at * self.step + 1
+    }
+
+    fn column(&self, at: usize) -> String {
+        match self.digits {
+            Some(_) => self.number(at).to_string(),
+            None => self.names[at].to_owned(),
+        }
+    }
+
+    fn row(&self, at: usize) -> String {
+        match self.digits {
+            Some(digits) => format!(
+                "{:>digits$} {}",
+                self.number(at),
+                shortened(self.names[at], self.row_width - digits - 1)
+            ),
+            None => self.names[at].to_owned(),
         }
     }
 }
@@ -78,14 +98,26 @@ fn page(position: usize, size: usize, length: usize) -> std::ops::Range<usize> {
 }
 
 pub(super) fn render(frame: &mut Frame<'_>, area: Rect, model: &Model) {
-    let block = Block::bordered().title(" from \u{2193} to \u{2192} ");
+    let scale = model.scale;
+    let title = match scale {
+        1 => " from \u{2193} to \u{2192} ".to_owned(),
+        _ => format!(" from \u{2193} to \u{2192}, a sign is the worst of {scale} by {scale} "),
+    };
+    let block = Block::bordered().title(title);
     let inner = block.inner(area);
     let (width, height) = (usize::from(inner.width), usize::from(inner.height));
-    let names = &model.matrix.names;
-    let labels = Labels::new(names, width);
+    let names: Vec<&str> = model
+        .report
+        .clusters
+        .iter()
+        .step_by(scale)
+        .map(|cluster| cluster.name.as_str())
+        .collect();
+    let labels = Labels::new(&names, scale, width);
     let columns_that_fit = width.saturating_sub(labels.row_width) / (labels.column_width + 1);
-    let columns = page(model.dst, columns_that_fit, names.len());
-    let rows = page(model.src, height.saturating_sub(1), names.len());
+    let (row, column) = (model.src / scale, model.dst / scale);
+    let columns = page(column, columns_that_fit, names.len());
+    let rows = page(row, height.saturating_sub(1), names.len());
 
     let bold = |on: bool| {
         if on {
@@ -97,18 +129,17 @@ pub(super) fn render(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let mut lines = Vec::with_capacity(rows.len() + 1);
     let mut head = vec![Span::raw(" ".repeat(labels.row_width))];
     for dst in columns.clone() {
-        let text = format!(" {:>1$}", labels.columns[dst], labels.column_width);
-        head.push(Span::styled(text, bold(dst == model.dst)));
+        let text = format!(" {:>1$}", labels.column(dst), labels.column_width);
+        head.push(Span::styled(text, bold(dst == column)));
     }
     lines.push(Line::from(head));
     for src in rows {
-        let text = format!("{:<1$}", labels.rows[src], labels.row_width);
-        let mut spans = vec![Span::styled(text, bold(src == model.src))];
+        let text = format!("{:<1$}", labels.row(src), labels.row_width);
+        let mut spans = vec![Span::styled(text, bold(src == row))];
         for dst in columns.clone() {
-            let cell = model.cell_at(model.plane, src, dst);
-            let sign = cell.map_or(NO_CELL, glyph);
-            let mut style = cell.map_or(Style::new(), |cell| of_verdict(cell.verdict));
-            if (src, dst) == (model.src, model.dst) {
+            let (sign, verdict) = sign(model, src, dst);
+            let mut style = verdict.map_or(Style::new(), of_verdict);
+            if (src, dst) == (row, column) {
                 style = style.add_modifier(Modifier::REVERSED);
             }
             spans.push(Span::raw(" ".repeat(labels.column_width)));
@@ -119,36 +150,20 @@ pub(super) fn render(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// Every plane of a report as text, without a terminal: what `matrix --replay` writes into a pipe.
-#[must_use]
-pub fn plain(report: &Report) -> String {
-    let matrix = Matrix::of(report);
-    let mut text = String::new();
-    for plane in &matrix.planes {
-        let labels = Labels::new(&matrix.names, COLUMNS);
-        let _ = writeln!(text, "{} (rows: from, columns: to)", plane.title());
-        let _ = write!(text, "{:1$}", "", labels.row_width);
-        for column in &labels.columns {
-            let _ = write!(text, " {column:>0$}", labels.column_width);
-        }
-        text.push('\n');
-        for (label, cells) in labels.rows.iter().zip(&plane.cells) {
-            let _ = write!(text, "{label:<0$}", labels.row_width);
-            for cell in cells {
-                let sign = cell
-                    .and_then(|at| report.cells.get(at))
-                    .map_or(NO_CELL, glyph);
-                let _ = write!(text, " {sign:>0$}", labels.column_width);
-            }
-            text.push('\n');
-        }
-        text.push('\n');
+/// What is drawn at a place: a cell, or the worst of the block of cells that it stands for.
+fn sign(model: &Model, row: usize, column: usize) -> (char, Option<CellVerdict>) {
+    let (Some(plane), Some(pyramid)) = (model.front(), model.matrix.pyramids.get(model.plane))
+    else {
+        return (NO_CELL, None);
+    };
+    let scale = model.scale;
+    if scale == 1 {
+        let mark = plane.at(row, column);
+        return (glyph(mark), mark.verdict());
     }
-    for line in legend(COLUMNS) {
-        text.push_str(&line);
-        text.push('\n');
-    }
-    text
+    let block = |at: usize| at * scale..(at + 1) * scale;
+    let verdict = verdict_of(pyramid.worst_of(plane, block(row), block(column)));
+    (verdict.map_or(NO_CELL, glyph_of), verdict)
 }
 
 #[cfg(test)]
@@ -166,12 +181,15 @@ mod tests {
     #[test]
     fn columns_become_numbers_when_names_do_not_fit() {
         let names: Vec<String> = (0..20).map(|n| format!("cluster-number-{n:02}")).collect();
-        let labels = Labels::new(&names, 70);
-        assert_eq!(labels.columns[19], "20");
-        assert_eq!(labels.rows[0], " 1 cluster-number-…", "no room");
-        let wider = Labels::new(&names, 80);
-        assert_eq!(wider.rows[0], " 1 cluster-number-00", "room enough");
-        let two = Labels::new(&names[..2], 80);
-        assert_eq!(two.columns[1], "cluster-number-01");
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let labels = Labels::new(&names, 1, 70);
+        assert_eq!(labels.column(19), "20");
+        assert_eq!(labels.row(0), " 1 cluster-number-…", "no room");
+        let wider = Labels::new(&names, 1, 80);
+        assert_eq!(wider.row(0), " 1 cluster-number-00", "room enough");
+        let two = Labels::new(&names[..2], 1, 80);
+        assert_eq!(two.column(1), "cluster-number-01");
+        let far = Labels::new(&names, 8, 80);
+        assert_eq!(far.column(2), "17", "the first of the third block of eight");
     }
 }

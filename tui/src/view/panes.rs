@@ -1,6 +1,9 @@
 //! Everything around the matrix.
 
-use orchestrator::matrix::{LEGEND, Plane, legend};
+use orchestrator::matrix::{
+    Block as Cells, GROUPS, LEGEND, details as details_of, group_name, legend, verdict_of,
+};
+use orchestrator::report::Plane;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
@@ -63,7 +66,13 @@ fn freshness(live: &Live) -> Line<'static> {
 
 /// The planes; where not all fit, those from which on the one in front is whole.
 fn tabs(model: &Model, width: usize) -> Line<'static> {
-    let titles: Vec<String> = model.matrix.planes.iter().map(Plane::title).collect();
+    let titles: Vec<String> = model
+        .report
+        .cells
+        .planes()
+        .iter()
+        .map(Plane::title)
+        .collect();
     // Every tab has two columns for its brackets and one between it and the next.
     let wide = |title: &String| title.chars().count() + 3;
     let mut first = model.plane.min(titles.len());
@@ -76,16 +85,16 @@ fn tabs(model: &Model, width: usize) -> Line<'static> {
     if first > 0 {
         spans.push(Span::raw("\u{2039} "));
     }
-    for (index, plane) in model.matrix.planes.iter().enumerate().skip(first) {
+    for (index, title) in titles.iter().enumerate().skip(first) {
         let here = index == model.plane;
-        let worst = plane.worst(&model.report);
+        let worst = model.matrix.worst(index);
         let mut style = worst.map_or(Style::new(), of_verdict);
         if here {
             style = style.add_modifier(Modifier::BOLD);
         }
         let (before, after) = if here { ("[", "] ") } else { (" ", "  ") };
         spans.push(Span::raw(before));
-        spans.push(Span::styled(titles[index].clone(), style));
+        spans.push(Span::styled(title.clone(), style));
         spans.push(Span::raw(after));
     }
     Line::from(spans)
@@ -112,14 +121,12 @@ pub(super) fn foot(frame: &mut Frame<'_>, area: Rect) {
 }
 
 pub(super) fn details(frame: &mut Frame<'_>, area: Rect, model: &Model, scroll: u16) {
-    let mut lines = model
-        .matrix
-        .details(&model.report, model.plane, model.src, model.dst)
+    let mut lines = details_of(&model.report, model.plane, model.src, model.dst)
         .into_iter()
         .map(Line::from)
         .collect::<Vec<_>>();
-    if let (Some(cell), Some(line)) = (model.cell(), lines.get_mut(1)) {
-        line.style = of_verdict(cell.verdict);
+    if let (Some(verdict), Some(line)) = (model.mark().verdict(), lines.get_mut(1)) {
+        line.style = of_verdict(verdict);
     }
     if lines.is_empty() {
         let waiting = matches!(&model.live, Some(live) if live.age.is_none());
@@ -167,6 +174,71 @@ pub(super) fn help(frame: &mut Frame<'_>, area: Rect) {
     lines.push(Line::from(""));
     lines.extend(LEGEND.map(Line::from));
     text(frame, area, " help ", lines, 0);
+}
+
+/// The groups, and what those towards those do in the plane in front.
+pub(super) fn groups(frame: &mut Frame<'_>, area: Rect, model: &Model) {
+    let mut lines = Vec::new();
+    for (at, [name, count, members, troubles]) in model
+        .matrix
+        .groups
+        .lines(&model.report)
+        .into_iter()
+        .enumerate()
+    {
+        let mut style = model
+            .matrix
+            .groups
+            .groups
+            .get(at)
+            .and_then(|group| verdict_of(group.worst))
+            .map_or(Style::new(), of_verdict);
+        if at == model.group.min(GROUPS) {
+            style = style.add_modifier(Modifier::REVERSED);
+        }
+        lines.push(Line::styled(
+            format!("{name:<5}{count:>6}  {members}  {troubles}"),
+            style,
+        ));
+    }
+    lines.push(Line::from(""));
+    if let Some(blocks) = model.matrix.blocks.get(model.plane) {
+        let words: Vec<Vec<String>> = blocks
+            .iter()
+            .map(|row| row.iter().map(Cells::word).collect())
+            .collect();
+        let width = words
+            .iter()
+            .flatten()
+            .map(String::len)
+            .max()
+            .unwrap_or(0)
+            .max(4);
+        let head: String = (0..blocks.len())
+            .map(|to| format!("  {:<width$}", group_name(to)))
+            .collect();
+        lines.push(Line::from(format!("     {head}")));
+        for (from, (row, words)) in blocks.iter().zip(&words).enumerate() {
+            let mut spans = vec![Span::raw(format!("{:<5}", group_name(from)))];
+            for (block, word) in row.iter().zip(words) {
+                let style = verdict_of(block.worst()).map_or(Style::new(), of_verdict);
+                spans.push(Span::raw("  "));
+                spans.push(Span::styled(format!("{word:<width$}"), style));
+            }
+            lines.push(Line::from(spans));
+        }
+    }
+    lines.push(Line::from(""));
+    lines.push(Line::from(
+        "enter: the matrix at the group's first cell that does not pass",
+    ));
+    text(
+        frame,
+        area,
+        " groups of clusters that are alike, the worst first ",
+        lines,
+        0,
+    );
 }
 
 /// A bordered pane of wrapped lines, scrolled at most to its last page.

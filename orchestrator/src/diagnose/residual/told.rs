@@ -118,7 +118,7 @@ pub(super) fn tell(
         told.summary,
         evidence,
         ambiguous,
-        affected(scope, explained),
+        affected(explained),
         Fix::advice(&told.fix),
     )
 }

@@ -305,8 +305,7 @@ async fn a_layer_that_is_refused_costs_itself() {
         .expect("both answer");
     assert_eq!(report.clusters[1].state, Observation::Partly);
     let pod = report
-        .cells
-        .iter()
+        .cells()
         .find(|cell| cell.src == "west" && cell.dst == "east" && cell.layer == Layer::Pod);
     assert_eq!(pod.map(|cell| cell.verdict), Some(CellVerdict::Pass));
 }
