@@ -58,4 +58,5 @@ pub mod printable;
 pub mod reconcile;
 pub mod state;
 pub mod table;
+pub mod tunnel;
 pub mod walk;
