@@ -44,6 +44,7 @@ pub mod api;
 pub mod cli;
 pub mod code;
 pub mod diff;
+pub mod digest;
 #[cfg(feature = "clusterlink")]
 pub mod document;
 pub mod element;

@@ -78,6 +78,7 @@ mod change;
 mod claims;
 mod collisions;
 mod config;
+mod exceptions;
 pub(crate) mod family;
 pub mod links;
 mod members;

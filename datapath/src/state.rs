@@ -39,6 +39,22 @@ pub struct NodeState {
     pub sysctls: Table<Sysctl>,
 }
 
+impl NodeState {
+    /// Puts a row into its table, in place of the one under its key.
+    pub fn put(&mut self, row: Row) {
+        match row {
+            Row::Address(row) => drop(self.addresses.insert(row)),
+            Row::Fdb(row) => drop(self.fdb.insert(row)),
+            Row::Link(row) => drop(self.links.insert(row)),
+            Row::Nat(row) => drop(self.nat.insert(row)),
+            Row::Neighbour(row) => drop(self.neighbours.insert(row)),
+            Row::Route(row) => drop(self.routes.insert(row)),
+            Row::Rule(row) => drop(self.rules.insert(row)),
+            Row::Sysctl(row) => drop(self.sysctls.insert(row)),
+        }
+    }
+}
+
 /// One network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

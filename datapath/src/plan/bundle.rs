@@ -126,7 +126,7 @@ fn offer(
 
 /// The three rows by which a node knows a peer: a flood row and a unicast row in the FDB, and a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum PeerKey {
+pub(super) enum PeerKey {
     /// The flood row to an underlay address.
     Flood(IpAddr),
     /// The neighbour with an overlay address.
