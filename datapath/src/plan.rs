@@ -81,6 +81,7 @@ mod config;
 mod exceptions;
 pub(crate) mod family;
 pub mod links;
+mod lookup;
 mod members;
 mod nat;
 mod nodes;
@@ -420,6 +421,11 @@ impl Planner {
         Some(rows::own(cluster, node))
     }
 
+    /// The rows that the bundles give a node, each key once: routes by prefix, then peers.
+    pub fn shared_rows(&self, view: &View) -> impl Iterator<Item = Row> + use<'_> {
+        view.clone().shared(&self.slots)
+    }
+
     /// Every row of a node that is no consequence of its underlay link, each key once: its own rows and those that the bundles give it.
     /// None where it takes no part.
     pub fn rows(&self, node: &str) -> Option<impl Iterator<Item = Row> + use<'_>> {
@@ -437,6 +443,21 @@ impl Planner {
     pub fn desired(&self, node: &str, observed: &NodeState) -> Option<(NodeState, Vec<Problem>)> {
         let (devices, rows) = (self.devices(node)?, self.rows(node)?);
         Some(nodeconfig::desired_rows(devices, rows, observed))
+    }
+
+    /// The part of [`Planner::desired`] that no bundle gives: the tunnels and the node's own rows. None where it takes no part.
+    #[must_use]
+    pub fn desired_own(
+        &self,
+        node: &str,
+        observed: &NodeState,
+    ) -> Option<(NodeState, Vec<Problem>)> {
+        let (devices, rows) = (self.devices(node)?, self.own_rows(node)?);
+        Some(nodeconfig::desired_rows(
+            devices,
+            rows.into_iter(),
+            observed,
+        ))
     }
 
     /// The NodeConfig of one ClusterNode; none where it takes no part.

@@ -35,6 +35,8 @@ pub(super) enum Holders {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slots {
     pub(super) routes: BTreeMap<IpNet, Holders>,
+    /// How many prefixes of each length there are.
+    lengths: PerFamily<BTreeMap<u8, usize>>,
     pub(super) peers: PerFamily<BTreeMap<PeerKey, Holders>>,
 }
 
@@ -97,7 +99,10 @@ impl Slots {
             at,
         };
         for (at, export) in bundle.exports.iter().enumerate() {
-            put(&mut self.routes, export.dst, holder(at), prefer_export);
+            if put(&mut self.routes, export.dst, holder(at), prefer_export) {
+                let lengths = self.lengths.get_mut(export.family());
+                *lengths.entry(export.dst.prefix_len()).or_default() += 1;
+            }
         }
         for (at, vtep) in bundle.vteps.iter().enumerate() {
             let peers = self.peers.get_mut(vtep.end.tunnel.family());
@@ -110,7 +115,15 @@ impl Slots {
     /// Takes a bundle's rows out.
     pub(super) fn remove(&mut self, bundle: &Arc<Bundle>) {
         for export in &bundle.exports {
-            take(&mut self.routes, export.dst, bundle);
+            if take(&mut self.routes, export.dst, bundle) {
+                let lengths = self.lengths.get_mut(export.family());
+                if let Entry::Occupied(mut count) = lengths.entry(export.dst.prefix_len()) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
         }
         for vtep in &bundle.vteps {
             let peers = self.peers.get_mut(vtep.end.tunnel.family());
@@ -148,29 +161,49 @@ impl Slots {
         wider.chain(within)
     }
 
+    /// The lengths of a family's prefixes, the longest first.
+    pub(super) fn lengths(&self, family: Family) -> impl Iterator<Item = u8> {
+        self.lengths.get(family).keys().rev().copied()
+    }
+
     /// The rows of a family's peers.
     pub(super) fn peers_of(&self, family: Family) -> &BTreeMap<PeerKey, Holders> {
         self.peers.get(family)
     }
 }
 
+/// Puts a row in; whether it is the first under its key.
 fn put<K: Ord>(
     table: &mut BTreeMap<K, Holders>,
     key: K,
     holder: Holder,
     order: impl Fn(&Holder, &Holder) -> Ordering,
-) {
+) -> bool {
     match table.entry(key) {
-        Entry::Vacant(entry) => drop(entry.insert(Holders::One(holder))),
-        Entry::Occupied(mut entry) => entry.get_mut().insert(holder, order),
+        Entry::Vacant(entry) => {
+            entry.insert(Holders::One(holder));
+            true
+        }
+        Entry::Occupied(mut entry) => {
+            entry.get_mut().insert(holder, order);
+            false
+        }
     }
 }
 
-fn take<K: Ord>(table: &mut BTreeMap<K, Holders>, key: K, bundle: &Arc<Bundle>) {
-    if let Entry::Occupied(mut entry) = table.entry(key) {
-        match entry.get().without(bundle) {
-            Some(left) => drop(entry.insert(left)),
-            None => drop(entry.remove()),
+/// Takes a bundle's rows under a key out; whether they were the last ones.
+fn take<K: Ord>(table: &mut BTreeMap<K, Holders>, key: K, bundle: &Arc<Bundle>) -> bool {
+    let Entry::Occupied(mut entry) = table.entry(key) else {
+        return false;
+    };
+    match entry.get().without(bundle) {
+        Some(left) => {
+            entry.insert(left);
+            false
+        }
+        None => {
+            entry.remove();
+            true
         }
     }
 }
