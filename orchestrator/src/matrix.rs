@@ -115,8 +115,8 @@ pub fn verdict_of(badness: u8) -> Option<CellVerdict> {
 pub fn glyph(mark: Mark) -> char {
     match (mark.verdict(), mark.state()) {
         (None, _) => NO_CELL,
-        (Some(CellVerdict::Pass), Some(CellState::Probed)) => '+',
         (Some(CellVerdict::Pass), Some(CellState::Proved)) => '=',
+        (Some(CellVerdict::Pass), Some(CellState::Inferred | CellState::Stale)) => '~',
         (Some(verdict), _) => glyph_of(verdict),
     }
 }
@@ -128,7 +128,7 @@ pub fn glyph_of(verdict: CellVerdict) -> char {
         CellVerdict::Fail => 'X',
         CellVerdict::Degraded => '!',
         CellVerdict::Unknown => '?',
-        CellVerdict::Pass => '~',
+        CellVerdict::Pass => '+',
     }
 }
 

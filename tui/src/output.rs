@@ -274,6 +274,57 @@ fn to_stdout(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::
 /// Bytes that are written at a time.
 const BUFFER: usize = 64 * 1024;
 
+/// Prints to stdout what is too long to be held at once; whoever closed a pipe has read enough.
+///
+/// # Errors
+/// [`Failure::Output`] where stdout takes nothing more, [`Failure::Failed`] with what `write` says where that fails for another reason.
+pub fn print_pieces(
+    write: impl FnOnce(&mut dyn Write) -> Result<(), String>,
+) -> Result<(), Failure> {
+    let mut stdout = Watched {
+        out: BufWriter::with_capacity(BUFFER, std::io::stdout().lock()),
+        failed: None,
+    };
+    let written = write(&mut stdout);
+    let flushed = stdout.flush();
+    match (stdout.failed, written) {
+        (Some(ErrorKind::BrokenPipe), _) => Ok(()),
+        (Some(_), _) => flushed.map_err(|error| Failure::output("stdout", error)),
+        (None, written) => written.map_err(Failure::Failed),
+    }
+}
+
+/// A writer that keeps how it failed first, since serialisers hide that.
+struct Watched<W> {
+    out: W,
+    failed: Option<ErrorKind>,
+}
+
+impl<W: Write> Watched<W> {
+    fn keep<T>(&mut self, done: std::io::Result<T>) -> std::io::Result<T> {
+        if let Some(kind) = self.failed {
+            return Err(kind.into());
+        }
+        done.inspect_err(|error| {
+            if error.kind() != ErrorKind::Interrupted {
+                self.failed = Some(error.kind());
+            }
+        })
+    }
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let done = self.out.write(bytes);
+        self.keep(done)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let done = self.out.flush();
+        self.keep(done)
+    }
+}
+
 /// When to colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorChoice {

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hasher as _};
 use rayon::prelude::*;
 
 use super::{GROUPS, NO_CELL, Pyramid, glyph_of, verdict_of};
-use crate::report::{CellVerdict, Cells, Mark, Plane, Report};
+use crate::report::{Cells, Mark, Plane, Report};
 
 /// So often the groups are told apart by the groups of their counterparts. More rounds tell apart what nobody would.
 const ROUNDS: usize = 2;
@@ -85,11 +85,9 @@ impl Block {
         };
         let same = self.counts[usize::from(self.worst())];
         if same < self.cells() {
-            return format!("{} {same} of {}", glyph_of(worst), self.cells());
-        }
-        match worst {
-            CellVerdict::Pass => "+".to_owned(),
-            other => glyph_of(other).to_string(),
+            format!("{} {same} of {}", glyph_of(worst), self.cells())
+        } else {
+            glyph_of(worst).to_string()
         }
     }
 
@@ -282,7 +280,7 @@ fn tally(cells: &Cells, pyramids: &[Pyramid], colors: &[u64]) -> Vec<Tally> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::CellState;
+    use crate::report::{CellState, CellVerdict};
     use datapath::state::Family;
     use floater::wire::Layer;
 

@@ -47,7 +47,8 @@ pub(super) async fn run(arguments: &Matrix, progress: Progress, interrupt: &Inte
     // What a pipe gets is the result of a run, as of `dr`, and so is the exit code.
     let report = dr::diagnose(options, interrupt).await?;
     let stdout = Output::stdout(Format::Table);
-    output::write(&stdout, &table::matrix(&report, Look::default()))?;
+    let text = table::matrix(&report, Look::default());
+    output::write(&stdout, text.trim_start())?;
     Ok(render::exit_code(&report, FailOn::default()))
 }
 
@@ -77,7 +78,7 @@ pub(super) fn report(source: &Source) -> Result<Report, Failure> {
 /// A terminal gets the view, a pipe the text. Looking at a report judges nothing, so the exit code is 0.
 async fn replay(report: Report, interrupt: &Interrupt) -> Outcome {
     if !terminal::is_interactive() {
-        output::print(&table::matrix(&report, Look::default()))?;
+        output::print(table::matrix(&report, Look::default()).trim_start())?;
         return Ok(OK);
     }
     let stop = Arc::new(AtomicBool::new(false));
