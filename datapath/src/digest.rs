@@ -37,7 +37,7 @@
 //!     {"metadata": {"name": "west-n1"}, "spec": {"clusterName": "west", "nodeName": "n1", "ip": "100.64.1.1",
 //!      "interfaceName": "eth0", "podCIDRs": ["10.21.0.0/24"]}}]
 //! }"#)?;
-//! let planner = Planner::of(&fleet);
+//! let planner = std::sync::Arc::new(Planner::of(&fleet));
 //! let key = Key([7; 16]);
 //!
 //! // The run: what should be there.
@@ -72,8 +72,8 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128 as _, SipHasher24 as SipHasher24With128};
 
-use crate::plan;
 use crate::state::{NodeState, Row};
+use crate::{diff, plan};
 pub use canonical::canonical;
 use canonical::{Borrowed, Bytes};
 pub use differences::Differences;
@@ -332,6 +332,21 @@ impl Digester {
             digest.add(self.hash(&bytes));
         }
         digest
+    }
+
+    /// Takes every row that counts out of a state: what is left the digest says nothing of.
+    pub fn take_counted(&self, state: &mut NodeState) {
+        state
+            .neighbours
+            .retain(|row| !diff::is_owned_neighbour(row));
+        state.fdb.retain(|row| !diff::is_owned_fdb(row));
+        state.routes.retain(|row| !diff::is_owned_route(row));
+        state.nat.retain(|_| false);
+        if self.scope == Scope::Whole {
+            state.links.retain(|row| !diff::is_tunnel(&row.name));
+            state.addresses.retain(|row| !diff::is_owned_address(row));
+            state.rules.retain(|row| !diff::is_owned_rule(row));
+        }
     }
 
     /// Adds a row that a node has got; one that does not count is no change.

@@ -7,6 +7,7 @@
 mod random;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use datapath::digest::{
     Differences, Digest, Digester, Expected, Key, MOST_BITS, Scope, bits_for, canonical,
@@ -324,7 +325,7 @@ proptest! {
 
     #[test]
     fn what_is_expected_is_the_sum_of_the_rows_of_the_plan(fleet in random::fleet(), bits in 0..6_u8) {
-        let planner = Planner::of(&fleet);
+        let planner = Arc::new(Planner::of(&fleet));
         let digester = Digester::new(KEY, Scope::Tables, bits);
         let mut expected = Expected::new(&planner, digester);
         for node in planner.nodes() {
@@ -345,7 +346,7 @@ proptest! {
         gone in prop::collection::vec(any::<Index>(), 0..6),
         bits in 0..6_u8,
     ) {
-        let planner = Planner::of(&fleet);
+        let planner = Arc::new(Planner::of(&fleet));
         let digester = Digester::new(KEY, Scope::Tables, bits);
         let mut expected = Expected::new(&planner, digester);
         for node in planner.nodes() {

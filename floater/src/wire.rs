@@ -6,6 +6,7 @@
 //! | 8889, plain | any other path | `OK` | anybody |
 //! | 8890, TLS | `GET /v2/info` | [`Info`] | holders of the run key |
 //! | 8890, TLS | `GET /v2/tables` | [`Tables`] | holders of the run key |
+//! | 8890, TLS | `POST /v2/tables` with an [`Expectation`] | [`Tables`] without what is as expected | holders of the run key |
 //! | 8890, TLS | `POST /v2/probe` with a [`Plan`] | [`Event`]s, one JSON object a line | holders of the run key |
 //!
 //! **Requests** carry [`AUTH_HEADER`]: time, nonce, length and SHA-256 of the body, and an HMAC-SHA256 under the run key
@@ -50,7 +51,7 @@ use datapath::printable::Printable;
 use serde::{Deserialize, Deserializer};
 
 pub use identity::{Identity, proof};
-pub use node::{CAPABILITIES, Health, Info, Layer, Tables};
+pub use node::{CAPABILITIES, Expectation, Health, Info, Layer, Tables};
 pub use outcome::{Event, Failure, Outcome};
 pub use plan::{Expect, Plan, Probe, Protocol};
 pub use signature::{Audience, Nonce, Refusal, SignedRequest, Unsealed, seal, sign, unseal};

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use datapath::api::{Fleet, NetworkType};
 use datapath::code::Code;
+use datapath::digest::{Differences, Digester};
 use datapath::printable::Printable;
 use datapath::state::{Family, NodeState};
 use floater::wire::{Layer, Outcome, Protocol};
@@ -18,6 +19,8 @@ pub struct Gathered {
     pub clusters: Vec<ClusterFacts>,
     /// What the control plane wants.
     pub intent: Intent,
+    /// How [`NodeFacts::differences`] were counted; none where there are none.
+    pub digester: Option<Digester>,
     /// What clusters claim and what is not believed for that, see [`InventoryNote`].
     pub inventory_notes: Vec<InventoryNote>,
     /// One entry per probe that was planned, in the order of the plan.
@@ -75,8 +78,11 @@ pub struct NodeFacts {
     pub gateway: bool,
     /// Addresses of its pod-network floater; empty without one.
     pub pod_ips: Vec<IpAddr>,
-    /// The tables of its own network, or why they could not be read.
+    /// The tables of its own network, or why they could not be read; where `differences` are given without the rows that these are about.
     pub tables: Result<NodeState, String>,
+    /// How the rows of the datapath differ from the plan of the control plane's objects, as [`Gathered::digester`] counts them; none where
+    /// `tables` has these rows.
+    pub differences: Option<Differences>,
     /// Why its address translations could not be read where the rest was: their absence from `tables` says nothing.
     pub nat_unread: Option<String>,
     /// Why its host floater could not be asked; none when it could.

@@ -10,16 +10,18 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use datapath::mac::Mac;
-use datapath::nodeconfig::{TABLE, TUNNELS};
-use datapath::state::{Family, NodeState};
+use datapath::nodeconfig::TUNNELS;
+use datapath::plan::{Planner, Row, View};
+use datapath::state::Family;
+use datapath::tunnel::Tunnel;
 use floater::wire::Layer;
 use ipnet::IpNet;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, EdgeIndex, NodeIndex};
 use petgraph::visit::EdgeRef;
-use rayon::prelude::*;
 
 use crate::evidence::NodeRef;
 
@@ -80,16 +82,14 @@ pub struct Way {
     pub arrives: bool,
 }
 
-/// By network: the next hop and the tunnel.
-type NextHops = HashMap<IpNet, (IpAddr, &'static str)>;
-
-/// What one node is meant to do, indexed for one question: where next.
-#[derive(Debug, Default)]
+/// What one node is meant to do, for one question: where next.
+#[derive(Debug)]
 struct Intent {
-    /// By prefix length, longest first, and network.
-    routes: Vec<(u8, NextHops)>,
-    neighbours: HashMap<(&'static str, IpAddr), Mac>,
-    unicast: HashMap<(&'static str, Mac), IpAddr>,
+    /// What other clusters give it.
+    view: View,
+    /// What its own cluster gives it: who has an overlay address, and where a MAC is.
+    neighbours: HashMap<(Tunnel, IpAddr), Mac>,
+    unicast: HashMap<(Tunnel, Mac), IpAddr>,
 }
 
 /// The graph and what has been covered of it.
@@ -98,6 +98,7 @@ pub struct Connectivity {
     graph: DiGraph<Place, ()>,
     index: HashMap<Place, NodeIndex>,
     edges: HashMap<(Place, Place), EdgeIndex>,
+    planner: Arc<Planner>,
     intents: HashMap<NodeRef, Intent>,
     owners: HashMap<IpAddr, NodeRef>,
     covered: Vec<bool>,
@@ -120,33 +121,32 @@ pub fn family_of_tunnel(name: &str) -> Family {
 }
 
 impl Connectivity {
-    /// The graph of nodes with what each should hold and its underlay addresses.
+    /// The graph of nodes with the name under which the planner knows each, where it does, and its underlay addresses.
     #[must_use]
     pub fn new<'a>(
-        nodes: impl IntoIterator<Item = (NodeRef, &'a NodeState, &'a [IpAddr])>,
+        planner: &Arc<Planner>,
+        nodes: impl IntoIterator<Item = (NodeRef, Option<&'a str>, &'a [IpAddr])>,
     ) -> Self {
         let mut all = Self {
             graph: DiGraph::new(),
             index: HashMap::new(),
             edges: HashMap::new(),
+            planner: Arc::clone(planner),
             intents: HashMap::new(),
             owners: HashMap::new(),
             covered: Vec::new(),
         };
-        let nodes: Vec<(NodeRef, &NodeState, &[IpAddr])> = nodes.into_iter().collect();
-        let intents: Vec<Intent> = nodes
-            .par_iter()
-            .map(|&(_, desired, _)| Intent::of(desired))
-            .collect();
-        for ((node, desired, ips), intent) in nodes.into_iter().zip(intents) {
-            all.intents.insert(node, intent);
+        for (node, name, ips) in nodes {
+            let intent = name.and_then(|name| Intent::of(planner, name));
+            all.intents.extend(intent.map(|intent| (node, intent)));
             for &ip in ips {
                 all.owners.entry(ip).or_insert(node);
             }
-            let tunnels: Vec<&'static str> = desired
-                .links
-                .iter()
-                .filter_map(|link| tunnel_named(&link.name))
+            let tunnels: Vec<&'static str> = name
+                .and_then(|name| planner.devices(name))
+                .into_iter()
+                .flatten()
+                .map(|device| device.tunnel.name())
                 .collect();
             for family in [Family::Ipv4, Family::Ipv6] {
                 let outside = Place::Underlay(family);
@@ -224,18 +224,18 @@ impl Connectivity {
             let Some(intent) = self.intents.get(&here) else {
                 return way;
             };
-            let Some((prefix, via, link)) = intent.route(ip) else {
+            let route = self.planner.route_to(&intent.view, ip);
+            let Some(Row::Route { tunnel, dst, via }) = route else {
                 break;
             };
+            let (prefix, link) = (dst, tunnel.name());
             way.parts.push((here, Part::Rule(family)));
             way.parts.push((here, Part::Route(prefix)));
             way.parts.push((here, Part::Link(link)));
             way.parts.push((here, Part::Neighbour(link, via)));
-            let peer = intent
-                .neighbours
-                .get(&(link, via))
-                .and_then(|&mac| intent.unicast.get(&(link, mac)).copied());
-            let Some(peer) = peer else { return way };
+            let Some(peer) = intent.peer(&self.planner, tunnel, via) else {
+                return way;
+            };
             way.parts.push((here, Part::Fdb(link, peer)));
             let Some(next) = self.owner(peer) else {
                 return way;
@@ -318,40 +318,43 @@ impl Connectivity {
 }
 
 impl Intent {
-    fn of(desired: &NodeState) -> Self {
-        let mut by_length: std::collections::BTreeMap<u8, NextHops> =
-            std::collections::BTreeMap::new();
-        for route in desired.routes.iter().filter(|route| route.table == TABLE) {
-            let [hop] = route.hops.as_slice() else {
-                continue;
-            };
-            if let (Some(via), Some(link)) = (hop.via, tunnel_named(&hop.link)) {
-                by_length
-                    .entry(route.dst.prefix_len())
-                    .or_default()
-                    .insert(route.dst, (via, link));
+    fn of(planner: &Planner, name: &str) -> Option<Self> {
+        let mut intent = Self {
+            view: planner.view(name)?,
+            neighbours: HashMap::new(),
+            unicast: HashMap::new(),
+        };
+        for row in planner.own_rows(name)? {
+            match row {
+                Row::Neighbour { tunnel, ip, mac } => {
+                    intent.neighbours.insert((tunnel, ip), mac);
+                }
+                Row::Fdb { tunnel, mac, dst } if !mac.is_zero() => {
+                    intent.unicast.insert((tunnel, mac), dst);
+                }
+                Row::Fdb { .. } | Row::Nat(_) | Row::Route { .. } => {}
             }
         }
-        Self {
-            routes: by_length.into_iter().rev().collect(),
-            neighbours: desired
-                .neighbours
-                .iter()
-                .filter_map(|row| Some(((tunnel_named(&row.link)?, row.ip), row.mac?)))
-                .collect(),
-            unicast: desired
-                .fdb
-                .iter()
-                .filter(|row| !row.mac.is_zero())
-                .filter_map(|row| Some(((tunnel_named(&row.link)?, row.mac), row.dst?)))
-                .collect(),
-        }
+        Some(intent)
     }
 
-    fn route(&self, ip: IpAddr) -> Option<(IpNet, IpAddr, &'static str)> {
-        self.routes.iter().find_map(|(length, routes)| {
-            let prefix = IpNet::new(ip, *length).ok()?.trunc();
-            routes.get(&prefix).map(|&(via, link)| (prefix, via, link))
-        })
+    /// The underlay address behind a next hop.
+    fn peer(&self, planner: &Planner, tunnel: Tunnel, via: IpAddr) -> Option<IpAddr> {
+        let own = self.neighbours.get(&(tunnel, via)).copied();
+        let mac = own.or_else(|| match planner.neighbour_at(&self.view, via)? {
+            Row::Neighbour {
+                tunnel: at, mac, ..
+            } if at == tunnel => Some(mac),
+            _ => None,
+        })?;
+        let own = self.unicast.get(&(tunnel, mac)).copied();
+        own.or_else(
+            || match planner.unicast_at(&self.view, tunnel.family(), mac)? {
+                Row::Fdb {
+                    tunnel: at, dst, ..
+                } if at == tunnel => Some(dst),
+                _ => None,
+            },
+        )
     }
 }

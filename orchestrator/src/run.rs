@@ -31,6 +31,7 @@ mod ask;
 mod assemble;
 mod claims;
 mod clusters;
+mod expected;
 mod opened;
 mod probe;
 

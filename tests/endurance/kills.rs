@@ -28,7 +28,7 @@ const OF_A_RUN: &[(Moment, bool)] = &[
     (Moment::Asks("POST", "/daemonsets"), false),
     (Moment::Says("deploying floaters"), false),
     (Moment::Asks("GET", "watch="), false),
-    (Moment::Asks("GET", "/v2/tables"), false),
+    (Moment::Asks("POST", "/v2/tables"), false),
     (Moment::Asks("POST", "/v2/probe"), false),
     (Moment::Says("removing what the run"), true),
     (Moment::Asks("DELETE", "/daemonsets"), true),

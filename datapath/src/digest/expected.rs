@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -18,8 +19,8 @@ use crate::state::{self, Family};
 /// bundles that it does not hold: of its own cluster, and those that this shadows. An internal node's routes lead through its own
 /// gateway, so that theirs are hashed once for each cluster with internal nodes; ask for the nodes of a cluster one after the other.
 #[derive(Debug)]
-pub struct Expected<'p> {
-    planner: &'p Planner,
+pub struct Expected {
+    planner: Arc<Planner>,
     digester: Digester,
     /// All routes, of each prefix the preferred one, through those who export them.
     exported: PerFamily<Digest>,
@@ -30,10 +31,10 @@ pub struct Expected<'p> {
     bytes: Bytes,
 }
 
-impl<'p> Expected<'p> {
+impl Expected {
     /// Of tables, whatever the digester's scope: a plan does not know the underlay links on which the tunnels' own rows depend.
     #[must_use]
-    pub fn new(planner: &'p Planner, digester: Digester) -> Self {
+    pub fn new(planner: &Arc<Planner>, digester: Digester) -> Self {
         let digester = Digester {
             scope: Scope::Tables,
             ..digester
@@ -48,7 +49,7 @@ impl<'p> Expected<'p> {
         }
         let exported = all_routes(planner, &digester, |_| Some(Via::Exporter), &mut bytes);
         Self {
-            planner,
+            planner: planner.clone(),
             digester,
             exported,
             mesh,
@@ -66,15 +67,16 @@ impl<'p> Expected<'p> {
     /// The digest that a node should have; none where it takes no part.
     #[must_use]
     pub fn of(&mut self, node: &str) -> Option<Digest> {
-        let view = self.planner.view(node)?;
+        let planner = self.planner.clone();
+        let view = planner.view(node)?;
         let mut digest = self.digester.empty();
-        for row in self.planner.own_rows(node)? {
+        for row in planner.own_rows(node)? {
             digest.add(self.digester.hash_planned(row, &mut self.bytes));
         }
         for family in FAMILIES {
             if view.is_in_mesh(family) {
                 digest.add_all(self.mesh.get(family));
-                for (preferred, held) in self.planner.other_peers(&view, family) {
+                for (preferred, held) in planner.other_peers(&view, family) {
                     self.exchange(&mut digest, preferred, held);
                 }
             }
@@ -83,7 +85,7 @@ impl<'p> Expected<'p> {
                 Some(Via::Exporter) => digest.add_all(self.exported.get(family)),
                 Some(Via::Gateway(via)) => digest.add_all(self.through_gateway(family, via)),
             }
-            for (preferred, held) in self.planner.other_routes(&view, family) {
+            for (preferred, held) in planner.other_routes(&view, family) {
                 self.exchange(&mut digest, preferred, held);
             }
         }
@@ -91,13 +93,13 @@ impl<'p> Expected<'p> {
     }
 
     /// The rows of a node with these differences: [`Digester::laid_over`]. None where it takes no part.
-    pub fn laid_over<'d>(
-        &self,
+    pub fn laid_over<'s, 'd>(
+        &'s self,
         node: &str,
         differences: &'d Differences,
-    ) -> Option<impl Iterator<Item = state::Row> + use<'d, 'p>>
+    ) -> Option<impl Iterator<Item = state::Row>>
     where
-        'p: 'd,
+        's: 'd,
     {
         let planned = self.planner.rows(node)?;
         Some(self.digester.laid_over(planned, differences))
@@ -111,12 +113,12 @@ impl<'p> Expected<'p> {
     }
 
     fn through_gateway(&mut self, family: Family, via: IpAddr) -> &Digest {
-        let (planner, digester) = (self.planner, &self.digester);
+        let (planner, digester) = (self.planner.clone(), &self.digester);
         let known = self.through.get_mut(family);
         let known = known.take().filter(|(known, _)| *known == via);
         let (_, digest) = known.unwrap_or_else(|| {
             let wanted = |of| (of == family).then_some(Via::Gateway(via));
-            let digests = all_routes(planner, digester, wanted, &mut self.bytes);
+            let digests = all_routes(&planner, digester, wanted, &mut self.bytes);
             (via, digests.get(family).clone())
         });
         &self.through.get_mut(family).insert((via, digest)).1

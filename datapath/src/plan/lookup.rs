@@ -20,13 +20,23 @@ impl Planner {
         view.route_of(self.slots.routes.get(&dst)?)
     }
 
-    /// The neighbour of a node that has an overlay address.
-    pub(crate) fn neighbour_at(&self, view: &View, ip: IpAddr) -> Option<Row> {
+    /// The route by which a node reaches an address through the bundles: that of the longest prefix.
+    #[must_use]
+    pub fn route_to(&self, view: &View, ip: IpAddr) -> Option<Row> {
+        self.lengths(Family::of(ip))
+            .filter_map(|length| IpNet::new(ip, length).ok())
+            .find_map(|net| self.route_at(view, net.trunc()))
+    }
+
+    /// The neighbour of a node that has an overlay address, from the bundles.
+    #[must_use]
+    pub fn neighbour_at(&self, view: &View, ip: IpAddr) -> Option<Row> {
         self.peer_at(view, Family::of(ip), PeerKey::Neighbour(ip))
     }
 
-    /// The forwarding row of a node for the MAC of a peer.
-    pub(crate) fn unicast_at(&self, view: &View, family: Family, mac: Mac) -> Option<Row> {
+    /// The forwarding row of a node for the MAC of a peer, from the bundles.
+    #[must_use]
+    pub fn unicast_at(&self, view: &View, family: Family, mac: Mac) -> Option<Row> {
         self.peer_at(view, family, PeerKey::Unicast(mac))
     }
 

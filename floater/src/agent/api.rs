@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use datapath::digest::{Digester, Mismatch};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -35,7 +36,8 @@ use super::nonces::Nonces;
 use super::plans::Plans;
 use super::{Config, Error, Sockets, check, now_ms};
 use crate::wire::{
-    AUTH_HEADER, Audience, CAPABILITIES, Info, Refusal, SignedRequest, Tables, VERSION, seal,
+    AUTH_HEADER, Audience, CAPABILITIES, Expectation, Info, Refusal, SignedRequest, Tables,
+    VERSION, seal,
 };
 use refuse::Refused;
 
@@ -218,19 +220,29 @@ impl Api {
             .try_acquire()
             .map_err(|_| Refused::busy("too many requests are under way"))?;
         let allowed = match path {
-            "/v2/info" | "/v2/tables" => Method::GET,
-            "/v2/probe" => Method::POST,
+            "/v2/info" => "GET",
+            "/v2/tables" => "GET, POST",
+            "/v2/probe" => "POST",
             _ => return Err(Refused::new(StatusCode::NOT_FOUND, "no such path")),
         };
-        if *method != allowed {
+        if !allowed.split(", ").any(|allowed| method == allowed) {
             let mut refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here");
-            refused.allow = allowed.as_str().parse().ok();
+            refused.allow = allowed.parse().ok();
             return Err(refused);
         }
         let body = self.body(body, signed).await?;
         match path {
             "/v2/info" => Ok(Answered::Whole(json(StatusCode::OK, &self.info().await))),
-            "/v2/tables" => self.tables().await.map(Answered::Whole),
+            "/v2/tables" if method == Method::POST => {
+                let expected = serde_json::from_slice(&body).map_err(|error| {
+                    Refused::new(
+                        StatusCode::BAD_REQUEST,
+                        &format!("the expectation cannot be understood: {error}"),
+                    )
+                })?;
+                self.tables(Some(expected)).await.map(Answered::Whole)
+            }
+            "/v2/tables" => self.tables(None).await.map(Answered::Whole),
             _ => self.probe(&body, signed).map(Answered::Stream),
         }
     }
@@ -316,11 +328,21 @@ impl Api {
         }
     }
 
-    async fn tables(&self) -> Result<Whole, Refused> {
+    /// The tables, or what differs from those that are expected.
+    async fn tables(&self, expected: Option<Expectation>) -> Result<Whole, Refused> {
         let sockets = Arc::clone(&self.sockets);
         let node = self.config.node.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let (state, missing) = sockets.inspect()?;
+            let (mut state, missing) = sockets.inspect()?;
+            let differences = expected
+                .map(|expected| {
+                    let digester = Digester::like(expected.key, &expected.digest);
+                    let found = digester.differences(&state, &expected.digest)?;
+                    digester.take_counted(&mut state);
+                    Ok::<_, Mismatch>(found)
+                })
+                .transpose()
+                .map_err(|mismatch| mismatch.to_string())?;
             // Megabytes: not on the thread that everybody else waits for.
             Ok(json(
                 StatusCode::OK,
@@ -328,6 +350,7 @@ impl Api {
                     version: VERSION,
                     node,
                     state,
+                    differences,
                     missing,
                 },
             ))

@@ -1,12 +1,13 @@
 //! What a floater says of itself and of the network that it stands in.
 
+use datapath::digest::{self, Differences, Digest};
 use datapath::state::NodeState;
 use serde::{Deserialize, Serialize};
 
 use super::{line, lines};
 
 /// What this floater can do, for [`Info::capabilities`].
-pub const CAPABILITIES: [&str; 4] = ["health", "icmp", "tables", "tcp"];
+pub const CAPABILITIES: [&str; 5] = ["digests", "health", "icmp", "tables", "tcp"];
 
 /// Who a floater is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,15 @@ impl Layer {
     }
 }
 
+/// Which tables are expected where a floater stands, so that only what differs has to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expectation {
+    /// What the rows are hashed with.
+    pub key: digest::Key,
+    /// The sums of the rows that should be there.
+    pub digest: Digest,
+}
+
 /// The tables of the network that a floater stands in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tables {
@@ -98,8 +108,11 @@ pub struct Tables {
     /// The node's name.
     #[serde(deserialize_with = "line")]
     pub node: String,
-    /// The rows.
+    /// The rows; where `differences` are given without those that the digest counts.
     pub state: NodeState,
+    /// What is there in the buckets in which the node differs from what was expected; none where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differences: Option<Differences>,
     /// What could not be read, and why; empty when everything could.
     #[serde(default, deserialize_with = "lines")]
     pub missing: Vec<String>,

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use datapath::state::NodeState;
+use datapath::digest::{Differences, Digest, Digester, Key, Scope};
+use datapath::state::{NodeState, Row};
 use floater::agent::{Config, Family, Here, Layer, Sockets};
 use floater::wire::{
-    AUTH_WINDOW_MS, Audience, CAPABILITIES, Event, Info, MAX_BODY, MAX_PLANS, Protocol, sign,
+    AUTH_WINDOW_MS, Audience, CAPABILITIES, Event, Expectation, Info, MAX_BODY, MAX_PLANS,
+    Protocol, Tables, sign,
 };
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -457,4 +459,52 @@ async fn tables_that_cannot_be_read_are_not_empty_tables() {
     assert_eq!(response.status(), 503);
     let said: serde_json::Value = serde_json::from_slice(&signed(nonce, response).await).unwrap();
     assert_eq!(said["error"], "no netlink here");
+}
+
+#[tokio::test]
+async fn what_differs_from_an_expectation_is_all_that_is_sent() {
+    let floater = floater().await;
+    let address = loopback(floater.api_port());
+    let tables = async |body: &[u8]| {
+        let request = request("POST", "/v2/tables", body);
+        let nonce = nonce_of(&request);
+        let response = ask(address, request).await;
+        (response.status().as_u16(), signed(nonce, response).await)
+    };
+    let key = Key([3; 16]);
+    let digester = Digester::new(key, Scope::Tables, 4);
+    let expect = async |digest: Digest| {
+        let body = serde_json::to_vec(&Expectation { key, digest }).unwrap();
+        let (status, said) = tables(&body).await;
+        assert_eq!(status, 200);
+        serde_json::from_slice::<Tables>(&said).unwrap()
+    };
+    // Nothing of the datapath's is where this test runs, and so much is expected.
+    let nothing = expect(digester.empty()).await;
+    assert_eq!(
+        nothing.differences,
+        Some(Differences {
+            bits: 4,
+            ..Differences::default()
+        })
+    );
+    assert!(
+        nothing.state.links.get("lo").is_some(),
+        "what is local is told"
+    );
+    let mut digest = digester.empty();
+    let route: Row = serde_json::from_value(serde_json::json!({"row": "route", "is": {
+        "table": 200, "dst": "10.21.0.0/16", "metric": 0, "kind": "unicast", "protocol": 4, "src": null, "mtu": null,
+        "hops": [{"via": "220.0.0.1", "link": "vx-bridge", "onlink": true, "weight": 1, "dead": false}],
+    }}))
+    .unwrap();
+    digester.add(&mut digest, &route);
+    let lacks = expect(digest).await.differences.expect("it was asked for");
+    let bucket = digester.bucket(&route).expect("it counts");
+    assert_eq!(
+        lacks.buckets.into_iter().collect::<Vec<_>>(),
+        [(bucket, Vec::new())]
+    );
+    let (status, said) = tables(br#"{"key": [], "digest": null}"#).await;
+    assert_eq!(status, 400, "{}", String::from_utf8_lossy(&said));
 }

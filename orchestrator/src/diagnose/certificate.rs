@@ -7,7 +7,7 @@ use floater::wire::Layer;
 
 use super::intent::Intended;
 use super::scope::Scope;
-use crate::graph::{Connectivity, Place, family_of_tunnel, tunnel_named};
+use crate::graph::{Connectivity, Place, family_of_tunnel};
 use crate::report::{Certificate, Finding};
 
 /// So many members that nobody asked are named; the others are counted.
@@ -40,15 +40,8 @@ pub(super) fn certificate(
                 file(&mut all, graph.carries(vertex), format!("{place} {word}"));
             }
             if layers.contains(&Layer::Pod) {
-                for link in intended
-                    .desired
-                    .get(&at)
-                    .into_iter()
-                    .flat_map(|rows| rows.links.iter())
-                {
-                    if let Some(link) = tunnel_named(&link.name)
-                        && scope.what.wants_family(family_of_tunnel(link))
-                    {
+                for link in intended.tunnels(at) {
+                    if scope.what.wants_family(family_of_tunnel(link)) {
                         file(
                             &mut all,
                             graph.carries(Place::Tunnel(at, link)),
@@ -57,7 +50,7 @@ pub(super) fn certificate(
                     }
                 }
             }
-            match (&scope.node(at).tables, intended.desired.contains_key(&at)) {
+            match (&scope.node(at).tables, intended.name(at).is_some()) {
                 (Ok(_), true) => all.covered.push(format!("{place} tables")),
                 (Ok(_), false) => all
                     .not_covered

@@ -83,7 +83,7 @@ fn is_known(scope: &Scope<'_>, intended: &Intended, cluster: usize, layer: Layer
     let members = scope.members(cluster);
     !members.is_empty()
         && members.into_iter().all(|at| {
-            let is_planned = layer == Layer::Host || intended.desired.contains_key(&at);
+            let is_planned = layer == Layer::Host || intended.name(at).is_some();
             scope.node(at).tables.is_ok() && is_planned
         })
 }

@@ -3,30 +3,31 @@
 //! Intent is the plan of the control plane's objects. Where there is no control plane, the objects are guessed from what most nodes hold
 //! and what the tunnels really are, and the plan is made of those: a row that disagrees with the rest is then found all the same.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use datapath::api::{
     Cluster, ClusterLinkOptions, ClusterNode, Device, Fleet, NetworkType, NodeConfig,
     NodeConfigSpec,
 };
 use datapath::nodeconfig::TABLE;
-use datapath::plan::Objection;
+use datapath::plan::{Objection, Planner};
 use datapath::state::{Address, Family, Link, LinkKind, NodeState};
+use datapath::walk::Layer;
 use ipnet::IpNet;
-use rayon::prelude::*;
 
 use super::scope::Scope;
 use crate::evidence::NodeRef;
 
 /// What the nodes should hold.
 pub(super) struct Intended {
-    /// By node that takes part: the plan.
-    pub(super) planned: BTreeMap<NodeRef, NodeConfigSpec>,
+    pub(super) planner: Arc<Planner>,
+    /// By node that takes part: the name under which the planner knows it.
+    names: BTreeMap<NodeRef, String>,
     /// By node: the NodeConfig object.
     pub(super) written: BTreeMap<NodeRef, NodeConfigSpec>,
-    /// By node that takes part: its rows by the plan.
-    pub(super) desired: BTreeMap<NodeRef, NodeState>,
     /// By node: the name of its underlay link.
     pub(super) lower: BTreeMap<NodeRef, String>,
     /// Nodes with the gateway role.
@@ -84,19 +85,18 @@ impl Intended {
                 gateways.insert(at);
             }
         }
-        let plan = datapath::plan::plan(fleet);
+        let planner = Arc::new(Planner::of(fleet));
         let mut objections = Vec::new();
         if !guessed {
-            objections = plan.objections;
+            objections = planner.objections();
             objections.extend(datapath::plan::links::check(
                 fleet,
                 &observed_links(scope, &by_object),
             ));
         }
-        let planned: BTreeMap<NodeRef, NodeConfigSpec> = plan
-            .configs
-            .into_iter()
-            .filter_map(|(name, config)| Some((*by_object.get(name.as_str())?, config)))
+        let names: BTreeMap<NodeRef, String> = planner
+            .nodes()
+            .filter_map(|name| Some((*by_object.get(name)?, name.to_owned())))
             .collect();
         let written = if guessed {
             BTreeMap::new()
@@ -110,28 +110,94 @@ impl Intended {
                 })
                 .collect()
         };
-        let rows: Vec<(NodeRef, NodeState)> = planned
-            .par_iter()
-            .map(|(&at, config)| (at, rows_of(scope, at, config)))
-            .collect();
         let mut owners = HashMap::new();
         for at in scope.all_nodes() {
             owners.extend(scope.node(at).ips.iter().map(|&ip| (ip, at)));
         }
-        for (at, rows) in &rows {
-            owners.extend(rows.addresses.iter().map(|row| (row.net.addr(), *at)));
+        for (&at, name) in &names {
+            let devices = planner.devices(name).into_iter().flatten();
+            owners.extend(devices.map(|device| (device.net.addr(), at)));
         }
         Self {
             owners,
-            planned,
+            planner,
+            names,
             written,
-            desired: rows.into_iter().collect(),
             lower,
             gateways,
             guessed,
             exports: exports(fleet),
             objections,
         }
+    }
+
+    /// The name under which the planner knows a node; none where it takes no part.
+    pub(super) fn name(&self, at: NodeRef) -> Option<&str> {
+        self.names.get(&at).map(String::as_str)
+    }
+
+    /// The tunnels that a node should have.
+    pub(super) fn tunnels(&self, at: NodeRef) -> Vec<&'static str> {
+        let devices = self.name(at).and_then(|name| self.planner.devices(name));
+        devices
+            .into_iter()
+            .flatten()
+            .map(|device| device.tunnel.name())
+            .collect()
+    }
+
+    /// All rows that a node should hold; none where it takes no part. O(clusters): for nodes in which something differs.
+    pub(super) fn desired(&self, scope: &Scope<'_>, at: NodeRef) -> Option<NodeState> {
+        let name = self.name(at)?;
+        let lent = match &scope.node(at).tables {
+            Ok(tables) => tables,
+            Err(_) => &ordinary(scope, at, self.lower.get(&at)?),
+        };
+        Some(self.planner.desired(name, lent)?.0)
+    }
+
+    /// The rows that a node should hold but for those that its digest counts.
+    pub(super) fn desired_local(&self, scope: &Scope<'_>, at: NodeRef) -> Option<NodeState> {
+        let (name, digester) = (self.name(at)?, scope.gathered.digester?);
+        let tables = scope.node(at).tables.as_ref().ok()?;
+        let (mut desired, _) = self.planner.desired_own(name, tables)?;
+        digester.take_counted(&mut desired);
+        Some(desired)
+    }
+
+    /// As [`Self::layered`] of a node that could not be read: what it should be.
+    pub(super) fn planned(&self, scope: &Scope<'_>, at: NodeRef) -> Option<(NodeState, Layer)> {
+        let name = self.name(at)?;
+        let lent = ordinary(scope, at, self.lower.get(&at)?);
+        let (own, _) = self.planner.desired_own(name, &lent)?;
+        Some((own, Layer::new(&self.planner, name)?))
+    }
+
+    /// A node's own state and what its plan lays under it, where its tables are given as differences.
+    pub(super) fn layered(&self, scope: &Scope<'_>, at: NodeRef) -> Option<(NodeState, Layer)> {
+        let node = scope.node(at);
+        let (tables, differences) = (node.tables.as_ref().ok()?, node.differences.as_ref()?);
+        let digester = scope.gathered.digester?;
+        Layer::observed(
+            &self.planner,
+            self.name(at)?,
+            tables.clone(),
+            digester,
+            differences,
+        )
+    }
+
+    /// All rows that a node that could be read holds. O(clusters) where its tables are given as differences.
+    pub(super) fn observed<'s>(
+        &self,
+        scope: &Scope<'s>,
+        at: NodeRef,
+    ) -> Option<Cow<'s, NodeState>> {
+        let tables = scope.node(at).tables.as_ref().ok()?;
+        Some(match self.layered(scope, at) {
+            Some((own, layer)) => Cow::Owned(layer.over(&own)),
+            None => Cow::Borrowed(tables),
+        })
     }
 
     /// The node that has an underlay or overlay address.
@@ -200,20 +266,20 @@ fn observed_links(
         .collect()
 }
 
-/// The rows that a config makes on a node. A node that could not be read lends nothing, so that an ordinary underlay link with its
-/// addresses is put in its place.
+/// The rows that a config makes on a node; none where that could not be read.
 pub(super) fn rows_of(scope: &Scope<'_>, at: NodeRef, config: &NodeConfigSpec) -> NodeState {
     match &scope.node(at).tables {
         Ok(tables) => datapath::nodeconfig::desired(config, tables).0,
-        Err(_) => datapath::nodeconfig::desired(config, &ordinary(scope, at, config)).0,
+        Err(_) => NodeState::default(),
     }
 }
 
-fn ordinary(scope: &Scope<'_>, at: NodeRef, config: &NodeConfigSpec) -> NodeState {
+/// An ordinary underlay link with the node's addresses.
+fn ordinary(scope: &Scope<'_>, at: NodeRef, lower: &str) -> NodeState {
     let mut state = NodeState::default();
-    for device in &config.devices {
+    {
         state.links.insert(Link {
-            name: device.bind_dev.clone(),
+            name: lower.to_owned(),
             index: 0,
             mac: None,
             mtu: 1500,
@@ -230,7 +296,7 @@ fn ordinary(scope: &Scope<'_>, at: NodeRef, config: &NodeConfigSpec) -> NodeStat
             let length = if ip.is_ipv4() { 32 } else { 128 };
             if let Ok(net) = IpNet::new(ip, length) {
                 state.addresses.insert(Address {
-                    link: device.bind_dev.clone(),
+                    link: lower.to_owned(),
                     net,
                 });
             }

@@ -155,14 +155,11 @@ pub(super) fn cover(scope: &Scope<'_>, graph: &mut Connectivity, pairs: &[Pair<'
 
 /// The graph of what nodes should do.
 pub(super) fn graph(scope: &Scope<'_>, intended: &Intended) -> Connectivity {
-    let empty = datapath::state::NodeState::default();
-    Connectivity::new(scope.all_nodes().into_iter().map(|at| {
-        (
-            at,
-            intended.desired.get(&at).unwrap_or(&empty),
-            scope.node(at).ips.as_slice(),
-        )
-    }))
+    let nodes = scope.all_nodes().into_iter();
+    Connectivity::new(
+        &intended.planner,
+        nodes.map(|at| (at, intended.name(at), scope.node(at).ips.as_slice())),
+    )
 }
 
 /// A pair's name for a person, without the source.

@@ -8,11 +8,13 @@ mod links;
 mod rows;
 mod underlay;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use datapath::api::NetworkType;
 use datapath::code::Code;
 use datapath::diff::{Change, diff};
+use datapath::digest::Differences;
 use datapath::element::{ElementKind, Fix};
 use datapath::plan::Objection;
 use datapath::state::{Nat, NodeState, Row};
@@ -68,8 +70,13 @@ pub(super) fn unread(scope: &Scope<'_>, intended: &Intended) -> Vec<String> {
         })
         .filter_map(|at| {
             let why = scope.node(at).nat_unread.as_ref()?;
-            let desired = intended.desired.get(&at)?;
-            desired.nat.iter().any(is_needed).then(|| {
+            let name = intended.name(at)?;
+            let own = intended.planner.own_rows(name)?;
+            let nat = own.into_iter().filter_map(|row| match Row::from(row) {
+                Row::Nat(row) => Some(row),
+                _ => None,
+            });
+            nat.into_iter().any(|row| is_needed(&row)).then(|| {
                 format!(
                     "whether {} translates addresses as planned is not known: {why}",
                     scope.place(at)
@@ -80,11 +87,24 @@ pub(super) fn unread(scope: &Scope<'_>, intended: &Intended) -> Vec<String> {
 }
 
 fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion> {
-    let Ok(observed) = &scope.node(at).tables else {
+    let Ok(tables) = &scope.node(at).tables else {
         return Vec::new();
     };
-    let desired = intended.desired.get(&at);
-    let changes = desired.map_or_else(Vec::new, |desired| diff(desired, observed).changes);
+    let is_stale = is_stale(intended, at);
+    let is_as_planned = scope.node(at).differences.as_ref();
+    let is_as_planned = is_as_planned.is_some_and(Differences::is_empty);
+    // Where the rows of the tables are those of the plan the rest is all that can differ.
+    let (desired, observed) = if is_as_planned && !is_stale {
+        (intended.desired_local(scope, at), Cow::Borrowed(tables))
+    } else {
+        let observed = intended.observed(scope, at);
+        (
+            intended.desired(scope, at),
+            observed.unwrap_or(Cow::Borrowed(tables)),
+        )
+    };
+    let observed: &NodeState = &observed;
+    let changes = desired.map_or_else(Vec::new, |desired| diff(&desired, observed).changes);
     let changes: Vec<Change> = changes
         .into_iter()
         // A row that is stated again only because applying the set would cost it is there, and right.
@@ -97,7 +117,9 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
     if let Some(down) = underlay_down(scope, intended, at, observed, &changes) {
         return vec![down];
     }
-    let stale = stale_changes(scope, intended, at, observed, &changes);
+    let stale = is_stale
+        .then(|| stale_changes(scope, intended, at, observed, &changes))
+        .flatten();
     let (followed, own): (Vec<Change>, Vec<Change>) = changes
         .into_iter()
         .partition(|change| stale.as_ref().is_some_and(|stale| stale.contains(change)));
@@ -275,7 +297,16 @@ fn underlay_down(
     })
 }
 
-/// Changes that the kernel's rows owe to a NodeConfig that is not what the plan calls for; none where it is.
+/// Whether a node's NodeConfig is not what the plan calls for.
+fn is_stale(intended: &Intended, at: NodeRef) -> bool {
+    let Some((written, name)) = intended.written.get(&at).zip(intended.name(at)) else {
+        return false;
+    };
+    let planned = intended.planner.config(name);
+    planned.is_some_and(|planned| !same_rows(written, &planned))
+}
+
+/// Changes that the kernel's rows owe to a NodeConfig that is not what the plan calls for.
 fn stale_changes(
     scope: &Scope<'_>,
     intended: &Intended,
@@ -283,10 +314,7 @@ fn stale_changes(
     observed: &NodeState,
     changes: &[Change],
 ) -> Option<Vec<Change>> {
-    let (written, planned) = (intended.written.get(&at)?, intended.planned.get(&at)?);
-    if same_rows(written, planned) {
-        return None;
-    }
+    let written = intended.written.get(&at)?;
     let left = diff(&rows_of(scope, at, written), observed).changes;
     Some(
         changes

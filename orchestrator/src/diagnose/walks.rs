@@ -69,16 +69,24 @@ impl<'a> Walks<'a> {
                     }
                 }
             }
-            let state = match &scope.node(at).tables {
-                Ok(tables) => Some(tables),
-                Err(_) => intended.desired.get(&at),
+            let maps = |state: &NodeState| {
+                let mut rows = state.nat.iter();
+                rows.any(|row| !matches!(row, Nat::Masquerade { .. }))
             };
-            if let Some(state) = state {
-                mapped |= state
-                    .nat
-                    .iter()
-                    .any(|row| !matches!(row, Nat::Masquerade { .. }));
-                world.insert_from(name.clone(), state);
+            let layered = match &scope.node(at).tables {
+                Ok(_) => intended.layered(scope, at),
+                Err(_) => intended.planned(scope, at),
+            };
+            match (layered, &scope.node(at).tables) {
+                (Some((own, layer)), _) => {
+                    mapped |= maps(&own);
+                    world.insert_layered(name.clone(), &own, layer);
+                }
+                (None, Ok(tables)) => {
+                    mapped |= maps(tables);
+                    world.insert_from(name.clone(), tables);
+                }
+                (None, Err(_)) => {}
             }
             names.insert(name, at);
         }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floater::wire::{
-    AUTH_HEADER, Audience, Event, Health, Info, Nonce, Outcome, Plan, Tables, Transcript, Unsealed,
-    VERSION, sign, unseal,
+    AUTH_HEADER, Audience, Event, Expectation, Health, Info, Nonce, Outcome, Plan, Tables,
+    Transcript, Unsealed, VERSION, sign, unseal,
 };
 use http::{HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -206,14 +206,16 @@ impl Agent {
 
     async fn read<T: DeserializeOwned>(
         &self,
+        method: Method,
         path: &str,
+        body: &[u8],
         limit: Duration,
         deadline: Instant,
         version: impl Fn(&T) -> u32,
     ) -> Result<T, String> {
         let _permits = self.gates.pass().await;
         let work = async {
-            let (response, nonce) = self.ask(Method::GET, path, &[], limit).await?;
+            let (response, nonce) = self.ask(method, path, body, limit).await?;
             let (status, body) = read(response, limit).await?;
             let content = self
                 .unseal(&nonce, status, &body)
@@ -235,19 +237,42 @@ impl Agent {
         within(deadline, work).await
     }
 
-    /// The tables of its node.
-    pub(crate) async fn tables(&self, deadline: Instant) -> Result<Tables, String> {
-        self.read("/v2/tables", TABLES_TIMEOUT, deadline, |tables: &Tables| {
-            tables.version
-        })
+    /// The tables of its node; of what is expected there only what differs.
+    pub(crate) async fn tables(
+        &self,
+        expected: Option<&Expectation>,
+        deadline: Instant,
+    ) -> Result<Tables, String> {
+        let (method, body) = match expected {
+            None => (Method::GET, Vec::new()),
+            Some(expected) => {
+                let body = serde_json::to_vec(expected).map_err(|error| error.to_string())?;
+                (Method::POST, body)
+            }
+        };
+        let version = |tables: &Tables| tables.version;
+        self.read(
+            method,
+            "/v2/tables",
+            &body,
+            TABLES_TIMEOUT,
+            deadline,
+            version,
+        )
         .await
     }
 
     /// Who it is, and how it fares.
     pub(crate) async fn info(&self, deadline: Instant) -> Result<Info, String> {
-        self.read("/v2/info", INFO_TIMEOUT, deadline, |info: &Info| {
-            info.version
-        })
+        let version = |info: &Info| info.version;
+        self.read(
+            Method::GET,
+            "/v2/info",
+            &[],
+            INFO_TIMEOUT,
+            deadline,
+            version,
+        )
         .await
     }
 

@@ -82,6 +82,9 @@ pub(crate) const MAX_PODS: usize = 5 * MAX_NODES;
 /// The most members of a fleet, and the most objects of theirs.
 const MAX_MEMBERS: usize = 10_000;
 const MAX_OBJECTS: usize = 100_000;
+/// Up to so many members NodeConfigs are read: above, nodes are compared with the plan of the other objects alone, and a tunnel's MAC is
+/// what the plan derives.
+const CONFIGS_UP_TO: usize = 300;
 
 /// The selector of everything that a run of any id makes.
 pub(crate) fn ours() -> String {
@@ -224,9 +227,21 @@ fn optional<T>(list: Result<Listed<T>, Failure>, what: &str, warnings: &mut Vec<
 /// What a cluster that is believed to be the control plane wants of the fleet, and what of it could not be read.
 pub(crate) async fn intent(api: &Api, members: &[Member]) -> (Fleet, Vec<String>) {
     let mut warnings = Vec::new();
+    let configs = async {
+        // Together they grow with the square of the fleet.
+        if members.len() > CONFIGS_UP_TO {
+            return Ok(Listed {
+                items: Vec::new(),
+                version: String::new(),
+                broken: Vec::new(),
+            });
+        }
+        api.list::<NodeConfig>("/apis/kosmos.io/v1alpha1/nodeconfigs", "", MAX_OBJECTS)
+            .await
+    };
     let (nodes, configs) = tokio::join!(
         api.list::<ClusterNode>("/apis/kosmos.io/v1alpha1/clusternodes", "", MAX_OBJECTS),
-        api.list::<NodeConfig>("/apis/kosmos.io/v1alpha1/nodeconfigs", "", MAX_OBJECTS),
+        configs,
     );
     let mut cluster_nodes = optional(nodes, "clusternodes.kosmos.io", &mut warnings);
     let mut node_configs = optional(configs, "nodeconfigs.kosmos.io", &mut warnings);

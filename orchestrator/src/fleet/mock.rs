@@ -467,6 +467,7 @@ impl Mock {
                 version: VERSION,
                 node,
                 state: Default::default(),
+                differences: None,
                 missing: Vec::new()
             }),
             "/v2/probe" => {

@@ -33,6 +33,7 @@ fn fleet(clusters: usize, nodes: usize) -> Vec<ClusterFacts> {
                     gateway: node == 0,
                     pod_ips: vec![format!("10.{cluster}.{node}.2").parse().expect("ip")],
                     tables: Ok(NodeState::default()),
+                    differences: None,
                     nat_unread: None,
                     host_floater: None,
                     pod_floater: None,

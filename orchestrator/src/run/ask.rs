@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floater::wire::{Layer, Tables};
+use floater::wire::{Expectation, Layer, Tables};
 use tokio::time::Instant;
 
 use super::Context;
+use super::expected::Expectations;
 use crate::fleet::agents::{Agent, Gates};
 use crate::fleet::api::Api;
 use crate::fleet::deploy::Refused;
@@ -48,6 +49,7 @@ pub(super) async fn ask(
     pods: &[&Pod],
     refused: &Refused,
     run_key: &Arc<[u8]>,
+    expected: Option<(&Expectations, &str)>,
 ) -> Asked {
     let mut by_place: BTreeMap<(&str, Layer), &Pod> = BTreeMap::new();
     for pod in pods {
@@ -78,7 +80,10 @@ pub(super) async fn ask(
                     // Both places are known: it was found by them.
                     let agent = Agent::new(api, namespace, &seen.id, pod, run_key, &gates);
                     if let Some(agent) = agent {
-                        questions.push((name.clone(), layer, agent));
+                        let expected = expected
+                            .filter(|_| layer == Layer::Host)
+                            .and_then(|(all, cluster)| all.of(cluster, name));
+                        questions.push((name.clone(), layer, agent, expected));
                         continue;
                     }
                     "its pod does not say where it is".to_owned()
@@ -99,15 +104,15 @@ pub(super) async fn ask(
     }
     let places: Vec<_> = questions
         .iter()
-        .map(|(node, layer, agent)| (node.clone(), *layer, agent.clone()))
+        .map(|(node, layer, agent, _)| (node.clone(), *layer, agent.clone()))
         .collect();
     let deadline = context.deadline;
     let patience = Arc::new(Patience::new(questions.len(), LATE, deadline));
-    let answers = concurrently(questions, FLOATERS_AT_ONCE, |(_, layer, agent)| {
+    let answers = concurrently(questions, FLOATERS_AT_ONCE, |(_, layer, agent, expected)| {
         let patience = Arc::clone(&patience);
         async move {
             let work = async {
-                let answer = answer(layer, &agent, deadline).await;
+                let answer = answer(layer, &agent, expected.as_ref(), deadline).await;
                 if answer.dead.is_none() { Ok(answer) } else { Err(answer) }
             };
             match patience.with(work).await {
@@ -152,10 +157,15 @@ impl Answer {
     }
 }
 
-async fn answer(layer: Layer, agent: &Agent, deadline: Instant) -> Answer {
+async fn answer(
+    layer: Layer,
+    agent: &Agent,
+    expected: Option<&Expectation>,
+    deadline: Instant,
+) -> Answer {
     let mut tables = None;
     if layer == Layer::Host {
-        let read = agent.tables(deadline).await;
+        let read = agent.tables(expected, deadline).await;
         if read.is_ok() {
             return Answer {
                 dead: None,

@@ -23,6 +23,7 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
         fleet,
         control_plane,
         notes,
+        digester,
     } = found;
     clusters.sort_by(|a, b| a.name.cmp(&b.name));
     let planned = Planned::new(&fleet);
@@ -62,6 +63,7 @@ pub(super) fn gather(context: &Context, found: Found) -> (Gathered, Agents) {
             control_plane,
         },
         inventory_notes: notes,
+        digester,
         probes: Vec::new(),
         refused: Vec::new(),
     };
@@ -120,8 +122,9 @@ fn observed(
         let read = tables
             .remove(&name)
             .unwrap_or_else(|| Err("they were not asked for".to_owned()));
-        let mut nat_unread = None;
+        let (mut nat_unread, mut differences) = (None, None);
         let read = read.and_then(|tables| {
+            differences = tables.differences;
             let mut unread = None;
             for missing in tables.missing {
                 if missing.starts_with("nat") {
@@ -143,6 +146,7 @@ fn observed(
             gateway: object.is_some_and(|object| object.spec.is_gateway()),
             pod_ips,
             tables: read,
+            differences,
             nat_unread,
             host_floater,
             pod_floater,
@@ -222,6 +226,7 @@ fn from_intent(objects: &[&ClusterNode], reason: &str) -> Vec<NodeFacts> {
             gateway: node.spec.is_gateway(),
             pod_ips: Vec::new(),
             tables: Err(reason.to_owned()),
+            differences: None,
             nat_unread: None,
             host_floater: Some(reason.to_owned()),
             pod_floater: Some(reason.to_owned()),

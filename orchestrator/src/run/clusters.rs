@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datapath::api::Fleet;
+use datapath::digest::Digester;
 use datapath::printable::Printable;
 use floater::wire::{Layer, Tables};
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use super::ask::{Asked, ask, refuse};
 use super::claims::{Intent, distinct, intent, rename, unreached};
+use super::expected::Expectations;
 use super::opened::{Looked, Open, able, lifetime, look_at_all};
 use super::{Context, Progress, Swept};
 use crate::Error;
@@ -30,6 +32,8 @@ use crate::report::Observation;
 
 /// How often floaters are deployed with other ports when those of the run turn out to be taken.
 const PORT_ATTEMPTS: u32 = 3;
+/// So many clusters that are called otherwise than any member are asked who they are.
+const NAMELESS: usize = 64;
 
 /// All clusters of a run as they were found.
 pub(super) struct Found {
@@ -39,6 +43,8 @@ pub(super) struct Found {
     pub(super) control_plane: Option<String>,
     /// Claims that are not believed.
     pub(super) notes: Vec<InventoryNote>,
+    /// How differences from what floaters were told to expect are to be read; none where they were told nothing.
+    pub(super) digester: Option<Digester>,
 }
 
 /// A cluster, asked as far as it let itself be asked.
@@ -85,6 +91,7 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
         });
     }
     matched(context, &open, &clusters)?;
+    let expected = Arc::new(Expectations::new(&fleet)?);
     let fleet = Arc::new(fleet);
     for cluster in clusters.iter().filter(|cluster| cluster.state.is_err()) {
         context.tell(Progress::Cluster {
@@ -98,8 +105,8 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
     let at_once = context.shares(open.len()).clusters;
     let done = concurrently(open, at_once, |cluster| {
         let context = context.clone();
-        let fleet = Arc::clone(&fleet);
-        async move { finish(&context, &fleet, cluster).await }
+        let (fleet, expected) = (Arc::clone(&fleet), Arc::clone(&expected));
+        async move { finish(&context, &fleet, (*expected).as_ref(), cluster).await }
     })
     .await;
     clusters.extend(names.into_iter().zip(done).map(|(name, members)| Prepared {
@@ -111,6 +118,7 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
         fleet: Arc::unwrap_or_clone(fleet),
         control_plane,
         notes,
+        digester: (*expected).as_ref().map(Expectations::digester),
     })
 }
 
@@ -133,9 +141,30 @@ async fn believed(
         note,
     } = intent(context, open).await?;
     notes.extend(note);
+    ask_the_nameless(context, open, &fleet).await;
     let silent: Vec<&str> = silent.iter().map(|cluster| &*cluster.name).collect();
     rename(context, open, &silent, &fleet, holder);
     Ok((fleet, holder.map(|at| open[at].name.clone())))
+}
+
+/// A context that is called otherwise than any member is recognised by the addresses that its nodes' kernels have.
+async fn ask_the_nameless(context: &Context, open: &mut [Open], fleet: &Fleet) {
+    let members: BTreeSet<&str> = fleet
+        .clusters
+        .iter()
+        .map(|cluster| cluster.metadata.name.as_str())
+        .collect();
+    if members.is_empty() {
+        return;
+    }
+    let nameless = open
+        .iter_mut()
+        .filter(|cluster| !members.contains(cluster.name.as_str()) && cluster.standing.is_some())
+        .take(NAMELESS);
+    let asked = nameless.map(|cluster| async {
+        cluster.asked = cluster.ask_standing(context, None).await;
+    });
+    futures::future::join_all(asked).await;
 }
 
 /// Ends a run whose patterns choose nothing, before anything is made anywhere.
@@ -203,26 +232,30 @@ fn nobody(clusters: &[Prepared]) -> Error {
 }
 
 /// Deploys where no floaters stand ready, and asks them.
-async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
-    let Open {
-        name,
-        role,
-        api,
-        seen,
-        asked,
-        identity: _,
-    } = cluster;
+async fn finish(
+    context: &Context,
+    fleet: &Fleet,
+    expected: Option<&Expectations>,
+    mut cluster: Open,
+) -> Members {
+    let early = cluster.asked.take();
+    let (name, role) = (cluster.name.clone(), cluster.role);
+    let (api, seen) = (&cluster.api, &cluster.seen);
     let what = &context.options.what;
-    context.sweeps.begin(context, &name, &api);
+    context.sweeps.begin(context, &name, api);
     let asked = async {
-        match asked {
+        let standing = match early {
+            Some(asked) => Some(asked),
+            None => cluster.ask_standing(context, expected).await,
+        };
+        match standing {
             Some(asked) => asked,
             None if !what.wants_source(&name) && !what.wants_destination(&name) => {
-                refuse(context, &seen, "it is not asked for")
+                refuse(context, seen, "it is not asked for")
             }
-            None => match own(context, fleet, &name, role, &api, &seen).await {
+            None => match own(context, fleet, expected, &name, role, api, seen).await {
                 Ok(asked) => asked,
-                Err(reason) => refuse(context, &seen, &reason),
+                Err(reason) => refuse(context, seen, &reason),
             },
         }
     };
@@ -231,7 +264,7 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
             // A packet is only sent to an address where somebody is known to answer.
             return BTreeMap::new();
         }
-        look::pod_ips(&api, &seen).await
+        look::pod_ips(api, seen).await
     };
     // Every step has its limit; this one is the cluster's, so that no number of steps takes longer.
     let done = async { tokio::join!(asked, pod_ips) };
@@ -239,11 +272,11 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
         .await
         .unwrap_or_else(|_| {
             let why = "the cluster took longer than it may (--cluster-timeout)";
-            (refuse(context, &seen, why), BTreeMap::new())
+            (refuse(context, seen, why), BTreeMap::new())
         });
     let members = Members {
-        id: seen.id,
-        nodes: seen.nodes,
+        id: cluster.seen.id,
+        nodes: cluster.seen.nodes,
         floaters: asked.floaters,
         tables: asked.tables,
         pod_ips,
@@ -277,6 +310,7 @@ async fn finish(context: &Context, fleet: &Fleet, cluster: Open) -> Members {
 async fn own(
     context: &Context,
     fleet: &Fleet,
+    expected: Option<&Expectations>,
     name: &str,
     role: Role,
     api: &Api,
@@ -330,7 +364,8 @@ async fn own(
         }
     }
     let pods: Vec<&Pod> = pods.iter().collect();
-    Ok(ask(context, api, seen, &pods, &refused, &run_key).await)
+    let expected = expected.map(|expected| (expected, name));
+    Ok(ask(context, api, seen, &pods, &refused, &run_key, expected).await)
 }
 
 /// What a run makes in a cluster.
@@ -395,7 +430,8 @@ pub(super) async fn dry_run(context: &Context) -> Result<Vec<(String, Vec<Value>
     for cluster in open {
         let name = cluster.name.clone();
         let what = &context.options.what;
-        if cluster.asked.is_some() || !what.wants_source(&name) && !what.wants_destination(&name) {
+        if cluster.standing.is_some() || !what.wants_source(&name) && !what.wants_destination(&name)
+        {
             planned.push((name, Vec::new()));
             continue;
         }

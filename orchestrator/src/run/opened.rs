@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::ask::{Asked, ask};
+use super::expected::Expectations;
 use super::{Context, Progress};
 use crate::Error;
 use crate::fleet::api::Api;
@@ -49,8 +50,35 @@ pub(super) struct Open {
     pub(super) identity: Option<Identity>,
     pub(super) api: Api,
     pub(super) seen: Seen,
-    /// Floaters that stood ready, asked; none where own ones are needed.
+    /// Floaters that stand ready; none where own ones are needed.
+    pub(super) standing: Option<Ready>,
+    /// What they said, where they had to be asked before it was known what to expect of them.
     pub(super) asked: Option<Asked>,
+}
+
+/// Floaters that stand ready, with the key that they know.
+pub(super) struct Ready {
+    run: String,
+    run_key: Arc<[u8]>,
+}
+
+impl Open {
+    /// Asks the floaters that stand ready; none where there are none.
+    pub(super) async fn ask_standing(
+        &self,
+        context: &Context,
+        expected: Option<&Expectations>,
+    ) -> Option<Asked> {
+        let (ready, floaters) = (self.standing.as_ref()?, self.seen.floaters.as_ref().ok()?);
+        let pods: Vec<&Pod> = floaters
+            .iter()
+            .filter(|pod| pod.run() == Some(ready.run.as_str()))
+            .collect();
+        let expected = expected.map(|expected| (expected, self.name.as_str()));
+        let none = Refused::new();
+        let (api, seen, key) = (&self.api, &self.seen, &ready.run_key);
+        Some(ask(context, api, seen, &pods, &none, key, expected).await)
+    }
 }
 
 pub(super) type Looked = (Target, Result<Open, String>);
@@ -235,24 +263,17 @@ async fn open(
             ))
         }),
     }?;
-    let asked = match &seen.floaters {
+    let standing = match &seen.floaters {
         Err(_) => None,
         Ok(floaters) => {
             let nodes = able(&seen.nodes);
             let layers = context.layers();
             let until = Timestamp::now() + lifetime(context);
             let standing = look::standing(&api, namespace, floaters, &nodes, &layers, until).await;
-            match standing {
-                None => None,
-                Some(standing) => {
-                    let key = standing.run_key.into();
-                    let pods: Vec<&Pod> = floaters
-                        .iter()
-                        .filter(|pod| pod.run() == Some(standing.run.as_str()))
-                        .collect();
-                    Some(ask(context, &api, &seen, &pods, &Refused::new(), &key).await)
-                }
-            }
+            standing.map(|standing| Ready {
+                run: standing.run,
+                run_key: standing.run_key.into(),
+            })
         }
     };
     Ok(Open {
@@ -261,7 +282,8 @@ async fn open(
         identity: target.identity(),
         api,
         seen,
-        asked,
+        standing,
+        asked: None,
     })
 }
 

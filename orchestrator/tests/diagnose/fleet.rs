@@ -4,10 +4,14 @@
 //!   eth0 ── underlay (trusted)        pod ── one pod per node, 10.(20+cluster).(node).2 and its IPv6 twin
 //! ```
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use datapath::api::{Cluster, ClusterLinkOptions, ClusterNode, Fleet, NetworkType, NodeConfig};
+use datapath::digest::{Digester, Expected, Key, Scope};
 use datapath::mac::Mac;
+use datapath::plan::Planner;
 use datapath::state::{
     Address, Family, Link, LinkKind, NextHop, NodeState, Route, RouteKind, Rule, RuleAction,
     TABLE_MAIN,
@@ -143,6 +147,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
                             .map(|&family| pod(at, node, family))
                             .collect(),
                         tables: Ok(merged(bare, &desired)),
+                        differences: None,
                         nat_unread: None,
                         host_floater: None,
                         pod_floater: None,
@@ -153,6 +158,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
         })
         .collect();
     Gathered {
+        digester: None,
         clusters,
         intent: Intent {
             fleet,
@@ -498,7 +504,44 @@ pub(crate) fn judged(gathered: &mut Gathered) -> Judged {
     probe(gathered, &what);
     let judged = diagnose(gathered, &what);
     consistent(gathered, &judged);
+    assert_eq!(diagnose(&digested(gathered), &what), judged, "by digest");
     judged
+}
+
+/// The same evidence as floaters give it that were told what to expect.
+pub(crate) fn digested(gathered: &Gathered) -> Gathered {
+    let mut gathered = gathered.clone();
+    let fleet = &gathered.intent.fleet;
+    if fleet.clusters.is_empty() || fleet.cluster_nodes.is_empty() {
+        return gathered;
+    }
+    let planner = Arc::new(Planner::of(fleet));
+    let digester = Digester::new(Key([7; 16]), Scope::Tables, 4);
+    let mut expected = Expected::new(&planner, digester);
+    let names: HashMap<(&str, &str), &str> = fleet
+        .cluster_nodes
+        .iter()
+        .map(|object| {
+            let place = (
+                object.spec.cluster_name.as_str(),
+                object.spec.node_name.as_str(),
+            );
+            (place, object.metadata.name.as_str())
+        })
+        .collect();
+    for cluster in &mut gathered.clusters {
+        for node in &mut cluster.nodes {
+            let name = names.get(&(cluster.name.as_str(), node.name.as_str()));
+            let digest = name.and_then(|name| expected.of(name));
+            if let (Some(digest), Ok(tables)) = (digest, &mut node.tables) {
+                let found = digester.differences(tables, &digest).expect("one kind");
+                node.differences = Some(found);
+                digester.take_counted(tables);
+            }
+        }
+    }
+    gathered.digester = Some(digester);
+    gathered
 }
 
 /// The cells that a finding affects, by name.
