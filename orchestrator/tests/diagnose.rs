@@ -13,6 +13,8 @@ mod own;
 mod random;
 #[path = "diagnose/reports.rs"]
 mod reports;
+#[path = "diagnose/scale.rs"]
+mod scale;
 #[path = "diagnose/traps.rs"]
 mod traps;
 
