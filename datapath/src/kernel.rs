@@ -16,6 +16,7 @@ use crate::state::{Link, LinkKind, Nat, NodeState, Row, Sysctl};
 use crate::table::Table;
 
 mod address;
+mod attention;
 mod link;
 mod message;
 mod monitor;

@@ -206,10 +206,15 @@ impl Planner {
                 held.macs.entry(tunnel).or_insert(mac);
             }
         }
-        for node in &fleet.cluster_nodes {
+        // In the order of names, which costs the maps a third of the time; of two of one name the first stays first.
+        let mut nodes: Vec<_> = fleet.cluster_nodes.iter().collect();
+        nodes.sort_by(|left, right| left.metadata.name.cmp(&right.metadata.name));
+        for node in nodes {
             planner.read_node(node);
         }
-        for cluster in &fleet.clusters {
+        let mut clusters: Vec<_> = fleet.clusters.iter().collect();
+        clusters.sort_by(|left, right| left.metadata.name.cmp(&right.metadata.name));
+        for cluster in clusters {
             planner.read_cluster(cluster);
         }
         let known: Vec<_> = planner.clusters.iter().collect();
@@ -243,16 +248,20 @@ impl Planner {
 
     fn read_cluster(&mut self, cluster: &Cluster) {
         let name = cluster.metadata.name.as_str();
-        let at = Field::new(Object::cluster(name), "metadata.name");
+        let at = || Field::new(Object::cluster(name), "metadata.name");
         if name.is_empty() {
             self.repeated.push(
-                Objection::new(Code::ObjectInvalid, at, "has no name")
+                Objection::new(Code::ObjectInvalid, at(), "has no name")
                     .leaving_out("the cluster and its nodes"),
             );
         } else if self.clusters.contains_key(name) {
             self.repeated.push(
-                Objection::new(Code::ClusterIdDuplicate, at, "is the name of two clusters")
-                    .leaving_out("the later one"),
+                Objection::new(
+                    Code::ClusterIdDuplicate,
+                    at(),
+                    "is the name of two clusters",
+                )
+                .leaving_out("the later one"),
             );
         } else {
             let object = Arc::new(ClusterObject::of(cluster));

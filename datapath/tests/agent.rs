@@ -2,16 +2,22 @@
 #![cfg(all(feature = "kernel", feature = "kube"))]
 #![allow(clippy::expect_used, reason = "a test")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use datapath::agent::{Event, Timing, keep};
 use datapath::api::{Device, Fdb as FdbRow, Iptables, NodeConfigSpec, Route as RouteRow};
 use datapath::diff::{Change, ChangeSet, diff};
+use datapath::error::Error;
 use datapath::kernel::{LinuxKernel, Monitor};
 use datapath::mac::Mac;
 use datapath::nodeconfig::desired;
 use datapath::reconcile::Kernel;
-use datapath::state::{Address, Link, LinkKind, NodeState, Row, Vxlan};
+use datapath::state::{
+    Address, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route, RouteKind, Row,
+    Vxlan,
+};
 use futures::StreamExt;
 use futures::channel::{mpsc, oneshot};
 use nix::sched::{CloneFlags, unshare};
@@ -183,6 +189,147 @@ fn acts(healthy: &NodeState) -> Vec<Change> {
         },
         Change::Remove(Row::Link(link)),
     ]
+}
+
+/// A kernel that counts the looks at it.
+struct Counted {
+    kernel: LinuxKernel,
+    looks: Arc<AtomicUsize>,
+}
+
+impl Kernel for Counted {
+    fn observe(&mut self) -> Result<NodeState, Error> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.kernel.observe()
+    }
+
+    fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>> {
+        self.kernel.apply(set)
+    }
+}
+
+/// Links, routes and neighbours as a CNI plugin makes them, and their end.
+fn churn(admin: &mut LinuxKernel) {
+    let link = Link {
+        name: "cali1".into(),
+        kind: LinkKind::Vxlan(Vxlan {
+            vni: 10,
+            port: 9998,
+            local: None,
+            lower: None,
+            learning: false,
+        }),
+        ..match &underlay().changes[0] {
+            Change::Add(Row::Link(link)) => link.clone(),
+            other => panic!("a link: {other}"),
+        }
+    };
+    let hop = NextHop {
+        via: None,
+        link: "cali1".into(),
+        onlink: false,
+        weight: 1,
+        dead: false,
+    };
+    let route = Route {
+        table: 254,
+        dst: "10.244.0.7/32".parse().expect("a prefix"),
+        metric: 0,
+        kind: RouteKind::Unicast,
+        hops: vec![hop],
+        src: None,
+        protocol: 3,
+        mtu: None,
+    };
+    let neighbour = Neighbour {
+        link: "cali1".into(),
+        ip: "10.244.0.7".parse().expect("an address"),
+        mac: Some(Mac([2, 0, 0, 0, 8, 8])),
+        state: NeighbourState::Permanent,
+    };
+    let rows = [
+        Row::Link(link),
+        Row::Route(route),
+        Row::Neighbour(neighbour),
+    ];
+    let set = ChangeSet::ordered(rows.into_iter().map(Change::Add).collect());
+    admin.apply(&set).expect("a possible act");
+    admin.apply(&set.reversed()).expect("a possible act");
+}
+
+async fn quiet_scenario(
+    admin: &mut LinuxKernel,
+    looks: Arc<AtomicUsize>,
+    events: mpsc::UnboundedSender<Event>,
+    stop: oneshot::Sender<()>,
+) {
+    let send = |event| events.unbounded_send(event).expect("a listening agent");
+    let pause = || tokio::time::sleep(Duration::from_millis(400));
+    let wanted = config();
+    send(Event::Wanted(wanted.clone()));
+    until_true(admin, &wanted, "the first config").await;
+    pause().await;
+    // One to compare, one to verify; its own changes are looked at no more.
+    assert_eq!(looks.load(Ordering::Relaxed), 2);
+
+    for _ in 0..50 {
+        churn(admin);
+        tokio::task::yield_now().await;
+    }
+    pause().await;
+    assert_eq!(looks.load(Ordering::Relaxed), 2, "after others' changes");
+
+    let mut more = wanted.clone();
+    more.routes.push(RouteRow {
+        cidr: "10.22.0.0/16".into(),
+        ..wanted.routes[0].clone()
+    });
+    send(Event::Wanted(more.clone()));
+    until_true(admin, &more, "another config").await;
+    pause().await;
+    assert_eq!(looks.load(Ordering::Relaxed), 3, "one to verify");
+
+    // Drift of every kind is still seen.
+    let state = admin.observe().expect("an observation");
+    for change in acts(&state) {
+        let what = change.to_string();
+        let set = ChangeSet::ordered(vec![change]);
+        admin.apply(&set).expect("a possible act");
+        until_true(admin, &more, &what).await;
+    }
+    stop.send(()).expect("a running agent");
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn the_agent_looks_once_for_a_config_and_never_for_what_others_do() {
+    let worker = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+        let looks = Arc::new(AtomicUsize::new(0));
+        let mut kernel = Counted {
+            kernel: LinuxKernel::open().expect("sockets"),
+            looks: looks.clone(),
+        };
+        let mut admin = LinuxKernel::open().expect("sockets");
+        let monitor = Monitor::open().expect("a monitor");
+        kernel.apply(&underlay()).expect("an underlay");
+        let (events, stream) = mpsc::unbounded();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let timing = Timing::default();
+            let agent = keep(&mut kernel, monitor, stream.boxed(), timing, async {
+                let _ = stopped.await;
+            });
+            let scenario = quiet_scenario(&mut admin, looks, events, stop);
+            let (ended, ()) = tokio::join!(agent, scenario);
+            ended.expect("a clean end");
+        });
+    });
+    worker.join().expect("no panic in the namespace");
 }
 
 #[test]

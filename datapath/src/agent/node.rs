@@ -1,5 +1,6 @@
 //! The agent as a program runs it: one node, its NodeConfig out of a Kubernetes API (feature `kube`).
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -14,11 +15,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::{Event, Keeper, Timing, settle};
+use super::{Event, Keeper, Settled, Timing, settle};
 use crate::api::{GROUP, VERSION};
+use crate::diff::ChangeSet;
 use crate::error::Error;
 use crate::kernel::Monitor;
+use crate::nodeconfig::TUNNELS;
 use crate::reconcile::Kernel;
+use crate::state::NodeState;
 
 /// Keeps one node as its NodeConfig says until `stop` ends.
 ///
@@ -39,6 +43,7 @@ pub async fn keep(
     let mut wanted = pin!(wanted.fuse());
     let mut stop = pin!(stop);
     let mut keeper = Keeper::new(timing);
+    let mut known = Known::default();
     loop {
         let wait = keeper
             .deadline()
@@ -48,10 +53,14 @@ pub async fn keep(
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            Some(event) = wanted.next() => keeper.event(event, now()),
+            Some(event) = wanted.next() => {
+                known.has_news |= matches!(event, Event::Wanted(_));
+                keeper.event(event, now());
+            }
             ready = monitor.readable_mut() => {
                 if let Ok(mut ready) = ready {
                     if ready.get_inner_mut().drain() {
+                        known.tables = None;
                         keeper.event(Event::KernelChanged, now());
                     }
                     ready.clear_ready();
@@ -60,9 +69,86 @@ pub async fn keep(
             () = tokio::time::sleep(wait) => {}
         }
         if keeper.is_due(now()) {
-            let settled = settle(kernel, &mut keeper);
+            let settled = known.settle(kernel, monitor.get_mut(), &mut keeper);
             keeper.settled(settled.is_true, now());
         }
+    }
+}
+
+/// What the agent knows of the kernel without a look at it.
+#[derive(Default)]
+struct Known {
+    /// The tables as they were at the last look, if no notice since then was about the datapath.
+    tables: Option<NodeState>,
+    /// The underlay links of whose changes there are notices.
+    lower: BTreeSet<String>,
+    /// Whether a config came since the last turn.
+    has_news: bool,
+}
+
+impl Known {
+    /// One turn. A new config on a node that nobody changed needs no look before it, and one look to verify it.
+    fn settle(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        monitor: &mut Monitor,
+        keeper: &mut Keeper,
+    ) -> Settled {
+        let configs = [keeper.candidate(), keeper.adopted()];
+        let devices = configs.into_iter().flatten().flat_map(|one| &one.devices);
+        let lower: BTreeSet<String> = devices.map(|device| device.bind_dev.clone()).collect();
+        let is_quiet = !monitor.drain();
+        // At any other time the look is for what gives no notice.
+        let is_enough = std::mem::take(&mut self.has_news) && is_quiet;
+        let tables = self.tables.take();
+        let mut watched = Watched {
+            kernel,
+            monitor,
+            unread: tables.filter(|_| is_enough && lower.is_subset(&self.lower)),
+            last: None,
+            lower: &lower,
+        };
+        let settled = settle(&mut watched, keeper);
+        self.tables = watched.last;
+        self.lower = lower;
+        settled
+    }
+}
+
+/// A kernel whose looks make the notices superfluous that came before them, so that nobody's own changes are looked at again.
+struct Watched<'a> {
+    kernel: &'a mut dyn Kernel,
+    monitor: &'a mut Monitor,
+    /// The tables, where a look would show nothing else.
+    unread: Option<NodeState>,
+    /// The tables as they are, as far as this turn knows.
+    last: Option<NodeState>,
+    lower: &'a BTreeSet<String>,
+}
+
+impl Kernel for Watched<'_> {
+    fn observe(&mut self) -> Result<NodeState, Error> {
+        let state = match self.unread.take() {
+            Some(state) => state,
+            None => {
+                // What is told from now on may be missing in the tables that are read.
+                self.monitor.drain();
+                let state = self.kernel.observe()?;
+                let index = |name: &str| state.links.get(name).map(|link| link.index);
+                let tunnels = TUNNELS.into_iter();
+                let links = tunnels.chain(self.lower.iter().map(String::as_str));
+                let links = links.map(|name| (name.to_owned(), index(name)));
+                self.monitor.attend(links);
+                state
+            }
+        };
+        self.last = Some(state.clone());
+        Ok(state)
+    }
+
+    fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>> {
+        self.last = None;
+        self.kernel.apply(set)
     }
 }
 

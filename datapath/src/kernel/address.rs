@@ -10,8 +10,8 @@ use super::message::{
 };
 use crate::state::Address;
 
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
 pub(super) const RTM_GETADDR: u16 = 22;
 
 const IFA_ADDRESS: u16 = 1;
@@ -44,6 +44,17 @@ pub(super) fn read(payload: &[u8], names: &Names) -> Option<Address> {
         // On a point-to-point link `IFA_ADDRESS` is the other end's.
         net: IpNet::new(local.or(peer)?, length).ok()?,
     })
+}
+
+/// Whether a notice is about an address that the kernel makes by itself, of one link only: no tunnel begins at one, and none is planned.
+pub(super) fn is_link_local(payload: &[u8]) -> bool {
+    let mut rest = attributes(payload.get(8..).unwrap_or_default());
+    let ip = rest.find(|(kind, _)| *kind == IFA_ADDRESS);
+    match ip.and_then(|(_, value)| read_ip(value)) {
+        Some(IpAddr::V4(ip)) => ip.is_link_local(),
+        Some(IpAddr::V6(ip)) => ip.is_unicast_link_local(),
+        None => false,
+    }
 }
 
 fn header(net: IpNet, index: u32) -> [u8; 8] {

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::MsgFlags;
 
+use super::attention::Attention;
 use super::message::read_u16;
 use super::neigh::{NUD_NOARP, NUD_PERMANENT, RTM_NEWNEIGH};
 use super::nft;
@@ -40,6 +41,8 @@ pub struct Monitor {
     netfilter: Option<Socket>,
     /// Joins the sockets into one descriptor.
     either: Epoll,
+    /// What of the notices matters; all of them where nobody said.
+    attention: Option<Attention>,
 }
 
 impl Monitor {
@@ -70,14 +73,26 @@ impl Monitor {
             route,
             netfilter,
             either,
+            attention: None,
         })
+    }
+
+    /// From now on only notices count that are about the tunnels, their rows, and these links: each a name, with its index while it is
+    /// there. What others do with links, addresses, neighbours, rules and routes of their own then costs a look at the notice.
+    pub fn attend(&mut self, links: impl IntoIterator<Item = (String, Option<u32>)>) {
+        self.attention = Some(Attention::to(links));
     }
 
     /// Reads all notices that wait; whether one of them is worth an observation. Never blocks.
     ///
     /// True also when notices were lost, because anything may have changed then.
     pub fn drain(&mut self) -> bool {
-        let mut changed = drain(&self.route, is_drift);
+        let attention = &mut self.attention;
+        let mut changed = drain(&self.route, |message| match attention {
+            None => is_drift(message),
+            // Every notice is read, because some tell which index a link has.
+            Some(attention) => attention.is_concerned(message) && is_drift(message),
+        });
         if let Some(netfilter) = &self.netfilter {
             changed |= drain(netfilter, |message| {
                 nft::is_of_our_tables(message.kind, message.payload)
@@ -102,12 +117,16 @@ fn join(sockets: [Option<&Socket>; 2]) -> Result<Epoll, Errno> {
     Ok(epoll)
 }
 
-fn drain(socket: &Socket, matters: impl Fn(&Message<'_>) -> bool) -> bool {
+fn drain(socket: &Socket, mut matters: impl FnMut(&Message<'_>) -> bool) -> bool {
     let mut changed = false;
     let mut buffer = Buffer::borrowed();
     loop {
         match buffer.receive(socket, MsgFlags::MSG_DONTWAIT) {
-            Ok(mut messages) => changed |= messages.any(|message| matters(&message)),
+            Ok(messages) => {
+                for message in messages {
+                    changed |= matters(&message);
+                }
+            }
             Err(Errno::ENOBUFS) => changed = true,
             Err(_) => return changed,
         }

@@ -11,8 +11,8 @@ use super::message::{
 };
 use crate::state::{NextHop, Route, RouteKind};
 
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_DELROUTE: u16 = 25;
 pub(super) const RTM_GETROUTE: u16 = 26;
 
 const RTA_DST: u16 = 1;
@@ -44,6 +44,14 @@ pub(super) fn dump_header(family: u8) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[0] = family;
     bytes
+}
+
+/// The table of a route, without a look at the rest of it.
+pub(super) fn table_of(payload: &[u8]) -> Option<u32> {
+    let short = u32::from(*payload.get(4)?);
+    let mut rest = attributes(payload.get(12..)?);
+    let long = rest.find(|(attribute, _)| *attribute == RTA_TABLE);
+    Some(long.and_then(|(_, value)| read_u32(value)).unwrap_or(short))
 }
 
 pub(super) fn read(payload: &[u8], names: &Names) -> Option<Route> {

@@ -9,8 +9,8 @@ use super::message::{
 };
 use crate::state::{Family, Rule, RuleAction};
 
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
+pub(super) const RTM_NEWRULE: u16 = 32;
+pub(super) const RTM_DELRULE: u16 = 33;
 pub(super) const RTM_GETRULE: u16 = 34;
 
 const FRA_DST: u16 = 1;

@@ -17,6 +17,8 @@ use super::socket::Netlink;
 use crate::error::Error;
 use crate::state::Sysctl;
 
+pub(super) const RTM_NEWNETCONF: u16 = 80;
+pub(super) const RTM_DELNETCONF: u16 = 81;
 const RTM_GETNETCONF: u16 = 82;
 const NETCONFA_IFINDEX: u16 = 1;
 const NETCONFA_FORWARDING: u16 = 2;
@@ -57,6 +59,13 @@ pub(super) fn observe_all(socket: &mut Netlink) -> Result<Vec<Sysctl>, Error> {
         }
     }
     Ok(found)
+}
+
+/// The index of the link whose settings a notice is about; none of one about all links together, or that cannot be read.
+pub(super) fn place_of(payload: &[u8]) -> Option<u32> {
+    let mut rest = attributes(payload.get(4..)?);
+    let (_, value) = rest.find(|(attribute, _)| *attribute == NETCONFA_IFINDEX)?;
+    read_u32(value).filter(|index| *index != NETCONFA_IFINDEX_ALL.cast_unsigned())
 }
 
 /// Writes settings in the namespace of a socket; each with its place in the caller's list. The answer holds those that failed.
