@@ -1,8 +1,8 @@
 //! The Kubernetes API of a simulated cluster, in memory.
 //!
 //! One [`ApiCluster`] is one cluster. Its objects are in a [`Store`]; [`ApiCluster::service`] answers requests in the
-//! process (what `kube::Client::new` takes), [`ApiCluster::serve`] answers them over TLS (for kubectl and everybody
-//! else), and [`ApiCluster::run_controllers`] does what goes on in a cluster by itself.
+//! process (what `kube::Client::new` takes), [`Routes::serve`] answers them over TLS (for kubectl and everybody else), for
+//! one cluster or for many that share a listener, and [`ApiCluster::run_controllers`] does what goes on in a cluster by itself.
 //!
 //! Kinds are rows of tables: their shape is in `builtin.schema`, their names, columns and subresources in `kinds.rs`;
 //! kinds that clients define with a CustomResourceDefinition go through the same code. Documents that do not depend on
@@ -62,6 +62,7 @@ mod write;
 
 pub use answer::{Body, BodyError};
 pub use resource::Resource;
+pub use serve::Routes;
 pub use status::{Cause, Status};
 pub use store::{Event, EventKind, Store};
 pub use watch::Watch;
@@ -120,6 +121,8 @@ pub struct ApiCluster {
     store: Arc<Store>,
     tokens: auth::Tokens,
     dialer: Arc<dyn PodDialer>,
+    /// The places of requests that come over a listener.
+    requests: Arc<tokio::sync::Semaphore>,
 }
 
 impl std::fmt::Debug for ApiCluster {
@@ -141,6 +144,7 @@ impl ApiCluster {
             store,
             tokens: auth::Tokens::new(options.admin_token),
             dialer: options.dialer,
+            requests: Arc::new(tokio::sync::Semaphore::new(serve::REQUESTS)),
         })
     }
 
@@ -200,16 +204,6 @@ impl ApiCluster {
             cluster: self.clone(),
             authorization: http::HeaderValue::from_str(&format!("Bearer {token}")).ok(),
         }
-    }
-
-    /// Answers HTTP/1.1 over TLS until it is stopped.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: tokio::net::TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        stop: impl Future,
-    ) {
-        serve::serve(self, listener, tls, stop).await;
     }
 
     /// Runs the controllers until it is stopped: DaemonSets, scheduling, the end of namespaces and of what nobody owns.

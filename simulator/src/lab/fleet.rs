@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::{End, requests};
 use crate::agents::Agents;
-use crate::apiserver::{ApiCluster, Options, Resource, Store};
+use crate::apiserver::{ApiCluster, Options, Resource, Routes, Store};
 
 use crate::fault::Faults;
 use crate::freeze::Freezer;
@@ -51,7 +51,8 @@ pub(crate) struct Fleet {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) name: String,
-    pub(crate) port: u16,
+    /// The URL of its API server.
+    pub(crate) server: String,
     pub(crate) api: Arc<ApiCluster>,
     kubelet: Arc<Kubelet>,
 }
@@ -77,17 +78,14 @@ impl Fleet {
         let image = image(order, record);
         let run_key = pki::random_hex(32)?;
         let mut members = Vec::with_capacity(topology.clusters.len());
-        let mut listeners = Vec::with_capacity(topology.clusters.len());
         let mut accesses = Vec::with_capacity(topology.clusters.len());
+        let doing = || "serve the APIs of the lab";
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .map_err(Error::failed(doing()))?;
+        let address = listener.local_addr().map_err(Error::failed(doing()))?;
         for cluster in &topology.clusters {
-            let doing = || format!("serve the API of {}", cluster.name);
-            let listener = TcpListener::bind("127.0.0.1:0")
-                .await
-                .map_err(Error::failed(doing()))?;
-            let port = listener
-                .local_addr()
-                .map_err(Error::failed(doing()))?
-                .port();
+            let server = format!("https://{address}{}", Routes::path(&cluster.name));
             let kubelet = Kubelet::new(
                 &cluster.name,
                 network.clone(),
@@ -104,15 +102,14 @@ impl Fleet {
             });
             let key = topology.floater.then_some(run_key.as_str());
             seed(&api, &token, cluster, key).await?;
-            listeners.push(listener);
             accesses.push(Access {
                 cluster: cluster.name.clone(),
-                port,
+                server: server.clone(),
                 token,
             });
             members.push(Running {
                 name: cluster.name.clone(),
-                port,
+                server,
                 api,
                 kubelet,
             });
@@ -159,16 +156,12 @@ impl Fleet {
         };
         start("agents", Box::pin(agents.run(monitors)));
         start("reconciler", Box::pin(reconciler.run(planned, inputs)));
-        for (member, listener) in fleet.members.iter().zip(listeners) {
-            let forever = std::future::pending::<()>;
+        let forever = std::future::pending::<()>;
+        let routes = Routes::by_name(fleet.members.iter().map(|member| member.api.clone()));
+        let serving = routes.serve(listener, authority.server.clone(), forever());
+        start("API servers", Box::pin(serving));
+        for member in &fleet.members {
             let (api, kubelet) = (member.api.clone(), member.kubelet.clone());
-            start(
-                "API server",
-                Box::pin(
-                    api.clone()
-                        .serve(listener, authority.server.clone(), forever()),
-                ),
-            );
             start("kubelet", Box::pin(kubelet.run(api.store().clone())));
             start("controllers", Box::pin(api.run_controllers(forever())));
         }

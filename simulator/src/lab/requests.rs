@@ -240,7 +240,7 @@ impl Fleet {
                     name: member.name.clone(),
                     mode: cluster.mode.to_string(),
                     family: cluster.family.to_string(),
-                    server: format!("https://127.0.0.1:{}", member.port),
+                    server: member.server.clone(),
                     nodes,
                 }
             })
