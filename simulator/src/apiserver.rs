@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 mod answer;
 mod auth;
@@ -67,6 +68,36 @@ pub use status::{Cause, Status};
 pub use store::{Event, EventKind, Store};
 pub use watch::Watch;
 
+/// What a connection carries bytes over.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection to a pod.
+pub struct Connection {
+    pub(crate) transport: Box<dyn Transport>,
+    /// Whether it stays within this process: the pod then expects no TLS on it, whatever the request asks for.
+    pub(crate) is_within: bool,
+}
+
+impl Connection {
+    /// One over a network.
+    pub fn over(transport: impl Transport + 'static) -> Self {
+        Self {
+            transport: Box::new(transport),
+            is_within: false,
+        }
+    }
+
+    /// One to a pod of this process, without TLS also where the request says `https:`.
+    pub fn within(transport: impl Transport + 'static) -> Self {
+        Self {
+            transport: Box::new(transport),
+            is_within: true,
+        }
+    }
+}
+
 /// How the API reaches pods.
 pub trait PodDialer: Send + Sync {
     /// Opens a connection to a port of a pod.
@@ -75,7 +106,7 @@ pub trait PodDialer: Send + Sync {
         namespace: &'a str,
         pod: &'a str,
         port: u16,
-    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>>;
+    ) -> BoxFuture<'a, io::Result<Connection>>;
 
     /// What a pod has written so far.
     ///
@@ -89,12 +120,7 @@ pub trait PodDialer: Send + Sync {
 pub struct NoPods;
 
 impl PodDialer for NoPods {
-    fn dial<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: u16,
-    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>> {
+    fn dial<'a>(&'a self, _: &'a str, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Connection>> {
         Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
     }
 

@@ -22,7 +22,9 @@ use kube::api::{
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, EventKind, NoPods, Options, PodDialer, Resource, Routes};
+use simulator::apiserver::{
+    ApiCluster, Connection, EventKind, NoPods, Options, PodDialer, Resource, Routes,
+};
 
 /// A client within the process.
 fn inside(cluster: &Arc<ApiCluster>) -> Client {
@@ -430,14 +432,16 @@ impl PodDialer for Pods {
         namespace: &'a str,
         pod: &'a str,
         port: u16,
-    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>> {
+    ) -> BoxFuture<'a, io::Result<Connection>> {
         assert_eq!((namespace, pod), ("default", "p"));
         Box::pin(async move {
-            match port {
-                8889 => tokio::net::TcpStream::connect(self.plain).await,
-                8890 => tokio::net::TcpStream::connect(self.secure).await,
-                _ => Err(io::ErrorKind::ConnectionRefused.into()),
-            }
+            let address = match port {
+                8889 => self.plain,
+                8890 => self.secure,
+                _ => return Err(io::ErrorKind::ConnectionRefused.into()),
+            };
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            Ok(Connection::over(stream))
         })
     }
 

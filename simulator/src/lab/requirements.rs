@@ -9,14 +9,27 @@ use crate::topology::Topology;
 
 /// Refuses what this kernel, or this version, cannot do.
 pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
+    let missing = |what: String, why: &str| {
+        Err(Error::Missing {
+            what,
+            why: why.to_owned(),
+        })
+    };
+    if topology.is_virtual() {
+        return Ok(());
+    }
+    let mut clusters = topology.clusters.iter();
+    if let Some(cluster) = clusters.find(|cluster| cluster.is_virtual) {
+        return missing(
+            format!(
+                "cannot simulate {} without a kernel beside clusters that have one",
+                cluster.name
+            ),
+            "no packet passes between the two kinds yet (make all clusters virtual, or none)",
+        );
+    }
     for cluster in &topology.clusters {
         let underlay = &cluster.underlay;
-        let missing = |what: String, why: &str| {
-            Err(Error::Missing {
-                what,
-                why: why.to_owned(),
-            })
-        };
         if !underlay.delay.is_zero() {
             return missing(
                 format!(
@@ -97,6 +110,8 @@ pub(super) fn capable() -> Result<(), Error> {
 /// listens to it, and both floaters' own, be they processes or share the lab's. Rather too many than too few.
 const DESCRIPTORS: u64 = 128;
 const DESCRIPTORS_PER_NODE: u64 = 16;
+/// Descriptors for whoever asks the APIs.
+const CLIENTS: u64 = 4096;
 /// What a node's floaters open besides while they probe in the lab's own process.
 const DESCRIPTORS_PER_PROBING: u64 = 64;
 
@@ -104,8 +119,15 @@ const DESCRIPTORS_PER_PROBING: u64 = 64;
 /// anything is made.
 pub(super) fn enough_descriptors(topology: &Topology) -> Result<(), Error> {
     let nodes = nodes_of(topology);
-    let needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes;
-    let wished = if topology.shares_floaters() {
+    let needed = if topology.is_virtual() {
+        DESCRIPTORS
+    } else {
+        DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes
+    };
+    let wished = if topology.is_virtual() {
+        // Those of clients.
+        needed + CLIENTS
+    } else if topology.shares_floaters() {
         needed + DESCRIPTORS_PER_PROBING * nodes
     } else {
         needed
