@@ -35,6 +35,7 @@ mod delete;
 mod discovery;
 mod events;
 mod fields;
+mod generated;
 mod handler;
 mod ids;
 mod impersonate;
@@ -62,6 +63,7 @@ mod watch;
 mod write;
 
 pub use answer::{Body, BodyError};
+pub use generated::Generator;
 pub use resource::Resource;
 pub use serve::Routes;
 pub use status::{Cause, Status};

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
+use super::generated::Generator;
 use super::kinds::{self, Served};
 use super::resource::Resource;
 use super::status::Status;
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     tables: BTreeMap<Table, BTreeMap<String, Arc<Value>>>,
     log: VecDeque<Change>,
     custom: BTreeMap<Table, Vec<Arc<Served>>>,
+    pub(super) generators: BTreeMap<Table, Arc<dyn Generator>>,
 }
 
 /// Group and plural.
@@ -118,10 +120,12 @@ impl Store {
         namespace: Option<&str>,
         name: &str,
     ) -> Option<Arc<Value>> {
-        self.lock().get(resource, &key(namespace, name)).cloned()
+        let object = self.lock().get(resource, &key(namespace, name)).cloned()?;
+        Some(self.whole(resource, &object))
     }
 
-    /// The objects of a kind, in all namespaces if none is given, and the version of the list.
+    /// The objects of a kind, in all namespaces if none is given, and the version of the list. Those that are generated have only
+    /// metadata here.
     #[must_use]
     pub fn list(&self, resource: Resource, namespace: Option<&str>) -> (Vec<Arc<Value>>, u64) {
         let inner = self.lock();
