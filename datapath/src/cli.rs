@@ -144,11 +144,11 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
             difference(&file, &config, &observe(observed)?, json)
         }
         Verb::Plan { file } => {
-            let plan = crate::plan::plan(&input::fleet(&file)?);
-            for objection in &plan.objections {
+            let planner = crate::plan::Planner::of(&input::fleet(&file)?);
+            for objection in planner.objections() {
                 note(format_args!("warning: {objection}"));
             }
-            print_json(&plan.configs)?;
+            print_json(&planner.configs())?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Show => {
@@ -261,18 +261,24 @@ fn serve(name: &str, kubeconfig: Option<PathBuf>, timing: Timing) -> Result<Exit
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Error> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Output {
-        name: "stdout".to_owned(),
-        why: error.into(),
-    })?;
-    print(&format!("{text}\n"))
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from);
+    done(
+        written
+            .and_then(|()| writeln!(stdout))
+            .and_then(|()| stdout.flush()),
+    )
 }
 
-/// Whoever closed a pipe has read enough.
 fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes());
-    match written.and_then(|()| stdout.flush()) {
+    done(written.and_then(|()| stdout.flush()))
+}
+
+/// Whoever closed a pipe has read enough.
+fn done(written: io::Result<()>) -> Result<(), Error> {
+    match written {
         Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Error::Output {
             name: "stdout".to_owned(),
             why,

@@ -168,7 +168,7 @@ pub fn diff(desired: &NodeState, observed: &NodeState) -> ChangeSet {
         observed: &observed.routes,
         same: same_route,
         again: |row: &Route| row.hops.iter().any(|hop| anew(&hop.link)),
-        owned: |row: &Route| row.table == TABLE,
+        owned: is_owned_route,
         wrap: Row::Route,
     }
     .run(&mut changes);
@@ -252,12 +252,12 @@ fn same_route(left: &Route, right: &Route) -> bool {
         && hops(left) == hops(right)
 }
 
-fn is_tunnel(link: &str) -> bool {
+pub(crate) fn is_tunnel(link: &str) -> bool {
     TUNNELS.contains(&link)
 }
 
 /// The kernel makes link-local addresses by itself.
-fn is_owned_address(row: &Address) -> bool {
+pub(crate) fn is_owned_address(row: &Address) -> bool {
     let is_link_local = match row.net.addr() {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -265,15 +265,19 @@ fn is_owned_address(row: &Address) -> bool {
     is_tunnel(&row.link) && !is_link_local
 }
 
-fn is_owned_neighbour(row: &Neighbour) -> bool {
+pub(crate) fn is_owned_neighbour(row: &Neighbour) -> bool {
     is_tunnel(&row.link) && row.state == NeighbourState::Permanent
 }
 
-fn is_owned_fdb(row: &Fdb) -> bool {
+pub(crate) fn is_owned_fdb(row: &Fdb) -> bool {
     is_tunnel(&row.link) && row.permanent
 }
 
-fn is_owned_rule(row: &Rule) -> bool {
+pub(crate) fn is_owned_route(row: &Route) -> bool {
+    row.table == TABLE
+}
+
+pub(crate) fn is_owned_rule(row: &Rule) -> bool {
     row.priority == PRIORITY && row.action == RuleAction::Lookup(TABLE)
 }
 

@@ -44,6 +44,7 @@ pub mod api;
 pub mod cli;
 pub mod code;
 pub mod diff;
+pub mod digest;
 #[cfg(feature = "clusterlink")]
 pub mod document;
 pub mod element;
@@ -58,4 +59,5 @@ pub mod printable;
 pub mod reconcile;
 pub mod state;
 pub mod table;
+pub mod tunnel;
 pub mod walk;

@@ -12,10 +12,12 @@ use crate::api::{Device, NodeConfigSpec};
 pub use crate::error::Part;
 use crate::error::{Problem, ProblemKind};
 use crate::mac::Mac;
+use crate::plan;
 use crate::state::{
     Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
     RouteKind, Rule, RuleAction, Sysctl, Vxlan,
 };
+use crate::tunnel::Tunnel;
 
 pub(crate) mod translation;
 
@@ -40,30 +42,31 @@ const OVERHEAD_IPV6: u32 = 70;
 /// carries, or else its lowest global one. Rows on a tunnel that cannot be are left out with it.
 #[must_use]
 pub fn desired(config: &NodeConfigSpec, observed: &NodeState) -> (NodeState, Vec<Problem>) {
-    let mut rows = Rows {
-        state: NodeState::default(),
-        problems: Vec::new(),
-        unicast: BTreeMap::new(),
-        absent: BTreeSet::new(),
-    };
+    let mut rows = Rows::default();
     for device in &config.devices {
         rows.try_part(Part::Device, &device.name, |rows| {
-            rows.device(device, observed)
+            let end = Endpoint::of(device).inspect_err(|_| {
+                rows.absent.insert(device.name.clone());
+            })?;
+            rows.device(&end, observed)
         });
     }
     for arp in &config.arps {
         rows.try_part(Part::Arp, &arp.ip, |rows| {
-            rows.neighbour(&arp.dev, &arp.ip, &arp.mac)
+            rows.require(&arp.dev)?;
+            rows.neighbour(&arp.dev, address(&arp.ip)?, ethernet(&arp.mac)?)
         });
     }
     for fdb in &config.fdbs {
         rows.try_part(Part::Fdb, &fdb.mac, |rows| {
-            rows.fdb(&fdb.dev, &fdb.mac, &fdb.ip)
+            rows.require(&fdb.dev)?;
+            rows.fdb(&fdb.dev, ethernet(&fdb.mac)?, address(&fdb.ip)?)
         });
     }
     for route in &config.routes {
         rows.try_part(Part::Route, &route.cidr, |rows| {
-            rows.route(&route.cidr, &route.gw, &route.dev)
+            rows.require(&route.dev)?;
+            rows.route(&route.dev, prefix(&route.cidr)?, address(&route.gw)?)
         });
     }
     for translation in &config.iptables {
@@ -75,6 +78,32 @@ pub fn desired(config: &NodeConfigSpec, observed: &NodeState) -> (NodeState, Vec
     (rows.state, rows.problems)
 }
 
+/// As [`desired`], from rows that were never text.
+pub(crate) fn desired_rows<'p>(
+    devices: impl Iterator<Item = plan::Device<'p>>,
+    planned: impl Iterator<Item = plan::Row>,
+    observed: &NodeState,
+) -> (NodeState, Vec<Problem>) {
+    let mut rows = Rows::default();
+    for device in devices {
+        let end = Endpoint::from(device);
+        rows.try_part(Part::Device, end.tunnel.name(), |rows| {
+            rows.device(&end, observed)
+        });
+    }
+    for row in planned {
+        let (part, name) = match row {
+            plan::Row::Fdb { mac, .. } => (Part::Fdb, mac.to_string()),
+            plan::Row::Nat(_) => (Part::Iptables, String::new()),
+            plan::Row::Neighbour { ip, .. } => (Part::Arp, ip.to_string()),
+            plan::Row::Route { dst, .. } => (Part::Route, dst.to_string()),
+        };
+        rows.try_part(part, &name, |rows| rows.planned(row));
+    }
+    (rows.state, rows.problems)
+}
+
+#[derive(Default)]
 struct Rows {
     state: NodeState,
     problems: Vec<Problem>,
@@ -122,10 +151,11 @@ impl Rows {
         });
     }
 
-    fn device(&mut self, device: &Device, observed: &NodeState) -> Result<(), Refusal> {
-        let (link, net) = tunnel(device, observed).inspect_err(|_| {
-            self.absent.insert(device.name.clone());
+    fn device(&mut self, end: &Endpoint<'_>, observed: &NodeState) -> Result<(), Refusal> {
+        let link = end.link(observed).inspect_err(|_| {
+            self.absent.insert(end.tunnel.name().to_owned());
         })?;
+        let net = end.net;
         if self.state.links.get(&link.name).is_some() {
             return Err(Refusal::Repeated(
                 "there are two devices of this name".to_owned(),
@@ -148,7 +178,7 @@ impl Rows {
             invert: false,
             action: RuleAction::Lookup(TABLE),
         });
-        for place in ["all", &device.bind_dev, &device.name] {
+        for place in ["all", end.lower, end.tunnel.name()] {
             // A link's own dots stand as `/` in a dotted name.
             let place_name = place.replace('.', "/");
             let mut set = |leaf: &str, value| {
@@ -183,12 +213,26 @@ impl Rows {
         }
     }
 
-    fn neighbour(&mut self, link: &str, ip: &str, mac: &str) -> Result<(), Refusal> {
-        self.require(link)?;
+    fn planned(&mut self, row: plan::Row) -> Result<(), Refusal> {
+        if let Some(tunnel) = row.tunnel() {
+            self.require(tunnel.name())?;
+        }
+        match row {
+            plan::Row::Fdb { tunnel, mac, dst } => self.fdb(tunnel.name(), mac, dst),
+            plan::Row::Nat(translation) => {
+                self.state.nat.insert(translation.into());
+                Ok(())
+            }
+            plan::Row::Neighbour { tunnel, ip, mac } => self.neighbour(tunnel.name(), ip, mac),
+            plan::Row::Route { tunnel, dst, via } => self.route(tunnel.name(), dst, via),
+        }
+    }
+
+    fn neighbour(&mut self, link: &str, ip: IpAddr, mac: Mac) -> Result<(), Refusal> {
         let row = Neighbour {
             link: link.to_owned(),
-            ip: address(ip)?,
-            mac: Some(ethernet(mac)?),
+            ip,
+            mac: Some(mac),
             state: NeighbourState::Permanent,
         };
         match self.state.neighbours.insert(row.clone()) {
@@ -201,9 +245,7 @@ impl Rows {
         }
     }
 
-    fn fdb(&mut self, link: &str, mac: &str, dst: &str) -> Result<(), Refusal> {
-        self.require(link)?;
-        let (mac, dst) = (ethernet(mac)?, address(dst)?);
+    fn fdb(&mut self, link: &str, mac: Mac, dst: IpAddr) -> Result<(), Refusal> {
         if let Some(LinkKind::Vxlan(tunnel)) = self.state.links.get(link).map(|link| &link.kind)
             && let Some(local) = tunnel.local
             && Family::of(local) != Family::of(dst)
@@ -229,34 +271,13 @@ impl Rows {
         Ok(())
     }
 
-    fn route(&mut self, cidr: &str, via: &str, link: &str) -> Result<(), Refusal> {
-        self.require(link)?;
-        let dst = cidr
-            .parse::<IpNet>()
-            .map_err(|_| format!("`{cidr}` is not a prefix"))?
-            .trunc();
-        let via = address(via)?;
+    fn route(&mut self, link: &str, dst: IpNet, via: IpAddr) -> Result<(), Refusal> {
         if Family::of(via) != Family::of(dst.addr()) {
             return Err(Refusal::Malformed(format!(
                 "{via} is not of the family of {dst}"
             )));
         }
-        let row = Route {
-            table: TABLE,
-            dst,
-            metric: default_metric(dst),
-            kind: RouteKind::Unicast,
-            hops: vec![NextHop {
-                via: Some(via),
-                link: link.to_owned(),
-                onlink: true,
-                weight: 1,
-                dead: false,
-            }],
-            src: None,
-            protocol: PROTOCOL,
-            mtu: None,
-        };
+        let row = route_row(dst, via, link);
         match self.state.routes.insert(row.clone()) {
             Some(first) if first != row => {
                 self.state.routes.insert(first);
@@ -266,6 +287,26 @@ impl Rows {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A route of the datapath.
+pub(crate) fn route_row(dst: IpNet, via: IpAddr, link: &str) -> Route {
+    Route {
+        table: TABLE,
+        dst,
+        metric: default_metric(dst),
+        kind: RouteKind::Unicast,
+        hops: vec![NextHop {
+            via: Some(via),
+            link: link.to_owned(),
+            onlink: true,
+            weight: 1,
+            dead: false,
+        }],
+        src: None,
+        protocol: PROTOCOL,
+        mtu: None,
     }
 }
 
@@ -294,71 +335,112 @@ fn ethernet(text: &str) -> Result<Mac, Refusal> {
         .map_err(|error| Refusal::Malformed(format!("{error}")))
 }
 
-/// A device as a link and the address on it.
-fn tunnel(device: &Device, observed: &NodeState) -> Result<(Link, IpNet), Refusal> {
-    if device.kind != "vxlan" {
-        return Err(Refusal::Malformed(format!(
-            "`{}` is not a kind of tunnel",
-            device.kind
-        )));
+fn prefix(text: &str) -> Result<IpNet, Refusal> {
+    let net = text.parse::<IpNet>();
+    net.map(|net| net.trunc())
+        .map_err(|_| Refusal::Malformed(format!("`{text}` is not a prefix")))
+}
+
+/// A tunnel's end as a NodeConfig or a plan has it.
+struct Endpoint<'a> {
+    tunnel: Tunnel,
+    net: IpNet,
+    mac: Mac,
+    vni: u32,
+    port: u16,
+    /// The underlay link's name.
+    lower: &'a str,
+}
+
+impl<'a> From<plan::Device<'a>> for Endpoint<'a> {
+    fn from(device: plan::Device<'a>) -> Self {
+        Self {
+            tunnel: device.tunnel,
+            net: device.net,
+            mac: device.mac,
+            vni: device.tunnel.vni(),
+            port: device.tunnel.port(),
+            lower: device.lower,
+        }
     }
-    if !TUNNELS.contains(&device.name.as_str()) {
-        return Err(Refusal::Malformed(format!(
-            "a tunnel has one of the names {}",
-            TUNNELS.join(", ")
-        )));
+}
+
+impl<'a> Endpoint<'a> {
+    fn of(device: &'a Device) -> Result<Self, Refusal> {
+        let malformed = |rule: String| Err(Refusal::Malformed(rule));
+        if device.kind != "vxlan" {
+            return malformed(format!("`{}` is not a kind of tunnel", device.kind));
+        }
+        let Some(tunnel) = Tunnel::named(&device.name) else {
+            let names = TUNNELS.join(", ");
+            return malformed(format!("a tunnel has one of the names {names}"));
+        };
+        let Ok(net) = device.addr.parse::<IpNet>() else {
+            return malformed(format!("`{}` is not an address with a length", device.addr));
+        };
+        let mac = ethernet(&device.mac)?;
+        is_station(mac)?;
+        let vni = u32::try_from(device.id).ok().filter(|vni| *vni < 1 << 24);
+        let Some(vni) = vni else {
+            return malformed(format!("{} is not a VNI of 24 bits", device.id));
+        };
+        let port = u16::try_from(device.port).ok().filter(|port| *port != 0);
+        let Some(port) = port else {
+            return malformed(format!("{} is not a UDP port", device.port));
+        };
+        Ok(Self {
+            tunnel,
+            net,
+            mac,
+            vni,
+            port,
+            lower: &device.bind_dev,
+        })
     }
-    let net = device.addr.parse::<IpNet>().map_err(|_| {
-        Refusal::Malformed(format!("`{}` is not an address with a length", device.addr))
-    })?;
-    let mac = ethernet(&device.mac)?;
+
+    /// The link, with what the underlay link lends.
+    fn link(&self, observed: &NodeState) -> Result<Link, Refusal> {
+        is_station(self.mac)?;
+        let name = self.lower;
+        let Some(lower) = observed.links.get(name) else {
+            return Err(Refusal::Unmet(format!("there is no link `{name}`")));
+        };
+        let family = Family::of(self.net.addr());
+        let local = outer_source(self.net, &lower.name, observed)
+            .ok_or_else(|| Refusal::Unmet(format!("`{name}` has no global {family} address")))?;
+        let overhead = match family {
+            Family::Ipv4 => OVERHEAD_IPV4,
+            Family::Ipv6 => OVERHEAD_IPV6,
+        };
+        Ok(Link {
+            name: self.tunnel.name().to_owned(),
+            index: 0,
+            mac: Some(self.mac),
+            mtu: lower.mtu.saturating_sub(overhead),
+            up: true,
+            carrier: true,
+            kind: LinkKind::Vxlan(Vxlan {
+                vni: self.vni,
+                port: self.port,
+                local: Some(local),
+                lower: Some(lower.name.clone()),
+                learning: false,
+            }),
+            master: None,
+            tx_dropped: 0,
+            rx_dropped: 0,
+        })
+    }
+}
+
+/// Refuses the address of many or of none.
+fn is_station(mac: Mac) -> Result<(), Refusal> {
     if mac.is_zero() || mac.0[0] & 1 == 1 {
         return Err(Refusal::Malformed(format!(
             "{mac} is not the address of one station"
         )));
     }
-    let vni = u32::try_from(device.id)
-        .ok()
-        .filter(|vni| *vni < 1 << 24)
-        .ok_or_else(|| Refusal::Malformed(format!("{} is not a VNI of 24 bits", device.id)))?;
-    let port = u16::try_from(device.port)
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(|| Refusal::Malformed(format!("{} is not a UDP port", device.port)))?;
-    let lower = observed
-        .links
-        .get(&device.bind_dev)
-        .ok_or_else(|| Refusal::Unmet(format!("there is no link `{}`", device.bind_dev)))?;
-    let family = Family::of(net.addr());
-    let local = outer_source(net, &lower.name, observed).ok_or_else(|| {
-        Refusal::Unmet(format!(
-            "`{}` has no global {family} address",
-            device.bind_dev
-        ))
-    })?;
-    let overhead = match family {
-        Family::Ipv4 => OVERHEAD_IPV4,
-        Family::Ipv6 => OVERHEAD_IPV6,
-    };
-    let link = Link {
-        name: device.name.clone(),
-        index: 0,
-        mac: Some(mac),
-        mtu: lower.mtu.saturating_sub(overhead),
-        up: true,
-        carrier: true,
-        kind: LinkKind::Vxlan(Vxlan {
-            vni,
-            port,
-            local: Some(local),
-            lower: Some(lower.name.clone()),
-            learning: false,
-        }),
-        master: None,
-        tx_dropped: 0,
-        rx_dropped: 0,
-    };
-    Ok((link, net))
+    Ok(())
 }
 
 /// The address of the underlay link that peers know this node by.

@@ -39,6 +39,42 @@ pub struct NodeState {
     pub sysctls: Table<Sysctl>,
 }
 
+impl NodeState {
+    /// All rows, table by table, each as a copy.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let links = self.links.iter().cloned().map(Row::Link);
+        let addresses = self.addresses.iter().cloned().map(Row::Address);
+        let neighbours = self.neighbours.iter().cloned().map(Row::Neighbour);
+        let fdb = self.fdb.iter().cloned().map(Row::Fdb);
+        let rules = self.rules.iter().cloned().map(Row::Rule);
+        let routes = self.routes.iter().cloned().map(Row::Route);
+        let nat = self.nat.iter().cloned().map(Row::Nat);
+        let sysctls = self.sysctls.iter().cloned().map(Row::Sysctl);
+        links
+            .chain(addresses)
+            .chain(neighbours)
+            .chain(fdb)
+            .chain(rules)
+            .chain(routes)
+            .chain(nat)
+            .chain(sysctls)
+    }
+
+    /// Puts a row into its table, in place of the one under its key.
+    pub fn put(&mut self, row: Row) {
+        match row {
+            Row::Address(row) => drop(self.addresses.insert(row)),
+            Row::Fdb(row) => drop(self.fdb.insert(row)),
+            Row::Link(row) => drop(self.links.insert(row)),
+            Row::Nat(row) => drop(self.nat.insert(row)),
+            Row::Neighbour(row) => drop(self.neighbours.insert(row)),
+            Row::Route(row) => drop(self.routes.insert(row)),
+            Row::Rule(row) => drop(self.rules.insert(row)),
+            Row::Sysctl(row) => drop(self.sysctls.insert(row)),
+        }
+    }
+}
+
 /// One network device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

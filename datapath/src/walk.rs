@@ -39,6 +39,7 @@
 //! [`NodeState`]: crate::state::NodeState
 
 mod forward;
+mod layer;
 mod lookup;
 mod nat;
 mod node;
@@ -54,6 +55,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use forward::{At, Final, Walker};
+pub use layer::Layer;
 pub use outcome::{Carrier, End, Hop, Stop, Walk};
 pub use world::World;
 

@@ -4,7 +4,7 @@
 //! and devices are written as they are.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::io::{BufWriter, ErrorKind, IsTerminal as _, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -235,6 +235,55 @@ fn to_stdout(text: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Prints to stdout what is too long to be held at once; whoever closed a pipe has read enough.
+///
+/// # Errors
+/// [`Failure::Output`] where stdout takes nothing more, [`Failure::Failed`] with what `write` says where that fails for another reason.
+pub fn stream(write: impl FnOnce(&mut dyn Write) -> Result<(), String>) -> Result<(), Failure> {
+    let mut stdout = Watched {
+        out: BufWriter::new(std::io::stdout().lock()),
+        failed: None,
+    };
+    let written = write(&mut stdout);
+    let flushed = stdout.flush();
+    match (stdout.failed, written) {
+        (Some(ErrorKind::BrokenPipe), _) => Ok(()),
+        (Some(_), _) => flushed.map_err(|error| Failure::output("stdout", error)),
+        (None, written) => written.map_err(Failure::Failed),
+    }
+}
+
+/// A writer that keeps how it failed first, since serialisers hide that.
+struct Watched<W> {
+    out: W,
+    failed: Option<ErrorKind>,
+}
+
+impl<W: Write> Watched<W> {
+    fn keep<T>(&mut self, done: std::io::Result<T>) -> std::io::Result<T> {
+        if let Some(kind) = self.failed {
+            return Err(kind.into());
+        }
+        done.inspect_err(|error| {
+            if error.kind() != ErrorKind::Interrupted {
+                self.failed = Some(error.kind());
+            }
+        })
+    }
+}
+
+impl<W: Write> Write for Watched<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let done = self.out.write(bytes);
+        self.keep(done)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let done = self.out.flush();
+        self.keep(done)
+    }
 }
 
 /// When to colour.

@@ -1,13 +1,39 @@
 //! What changes between two plans, row by row.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use datapath::api::{Arp, Device, Fdb, Iptables, NodeConfigSpec, Route};
+use datapath::plan::Planner;
 use serde::Serialize;
 
-/// NodeConfigs by the names of their ClusterNodes.
-pub type Configs = BTreeMap<String, NodeConfigSpec>;
+/// NodeConfigs by the names of their ClusterNodes. All those of a large fleet do not fit into memory, so planned ones are made when
+/// they are asked for.
+#[derive(Debug)]
+pub enum Configs {
+    /// The planner's.
+    Planned(Box<Planner>),
+    /// Those of a file.
+    Read(BTreeMap<String, NodeConfigSpec>),
+}
+
+impl Configs {
+    fn names(&self) -> BTreeSet<&str> {
+        match self {
+            Self::Planned(planner) => planner.nodes().collect(),
+            Self::Read(configs) => configs.keys().map(String::as_str).collect(),
+        }
+    }
+
+    /// The NodeConfig of a node; an empty one where there is none.
+    fn of(&self, name: &str) -> Cow<'_, NodeConfigSpec> {
+        match self {
+            Self::Planned(planner) => Cow::Owned(planner.config(name).unwrap_or_default()),
+            Self::Read(configs) => configs.get(name).map_or_else(Cow::default, Cow::Borrowed),
+        }
+    }
+}
 
 /// What one node gains and loses. A row that changes is in both.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -29,20 +55,15 @@ impl PlanDiff {
     /// Compares as sets: the order of rows means nothing.
     #[must_use]
     pub fn between(old: &Configs, new: &Configs) -> Self {
-        let nothing = NodeConfigSpec::default();
         let mut changed = BTreeMap::new();
-        for name in old.keys().chain(new.keys()) {
-            if changed.contains_key(name) {
-                continue;
-            }
-            let before = old.get(name).unwrap_or(&nothing);
-            let after = new.get(name).unwrap_or(&nothing);
+        for name in old.names().union(&new.names()) {
+            let (before, after) = (old.of(name), new.of(name));
             let diff = NodeDiff {
-                add: without(after, before),
-                remove: without(before, after),
+                add: without(&after, &before),
+                remove: without(&before, &after),
             };
             if diff != NodeDiff::default() {
-                changed.insert(name.clone(), diff);
+                changed.insert((*name).to_owned(), diff);
             }
         }
         Self(changed)
@@ -116,7 +137,7 @@ mod tests {
     use super::*;
 
     fn configs(routes: &[(&str, &str)]) -> Configs {
-        let mut configs = Configs::new();
+        let mut configs: BTreeMap<String, NodeConfigSpec> = BTreeMap::new();
         for (node, cidr) in routes {
             let route = Route {
                 cidr: (*cidr).to_owned(),
@@ -129,7 +150,7 @@ mod tests {
                 .routes
                 .push(route);
         }
-        configs
+        Configs::Read(configs)
     }
 
     #[test]

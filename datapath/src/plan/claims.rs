@@ -27,7 +27,7 @@ pub(super) struct Claim<'a> {
 pub(super) enum Source<'a> {
     /// In `globalCIDRsMap`, as the name of this key.
     Global(&'a str),
-    /// In the `podCIDRs` of a ClusterNode of a P2P cluster: its place in [`Members::nodes`] and the prefix's in the list.
+    /// In the `podCIDRs` of a ClusterNode of a P2P cluster: the node's place in its cluster and the prefix's in the list.
     NodePods(usize, usize),
     /// In the Cluster's `podCIDRs`.
     Pods(usize),
@@ -47,10 +47,10 @@ pub(super) enum Scope {
 /// Every readable prefix of every family that its cluster links, by cluster; those that cannot be read are objected to.
 pub(super) fn of<'a>(members: &Members<'a>, objections: &mut Vec<Objection>) -> Vec<Claim<'a>> {
     let mut claims = Vec::new();
-    for cluster in &members.clusters {
+    for (place, cluster) in members.clusters.iter().enumerate() {
         let mut reader = Reader {
+            place,
             cluster,
-            members,
             claims: &mut claims,
             objections,
         };
@@ -60,8 +60,9 @@ pub(super) fn of<'a>(members: &Members<'a>, objections: &mut Vec<Objection>) -> 
 }
 
 struct Reader<'s, 'a> {
-    cluster: &'s MemberCluster<'a>,
-    members: &'s Members<'a>,
+    /// The place of the cluster in [`Members::clusters`].
+    place: usize,
+    cluster: &'a MemberCluster,
     claims: &'s mut Vec<Claim<'a>>,
     objections: &'s mut Vec<Objection>,
 }
@@ -69,25 +70,24 @@ struct Reader<'s, 'a> {
 impl<'a> Reader<'_, 'a> {
     fn read(&mut self) {
         let is_p2p = self.cluster.is_p2p();
-        let has_gateway = self.cluster.gateway.is_some();
+        let has_gateway = self.cluster.gateway().is_some();
         let mut exported: Vec<&str> = Vec::new();
         if is_p2p {
-            for place in &self.cluster.nodes {
-                let cidrs = &self.members.nodes[*place].spec.pod_cidrs;
-                for (at, cidr) in cidrs.iter().enumerate() {
+            for (place, node) in self.cluster.nodes.iter().enumerate() {
+                for (at, cidr) in node.spec.pod_cidrs.iter().enumerate() {
                     exported.push(cidr);
-                    self.add(cidr, Source::NodePods(*place, at), true, false);
+                    self.add(cidr, Source::NodePods(place, at), true, false);
                 }
             }
         }
         let is_exported = !is_p2p && has_gateway;
-        for (at, cidr) in self.cluster.pod_cidrs.iter().enumerate() {
+        for (at, cidr) in self.cluster.object.pod_cidrs.iter().enumerate() {
             if is_exported {
                 exported.push(cidr);
             }
             self.add(cidr, Source::Pods(at), is_exported, true);
         }
-        for (at, cidr) in self.cluster.service_cidrs.iter().enumerate() {
+        for (at, cidr) in self.cluster.object.service_cidrs.iter().enumerate() {
             if has_gateway {
                 exported.push(cidr);
             }
@@ -101,7 +101,7 @@ impl<'a> Reader<'_, 'a> {
             };
             if self.cluster.families.has(Family::of(net.addr())) {
                 self.claims.push(Claim {
-                    cluster: self.cluster.index,
+                    cluster: self.place,
                     net: net.trunc(),
                     source: Source::Global(key),
                     scope: Scope::Outside,
@@ -111,7 +111,7 @@ impl<'a> Reader<'_, 'a> {
             }
         }
         if !is_p2p && !self.cluster.families.is_empty() && !self.has_pods() {
-            let at = Source::Pods(0).field(self.cluster, self.members, false);
+            let at = Source::Pods(0).field(self.cluster, false);
             let rule =
                 "the cluster has no pod prefix of a family that it links: nobody reaches its pods";
             self.objections
@@ -120,7 +120,7 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn has_pods(&self) -> bool {
-        self.cluster.pod_cidrs.iter().any(|cidr| {
+        self.cluster.object.pod_cidrs.iter().any(|cidr| {
             overlay::family_of_text(cidr).is_none_or(|family| self.cluster.families.has(family))
         })
     }
@@ -135,7 +135,7 @@ impl<'a> Reader<'_, 'a> {
                 Source::NodePods(..) => Code::ClusternodeIncomplete,
                 _ => Code::ObjectInvalid,
             };
-            let at = source.field(cluster, self.members, true);
+            let at = source.field(cluster, true);
             let rule = format!("`{cidr}` is not a prefix");
             self.objections
                 .push(Objection::new(code, at, rule).leaving_out("routes to it"));
@@ -144,7 +144,7 @@ impl<'a> Reader<'_, 'a> {
         let is_mapped = cluster.options.global_cidrs_map.contains_key(cidr);
         let is_outside = !(is_mapped || cluster.is_p2p() && matches!(source, Source::Pods(_)));
         self.claims.push(Claim {
-            cluster: cluster.index,
+            cluster: self.place,
             net: net.trunc(),
             source,
             scope: if is_outside {
@@ -160,21 +160,21 @@ impl<'a> Reader<'_, 'a> {
 
 impl Source<'_> {
     /// The field; the list as a whole unless `one` of it is meant.
-    fn field(self, cluster: &MemberCluster<'_>, members: &Members<'_>, one: bool) -> Field {
+    fn field(self, cluster: &MemberCluster, one: bool) -> Field {
         let (object, list, at) = match self {
             Source::Global(key) => return map_field(cluster, key),
             Source::NodePods(node, at) => {
-                let node = &members.nodes[node];
-                let object = Object::cluster_node(&node.name, node.spec);
+                let node = &cluster.nodes[node];
+                let object = Object::cluster_node(&node.name, &node.spec);
                 (object, "spec.podCIDRs", at)
             }
             Source::Pods(at) => (
-                Object::cluster(cluster.name),
+                Object::cluster(&cluster.name),
                 "status.clusterLinkStatus.podCIDRs",
                 at,
             ),
             Source::Services(at) => (
-                Object::cluster(cluster.name),
+                Object::cluster(&cluster.name),
                 "status.clusterLinkStatus.serviceCIDRs",
                 at,
             ),
@@ -189,7 +189,6 @@ impl Source<'_> {
 
 impl Claim<'_> {
     pub(super) fn field(&self, members: &Members<'_>) -> Field {
-        self.source
-            .field(&members.clusters[self.cluster], members, true)
+        self.source.field(members.clusters[self.cluster], true)
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::state::Family;
 
-pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
 /// The families that a cluster links.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Families {
     ipv4: bool,
     ipv6: bool,
@@ -37,28 +37,28 @@ impl Families {
 }
 
 /// One value for each family.
-#[derive(Clone, Copy, Default)]
-pub(super) struct PerFamily<T> {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PerFamily<T> {
     ipv4: T,
     ipv6: T,
 }
 
 impl<T> PerFamily<T> {
-    pub(super) fn of(mut make: impl FnMut(Family) -> T) -> Self {
+    pub(crate) fn of(mut make: impl FnMut(Family) -> T) -> Self {
         Self {
             ipv4: make(Family::Ipv4),
             ipv6: make(Family::Ipv6),
         }
     }
 
-    pub(super) fn get(&self, family: Family) -> &T {
+    pub(crate) fn get(&self, family: Family) -> &T {
         match family {
             Family::Ipv4 => &self.ipv4,
             Family::Ipv6 => &self.ipv6,
         }
     }
 
-    pub(super) fn get_mut(&mut self, family: Family) -> &mut T {
+    pub(crate) fn get_mut(&mut self, family: Family) -> &mut T {
         match family {
             Family::Ipv4 => &mut self.ipv4,
             Family::Ipv6 => &mut self.ipv6,

@@ -1,45 +1,242 @@
 //! Who takes part in a fleet, and as what.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::bundle::Bundle;
 use super::family::{FAMILIES, Families, PerFamily};
+use super::nat::Translations;
 use super::objection::{Field, Object, Objection};
-use super::{Lent, nodes, overlay};
-use crate::api::{
-    Cluster, ClusterLinkOptions, ClusterNodeSpec, Device, Fleet, Metadata, NetworkType,
-};
+use super::shadow::Shadow;
+use super::{nat, nodes, overlay};
+use crate::api::{Cluster, ClusterLinkOptions, ClusterNodeSpec, NetworkType};
 use crate::code::Code;
 use crate::mac::Mac;
+use crate::state::Family;
+use crate::tunnel::Tunnel;
 
-/// The clusters and nodes that take part, each in the order of its name.
-pub(super) struct Members<'a> {
-    pub(super) clusters: Vec<MemberCluster<'a>>,
-    pub(super) nodes: Vec<Member<'a>>,
-    /// The address pools of each cluster.
-    pub(super) pools: Vec<overlay::Pools>,
+/// What the planner reads of a Cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ClusterObject {
+    pub(super) uid: String,
+    /// None where the cluster takes no part.
+    options: Option<Arc<ClusterLinkOptions>>,
+    pub(super) pod_cidrs: Vec<String>,
+    pub(super) service_cidrs: Vec<String>,
 }
 
-/// A cluster that takes part.
-pub(super) struct MemberCluster<'a> {
-    /// Its place in [`Members::clusters`].
-    pub(super) index: usize,
-    pub(super) name: &'a str,
-    pub(super) options: &'a ClusterLinkOptions,
+impl ClusterObject {
+    pub(super) fn of(cluster: &Cluster) -> Self {
+        let options = cluster.spec.cluster_link_options.as_ref();
+        let status = &cluster.status.cluster_link_status;
+        Self {
+            uid: cluster.metadata.uid.clone(),
+            options: options
+                .filter(|options| options.enable)
+                .map(|options| Arc::new(options.clone())),
+            pod_cidrs: status.pod_cidrs.clone(),
+            service_cidrs: status.service_cidrs.clone(),
+        }
+    }
+}
+
+/// A cluster that takes part, with its nodes.
+#[derive(Debug)]
+pub(super) struct MemberCluster {
+    pub(super) name: Arc<str>,
+    pub(super) object: Arc<ClusterObject>,
+    pub(super) options: Arc<ClusterLinkOptions>,
     pub(super) families: Families,
-    pub(super) pod_cidrs: &'a [String],
-    pub(super) service_cidrs: &'a [String],
-    /// The place of its gateway in [`Members::nodes`], in P2P clusters too.
-    pub(super) gateway: Option<usize>,
-    /// The places of its nodes in [`Members::nodes`].
-    pub(super) nodes: Vec<usize>,
+    /// The pools of its tunnels' addresses.
+    pub(super) pools: overlay::Pools,
+    /// The place of its gateway in `nodes`, in P2P clusters too.
+    gateway: Option<usize>,
+    /// The nodes that take part, by name.
+    pub(super) nodes: Vec<Member>,
+    /// The prefixes to which its nodes take no routes.
+    pub(super) shadow: Arc<Shadow>,
+    pub(super) translations: Translations,
+    pub(super) bundle: Arc<Bundle>,
+    /// What its own objects lack, whoever else is in the fleet.
+    pub(super) objections: Vec<Objection>,
 }
 
-impl MemberCluster<'_> {
+/// A node that takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    /// Its ClusterNode's name.
+    pub(super) name: Arc<str>,
+    pub(super) class: Class,
+    pub(super) spec: Arc<ClusterNodeSpec>,
+    pub(super) local: Ends,
+    pub(super) bridge: Ends,
+}
+
+/// What a node is to the rest of the fleet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Class {
+    /// A node of a P2P cluster that is not its gateway.
+    Endpoint,
+    /// The elected node of a cluster of either mode.
+    Gateway,
+    /// A node of a gateway-mode cluster that is not its gateway.
+    Internal,
+}
+
+/// A tunnel end point of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) tunnel: Tunnel,
+    /// The overlay address with its pool's length.
+    pub(super) net: IpNet,
+    pub(super) mac: Mac,
+    pub(super) underlay: IpAddr,
+    /// The underlay address as the ClusterNode writes it, where that is not how `underlay` is written.
+    text: Option<Box<str>>,
+}
+
+impl End {
+    pub(super) fn ip(&self) -> IpAddr {
+        self.net.addr()
+    }
+
+    /// The underlay address as the ClusterNode writes it.
+    pub(super) fn underlay_text(&self) -> String {
+        self.text
+            .as_ref()
+            .map_or_else(|| self.underlay.to_string(), |text| text.to_string())
+    }
+}
+
+/// The tunnel end points of a node between clusters, or within its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ends(PerFamily<Option<End>>);
+
+impl Ends {
+    pub(super) fn get(&self, family: Family) -> Option<&End> {
+        self.0.get(family).as_ref()
+    }
+
+    /// Those that there are, IPv4 first.
+    pub(super) fn ends(&self) -> impl Iterator<Item = &End> {
+        FAMILIES.into_iter().filter_map(|family| self.get(family))
+    }
+}
+
+/// A ClusterNode before anybody knows whether it takes part.
+pub(super) type Named<'p> = (&'p Arc<str>, &'p Arc<ClusterNodeSpec>);
+
+/// The MACs that an earlier plan lends to a node, by (node, tunnel).
+pub(super) type Lender<'p> = &'p dyn Fn(&str, Tunnel) -> Option<Mac>;
+
+impl MemberCluster {
+    /// Reads a cluster with the ClusterNodes that name it, in the order of their names; none where it takes no part.
+    pub(super) fn of<'p>(
+        name: &Arc<str>,
+        object: &Arc<ClusterObject>,
+        named: &[Named<'p>],
+        lent: Lender<'_>,
+    ) -> Option<Self> {
+        let options = object.options.clone()?;
+        let mut objections = Vec::new();
+        let families = Families::of(&options.ip_family);
+        if families.is_empty() {
+            objections.push(
+                Objection::new(
+                    Code::ObjectInvalid,
+                    Field::new(Object::cluster(name), "spec.clusterLinkOptions.ipFamily"),
+                    format!("`{}` is none of all, ipv4, ipv6", options.ip_family),
+                )
+                .leaving_out("every tunnel and prefix of the cluster"),
+            );
+        }
+        let pools = overlay::Pools::of(name, &options, families, &mut objections);
+        let own = object.pod_cidrs.iter().chain(&object.service_cidrs);
+        let mut cluster = Self {
+            name: name.clone(),
+            object: object.clone(),
+            families,
+            pools,
+            gateway: None,
+            nodes: Vec::new(),
+            // An unreadable prefix of its own shadows nothing.
+            shadow: Arc::new(Shadow::of(own.filter_map(|cidr| cidr.parse().ok()))),
+            translations: Translations::default(),
+            bundle: Arc::default(),
+            objections: Vec::new(),
+            options,
+        };
+        let found = nodes::taking_part(&cluster, named, &mut objections);
+        cluster.gateway = elected(&found, &mut objections);
+        cluster.nodes = (0..)
+            .zip(&found)
+            .map(|(place, node)| cluster.member(place, *node, lent))
+            .collect();
+        cluster.translations = nat::of_cluster(&cluster, &mut objections);
+        cluster.bundle = Arc::new(Bundle::of(&cluster));
+        cluster.objections = objections;
+        Some(cluster)
+    }
+
+    fn member(&self, place: usize, (name, spec): Named<'_>, lent: Lender<'_>) -> Member {
+        let class = if self.gateway == Some(place) {
+            Class::Gateway
+        } else if self.is_p2p() {
+            Class::Endpoint
+        } else {
+            Class::Internal
+        };
+        let end = |wanted: bool, tunnel: Tunnel| {
+            let family = tunnel.family();
+            if !wanted || !self.families.has(family) {
+                return None;
+            }
+            let pool = self.pools.of_tunnel(tunnel)?;
+            // An address that cannot be used was objected to with the node.
+            let text = spec.address(family);
+            let underlay = text.parse().ok()?;
+            let words = [&*self.name, &spec.node_name, tunnel.name()];
+            Some(End {
+                tunnel,
+                net: overlay::address(pool, underlay)?,
+                mac: lent(name, tunnel).unwrap_or_else(|| Mac::derived(&words)),
+                text: (underlay.to_string() != text).then(|| text.into()),
+                underlay,
+            })
+        };
+        Member {
+            name: name.clone(),
+            class,
+            spec: spec.clone(),
+            local: Ends(PerFamily::of(|family| {
+                end(!self.is_p2p(), Tunnel::local(family))
+            })),
+            bridge: Ends(PerFamily::of(|family| {
+                end(class != Class::Internal, Tunnel::bridge(family))
+            })),
+        }
+    }
+
     pub(super) fn is_p2p(&self) -> bool {
         self.options.network_type == NetworkType::P2p
+    }
+
+    /// The elected node.
+    pub(super) fn gateway(&self) -> Option<&Member> {
+        self.nodes.get(self.gateway?)
+    }
+
+    /// The nodes with which a node shares the tunnels within the cluster: its gateway, or a gateway's internal nodes.
+    pub(super) fn local_peers(&self, node: &Member) -> impl Iterator<Item = &Member> {
+        let class = node.class;
+        let gateway = (class == Class::Internal).then(|| self.gateway()).flatten();
+        let internal = self
+            .nodes
+            .iter()
+            .filter(move |peer| class == Class::Gateway && peer.class == Class::Internal);
+        gateway.into_iter().chain(internal)
     }
 
     /// What a prefix of this cluster is called outside of it; the map's keys are compared as text.
@@ -51,221 +248,61 @@ impl MemberCluster<'_> {
     }
 }
 
-/// A node that takes part.
-pub(super) struct Member<'a> {
-    /// Its ClusterNode's name.
-    pub(super) name: String,
-    /// The place of its cluster in [`Members::clusters`].
-    pub(super) cluster: usize,
-    pub(super) class: Class,
-    pub(super) spec: &'a ClusterNodeSpec,
-    pub(super) local: PerFamily<Option<Tunnel>>,
-    pub(super) bridge: PerFamily<Option<Tunnel>>,
-}
-
-/// What a node is to the rest of the fleet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Class {
-    /// A node of a P2P cluster that is not its gateway.
-    Endpoint,
-    /// The elected node of a cluster of either mode.
-    Gateway,
-    /// A node of a gateway-mode cluster that is not its gateway.
-    Internal,
-}
-
-/// A tunnel end point of a node.
-pub(super) struct Tunnel {
-    pub(super) kind: &'static overlay::Kind,
-    /// The overlay address with its pool's length.
-    pub(super) net: IpNet,
-    pub(super) mac: String,
-    /// The underlay address, as the ClusterNode writes it.
-    pub(super) underlay: String,
-}
-
-impl Tunnel {
-    pub(super) fn ip(&self) -> IpAddr {
-        self.net.addr()
-    }
-}
-
-impl<'a> Members<'a> {
-    pub(super) fn of(fleet: &'a Fleet, lent: &Lent<'a>, objections: &mut Vec<Objection>) -> Self {
-        let mut clusters = clusters(fleet, objections);
-        let found = nodes::taking_part(fleet, &clusters, objections);
-        for (place, (name, node)) in found.iter().enumerate() {
-            let cluster = &mut clusters[node.cluster];
-            cluster.nodes.push(place);
-            if !node.spec.is_gateway() {
-                continue;
-            }
-            if cluster.gateway.is_none() {
-                cluster.gateway = Some(place);
-            } else {
-                objections.push(
-                    Objection::new(
-                        Code::FailoverIncomplete,
-                        Field::new(Object::cluster_node(name, node.spec), "spec.roles"),
-                        "has the gateway role beside another node of its cluster that comes first by name",
-                    )
-                    .warning()
-                    .leaving_out("its role"),
-                );
-            }
+/// The place of the first node with the gateway role.
+fn elected(found: &[Named<'_>], objections: &mut Vec<Objection>) -> Option<usize> {
+    let mut elected = None;
+    for (place, (name, spec)) in found.iter().enumerate() {
+        if !spec.is_gateway() {
+            continue;
         }
-        let pools: Vec<overlay::Pools> = clusters
-            .iter()
-            .map(|cluster| {
-                overlay::Pools::of(cluster.name, cluster.options, cluster.families, objections)
-            })
-            .collect();
-        let nodes = found
+        if elected.is_none() {
+            elected = Some(place);
+            continue;
+        }
+        objections.push(
+            Objection::new(
+                Code::FailoverIncomplete,
+                Field::new(Object::cluster_node(name, spec), "spec.roles"),
+                "has the gateway role beside another node of its cluster that comes first by name",
+            )
+            .warning()
+            .leaving_out("its role"),
+        );
+    }
+    elected
+}
+
+impl Member {
+    /// Whether this node is part of the global vx-bridge mesh.
+    pub(super) fn is_in_mesh(&self) -> bool {
+        matches!(self.class, Class::Endpoint | Class::Gateway)
+    }
+
+    /// Its tunnel end points: of each family the one within the cluster first.
+    pub(super) fn ends(&self) -> impl Iterator<Item = &End> {
+        FAMILIES
             .into_iter()
-            .enumerate()
-            .map(|(place, (name, node))| {
-                let cluster = &clusters[node.cluster];
-                let class = if cluster.gateway == Some(place) {
-                    Class::Gateway
-                } else if cluster.is_p2p() {
-                    Class::Endpoint
-                } else {
-                    Class::Internal
-                };
-                let tunnel = |wanted: bool, kind: &'static overlay::Kind| {
-                    if !wanted || !cluster.families.has(kind.family) {
-                        return None;
-                    }
-                    let pool = pools[node.cluster].of_kind(kind)?;
-                    // An address that cannot be used was objected to with the node.
-                    let underlay = node.spec.address(kind.family);
-                    let net = overlay::address(pool, underlay)?;
-                    let mac = match lent.get(&(name.as_str(), kind.name)) {
-                        Some(mac) => (*mac).to_owned(),
-                        None => Mac::derived(&[cluster.name, &node.spec.node_name, kind.name])
-                            .to_string(),
-                    };
-                    Some(Tunnel {
-                        kind,
-                        net,
-                        mac,
-                        underlay: underlay.to_owned(),
-                    })
-                };
-                let local =
-                    PerFamily::of(|family| tunnel(!cluster.is_p2p(), overlay::Kind::local(family)));
-                let bridge = PerFamily::of(|family| {
-                    tunnel(class != Class::Internal, overlay::Kind::bridge(family))
-                });
-                Member {
-                    name,
-                    cluster: node.cluster,
-                    class,
-                    spec: node.spec,
-                    local,
-                    bridge,
-                }
-            })
-            .collect();
-        Self {
-            clusters,
-            nodes,
-            pools,
-        }
-    }
-
-    /// The nodes of the vx-bridge mesh.
-    pub(super) fn mesh(&self) -> impl Iterator<Item = &Member<'a>> {
-        self.nodes.iter().filter(|node| node.is_in_mesh())
-    }
-}
-
-fn clusters<'a>(fleet: &'a Fleet, objections: &mut Vec<Objection>) -> Vec<MemberCluster<'a>> {
-    let mut found: BTreeMap<&str, &'a Cluster> = BTreeMap::new();
-    let mut by_uid: HashMap<&str, &str> = HashMap::new();
-    for cluster in &fleet.clusters {
-        let Metadata { name, uid, .. } = &cluster.metadata;
-        let at = |path: &str| Field::new(Object::cluster(name), path);
-        if name.is_empty() {
-            objections.push(
-                Objection::new(Code::ObjectInvalid, at("metadata.name"), "has no name")
-                    .leaving_out("the cluster and its nodes"),
-            );
-        } else if found.contains_key(name.as_str()) {
-            objections.push(
-                Objection::new(
-                    Code::ClusterIdDuplicate,
-                    at("metadata.name"),
-                    "is the name of two clusters",
-                )
-                .leaving_out("the later one"),
-            );
-        } else {
-            found.insert(name, cluster);
-            if uid.is_empty() {
-                continue;
-            }
-            if let Some(other) = by_uid.insert(uid, name) {
-                objections.push(
-                    Objection::new(
-                        Code::ClusterIdDuplicate,
-                        at("metadata.uid"),
-                        format!("{uid} is also the uid of cluster {other}"),
-                    )
-                    .against(Field::new(Object::cluster(other), "metadata.uid")),
-                );
-            }
-        }
-    }
-    let taking_part = found.into_iter().filter_map(|(name, cluster)| {
-        let options = cluster.spec.cluster_link_options.as_ref()?;
-        options.enable.then_some((name, cluster, options))
-    });
-    taking_part
-        .enumerate()
-        .map(|(index, (name, cluster, options))| {
-            let families = Families::of(&options.ip_family);
-            if families.is_empty() {
-                objections.push(
-                    Objection::new(
-                        Code::ObjectInvalid,
-                        Field::new(Object::cluster(name), "spec.clusterLinkOptions.ipFamily"),
-                        format!("`{}` is none of all, ipv4, ipv6", options.ip_family),
-                    )
-                    .leaving_out("every tunnel and prefix of the cluster"),
-                );
-            }
-            MemberCluster {
-                index,
-                name,
-                options,
-                families,
-                pod_cidrs: &cluster.status.cluster_link_status.pod_cidrs,
-                service_cidrs: &cluster.status.cluster_link_status.service_cidrs,
-                gateway: None,
-                nodes: Vec::new(),
-            }
-        })
-        .collect()
-}
-
-impl Member<'_> {
-    /// The node's tunnels as rows.
-    pub(super) fn devices(&self) -> Vec<Device> {
-        let tunnels = FAMILIES
-            .iter()
-            .flat_map(|family| [self.local.get(*family), self.bridge.get(*family)]);
-        tunnels
+            .flat_map(|family| [self.local.get(family), self.bridge.get(family)])
             .flatten()
-            .map(|tunnel| Device {
-                kind: "vxlan".to_owned(),
-                name: tunnel.kind.name.to_owned(),
-                addr: tunnel.net.to_string(),
-                mac: tunnel.mac.clone(),
-                bind_dev: self.spec.interface_name.clone(),
-                id: tunnel.kind.vni,
-                port: tunnel.kind.port,
-            })
-            .collect()
+    }
+}
+
+/// All that take part, for questions about the fleet as a whole.
+pub(super) struct Members<'p> {
+    /// By name.
+    pub(super) clusters: Vec<&'p MemberCluster>,
+    /// By name, each with the place of its cluster in `clusters`.
+    pub(super) nodes: Vec<(usize, &'p Member)>,
+}
+
+impl<'p> Members<'p> {
+    pub(super) fn of(clusters: impl Iterator<Item = &'p MemberCluster>) -> Self {
+        let clusters: Vec<_> = clusters.collect();
+        let places = clusters.iter().enumerate();
+        let mut nodes: Vec<_> = places
+            .flat_map(|(place, cluster)| cluster.nodes.iter().map(move |node| (place, node)))
+            .collect();
+        nodes.sort_by(|left, right| left.1.name.cmp(&right.1.name));
+        Self { clusters, nodes }
     }
 }

@@ -1,22 +1,14 @@
 //! Which ClusterNodes take part, and what the others lack.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::family::{FAMILIES, PerFamily, address_field, title};
-use super::members::MemberCluster;
+use super::members::{MemberCluster, Named};
 use super::objection::{Field, Object, Objection};
 use super::overlay;
-use crate::api::{ClusterNodeSpec, Fleet};
+use crate::api::ClusterNodeSpec;
 use crate::code::Code;
 use crate::state::Family;
-
-/// A ClusterNode that takes part.
-pub(super) struct Node<'a> {
-    /// The place of its cluster among those that take part.
-    pub(super) cluster: usize,
-    pub(super) spec: &'a ClusterNodeSpec,
-}
 
 /// What the ClusterNodes of one cluster say together.
 #[derive(Clone, Default)]
@@ -28,81 +20,23 @@ struct Census<'a> {
     first: Option<(&'a str, &'a ClusterNodeSpec)>,
 }
 
-/// The ClusterNodes that take part, by name.
-pub(super) fn taking_part<'a>(
-    fleet: &'a Fleet,
-    clusters: &[MemberCluster<'a>],
+/// Those of the ClusterNodes of one cluster that take part.
+pub(super) fn taking_part<'p>(
+    cluster: &MemberCluster,
+    named: &[Named<'p>],
     objections: &mut Vec<Objection>,
-) -> BTreeMap<String, Node<'a>> {
-    let by_name: HashMap<&str, usize> = clusters
-        .iter()
-        .map(|cluster| (cluster.name, cluster.index))
-        .collect();
-    let named = named(fleet, objections);
-    let mut censuses = vec![Census::default(); clusters.len()];
-    for (name, spec) in &named {
-        if let Some(index) = by_name.get(spec.cluster_name.as_str()) {
-            censuses[*index].count(name, spec);
-        }
+) -> Vec<Named<'p>> {
+    let mut census = Census::default();
+    for (name, spec) in named {
+        census.count(name, spec);
     }
-    for (cluster, census) in clusters.iter().zip(&censuses) {
-        objections.extend(family_of_nobody(cluster, census));
-        objections.extend(no_gateway(cluster, census));
-    }
-
-    let known: std::collections::HashSet<&str> = fleet
-        .clusters
-        .iter()
-        .map(|cluster| cluster.metadata.name.as_str())
-        .collect();
-    let mut found = BTreeMap::new();
-    for (name, spec) in &named {
-        let Some(index) = by_name.get(spec.cluster_name.as_str()) else {
-            // A cluster that is known and takes no part takes its nodes with it; that is no mistake.
-            if !known.contains(spec.cluster_name.as_str()) {
-                objections.push(orphan(name, spec));
-            }
-            continue;
-        };
-        let cluster = &clusters[*index];
-        let census = &censuses[*index];
-        if !lacks(name, spec, cluster, census, objections) {
-            found.insert(
-                name.clone(),
-                Node {
-                    cluster: *index,
-                    spec,
-                },
-            );
-        }
-    }
-    found
-}
-
-/// The ClusterNodes by name; of two with one name the first.
-fn named<'a>(
-    fleet: &'a Fleet,
-    objections: &mut Vec<Objection>,
-) -> BTreeMap<String, &'a ClusterNodeSpec> {
-    let mut named = BTreeMap::new();
-    for node in &fleet.cluster_nodes {
-        let spec = &node.spec;
-        let name = if node.metadata.name.is_empty() {
-            format!("{}-{}", spec.cluster_name, spec.node_name)
-        } else {
-            node.metadata.name.clone()
-        };
-        if named.contains_key(&name) {
-            let at = Field::new(Object::cluster_node(&name, spec), "metadata.name");
-            objections.push(
-                Objection::new(Code::ObjectInvalid, at, "is the name of two ClusterNodes")
-                    .leaving_out("the later one"),
-            );
-            continue;
-        }
-        named.insert(name, spec);
-    }
+    objections.extend(family_of_nobody(cluster, &census));
+    objections.extend(no_gateway(cluster, &census));
     named
+        .iter()
+        .filter(|(name, spec)| !lacks(name, spec, cluster, &census, objections))
+        .copied()
+        .collect()
 }
 
 impl<'a> Census<'a> {
@@ -122,7 +56,7 @@ impl<'a> Census<'a> {
     }
 }
 
-fn family_of_nobody(cluster: &MemberCluster<'_>, census: &Census<'_>) -> Vec<Objection> {
+fn family_of_nobody(cluster: &MemberCluster, census: &Census<'_>) -> Vec<Objection> {
     cluster
         .families
         .iter()
@@ -131,7 +65,7 @@ fn family_of_nobody(cluster: &MemberCluster<'_>, census: &Census<'_>) -> Vec<Obj
             let objection = Objection::new(
                 Code::FamilyMissing,
                 Field::new(
-                    Object::cluster(cluster.name),
+                    Object::cluster(&cluster.name),
                     "spec.clusterLinkOptions.ipFamily",
                 ),
                 format!(
@@ -155,7 +89,7 @@ fn family_of_nobody(cluster: &MemberCluster<'_>, census: &Census<'_>) -> Vec<Obj
 
 /// A cluster in gateway mode without gateway reaches nobody and is reached by nobody. In P2P mode the services are behind the
 /// gateway, and nothing else.
-fn no_gateway(cluster: &MemberCluster<'_>, census: &Census<'_>) -> Option<Objection> {
+fn no_gateway(cluster: &MemberCluster, census: &Census<'_>) -> Option<Objection> {
     if census.has_gateway {
         return None;
     }
@@ -168,13 +102,13 @@ fn no_gateway(cluster: &MemberCluster<'_>, census: &Census<'_>) -> Option<Object
         } else {
             "is in gateway mode, and none of its ClusterNodes has the gateway role"
         }
-    } else if census.nodes > 0 && cluster.service_cidrs.iter().any(linked) {
+    } else if census.nodes > 0 && cluster.object.service_cidrs.iter().any(linked) {
         "has services, and none of its ClusterNodes has the gateway role"
     } else {
         return None;
     };
     let at = Field::new(
-        Object::cluster(cluster.name),
+        Object::cluster(&cluster.name),
         "spec.clusterLinkOptions.networkType",
     );
     let objection = Objection::new(Code::GatewayNotElected, at, rule);
@@ -185,7 +119,8 @@ fn no_gateway(cluster: &MemberCluster<'_>, census: &Census<'_>) -> Option<Object
     })
 }
 
-fn orphan(name: &str, spec: &ClusterNodeSpec) -> Objection {
+/// Objects to a ClusterNode whose cluster is not known. One that is known and takes no part takes its nodes with it; that is no mistake.
+pub(super) fn orphan(name: &str, spec: &ClusterNodeSpec) -> Objection {
     let at = Field::new(Object::cluster_node(name, spec), "spec.clusterName");
     let objection = if spec.cluster_name.is_empty() {
         Objection::new(Code::ClusternodeIncomplete, at, "is empty")
@@ -200,7 +135,7 @@ fn orphan(name: &str, spec: &ClusterNodeSpec) -> Objection {
 fn lacks(
     name: &str,
     spec: &ClusterNodeSpec,
-    cluster: &MemberCluster<'_>,
+    cluster: &MemberCluster,
     census: &Census<'_>,
     objections: &mut Vec<Objection>,
 ) -> bool {
@@ -235,7 +170,7 @@ fn lacks(
                 objections.push(incomplete(&path, rule).leaving_out("the node"));
             } else if has_any && !census.lacks(family) {
                 let options = Field::new(
-                    Object::cluster(cluster.name),
+                    Object::cluster(&cluster.name),
                     "spec.clusterLinkOptions.ipFamily",
                 );
                 let rule = format!(

@@ -39,20 +39,20 @@ fn iptables(left: &Iptables, right: &Iptables) -> Ordering {
         .then_with(|| text(&left.rule, &right.rule))
 }
 
-pub(super) fn fdb(left: &Fdb, right: &Fdb) -> Ordering {
+fn fdb(left: &Fdb, right: &Fdb) -> Ordering {
     text(&left.ip, &right.ip)
         .then_with(|| text(&left.mac, &right.mac))
         .then_with(|| text(&left.dev, &right.dev))
 }
 
-pub(super) fn arp(left: &Arp, right: &Arp) -> Ordering {
+fn arp(left: &Arp, right: &Arp) -> Ordering {
     text(&left.ip, &right.ip)
         .then_with(|| text(&left.mac, &right.mac))
         .then_with(|| text(&left.dev, &right.dev))
 }
 
 /// Compares two strings as they would stand in JSON, where a closing quote follows the last byte.
-fn text(left: &str, right: &str) -> Ordering {
+pub(super) fn text(left: &str, right: &str) -> Ordering {
     let (left, right) = (left.as_bytes(), right.as_bytes());
     let shared = left.len().min(right.len());
     left[..shared].cmp(&right[..shared]).then_with(|| {

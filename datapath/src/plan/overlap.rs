@@ -12,10 +12,11 @@ use super::claims::{Claim, Scope, Source};
 use super::family::address_field;
 use super::members::{Member, Members};
 use super::objection::{Field, Object, Objection};
-use super::overlay::Kind;
+use super::overlay::pool_field;
 use super::prefixes::{Holder, Prefixes};
 use crate::code::Code;
 use crate::state::Family;
+use crate::tunnel::Tunnel;
 
 /// Reports everything that meets, once for two sides and the wider prefix.
 pub(super) fn report(members: &Members<'_>, claims: &[Claim<'_>], objections: &mut Vec<Objection>) {
@@ -119,7 +120,7 @@ impl Report<'_, '_> {
                 .into_iter()
                 .filter(|(offered, own)| offered.is_exported && own.is_shadow)
                 .map(|(offered, own)| {
-                    let name = self.members.clusters[own.cluster].name;
+                    let name = &self.members.clusters[own.cluster].name;
                     format!("the route of cluster {name} to {}", offered.net)
                 })
                 .collect();
@@ -135,16 +136,16 @@ impl Report<'_, '_> {
     /// A route to a prefix takes the packets between tunnels' end points along that lie within it.
     fn over_nodes(&self, known: &Prefixes<Scope>, objections: &mut Vec<Objection>) {
         let is_alone = self.members.clusters.len() < 2;
-        let mut met: BTreeMap<(usize, usize), First<(&Member<'_>, IpAddr)>> = BTreeMap::new();
-        for (node, ip) in underlay(self.members) {
+        let mut met: BTreeMap<(usize, usize), First<(&Member, IpAddr)>> = BTreeMap::new();
+        for (cluster, node, ip) in underlay(self.members) {
             let outside = known
                 .covering(host(ip), Scope::Outside)
-                .find(|(_, holder)| holder.owner != node.cluster || !is_alone);
+                .find(|(_, holder)| holder.owner != cluster || !is_alone);
             let inside = known
                 .covering(host(ip), Scope::Inside)
-                .find(|(_, holder)| holder.owner != node.cluster);
+                .find(|(_, holder)| holder.owner != cluster);
             if let Some((_, holder)) = outside.or(inside) {
-                note(&mut met, (holder.item, node.cluster), (node, ip));
+                note(&mut met, (holder.item, cluster), (node, ip));
             }
         }
         for ((item, _), First { first, more }) in met {
@@ -186,7 +187,7 @@ impl Report<'_, '_> {
                 "{} meets {}, the pool of the tunnels' own addresses on {}{}",
                 claim.net,
                 pool.net,
-                pool.kind.name,
+                pool.tunnel,
                 and_more(more, "prefix of the cluster", "prefixes of the cluster"),
             );
             objections.push(overlap(claim.field(self.members), pool.field(), rule));
@@ -194,25 +195,23 @@ impl Report<'_, '_> {
     }
 }
 
-/// Every underlay address of every node, in the families that its cluster links.
-fn underlay<'s, 'a>(
-    members: &'s Members<'a>,
-) -> impl Iterator<Item = (&'s Member<'a>, IpAddr)> + 's {
-    members.nodes.iter().flat_map(|node| {
-        let families = members.clusters[node.cluster].families;
+/// Every underlay address of every node with the place of its cluster, in the families that this links.
+fn underlay<'p>(members: &Members<'p>) -> impl Iterator<Item = (usize, &'p Member, IpAddr)> {
+    members.nodes.iter().flat_map(|&(place, node)| {
+        let families = members.clusters[place].families;
         let address = |family| node.spec.address(family).parse::<IpAddr>().ok();
         families
             .iter()
             .filter_map(move |family| address(family).filter(|ip| Family::of(*ip) == family))
-            .map(move |ip| (node, ip))
+            .map(move |ip| (place, node, ip))
             .collect::<Vec<_>>()
     })
 }
 
-fn over_node(at: Field, net: IpNet, first: (&Member<'_>, IpAddr), more: usize) -> Objection {
+fn over_node(at: Field, net: IpNet, first: (&Member, IpAddr), more: usize) -> Objection {
     let (node, ip) = first;
     let path = format!("spec.{}", address_field(Family::of(ip)));
-    let other = Field::new(Object::cluster_node(&node.name, node.spec), &path);
+    let other = Field::new(Object::cluster_node(&node.name, &node.spec), &path);
     let rule = format!(
         "{net} contains the node address {ip} of {}{}",
         node.name,
@@ -293,13 +292,13 @@ enum PoolClass {
 
 struct Pool<'a> {
     cluster: &'a str,
-    kind: &'static Kind,
+    tunnel: Tunnel,
     net: IpNet,
 }
 
 impl Pool<'_> {
     fn field(&self) -> Field {
-        Field::new(Object::cluster(self.cluster), self.kind.pool)
+        Field::new(Object::cluster(self.cluster), pool_field(self.tunnel))
     }
 }
 
@@ -312,16 +311,17 @@ struct Pools<'a> {
 impl<'a> Pools<'a> {
     fn of(members: &Members<'a>) -> Self {
         let mut distinct = BTreeMap::new();
-        for (cluster, pools) in members.clusters.iter().zip(&members.pools) {
+        for cluster in &members.clusters {
             for family in cluster.families.iter() {
-                let local = (!cluster.is_p2p()).then_some((PoolClass::Local, Kind::local(family)));
-                let bridge = (PoolClass::Bridge, Kind::bridge(family));
-                for (class, kind) in local.into_iter().chain([bridge]) {
-                    if let Some(net) = pools.of_kind(kind) {
+                let local =
+                    (!cluster.is_p2p()).then_some((PoolClass::Local, Tunnel::local(family)));
+                let bridge = (PoolClass::Bridge, Tunnel::bridge(family));
+                for (class, tunnel) in local.into_iter().chain([bridge]) {
+                    if let Some(net) = cluster.pools.of_tunnel(tunnel) {
                         let net = net.trunc();
                         distinct.entry((class, net)).or_insert(Pool {
-                            cluster: cluster.name,
-                            kind,
+                            cluster: &cluster.name,
+                            tunnel,
                             net,
                         });
                     }
@@ -341,7 +341,7 @@ impl<'a> Pools<'a> {
     /// A node that has both tunnels could not decide which one an address of both pools is on.
     fn among_themselves(&self, objections: &mut Vec<Objection>) {
         for pool in &self.all {
-            let (class, is_bridge) = if pool.kind == Kind::bridge(Family::of(pool.net.addr())) {
+            let (class, is_bridge) = if pool.tunnel.is_bridge() {
                 (PoolClass::Local, true)
             } else {
                 (PoolClass::Bridge, false)
@@ -355,7 +355,7 @@ impl<'a> Pools<'a> {
                 let rule = format!(
                     "{} the pool of {} of cluster {}",
                     relation(pool.net, net),
-                    other.kind.name,
+                    other.tunnel,
                     other.cluster
                 );
                 objections.push(overlap(pool.field(), other.field(), rule));
@@ -365,11 +365,11 @@ impl<'a> Pools<'a> {
 
     /// The route to a tunnel's own network takes the packets to nodes within it along.
     fn over_nodes(&self, members: &Members<'_>, objections: &mut Vec<Objection>) {
-        let mut met: BTreeMap<(usize, usize), First<(&Member<'_>, IpAddr)>> = BTreeMap::new();
-        for (node, ip) in underlay(members) {
+        let mut met: BTreeMap<(usize, usize), First<(&Member, IpAddr)>> = BTreeMap::new();
+        for (cluster, node, ip) in underlay(members) {
             for class in [PoolClass::Bridge, PoolClass::Local] {
                 if let Some((_, holder)) = self.known.covering(host(ip), class).next() {
-                    note(&mut met, (holder.item, node.cluster), (node, ip));
+                    note(&mut met, (holder.item, cluster), (node, ip));
                 }
             }
         }

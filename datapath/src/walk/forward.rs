@@ -1,5 +1,6 @@
 //! One packet from node to node.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::lookup::{Lookup, Query, route_name};
@@ -93,7 +94,7 @@ impl At {
 
 /// What a node decided.
 struct Decision<'w> {
-    route: &'w Route,
+    route: Cow<'w, Route>,
     next_hops: Vec<NextHop>,
     translation: Translation,
     /// The packet as it came.
@@ -292,7 +293,7 @@ impl<'w> Walker<'w> {
                 });
             }
             Lookup::Found { table, route } => {
-                let next_hops: Vec<NextHop> = node.next_hops(route).copied().collect();
+                let next_hops: Vec<NextHop> = node.next_hops(&route).copied().collect();
                 (table, route, next_hops)
             }
             Lookup::Missing if node.partial => {
@@ -329,7 +330,7 @@ impl<'w> Walker<'w> {
         }
         let place = (id, at.ingress, at.packet.src, at.packet.dst);
         if at.seen.contains(&place) {
-            let row = route_name(route, table, family);
+            let row = route_name(&route, table, family);
             return Err(stopped(Stop::Loop { row }));
         }
         at.seen.push(place);

@@ -1,11 +1,12 @@
 //! Policy rules, longest prefixes and the check of sources.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::node::{LinkId, Node};
 use super::outcome::Stop;
 use super::routes::{NextHop, Route, Rule};
-use crate::nodeconfig::METRIC_IPV6;
+use crate::nodeconfig::{METRIC_IPV6, TABLE};
 use crate::state::{Family, RouteKind, RuleAction};
 
 /// What is looked up.
@@ -21,7 +22,7 @@ pub(super) struct Query {
 #[derive(Debug)]
 pub(super) enum Lookup<'n> {
     /// A route that delivers or forwards.
-    Found { table: u32, route: &'n Route },
+    Found { table: u32, route: Cow<'n, Route> },
     /// Nothing matches.
     Missing,
     /// A row says no.
@@ -48,11 +49,8 @@ impl Node {
                 RuleAction::Other(_) => continue,
                 RuleAction::Lookup(number) => number,
             };
-            let Some(table) = routing.table(number) else {
-                continue;
-            };
-            for route in table.matching(query.dst) {
-                let row = || route_name(route, number, family);
+            for route in self.matching(number, query.dst) {
+                let row = || route_name(&route, number, family);
                 match route.kind {
                     RouteKind::Blackhole => {
                         return Lookup::Refused(Stop::Blackhole { row: row() });
@@ -70,7 +68,7 @@ impl Node {
                     }
                     RouteKind::Unicast => {
                         // A dead route does not hide a shorter prefix or a larger metric.
-                        if self.next_hops(route).next().is_some() {
+                        if self.next_hops(&route).next().is_some() {
                             return Lookup::Found {
                                 table: number,
                                 route,
@@ -83,8 +81,31 @@ impl Node {
         Lookup::Missing
     }
 
+    /// The routes of one table to an address: longest prefix first, then smallest metric.
+    fn matching(&self, number: u32, dst: IpAddr) -> impl Iterator<Item = Cow<'_, Route>> {
+        let table = self.routing(Family::of(dst)).table(number);
+        let own = table.into_iter().flat_map(move |table| table.matching(dst));
+        let own = own.map(Cow::Borrowed);
+        let layered = match &self.layered {
+            Some(layered) if number == TABLE => layered,
+            _ => return Either::Own(own),
+        };
+        let mut routes: Vec<Cow<'_, Route>> = own.collect();
+        for shared in layered.routes(dst) {
+            let key = |route: &Route| (std::cmp::Reverse(route.length), route.metric);
+            // A row of the node's own under the same key is what is there in place of the planned one.
+            if let Err(at) = routes.binary_search_by_key(&key(&shared), |route| key(route)) {
+                routes.insert(at, Cow::Owned(shared));
+            }
+        }
+        Either::Merged(routes.into_iter())
+    }
+
     /// The next hops of a route that the kernel would use.
-    pub(super) fn next_hops<'n>(&'n self, route: &'n Route) -> impl Iterator<Item = &'n NextHop> {
+    pub(super) fn next_hops<'r>(
+        &self,
+        route: &'r Route,
+    ) -> impl Iterator<Item = &'r NextHop> + use<'r, '_> {
         route.next_hops.iter().filter(|next_hop| {
             let link = self.link(next_hop.link);
             let no_carrier_only = link.up && !link.carrier;
@@ -169,6 +190,23 @@ impl Node {
             return filtered();
         }
         None
+    }
+}
+
+/// The routes of a table alone, or merged with those of a layer.
+enum Either<Own, Merged> {
+    Own(Own),
+    Merged(Merged),
+}
+
+impl<T, Own: Iterator<Item = T>, Merged: Iterator<Item = T>> Iterator for Either<Own, Merged> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        match self {
+            Self::Own(own) => own.next(),
+            Self::Merged(merged) => merged.next(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::layer::{Layer, Layered};
 use super::routes::{Routing, bits};
 use crate::mac::Mac;
 use crate::state::{Family, LinkKind, Nat, NeighbourState, NodeState};
@@ -168,6 +169,8 @@ pub(super) struct Node {
     remotes: Sorted<(LinkId, Mac), IpAddr>,
     /// The port of a bridge behind which a MAC is.
     ports: Sorted<(LinkId, Mac), LinkId>,
+    /// The rows that it shares with other nodes.
+    pub(super) layered: Option<Layered>,
     pub(super) nat: Vec<Nat>,
     pub(super) forward6: bool,
     /// Whether a VXLAN link is a port of a bridge, so that a MAC may be behind this node rather than on it.
@@ -189,6 +192,7 @@ impl Node {
             neighbours: Sorted::default(),
             remotes: Sorted::default(),
             ports: Sorted::default(),
+            layered: None,
             nat: Vec::new(),
             forward6: true,
             bridges_tunnels: false,
@@ -196,10 +200,17 @@ impl Node {
     }
 
     /// Indexes a node's tables.
-    pub(super) fn new(name: &str, state: &NodeState) -> Self {
+    pub(super) fn new(name: &str, state: &NodeState, layer: Option<Layer>) -> Self {
         let mut node = Self::unknown(name);
         node.known = true;
         node.add_links(state);
+        node.layered = layer.map(|layer| {
+            let link_of = |name: &str| {
+                let link = node.link_named(name)?;
+                node.link(link).exists.then_some(link)
+            };
+            Layered::new(layer, link_of)
+        });
         node.add_addresses(state);
         node.add_sysctls(state);
         for family in [Family::Ipv4, Family::Ipv6] {
@@ -338,6 +349,14 @@ impl Node {
                     .filter_map(|hop| self.link_named(&hop.link)),
             );
         }
+        if let Some(layered) = &self.layered {
+            marked.extend(
+                [Family::Ipv4, Family::Ipv6]
+                    .map(|family| layered.default_link(family))
+                    .into_iter()
+                    .flatten(),
+            );
+        }
         if marked.is_empty() {
             marked.extend(0..self.links.len() as LinkId);
         }
@@ -437,11 +456,20 @@ impl Node {
     }
 
     pub(super) fn neighbour(&self, link: LinkId, ip: IpAddr) -> Option<Neighbour> {
-        self.neighbours.get((link, ip)).first().map(|row| row.1)
+        let own = self.neighbours.get((link, ip)).first().map(|row| row.1);
+        own.or_else(|| self.layered.as_ref()?.neighbour(link, ip))
     }
 
-    pub(super) fn remotes(&self, link: LinkId, mac: Mac) -> impl ExactSizeIterator<Item = IpAddr> {
-        self.remotes.get((link, mac)).iter().map(|row| row.1)
+    /// The remote ends behind a VXLAN link for a MAC, ascending.
+    pub(super) fn remotes(&self, link: LinkId, mac: Mac) -> Vec<IpAddr> {
+        let own = self.remotes.get((link, mac)).iter().map(|row| row.1);
+        let mut remotes: Vec<IpAddr> = own.collect();
+        if let Some(layered) = &self.layered {
+            remotes.extend(layered.remotes(link, mac));
+            remotes.sort_unstable();
+            remotes.dedup();
+        }
+        remotes
     }
 
     pub(super) fn port(&self, bridge: LinkId, mac: Mac) -> Option<LinkId> {

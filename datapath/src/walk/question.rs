@@ -139,7 +139,7 @@ impl Walker<'_> {
             _ => {
                 at.proxy_arp
                     && at.forward4
-                    && here.next_hops(route).all(|next_hop| next_hop.link != link)
+                    && here.next_hops(&route).all(|next_hop| next_hop.link != link)
             }
         }
     }

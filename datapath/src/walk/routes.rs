@@ -52,7 +52,7 @@ pub(super) struct NextHop {
 }
 
 /// A route without its table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Route {
     bits: u128,
     pub(super) length: u8,
@@ -64,6 +64,19 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// One with a single next hop.
+    pub(super) fn new(dst: IpNet, metric: u32, kind: RouteKind, next_hop: NextHop) -> Self {
+        Self {
+            bits: masked(bits(dst.addr()), dst.prefix_len()),
+            length: dst.prefix_len(),
+            metric,
+            kind,
+            mtu: None,
+            src: None,
+            next_hops: Box::new([next_hop]),
+        }
+    }
+
     /// Its destination.
     pub(super) fn dst(&self, family: Family) -> IpNet {
         let ip = address(self.bits, family);
@@ -360,7 +373,7 @@ mod tests {
             let wanted = wanted.addr();
             let mut state = NodeState::default();
             state.routes.extend(rows.into_iter().map(|(dst, metric)| route(dst, metric)));
-            let node = Node::new("n", &state);
+            let node = Node::new("n", &state, None);
             let mut expected: Vec<_> = state
                 .routes
                 .iter()
@@ -384,7 +397,7 @@ mod tests {
             let row = route(dst, metric);
             let mut state = NodeState::default();
             state.routes.insert(row.clone());
-            let node = Node::new("n", &state);
+            let node = Node::new("n", &state, None);
             let family = Family::of(dst.addr());
             let table = node.routing(family).table(TABLE_MAIN).expect("a table");
             let found = table.matching(dst.addr()).next().expect("a route");

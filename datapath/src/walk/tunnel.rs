@@ -45,11 +45,11 @@ impl Walker<'_> {
             Cast::One(Some(mac)) => (mac, here.remotes(link, mac)),
             Cast::One(None) | Cast::Who(_) => (Mac::ZERO, here.remotes(link, Mac::ZERO)),
         };
-        let flooded = rows.len() == 0 || mac.is_zero();
+        let flooded = rows.is_empty() || mac.is_zero();
         let mut remotes: Vec<IpAddr> = if flooded {
-            here.remotes(link, Mac::ZERO).collect()
+            here.remotes(link, Mac::ZERO)
         } else {
-            rows.collect()
+            rows
         };
         if let (true, Some(learned)) = (flooded, frame.learned)
             && tunnel.learning

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use super::layer::Layer;
 use super::node::{LinkId, Node, NodeId};
 use crate::mac::Mac;
 use crate::state::NodeState;
@@ -36,10 +37,21 @@ impl World {
 
     /// As [`World::insert`], for tables that the caller keeps.
     pub fn insert_from(&mut self, node: impl Into<String>, state: &NodeState) {
-        let name = node.into();
+        self.insert_with(node.into(), state, None);
+    }
+
+    /// Puts a node's tables in that are those of a state and those of a layer below it: the same as
+    /// `insert(node, layer.over(state))`, in memory for the state's rows alone.
+    ///
+    /// Where the state and the layer have a row under one key, the state's counts. A tunnel that the state lacks has no rows.
+    pub fn insert_layered(&mut self, node: impl Into<String>, state: &NodeState, layer: Layer) {
+        self.insert_with(node.into(), state, Some(layer));
+    }
+
+    fn insert_with(&mut self, name: String, state: &NodeState, layer: Option<Layer>) {
         let id = self.intern(&name);
         self.forget(id);
-        let mut node = Node::new(&name, state);
+        let mut node = Node::new(&name, state, layer);
         let wires = self
             .wires
             .range((id, String::new())..(id + 1, String::new()));

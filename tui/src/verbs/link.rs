@@ -5,6 +5,7 @@ use std::path::Path;
 
 use datapath::api::Fleet;
 use datapath::document;
+use datapath::plan::Planner;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -27,17 +28,16 @@ pub(super) fn plan(arguments: &LinkPlan) -> Outcome {
     }
     let source = Source::read(file)?;
     let new = plan_of(&fleet(&source)?, &source.name);
-    let text = match &arguments.diff {
-        None => written(&new, arguments.output.unwrap_or_default())?,
+    match &arguments.diff {
+        None => print(&new.configs(), arguments.output.unwrap_or_default())?,
         Some(old) => {
-            let diff = PlanDiff::between(&old_configs(old)?, &new);
+            let diff = PlanDiff::between(&old_configs(old)?, &Configs::Planned(Box::new(new)));
             match arguments.output {
-                None => diff.to_string(),
-                Some(format) => written(&diff, format)?,
+                None => output::print(&diff.to_string())?,
+                Some(format) => print(&diff, format)?,
             }
         }
-    };
-    output::print(&text)?;
+    }
     Ok(OK)
 }
 
@@ -50,25 +50,26 @@ fn fleet(source: &Source) -> Result<Fleet, Failure> {
     Ok(objects.fleet)
 }
 
-/// The planner's result; what it objects to goes to stderr.
-fn plan_of(fleet: &Fleet, name: &str) -> Configs {
-    let plan = datapath::plan::plan(fleet);
-    for objection in &plan.objections {
+/// The planner of a fleet; what it objects to goes to stderr.
+fn plan_of(fleet: &Fleet, name: &str) -> Planner {
+    let planner = Planner::of(fleet);
+    for objection in planner.objections() {
         eprintln!("warning: {name}: {objection}");
     }
-    plan.configs
+    planner
 }
 
-fn written<T: serde::Serialize>(value: &T, format: PlanFormat) -> Result<String, Failure> {
-    let failed = |error: String| Failure::Failed(format!("writing the plan: {error}"));
-    match format {
-        PlanFormat::Json => serde_json::to_string_pretty(value)
-            .map(|text| text + "\n")
-            .map_err(|error| failed(error.to_string())),
+/// Prints a value as it is made, since the NodeConfigs of a large fleet do not fit into memory.
+fn print<T: serde::Serialize>(value: &T, format: PlanFormat) -> Result<(), Failure> {
+    let failed = |error: String| format!("writing the plan: {error}");
+    output::stream(|mut out| match format {
+        PlanFormat::Json => serde_json::to_writer_pretty(&mut out, value)
+            .map_err(|error| failed(error.to_string()))
+            .and_then(|()| writeln!(out).map_err(|error| failed(error.to_string()))),
         PlanFormat::Yaml => {
-            serde_saphyr::to_string(value).map_err(|error| failed(error.to_string()))
+            serde_saphyr::to_io_writer(&mut out, value).map_err(|error| failed(error.to_string()))
         }
-    }
+    })
 }
 
 /// The lists of one node's plan and nothing else.
@@ -93,13 +94,16 @@ fn old_configs(path: &Path) -> Result<Configs, Failure> {
     if document::holds_objects(&source)? {
         let fleet = fleet(&source)?;
         if !fleet.clusters.is_empty() || !fleet.cluster_nodes.is_empty() {
-            return Ok(plan_of(&fleet, &source.name));
+            let planner = plan_of(&fleet, &source.name);
+            return Ok(Configs::Planned(Box::new(planner)));
         }
         let specs = fleet.node_configs.into_iter();
-        return Ok(specs
-            .map(|config| (config.metadata.name, config.spec))
-            .collect());
+        return Ok(Configs::Read(
+            specs
+                .map(|config| (config.metadata.name, config.spec))
+                .collect(),
+        ));
     }
     source.parse::<BTreeMap<String, Rows>>()?;
-    Ok(source.parse()?)
+    Ok(Configs::Read(source.parse()?))
 }

@@ -1,0 +1,160 @@
+//! The digest that a node should have, as a sum of sums.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::canonical::Bytes;
+use super::{Differences, Digest, Digester, Scope};
+use crate::plan::family::{FAMILIES, PerFamily};
+use crate::plan::rows::Via;
+use crate::plan::{Planner, Row, View};
+use crate::state::{self, Family};
+
+/// Expected digests of a planner's nodes.
+///
+/// The rows of all bundles are hashed once, O(N) for N clusters. Of a node then only those rows are that are its own, and those of the
+/// bundles that it does not hold: of its own cluster, and those that this shadows. An internal node's routes lead through its own
+/// gateway, so that theirs are hashed once for each cluster with internal nodes; ask for the nodes of a cluster one after the other.
+#[derive(Debug)]
+pub struct Expected<'p> {
+    planner: &'p Planner,
+    digester: Digester,
+    /// All routes, of each prefix the preferred one, through those who export them.
+    exported: PerFamily<Digest>,
+    /// The rows about all peers, of each key the preferred one.
+    mesh: PerFamily<Digest>,
+    /// All routes through the gateway that was asked for last.
+    through: PerFamily<Option<(IpAddr, Digest)>>,
+    bytes: Bytes,
+}
+
+impl<'p> Expected<'p> {
+    /// Of tables, whatever the digester's scope: a plan does not know the underlay links on which the tunnels' own rows depend.
+    #[must_use]
+    pub fn new(planner: &'p Planner, digester: Digester) -> Self {
+        let digester = Digester {
+            scope: Scope::Tables,
+            ..digester
+        };
+        let mut bytes = Bytes::default();
+        let mut mesh = PerFamily::of(|_| digester.empty());
+        for family in FAMILIES {
+            for row in planner.preferred_peers(family) {
+                let hash = digester.hash_planned(row, &mut bytes);
+                mesh.get_mut(family).add(hash);
+            }
+        }
+        let exported = all_routes(planner, &digester, |_| Some(Via::Exporter), &mut bytes);
+        Self {
+            planner,
+            digester,
+            exported,
+            mesh,
+            through: PerFamily::of(|_| None),
+            bytes,
+        }
+    }
+
+    /// The digester that is used.
+    #[must_use]
+    pub fn digester(&self) -> Digester {
+        self.digester
+    }
+
+    /// The digest that a node should have; none where it takes no part.
+    #[must_use]
+    pub fn of(&mut self, node: &str) -> Option<Digest> {
+        let view = self.planner.view(node)?;
+        let mut digest = self.digester.empty();
+        for row in self.planner.own_rows(node)? {
+            digest.add(self.digester.hash_planned(row, &mut self.bytes));
+        }
+        for family in FAMILIES {
+            if view.is_in_mesh(family) {
+                digest.add_all(self.mesh.get(family));
+                for (preferred, held) in self.planner.other_peers(&view, family) {
+                    self.exchange(&mut digest, preferred, held);
+                }
+            }
+            match view.via(family) {
+                None => continue,
+                Some(Via::Exporter) => digest.add_all(self.exported.get(family)),
+                Some(Via::Gateway(via)) => digest.add_all(self.through_gateway(family, via)),
+            }
+            for (preferred, held) in self.planner.other_routes(&view, family) {
+                self.exchange(&mut digest, preferred, held);
+            }
+        }
+        Some(digest)
+    }
+
+    /// The rows of a node with these differences: [`Digester::laid_over`]. None where it takes no part.
+    pub fn laid_over<'d>(
+        &self,
+        node: &str,
+        differences: &'d Differences,
+    ) -> Option<impl Iterator<Item = state::Row> + use<'d, 'p>>
+    where
+        'p: 'd,
+    {
+        let planned = self.planner.rows(node)?;
+        Some(self.digester.laid_over(planned, differences))
+    }
+
+    fn exchange(&mut self, digest: &mut Digest, preferred: Row, held: Option<Row>) {
+        digest.subtract(self.digester.hash_planned(preferred, &mut self.bytes));
+        if let Some(row) = held {
+            digest.add(self.digester.hash_planned(row, &mut self.bytes));
+        }
+    }
+
+    fn through_gateway(&mut self, family: Family, via: IpAddr) -> &Digest {
+        let (planner, digester) = (self.planner, &self.digester);
+        let known = self.through.get_mut(family);
+        let known = known.take().filter(|(known, _)| *known == via);
+        let (_, digest) = known.unwrap_or_else(|| {
+            let wanted = |of| (of == family).then_some(Via::Gateway(via));
+            let digests = all_routes(planner, digester, wanted, &mut self.bytes);
+            (via, digests.get(family).clone())
+        });
+        &self.through.get_mut(family).insert((via, digest)).1
+    }
+}
+
+/// The digests of the routes to all prefixes of each family, through whom `via` says.
+fn all_routes(
+    planner: &Planner,
+    digester: &Digester,
+    via: impl Fn(Family) -> Option<Via>,
+    bytes: &mut Bytes,
+) -> PerFamily<Digest> {
+    let mut digests = PerFamily::of(|_| digester.empty());
+    for family in FAMILIES {
+        let Some(via) = via(family) else { continue };
+        for row in planner.preferred_routes(family, via) {
+            let hash = digester.hash_planned(row, bytes);
+            digests.get_mut(family).add(hash);
+        }
+    }
+    digests
+}
+
+/// What a node holds otherwise than the preferred rows: each preferred row with the one that it holds in its place, if any.
+impl Planner {
+    fn other_routes<'s>(
+        &'s self,
+        view: &'s View,
+        family: Family,
+    ) -> impl Iterator<Item = (Row, Option<Row>)> + 's {
+        let mut prefixes: BTreeSet<IpNet> = BTreeSet::new();
+        prefixes.extend(self.shadowed_prefixes(view));
+        prefixes.extend(self.exported_prefixes(view.cluster()));
+        prefixes
+            .into_iter()
+            .filter(move |net| Family::of(net.addr()) == family)
+            .filter_map(|net| self.route_slot(view, net))
+            .filter(|(preferred, held)| Some(preferred) != held.as_ref())
+    }
+}
