@@ -30,6 +30,7 @@ use crate::apiserver::{Resource, Store};
 use crate::fault::Edit;
 use crate::network;
 use crate::objects;
+use crate::reconciler::{Configs, spec_of};
 use crate::topology::{Cluster, Node, Topology};
 use floaters::Placed;
 pub(crate) use floaters::Pods;
@@ -43,6 +44,7 @@ pub(crate) struct VirtualFleet {
     by_name: HashMap<String, usize>,
     /// The control-plane cluster's objects.
     root: OnceLock<Arc<Store>>,
+    configs: Arc<Configs>,
     /// What differs from node to node.
     nodes: RwLock<HashMap<Place, Own>>,
     /// Who listens, by place and port.
@@ -86,6 +88,7 @@ impl VirtualFleet {
             by_name: names.zip(0..).collect(),
             clusters,
             root: OnceLock::new(),
+            configs: Arc::default(),
             nodes: RwLock::default(),
             listeners: RwLock::default(),
             holders: RwLock::new(holders),
@@ -125,6 +128,11 @@ impl VirtualFleet {
     /// An object of the control plane.
     fn object(&self, resource: Resource, name: &str) -> Option<Arc<Value>> {
         self.root.get()?.get(resource, None, name)
+    }
+
+    /// Where the NodeConfigs of its nodes are made.
+    pub(crate) fn configs(&self) -> &Arc<Configs> {
+        &self.configs
     }
 
     /// A node by name.
@@ -250,9 +258,19 @@ impl VirtualFleet {
     /// A node's tables, with all that its NodeConfig says.
     pub(crate) fn tables(&self, place: Place) -> NodeState {
         let name = self.config_name(place);
-        let object = self.object(Resource::NODE_CONFIGS, &name);
-        let config = object.as_deref().and_then(crate::reconciler::spec_of);
+        let config = if self.is_written(&name) {
+            let object = self.object(Resource::NODE_CONFIGS, &name);
+            object.as_deref().and_then(spec_of)
+        } else {
+            self.configs.config(&name)
+        };
         self.tables_with(place, config.as_ref())
+    }
+
+    /// Whether somebody else than the planner wrote, or removed, a NodeConfig.
+    fn is_written(&self, name: &str) -> bool {
+        let root = self.root.get();
+        root.is_some_and(|root| !root.is_stub(Resource::NODE_CONFIGS, None, name))
     }
 
     fn config_name(&self, place: Place) -> String {
@@ -265,8 +283,13 @@ impl VirtualFleet {
         let fleet = self.objects_of(&clusters);
         let planner = Planner::of(&fleet);
         let tables = places.iter().map(|place| {
-            let config = planner.config(&self.config_name(*place));
-            (*place, self.tables_with(*place, config.as_ref()))
+            let name = self.config_name(*place);
+            let tables = if self.is_written(&name) {
+                self.tables(*place)
+            } else {
+                self.tables_with(*place, planner.config(&name).as_ref())
+            };
+            (*place, tables)
         });
         tables.collect()
     }

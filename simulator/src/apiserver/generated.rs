@@ -44,11 +44,9 @@ impl Store {
                 let stub = json!({"metadata": {"name": name}, MARK: revision});
                 return inner.create(resource, namespace, stub);
             };
-            let mut new = json!({
+            let new = json!({
                 "kind": old["kind"], "apiVersion": old["apiVersion"], "metadata": old["metadata"], MARK: revision,
             });
-            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
-            new["metadata"]["generation"] = generation.into();
             Ok(inner.replace(resource, &old, new))
         });
         put.map(drop)

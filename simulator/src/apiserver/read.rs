@@ -162,13 +162,18 @@ impl Read<'_> {
         let metadata = table::list_metadata(version, more);
         let r = self.served.resource;
         let value = match self.accept.form {
-            Form::Table => table::table(
-                self.served,
-                objects.iter().map(|object| &**object),
-                metadata,
-                Include::of(self.query),
-                true,
-            ),
+            Form::Table => {
+                let include = Include::of(self.query);
+                let shown: Vec<Arc<Value>> = match include {
+                    Include::Object => {
+                        let objects = objects.iter();
+                        objects.map(|object| self.store.whole(r, object)).collect()
+                    }
+                    _ => objects.to_vec(),
+                };
+                let shown = shown.iter().map(|object| &**object);
+                table::table(self.served, shown, metadata, include, true)
+            }
             Form::PartialList | Form::Partial => json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "items": objects.iter().map(|object| table::partial(object)).collect::<Vec<_>>(),

@@ -108,7 +108,11 @@ impl Fleet {
             name: member.name.clone(),
             store: member.api.store().clone(),
         });
-        let reconciler = Arc::new(Reconciler::new(sources.collect(), freezer.clone()));
+        let reconciler = Reconciler::new(sources.collect(), freezer.clone());
+        let reconciler = Arc::new(match &base {
+            Base::Kernel { .. } => reconciler,
+            Base::Virtual(fleet) => reconciler.generating(fleet.configs().clone()),
+        });
         let inputs = reconciler.inputs();
         let nodes = topology.clusters.iter();
         let nodes = nodes.map(|cluster| cluster.nodes.len()).sum();

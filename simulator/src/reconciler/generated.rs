@@ -31,12 +31,17 @@ impl Configs {
         planner
     }
 
+    /// What was planned last.
+    pub(crate) fn planner(&self) -> Option<Arc<Planner>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// The NodeConfig of a ClusterNode; none where it takes no part, or nothing was planned yet.
     pub(crate) fn config(&self, name: &str) -> Option<NodeConfigSpec> {
-        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let planner = held.clone()?;
-        drop(held);
-        planner.config(name)
+        self.planner()?.config(name)
     }
 }
 

@@ -15,6 +15,7 @@ use floater::wire::Layer;
 use super::tables::{self, pod_link, port_name};
 use super::{Place, VirtualFleet};
 use crate::fault::is_gateway;
+use crate::objects::cluster_node_name;
 use crate::topology::{Families, Mode};
 
 /// What the router between clusters is called in a walk.
@@ -188,7 +189,12 @@ impl VirtualFleet {
     fn kind(&self, from: From, to: To, question: Question) -> Option<Kind> {
         let places = [from.place, to.place];
         let is_plain = |place: &Place| {
-            self.cluster(*place).global_cidrs_map.is_empty() && !self.is_edited(place.cluster)
+            let cluster = self.cluster(*place);
+            let names = cluster.nodes.iter();
+            let mut names = names.map(|node| cluster_node_name(&cluster.name, &node.name));
+            cluster.global_cidrs_map.is_empty()
+                && !self.is_edited(place.cluster)
+                && !names.any(|name| self.is_written(&name))
         };
         if !places.iter().all(is_plain) {
             return None;
