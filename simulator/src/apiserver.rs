@@ -4,6 +4,42 @@
 //! process (what `kube::Client::new` takes), [`Routes::serve`] answers them over TLS (for kubectl and everybody else), for
 //! one cluster or for many that share a listener, and [`ApiCluster::run_controllers`] does what goes on in a cluster by itself.
 //!
+//! It knows nothing of what its pods run in: whoever embeds it reaches them with a [`PodDialer`], writes what controllers
+//! elsewhere would write through the [`Store`], and makes large objects when they are asked for with a [`Generator`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use http_body_util::{BodyExt as _, Empty};
+//! use serde_json::{Value, json};
+//! use simulator::apiserver::{ApiCluster, NoPods, Options, Resource};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let cluster = ApiCluster::new(Options {
+//!     name: "east".to_owned(),
+//!     uid: String::new(),
+//!     admin_token: "secret".to_owned(),
+//!     dialer: Arc::new(NoPods),
+//! });
+//! let node = json!({"metadata": {"name": "n1"}});
+//! cluster.store().create(Resource::NODES, None, node).expect("an empty cluster");
+//! let request = http::Request::get("/api/v1/nodes?limit=1")
+//!     .header("authorization", "Bearer secret")
+//!     .body(Empty::<bytes::Bytes>::new())?;
+//! let answer = cluster.handle(request).await;
+//! assert_eq!(answer.status(), 200);
+//! let body = answer.into_body().collect().await?.to_bytes();
+//! let list: Value = serde_json::from_slice(&body)?;
+//! assert_eq!(list["items"][0]["metadata"]["name"], "n1");
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! ```
+//!
+//! Over TLS: [`Routes::root`] for one cluster, [`Routes::by_name`] for many behind one port; `examples/apiserver.rs` of this
+//! crate is a whole program.
+//!
 //! Kinds are rows of tables: their shape is in `builtin.schema`, their names, columns and subresources in `kinds.rs`;
 //! kinds that clients define with a CustomResourceDefinition go through the same code. Documents that do not depend on
 //! a cluster's objects are shared by all clusters of the process.

@@ -68,6 +68,8 @@ pub(crate) struct NodeNet {
 /// for all namespaces together (`gc_thresh3`), and what many nodes learn of each other grows with their square;
 /// permanent neighbours do not count.
 const LEARNING_NODES: usize = 8;
+/// The most nodes of a fleet whose nodes learn: each of a small cluster learns a few.
+const LEARNING_FLEET: usize = 256;
 
 /// A node's own network, on its `eth0`.
 #[derive(Debug)]
@@ -107,9 +109,11 @@ impl Network {
         router.up(LOOPBACK);
         router.flush()?;
         let router = Mutex::new(router);
+        let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
+        let learns = nodes.sum::<usize>() <= LEARNING_FLEET;
         let jobs: Vec<(u32, &Cluster)> = (0..).zip(&topology.clusters).collect();
         let built = namespace::build(jobs, BUILDERS, |builder, (number, cluster)| {
-            let nodes = build_cluster(builder, number, cluster, &router)?;
+            let nodes = build_cluster(builder, number, cluster, &router, learns)?;
             one();
             Ok::<_, netns_harness::Error>(nodes)
         })?;
@@ -224,6 +228,7 @@ fn build_cluster(
     number: u32,
     cluster: &Cluster,
     router: &Mutex<Netlink>,
+    learns: bool,
 ) -> Result<Vec<NodeNet>, netns_harness::Error> {
     let bridge = bridge_index(number);
     let bridge_mac = mac(&["underlay", &cluster.name]);
@@ -239,7 +244,7 @@ fn build_cluster(
             netns,
             netlink: Mutex::new(Netlink::open()?),
             mtu,
-            base: base(cluster, node, bridge_mac),
+            base: base(cluster, node, bridge_mac, learns),
             pods: Mutex::default(),
         });
     }
@@ -289,8 +294,10 @@ fn build_cluster(
     Ok(nodes)
 }
 
-/// The node's own network: what a kubelet's host and a host-gw CNI plugin set up.
-pub(crate) fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac) -> Base {
+/// The node's own network: what a kubelet's host and a host-gw CNI plugin set up, with the other nodes of the cluster as neighbours unless
+/// the node learns of them.
+pub(crate) fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac, learns: bool) -> Base {
+    let learns = learns && cluster.nodes.len() <= LEARNING_NODES;
     let mut base = Base {
         addresses: Vec::new(),
         routes: Vec::new(),
@@ -312,7 +319,7 @@ pub(crate) fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac) -> Base {
         });
         for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
             let via = other.ips().find(|ip| Family::of(*ip) == family);
-            if let Some(ip) = via.filter(|_| cluster.nodes.len() > LEARNING_NODES) {
+            if let Some(ip) = via.filter(|_| !learns) {
                 let eth0 = mac(&[&cluster.name, &other.name, "eth0"]);
                 base.neighbours.push((ip, eth0));
             }

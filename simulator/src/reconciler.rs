@@ -73,7 +73,8 @@ impl Reconciler {
 
     /// Has NodeConfigs made when they are asked for.
     pub(crate) fn generating(self, configs: Arc<Configs>) -> Self {
-        self.root().generate(Resource::NODE_CONFIGS, configs.clone());
+        self.root()
+            .generate(Resource::NODE_CONFIGS, configs.clone());
         Self {
             configs: Some(configs),
             ..self
@@ -122,7 +123,9 @@ impl Reconciler {
         let frozen = self.freezer.now();
         let root = self.root();
         let (held, _) = root.list(Resource::NODE_CONFIGS, None);
-        let held = held.iter().filter_map(|one| one["metadata"]["name"].as_str());
+        let held = held
+            .iter()
+            .filter_map(|one| one["metadata"]["name"].as_str());
         for name in held {
             if planner.view(name).is_none() {
                 // Somebody else may have removed it meanwhile.

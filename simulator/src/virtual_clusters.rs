@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use datapath::api::{self, NodeConfigSpec};
+use datapath::api;
+use datapath::nodeconfig::desired;
 use datapath::plan::Planner;
 use datapath::state::NodeState;
 use ipnet::IpNet;
@@ -35,7 +36,7 @@ use crate::topology::{Cluster, Node, Topology};
 use floaters::Placed;
 pub(crate) use floaters::Pods;
 use tables::Pod;
-use walking::{Memory, To};
+use walking::{Memory, Holder};
 
 /// The clusters without a kernel of a lab.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub(crate) struct VirtualFleet {
     /// What differs from node to node.
     nodes: RwLock<HashMap<Place, Own>>,
     /// Who listens, by place and port.
-    listeners: RwLock<HashMap<(To, u16), Arc<Placed>>>,
+    listeners: RwLock<HashMap<(Holder, u16), Arc<Placed>>>,
     holders: RwLock<Holders>,
     memory: Memory,
     seed: u64,
@@ -64,9 +65,9 @@ pub(crate) struct Place {
 /// Who has which address.
 #[derive(Debug, Default)]
 struct Holders {
-    nodes: HashMap<IpAddr, To>,
+    nodes: HashMap<IpAddr, Holder>,
     /// Several where clusters have the same prefixes and call them otherwise elsewhere.
-    pods: HashMap<IpAddr, Vec<To>>,
+    pods: HashMap<IpAddr, Vec<Holder>>,
     /// What a cluster's prefixes are called elsewhere: the cluster, the name, what it stands for.
     names: Vec<(usize, IpNet, IpNet)>,
 }
@@ -202,7 +203,7 @@ impl VirtualFleet {
         };
         own.pods.insert(key.to_owned(), pod.clone());
         drop(nodes);
-        let to = To {
+        let to = Holder {
             place,
             pod: Some(number),
         };
@@ -233,13 +234,13 @@ impl VirtualFleet {
     }
 
     /// Who has an address, as a cluster sees it.
-    fn holder(&self, cluster: usize, ip: IpAddr) -> Option<To> {
+    fn holder(&self, cluster: usize, ip: IpAddr) -> Option<Holder> {
         let holders = self.holders.read().unwrap_or_else(PoisonError::into_inner);
         holders.find(cluster, ip)
     }
 
-    /// A node's tables with a NodeConfig.
-    fn tables_with(&self, place: Place, config: Option<&NodeConfigSpec>) -> NodeState {
+    /// A node's tables with what is wanted of it.
+    fn tables_with(&self, place: Place, wanted: impl FnOnce(&NodeState) -> NodeState) -> NodeState {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let own = nodes.get(&place);
         let pods = own.into_iter().flat_map(|own| own.pods.values());
@@ -250,21 +251,30 @@ impl VirtualFleet {
             number,
             self.node(place),
             pods,
-            config,
+            wanted,
             edits,
         )
     }
 
+    /// A node's tables as a plan has them, or as somebody else wrote its NodeConfig.
+    fn tables_by(&self, place: Place, planner: Option<&Planner>) -> NodeState {
+        let name = self.config_name(place);
+        if self.is_written(&name) {
+            let object = self.object(Resource::NODE_CONFIGS, &name);
+            let config = object.as_deref().and_then(spec_of);
+            return self.tables_with(place, |bare| {
+                config.map_or_else(NodeState::default, |config| desired(&config, bare).0)
+            });
+        }
+        self.tables_with(place, |bare| {
+            let planned = planner.and_then(|planner| planner.desired(&name, bare));
+            planned.map_or_else(NodeState::default, |(state, _)| state)
+        })
+    }
+
     /// A node's tables, with all that its NodeConfig says.
     pub(crate) fn tables(&self, place: Place) -> NodeState {
-        let name = self.config_name(place);
-        let config = if self.is_written(&name) {
-            let object = self.object(Resource::NODE_CONFIGS, &name);
-            object.as_deref().and_then(spec_of)
-        } else {
-            self.configs.config(&name)
-        };
-        self.tables_with(place, config.as_ref())
+        self.tables_by(place, self.configs.planner().as_deref())
     }
 
     /// Whether somebody else than the planner wrote, or removed, a NodeConfig.
@@ -282,15 +292,8 @@ impl VirtualFleet {
     fn tables_between(&self, clusters: [usize; 2], places: &[Place]) -> Vec<(Place, NodeState)> {
         let fleet = self.objects_of(&clusters);
         let planner = Planner::of(&fleet);
-        let tables = places.iter().map(|place| {
-            let name = self.config_name(*place);
-            let tables = if self.is_written(&name) {
-                self.tables(*place)
-            } else {
-                self.tables_with(*place, planner.config(&name).as_ref())
-            };
-            (*place, tables)
-        });
+        let tables = places.iter();
+        let tables = tables.map(|place| (*place, self.tables_by(*place, Some(&planner))));
         tables.collect()
     }
 
@@ -323,7 +326,7 @@ impl Holders {
         for (at, cluster) in clusters.iter().enumerate() {
             for (node, known) in cluster.nodes.iter().enumerate() {
                 let place = Place { cluster: at, node };
-                let to = To { place, pod: None };
+                let to = Holder { place, pod: None };
                 holders.nodes.extend(known.ips().map(|ip| (ip, to)));
             }
             let names = cluster.global_cidrs_map.iter();
@@ -334,7 +337,7 @@ impl Holders {
         holders
     }
 
-    fn find(&self, cluster: usize, ip: IpAddr) -> Option<To> {
+    fn find(&self, cluster: usize, ip: IpAddr) -> Option<Holder> {
         if let Some(node) = self.nodes.get(&ip) {
             return Some(*node);
         }

@@ -87,7 +87,10 @@ impl Store {
         let whole = self.whole(resource, &stub);
         let mut inner = self.lock();
         // Somebody may have been faster.
-        if inner.get(resource, &key).is_some_and(|now| Arc::ptr_eq(now, &stub)) {
+        if inner
+            .get(resource, &key)
+            .is_some_and(|now| Arc::ptr_eq(now, &stub))
+        {
             inner.share(resource, &whole);
         }
     }

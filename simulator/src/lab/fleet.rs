@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
@@ -377,35 +378,62 @@ async fn members(
 ) -> Result<(Vec<Running>, Vec<Access>), Error> {
     let run_key = pki::random_hex(32)?;
     let key = topology.floater.then_some(run_key.as_str());
+    let step = Counted::begin(Phase::Apis, topology.clusters.len());
+    let jobs = topology
+        .clusters
+        .iter()
+        .enumerate()
+        .map(|(index, cluster)| {
+            let server = format!("https://{address}{}", Routes::path(&cluster.name));
+            let (pods, dialer) = base.pods(index, cluster);
+            let (cluster, key) = (cluster.clone(), key.map(str::to_owned));
+            tokio::spawn(member(cluster, server, pods, dialer, key))
+        });
+    // A few at a time: all cores are busy with these already.
+    let mut jobs = stream::iter(jobs).buffered(AT_ONCE);
     let mut members = Vec::with_capacity(topology.clusters.len());
     let mut accesses = Vec::with_capacity(topology.clusters.len());
-    let step = Counted::begin(Phase::Apis, topology.clusters.len());
-    for (index, cluster) in topology.clusters.iter().enumerate() {
-        let server = format!("https://{address}{}", Routes::path(&cluster.name));
-        let (pods, dialer) = base.pods(index, cluster);
-        let token = pki::random_hex(24)?;
-        let api = ApiCluster::new(Options {
-            name: cluster.name.clone(),
-            uid: pki::uuid()?,
-            admin_token: token.clone(),
-            dialer,
-        });
-        seed(&api, &token, cluster, key).await?;
-        accesses.push(Access {
-            cluster: cluster.name.clone(),
-            server: server.clone(),
-            token,
-        });
-        members.push(Running {
-            name: cluster.name.clone(),
-            server,
-            api,
-            pods,
-        });
+    while let Some(made) = jobs.next().await {
+        let (member, access) = made.map_err(Error::failed("make an API"))??;
+        members.push(member);
+        accesses.push(access);
         step.one();
     }
     step.end();
     Ok((members, accesses))
+}
+
+/// How many APIs are made at a time.
+const AT_ONCE: usize = 4;
+
+/// The API of a cluster, with the objects that it starts with, and how it is reached.
+async fn member(
+    cluster: Cluster,
+    server: String,
+    pods: Pods,
+    dialer: Arc<dyn PodDialer>,
+    run_key: Option<String>,
+) -> Result<(Running, Access), Error> {
+    let token = pki::random_hex(24)?;
+    let api = ApiCluster::new(Options {
+        name: cluster.name.clone(),
+        uid: pki::uuid()?,
+        admin_token: token.clone(),
+        dialer,
+    });
+    seed(&api, &token, &cluster, run_key.as_deref()).await?;
+    let access = Access {
+        cluster: cluster.name.clone(),
+        server: server.clone(),
+        token,
+    };
+    let running = Running {
+        name: cluster.name,
+        server,
+        api,
+        pods,
+    };
+    Ok((running, access))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::duplex;
 
 use super::tables::{self, Pod};
-use super::walking::{From, Question, To};
+use super::walking::{Sender, Question, Holder};
 use super::{Place, VirtualFleet};
 use crate::apiserver::{Connection, EventKind, PodDialer, Resource, Store};
 use crate::kubelet::{self, Container, PodStatus, environment};
@@ -40,13 +40,13 @@ struct Running {
 pub(super) struct Placed {
     floater: WalkedFloater,
     ips: Vec<IpAddr>,
-    to: To,
+    to: Holder,
 }
 
 /// What a floater sees of the network.
 struct View {
     fleet: Weak<VirtualFleet>,
-    from: From,
+    from: Sender,
     pod: Option<Pod>,
     ips: Vec<IpAddr>,
 }
@@ -194,7 +194,7 @@ impl Pods {
         let number = own.as_ref().map(|own| own.number);
         let view = View {
             fleet: Arc::downgrade(&self.fleet),
-            from: From {
+            from: Sender {
                 place,
                 layer: if own.is_some() {
                     Layer::Pod
@@ -206,7 +206,7 @@ impl Pods {
             pod: own,
             ips: ips.to_vec(),
         };
-        let to = To { place, pod: number };
+        let to = Holder { place, pod: number };
         let (port, key) = (config.port, (to, config.port));
         let placed = Arc::new(Placed {
             floater: WalkedFloater::new(config, Arc::new(view)),
@@ -365,7 +365,7 @@ impl Walked for View {
 
 impl VirtualFleet {
     /// The floater that listens on a port of a node or pod.
-    fn listener(&self, to: To, port: u16) -> Option<Arc<Placed>> {
+    fn listener(&self, to: Holder, port: u16) -> Option<Arc<Placed>> {
         let listeners = self
             .listeners
             .read()

@@ -5,9 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use datapath::api::NodeConfigSpec;
 use datapath::mac::Mac;
-use datapath::nodeconfig::{METRIC_IPV6, PROTOCOL, desired};
+use datapath::nodeconfig::{METRIC_IPV6, PROTOCOL};
 use datapath::state::{
     Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
     RouteKind, Rule, RuleAction, Sysctl, TABLE_LOCAL, TABLE_MAIN,
@@ -49,13 +48,13 @@ struct Namespace {
     has_ipv6: bool,
 }
 
-/// A node that holds its NodeConfig, with some pods and with edits laid over all of it, in their order.
+/// A node that holds what is wanted of it (a function of the node as it is without), with some pods and with edits laid over all of it, in their order.
 pub(super) fn of_node<'a>(
     cluster: &Cluster,
     number: u32,
     node: &Node,
     pods: impl Iterator<Item = &'a Pod>,
-    config: Option<&NodeConfigSpec>,
+    wanted: impl FnOnce(&NodeState) -> NodeState,
     edits: &[Edit],
 ) -> NodeState {
     let mut namespace = Namespace::new(true, cluster.has_ipv6());
@@ -70,7 +69,7 @@ pub(super) fn of_node<'a>(
         mtu,
     ));
     let bridge_mac = mac(&["underlay", &cluster.name]);
-    let base = network::base(cluster, node, bridge_mac);
+    let base = network::base(cluster, node, bridge_mac, true);
     for net in &base.addresses {
         namespace.address("eth0", *net);
     }
@@ -80,9 +79,7 @@ pub(super) fn of_node<'a>(
     for route in &base.routes {
         namespace.route("eth0", route);
     }
-    if let Some(config) = config {
-        namespace.config(config);
-    }
+    namespace.hold(&wanted(&namespace.state));
     for pod in pods {
         namespace.pod(cluster, node, pod);
     }
@@ -371,9 +368,8 @@ impl Namespace {
         });
     }
 
-    /// What an agent makes of a NodeConfig.
-    fn config(&mut self, config: &NodeConfigSpec) {
-        let (wanted, _) = desired(config, &self.state);
+    /// What an agent makes of rows that are wanted.
+    fn hold(&mut self, wanted: &NodeState) {
         for (index, link) in (FIRST_LINK..).zip(&wanted.links) {
             self.link(Link {
                 index,

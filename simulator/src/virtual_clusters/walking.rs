@@ -76,6 +76,8 @@ impl Memory {
 struct Kind {
     ends: [PairEnd; 2],
     layer: Layer,
+    /// Whether the destination is a pod.
+    is_pod: bool,
     question: Question,
     is_within: bool,
     is_same_node: bool,
@@ -125,7 +127,7 @@ impl Question {
 
 /// Who sends: a node for itself, or one of its pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct From {
+pub(super) struct Sender {
     pub(super) place: Place,
     pub(super) layer: Layer,
     /// The pod's number on its node.
@@ -134,7 +136,7 @@ pub(super) struct From {
 
 /// Where an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct To {
+pub(super) struct Holder {
     pub(super) place: Place,
     /// The pod's number on its node, where it is a pod's.
     pub(super) pod: Option<u32>,
@@ -144,10 +146,10 @@ impl VirtualFleet {
     /// What becomes of the `number`th packet that a floater sends to an address.
     pub(super) fn fate(
         &self,
-        from: From,
+        from: Sender,
         src: IpAddr,
         dst: IpAddr,
-        to: Option<To>,
+        to: Option<Holder>,
         question: Question,
         number: u64,
     ) -> Fate {
@@ -186,7 +188,7 @@ impl VirtualFleet {
     }
 
     /// What a pair has in common with others; nothing where it is one of its own kind.
-    fn kind(&self, from: From, to: To, question: Question) -> Option<Kind> {
+    fn kind(&self, from: Sender, to: Holder, question: Question) -> Option<Kind> {
         let places = [from.place, to.place];
         let is_plain = |place: &Place| {
             let cluster = self.cluster(*place);
@@ -211,6 +213,7 @@ impl VirtualFleet {
         Some(Kind {
             ends: places.map(end),
             layer: from.layer,
+            is_pod: to.pod.is_some(),
             question,
             is_within: from.place.cluster == to.place.cluster,
             is_same_node: from.place == to.place,
@@ -231,7 +234,7 @@ impl VirtualFleet {
     }
 
     /// Whether chance takes a packet or its answer.
-    fn is_lost(&self, from: From, to: To, dst: IpAddr, number: u64) -> bool {
+    fn is_lost(&self, from: Sender, to: Holder, dst: IpAddr, number: u64) -> bool {
         if from.place.cluster == to.place.cluster {
             return false;
         }
@@ -248,7 +251,7 @@ impl VirtualFleet {
     }
 
     /// The round-trip time of a packet.
-    fn time(&self, from: From, to: To, dst: IpAddr, number: u64) -> Duration {
+    fn time(&self, from: Sender, to: Holder, dst: IpAddr, number: u64) -> Duration {
         let jitter = self.hash((from.place, dst, number, "jitter")) % JITTER_US;
         let mut time = LEAST + Duration::from_micros(jitter);
         if from.place.cluster != to.place.cluster {
@@ -261,10 +264,10 @@ impl VirtualFleet {
 
     fn walked(
         &self,
-        from: From,
+        from: Sender,
         src: IpAddr,
         dst: IpAddr,
-        to: To,
+        to: Holder,
         question: Question,
         after: Duration,
     ) -> Fate {
@@ -293,7 +296,7 @@ impl VirtualFleet {
     }
 
     /// What the sender hears of a packet that did not arrive.
-    fn complaint(&self, walk: &Walk, here: &str, from: From, after: Duration) -> Fate {
+    fn complaint(&self, walk: &Walk, here: &str, from: Sender, after: Duration) -> Fate {
         let End::Stopped { node, stop } = &walk.end else {
             return Fate::Lost;
         };
@@ -339,7 +342,7 @@ impl VirtualFleet {
     }
 
     /// The address by which a router complains: a node's own, or that of the underlay on the sender's segment.
-    fn address_of(&self, node: &str, here: &str, from: From, family: Family) -> Option<IpAddr> {
+    fn address_of(&self, node: &str, here: &str, from: Sender, family: Family) -> Option<IpAddr> {
         let place = if node == UNDERLAY {
             let routers = &self.cluster(from.place).segment.routers;
             let mut routers = routers.iter().map(ipnet::IpNet::addr);
