@@ -48,7 +48,10 @@ pub(crate) struct Injected {
 /// How a fault is taken back.
 pub(crate) enum Undo {
     /// The node's kernel is asked to.
-    Kernel { net: Arc<NodeNet>, changed: Changed },
+    Kernel {
+        net: Arc<NodeNet>,
+        changed: Box<Changed>,
+    },
     /// What is laid over the node's tables is taken off.
     Overlay,
 }

@@ -36,7 +36,7 @@ use crate::topology::{Cluster, Node, Topology};
 use floaters::Placed;
 pub(crate) use floaters::Pods;
 use tables::Pod;
-use walking::{Memory, Holder};
+use walking::{Holder, Memory};
 
 /// The clusters without a kernel of a lab.
 #[derive(Debug)]

@@ -273,9 +273,13 @@ fn nodeconfigs_are_paged_watched_and_written() {
 #[ignore = "scale: needs scale"]
 fn three_hundred_virtual_clusters_are_healthy_and_one_fault_is_found() {
     let lab = Lab::up(&["--clusters", "300", "--nodes", "2", "--virtual"]);
+    // However busy the machine is, nothing is accused; whether all can be judged in time is the machine's affair.
     let (exit, report) = lab.dr(&[]);
-    assert_eq!(exit, Some(0), "{}", report["findings"]);
+    assert!(matches!(exit, Some(0 | 2)), "{exit:?}");
     assert_eq!(report["findings"], json!([]));
+    assert_eq!(report["clusters"].as_array().unwrap().len(), 300);
+    let (exit, report) = lab.dr(&["--sources", "c00*", "--destinations", "c10*"]);
+    assert_eq!(exit, Some(0), "{}", report["findings"]);
     let inject = [
         "sim",
         "fault",

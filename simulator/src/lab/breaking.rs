@@ -124,8 +124,10 @@ impl Fleet {
                 fault::carry_out(&edits_of(&net.node, &before)?, net)?;
                 let changed = Changed::between(before, &self.observe(net)?);
                 info!(rows = ?changed.rows, "changed");
-                let net = net.clone();
-                Ok(Undo::Kernel { net, changed })
+                Ok(Undo::Kernel {
+                    net: net.clone(),
+                    changed: Box::new(changed),
+                })
             }
             Site::Virtual(fleet, place) => {
                 let node = &known.nodes[place.node];

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::duplex;
 
 use super::tables::{self, Pod};
-use super::walking::{Sender, Question, Holder};
+use super::walking::{Holder, Question, Sender};
 use super::{Place, VirtualFleet};
 use crate::apiserver::{Connection, EventKind, PodDialer, Resource, Store};
 use crate::kubelet::{self, Container, PodStatus, environment};

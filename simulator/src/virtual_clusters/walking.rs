@@ -162,7 +162,9 @@ impl VirtualFleet {
         }
         let after = self.time(from, to, dst, number);
         let kind = self.kind(from, to, question);
-        let is_sample = self.hash((&kind, from.place, to.place)) % SAMPLE == 0;
+        let is_sample = self
+            .hash((&kind, from.place, to.place))
+            .is_multiple_of(SAMPLE);
         if let Some(kind) = &kind
             && !is_sample
             && self.memory.with(|found| found.well.contains_key(kind))
