@@ -18,6 +18,7 @@ mod responder;
 mod settings;
 mod socket;
 mod starvation;
+mod walked;
 
 use std::io;
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ use crate::wire::Audience;
 pub use crate::wire::Layer;
 pub use datapath::state::Family;
 pub use socket::{At, Here, Sockets};
+pub use walked::{Fate, Walked, WalkedFloater};
 
 /// Who a floater is and where it listens.
 #[derive(Clone)]
@@ -129,7 +131,10 @@ impl Floater {
         };
         let (port, api_port, expires) = (config.port, config.api_port, config.expires);
         let config = Arc::new(config);
-        let served = Arc::new(api::Api::new(Arc::clone(&config), sockets));
+        let served = Arc::new(api::Api::new(
+            Arc::clone(&config),
+            engine::Network::Sockets(sockets),
+        ));
         let listeners = match listeners {
             None => None,
             Some((responder, api)) => {

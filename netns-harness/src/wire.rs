@@ -46,7 +46,7 @@ pub struct End<'a> {
 }
 
 /// A route to be made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The destination.
     pub dst: IpNet,

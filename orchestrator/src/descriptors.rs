@@ -16,6 +16,9 @@ const RESERVE: u64 = 128;
 /// Connections that one cluster takes while it is worked on.
 const OF_A_CLUSTER: u64 = 8;
 
+/// Idle connections that are kept for an authority with many clusters behind it.
+const IDLE_OF_MANY: u64 = 32;
+
 /// How descriptors are shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Descriptors {
@@ -23,8 +26,6 @@ pub(crate) struct Descriptors {
     pub(crate) clusters: usize,
     /// How many floaters are asked at a time, over all clusters.
     pub(crate) floaters: usize,
-    /// How many idle connections are kept for each cluster.
-    pub(crate) idle: usize,
 }
 
 /// Raises the soft limit to the hard one; what the limit is then.
@@ -58,7 +59,7 @@ pub(crate) fn words(error: &io::Error) -> String {
 
 impl Descriptors {
     /// A quarter each for clusters that are worked on and for floaters, half for idle connections.
-    pub(crate) fn shared(limit: u64, clusters: usize) -> Self {
+    pub(crate) fn shared(limit: u64) -> Self {
         let left = limit.saturating_sub(RESERVE).max(64);
         let bounded = |count: u64, least: usize, most: usize| {
             usize::try_from(count)
@@ -68,8 +69,15 @@ impl Descriptors {
         Self {
             clusters: bounded(left / 4 / OF_A_CLUSTER, 2, 256),
             floaters: bounded(left / 4, 8, crate::fleet::FLOATERS_AT_ONCE),
-            idle: bounded(left / 2 / clusters.max(1) as u64, 0, 8),
         }
+    }
+
+    /// How many idle connections are kept for each authority, of so many that have so many clusters behind them.
+    pub(crate) fn idle(limit: u64, clusters: usize, authorities: usize) -> usize {
+        let authorities = authorities.clamp(1, clusters.max(1)) as u64;
+        let left = limit.saturating_sub(RESERVE).max(64);
+        let wished = (OF_A_CLUSTER * clusters as u64 / authorities).min(IDLE_OF_MANY);
+        usize::try_from((left / 2 / authorities).min(wished)).unwrap_or(0)
     }
 
     /// What a run over so many clusters may take where nothing bounds it.
@@ -82,7 +90,7 @@ impl Descriptors {
     /// What is to be said of a run over so many clusters that gets less than it may take.
     pub(crate) fn warning(limit: u64, clusters: usize) -> Option<String> {
         let need = Self::need(clusters);
-        let shared = Self::shared(limit, clusters);
+        let shared = Self::shared(limit);
         (need > limit).then(|| {
             format!(
                 "{clusters} clusters may take {need} file descriptors, and {limit} are allowed (ulimit -Hn): at most {} clusters and {} floaters are asked at a time",
@@ -100,17 +108,21 @@ mod tests {
     fn what_is_shared_out_is_there() {
         for limit in [0, 64, 256, 1024, 20_000, 1 << 20] {
             for clusters in [0, 1, 2, 300, 5000] {
-                let shared = Descriptors::shared(limit, clusters);
+                let shared = Descriptors::shared(limit);
                 assert!(shared.clusters >= 2 && shared.floaters >= 8, "{shared:?}");
                 let taken = (shared.clusters as u64 * OF_A_CLUSTER)
                     + shared.floaters as u64
-                    + (shared.idle * clusters) as u64;
+                    + (Descriptors::idle(limit, clusters, clusters) * clusters) as u64;
                 if limit >= 256 {
                     assert!(taken + RESERVE <= limit, "{limit} {clusters}: {shared:?}");
                 }
             }
         }
-        assert_eq!(Descriptors::shared(1 << 20, 2).idle, 8);
+        assert_eq!(Descriptors::idle(1 << 20, 2, 2), 8);
+        // Many clusters behind one proxy.
+        assert_eq!(Descriptors::idle(256, 5000, 1), 32);
+        assert_eq!(Descriptors::idle(20_000, 5000, 5000), 1);
+        assert_eq!(Descriptors::idle(256, 0, 0), 0);
     }
 
     #[test]

@@ -129,6 +129,16 @@ impl Target {
         }
     }
 
+    /// The host and port that it is reached at, where that is known: those behind one share connections.
+    pub(crate) fn authority(&self) -> Option<http::uri::Authority> {
+        let server = match &self.access {
+            Access::Context(selected) => selected.server(),
+            Access::Remote(remote, _) => remote.server(),
+            Access::Client(_) | Access::Unusable(_) => return None,
+        };
+        server.parse::<http::Uri>().ok()?.into_parts().authority
+    }
+
     /// What proves that another entry reaches the same server, where anything does.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match &self.access {

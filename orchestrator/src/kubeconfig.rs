@@ -31,6 +31,7 @@ mod check;
 mod connect;
 mod document;
 mod plugin;
+mod pool;
 mod reach;
 mod remote;
 mod tls;

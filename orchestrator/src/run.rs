@@ -196,9 +196,9 @@ struct Context {
 }
 
 impl Context {
-    /// How so many clusters share the process's descriptors.
-    fn shares(&self, clusters: usize) -> Descriptors {
-        Descriptors::shared(self.limit, clusters)
+    /// How clusters share the process's descriptors.
+    fn shares(&self) -> Descriptors {
+        Descriptors::shared(self.limit)
     }
 
     /// How long the run may still take.
@@ -364,7 +364,7 @@ fn begin(mut options: RunOptions) -> Result<Context, Error> {
         sweeps: Arc::default(),
         limit,
         gate: Arc::new(tokio::sync::Semaphore::new(
-            Descriptors::shared(limit, 1).floaters,
+            Descriptors::shared(limit).floaters,
         )),
     })
 }

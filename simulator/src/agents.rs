@@ -180,8 +180,18 @@ impl Agents {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.agents.len()
+    }
+
     /// Waits until every thawed node's kernel is what its NodeConfig in the API says.
     pub(crate) async fn wait_settled(&self, limit: Duration) -> Result<(), Error> {
+        self.wait_each(limit, || ()).await
+    }
+
+    /// As [`Self::wait_settled`]; `one` is called for each node.
+    pub(crate) async fn wait_each(&self, limit: Duration, one: impl Fn()) -> Result<(), Error> {
         let deadline = tokio::time::Instant::now() + limit;
         for (name, agent) in &self.agents {
             let mut progress = agent.progress.subscribe();
@@ -210,6 +220,7 @@ impl Agents {
                     });
                 }
             }
+            one();
         }
         Ok(())
     }

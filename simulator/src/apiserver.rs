@@ -1,8 +1,44 @@
 //! The Kubernetes API of a simulated cluster, in memory.
 //!
 //! One [`ApiCluster`] is one cluster. Its objects are in a [`Store`]; [`ApiCluster::service`] answers requests in the
-//! process (what `kube::Client::new` takes), [`ApiCluster::serve`] answers them over TLS (for kubectl and everybody
-//! else), and [`ApiCluster::run_controllers`] does what goes on in a cluster by itself.
+//! process (what `kube::Client::new` takes), [`Routes::serve`] answers them over TLS (for kubectl and everybody else), for
+//! one cluster or for many that share a listener, and [`ApiCluster::run_controllers`] does what goes on in a cluster by itself.
+//!
+//! It knows nothing of what its pods run in: whoever embeds it reaches them with a [`PodDialer`], writes what controllers
+//! elsewhere would write through the [`Store`], and makes large objects when they are asked for with a [`Generator`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use http_body_util::{BodyExt as _, Empty};
+//! use serde_json::{Value, json};
+//! use simulator::apiserver::{ApiCluster, NoPods, Options, Resource};
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let cluster = ApiCluster::new(Options {
+//!     name: "east".to_owned(),
+//!     uid: String::new(),
+//!     admin_token: "secret".to_owned(),
+//!     dialer: Arc::new(NoPods),
+//! });
+//! let node = json!({"metadata": {"name": "n1"}});
+//! cluster.store().create(Resource::NODES, None, node).expect("an empty cluster");
+//! let request = http::Request::get("/api/v1/nodes?limit=1")
+//!     .header("authorization", "Bearer secret")
+//!     .body(Empty::<bytes::Bytes>::new())?;
+//! let answer = cluster.handle(request).await;
+//! assert_eq!(answer.status(), 200);
+//! let body = answer.into_body().collect().await?.to_bytes();
+//! let list: Value = serde_json::from_slice(&body)?;
+//! assert_eq!(list["items"][0]["metadata"]["name"], "n1");
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! ```
+//!
+//! Over TLS: [`Routes::root`] for one cluster, [`Routes::by_name`] for many behind one port; `examples/apiserver.rs` of this
+//! crate is a whole program.
 //!
 //! Kinds are rows of tables: their shape is in `builtin.schema`, their names, columns and subresources in `kinds.rs`;
 //! kinds that clients define with a CustomResourceDefinition go through the same code. Documents that do not depend on
@@ -19,6 +55,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 mod answer;
 mod auth;
@@ -34,6 +71,7 @@ mod delete;
 mod discovery;
 mod events;
 mod fields;
+mod generated;
 mod handler;
 mod ids;
 mod impersonate;
@@ -61,10 +99,42 @@ mod watch;
 mod write;
 
 pub use answer::{Body, BodyError};
+pub use generated::Generator;
 pub use resource::Resource;
+pub use serve::Routes;
 pub use status::{Cause, Status};
 pub use store::{Event, EventKind, Store};
 pub use watch::Watch;
+
+/// What a connection carries bytes over.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection to a pod.
+pub struct Connection {
+    pub(crate) transport: Box<dyn Transport>,
+    /// Whether it stays within this process: the pod then expects no TLS on it, whatever the request asks for.
+    pub(crate) is_within: bool,
+}
+
+impl Connection {
+    /// One over a network.
+    pub fn over(transport: impl Transport + 'static) -> Self {
+        Self {
+            transport: Box::new(transport),
+            is_within: false,
+        }
+    }
+
+    /// One to a pod of this process, without TLS also where the request says `https:`.
+    pub fn within(transport: impl Transport + 'static) -> Self {
+        Self {
+            transport: Box::new(transport),
+            is_within: true,
+        }
+    }
+}
 
 /// How the API reaches pods.
 pub trait PodDialer: Send + Sync {
@@ -74,7 +144,7 @@ pub trait PodDialer: Send + Sync {
         namespace: &'a str,
         pod: &'a str,
         port: u16,
-    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>>;
+    ) -> BoxFuture<'a, io::Result<Connection>>;
 
     /// What a pod has written so far.
     ///
@@ -88,12 +158,7 @@ pub trait PodDialer: Send + Sync {
 pub struct NoPods;
 
 impl PodDialer for NoPods {
-    fn dial<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        _: u16,
-    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>> {
+    fn dial<'a>(&'a self, _: &'a str, _: &'a str, _: u16) -> BoxFuture<'a, io::Result<Connection>> {
         Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
     }
 
@@ -120,6 +185,8 @@ pub struct ApiCluster {
     store: Arc<Store>,
     tokens: auth::Tokens,
     dialer: Arc<dyn PodDialer>,
+    /// The places of requests that come over a listener.
+    requests: Arc<tokio::sync::Semaphore>,
 }
 
 impl std::fmt::Debug for ApiCluster {
@@ -141,6 +208,7 @@ impl ApiCluster {
             store,
             tokens: auth::Tokens::new(options.admin_token),
             dialer: options.dialer,
+            requests: Arc::new(tokio::sync::Semaphore::new(serve::REQUESTS)),
         })
     }
 
@@ -200,16 +268,6 @@ impl ApiCluster {
             cluster: self.clone(),
             authorization: http::HeaderValue::from_str(&format!("Bearer {token}")).ok(),
         }
-    }
-
-    /// Answers HTTP/1.1 over TLS until it is stopped.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: tokio::net::TcpListener,
-        tls: Arc<rustls::ServerConfig>,
-        stop: impl Future,
-    ) {
-        serve::serve(self, listener, tls, stop).await;
     }
 
     /// Runs the controllers until it is stopped: DaemonSets, scheduling, the end of namespaces and of what nobody owns.

@@ -6,7 +6,7 @@ use datapath::printable::is_dns_label;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
@@ -25,7 +25,7 @@ use crate::topology::Topology;
 use crate::{Error, codes};
 
 pub use crate::codes::Injection;
-pub use crate::protocol::{Caller, ClusterStatus, NodeStatus, Status};
+pub use crate::protocol::{Caller, ClusterStatus, NodeStatus, Phase, Status, Step};
 pub use crate::state::state_root;
 
 /// How long a lab may take to come down before it is killed.
@@ -54,6 +54,20 @@ pub fn up(
     name: Option<&str>,
     caller: &Caller,
     tied: bool,
+) -> Result<Lab, Error> {
+    up_with(topology, name, caller, tied, |_| {})
+}
+
+/// As [`up`]; `on_step` hears how far the lab is.
+///
+/// # Errors
+/// As [`up`].
+pub fn up_with(
+    topology: &Topology,
+    name: Option<&str>,
+    caller: &Caller,
+    tied: bool,
+    on_step: impl FnMut(&Step),
 ) -> Result<Lab, Error> {
     let name = name.or(topology.name.as_deref()).unwrap_or(DEFAULT_NAME);
     let folder = checked(name)?;
@@ -88,14 +102,14 @@ pub fn up(
             stdin.write_all(&line)
         });
     let mut line = String::new();
-    let received = sent.and_then(|()| BufReader::new(stdout).read_line(&mut line));
+    let received = sent.and_then(|()| last_line(BufReader::new(stdout), &mut line, on_step));
     let ready: Result<Ready, _> = serde_json::from_str(&line);
     let ended = |child: &mut std::process::Child| match child.wait() {
         Ok(status) => format!("its process ended early ({status})"),
         Err(error) => error.to_string(),
     };
     match (received, ready) {
-        (Ok(_), Ok(Ready::Up)) => {
+        (Ok(()), Ok(Ready::Up)) => {
             // Whoever lives as long as the lab has to take note of its end.
             std::thread::spawn(move || child.wait());
             Ok(Lab {
@@ -104,7 +118,7 @@ pub fn up(
                 tie: tied.then_some(stdin),
             })
         }
-        (Ok(_), Ok(Ready::Failed(error))) => {
+        (Ok(()), Ok(Ready::Failed(error))) => {
             ended(&mut child);
             Err(error)
         }
@@ -118,6 +132,22 @@ pub fn up(
                     _ => why,
                 },
             })
+        }
+    }
+}
+
+/// Reads lines up to the first that is no step.
+fn last_line(
+    mut lines: impl std::io::BufRead,
+    line: &mut String,
+    mut on_step: impl FnMut(&Step),
+) -> std::io::Result<()> {
+    loop {
+        line.clear();
+        lines.read_line(line)?;
+        match serde_json::from_str(line) {
+            Ok(Ready::Step(step)) => on_step(&step),
+            _ => return Ok(()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Faults on purpose: each makes its cause with plain requests to the node's kernel.
+//! Faults on purpose: each is a few [`Edit`]s of a node's network, which its kernel is asked for, or which are laid over the tables of
+//! a node that has none.
 //!
 //! Clearing makes the rows that a fault changed what they were before, and what the kernel removed with them (a link that goes
 //! down loses its routes and neighbours), also where nothing of the datapath runs that would repair it. Rows that somebody has
@@ -24,7 +25,7 @@ use netns_harness::wire::{self, Wire as _};
 
 use crate::apiserver::{Resource, Store};
 use crate::network::{ETH0, NodeNet};
-use crate::topology::{Cluster, UNDERLAY_V6};
+use crate::topology::{Cluster, Node, UNDERLAY_V6};
 use crate::{Error, objects};
 
 /// A MAC that nobody has.
@@ -41,8 +42,18 @@ pub(crate) struct Injected {
     pub(crate) code: Code,
     /// `CLUSTER/NODE`.
     pub(crate) place: String,
-    pub(crate) net: Arc<NodeNet>,
-    pub(crate) changed: Changed,
+    pub(crate) undo: Undo,
+}
+
+/// How a fault is taken back.
+pub(crate) enum Undo {
+    /// The node's kernel is asked to.
+    Kernel {
+        net: Arc<NodeNet>,
+        changed: Box<Changed>,
+    },
+    /// What is laid over the node's tables is taken off.
+    Overlay,
 }
 
 /// The node's tables before a fault, and which of their rows it changed, by kind and name.
@@ -171,44 +182,108 @@ struct Path {
     floods: bool,
 }
 
-/// Breaks a node that has these tables.
-pub(crate) fn break_at(
+/// A change of a node's network, as an administrator would ask a kernel for it. Links go by their index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// Adds a forwarding row.
+    AddForwarding { link: u32, mac: Mac, vtep: IpAddr },
+    /// Adds a route.
+    AddRoute(wire::Route),
+    /// Takes a link down, with what the kernel removes for that.
+    Down { link: u32 },
+    /// Turns forwarding off, on all links.
+    NoForwarding(Family),
+    /// Removes a forwarding row.
+    RemoveForwarding { link: u32, mac: Mac, vtep: IpAddr },
+    /// Removes a neighbour.
+    RemoveNeighbour { link: u32, ip: IpAddr },
+    /// Removes a route.
+    RemoveRoute(wire::Route),
+    /// Makes a neighbour permanent with this MAC.
+    SetNeighbour { link: u32, ip: IpAddr, mac: Mac },
+}
+
+/// A node that is to be broken.
+pub(crate) struct Victim<'a> {
+    pub(crate) cluster: &'a str,
+    pub(crate) node: &'a Node,
+    /// Its tables as they are.
+    pub(crate) state: &'a NodeState,
+    /// Its default routers.
+    pub(crate) routers: &'a [IpAddr],
+}
+
+/// Asks a node's kernel for edits.
+pub(crate) fn carry_out(edits: &[Edit], net: &NodeNet) -> Result<(), Error> {
+    for edit in edits {
+        if let Edit::NoForwarding(family) = edit {
+            let name = match family {
+                Family::Ipv4 => "net.ipv4.ip_forward",
+                Family::Ipv6 => "net.ipv6.conf.all.forwarding",
+            };
+            net.netns.run(|| sysctl::set(name, "0"))??;
+        }
+    }
+    net.ask(|netlink| {
+        for edit in edits {
+            match edit {
+                Edit::AddForwarding { link, mac, vtep } => netlink.forwarding(*link, mac.0, *vtep),
+                Edit::AddRoute(route) => netlink.route(route),
+                Edit::Down { link } => netlink.down(*link),
+                Edit::NoForwarding(_) => {}
+                Edit::RemoveForwarding { link, mac, vtep } => {
+                    netlink.remove_forwarding(*link, mac.0, *vtep);
+                }
+                Edit::RemoveNeighbour { link, ip } => netlink.remove_neighbour(*link, *ip),
+                Edit::RemoveRoute(route) => netlink.remove_route(route),
+                Edit::SetNeighbour { link, ip, mac } => netlink.neighbour(*link, *ip, mac.0),
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// What makes a cause at a node.
+pub(crate) fn edits(
     code: Code,
-    net: &Arc<NodeNet>,
-    state: &NodeState,
+    victim: &Victim<'_>,
     peer: Option<(&Cluster, Option<String>)>,
-) -> Result<(), Error> {
-    let forwarding = if net.node.ip.is_some() {
-        "net.ipv4.ip_forward"
-    } else {
-        "net.ipv6.conf.all.forwarding"
-    };
+) -> Result<Vec<Edit>, Error> {
+    let Victim {
+        cluster,
+        node,
+        state,
+        ..
+    } = victim;
     match code {
-        Code::GatewayDown => return Ok(net.ask(|netlink| netlink.down(ETH0))?),
-        Code::ForwardOff => return Ok(net.netns.run(|| sysctl::set(forwarding, "0"))??),
+        Code::GatewayDown => return Ok(vec![Edit::Down { link: ETH0 }]),
+        Code::ForwardOff => {
+            let family = if node.ip.is_some() {
+                Family::Ipv4
+            } else {
+                Family::Ipv6
+            };
+            return Ok(vec![Edit::NoForwarding(family)]);
+        }
         Code::TunnelDevDown => {
             let mut tunnels = ["vx-bridge", "vx-bridge-6", "vx-local", "vx-local-6"].into_iter();
             let tunnel = tunnels.find_map(|name| state.links.get(name));
-            let Some(index) = tunnel.map(|link| link.index) else {
-                return refused(format!("{}/{} has no tunnel", net.cluster, net.node.name));
+            let Some(link) = tunnel.map(|link| link.index) else {
+                return refused(format!("{cluster}/{} has no tunnel", node.name));
             };
-            return Ok(net.ask(|netlink| netlink.down(index))?);
+            return Ok(vec![Edit::Down { link }]);
         }
         _ => {}
     }
     let Some((peer, node)) = peer else {
         return refused(format!("{code} needs another cluster"));
     };
-    path(net, state, peer, node.as_deref())?.break_row(code, net)
+    path(victim, peer, node.as_deref())?.break_row(code, victim)
 }
 
 /// How a node reaches the pods of a peer, by its tables; IPv4 where it does.
-fn path(
-    net: &NodeNet,
-    state: &NodeState,
-    peer: &Cluster,
-    node: Option<&str>,
-) -> Result<Path, Error> {
+fn path(victim: &Victim<'_>, peer: &Cluster, node: Option<&str>) -> Result<Path, Error> {
+    let state = victim.state;
     let targets: Vec<_> = match node {
         Some(node) => peer
             .nodes
@@ -232,7 +307,7 @@ fn path(
         Some(path) => Ok(path),
         None => refused(format!(
             "the path from {}/{} to {} is already broken: clear the earlier fault first",
-            net.cluster, net.node.name, peer.name
+            victim.cluster, victim.node.name, peer.name
         )),
     }
 }
@@ -262,7 +337,7 @@ fn path_of(state: &NodeState, route: &Route) -> Option<Path> {
 }
 
 impl Path {
-    fn break_row(self, code: Code, net: &NodeNet) -> Result<(), Error> {
+    fn break_row(self, code: Code, victim: &Victim<'_>) -> Result<Vec<Edit>, Error> {
         let Self {
             link,
             via,
@@ -277,42 +352,46 @@ impl Path {
             index: link,
             table: TABLE,
         };
-        match code {
-            Code::FdbMissing => net.ask(|netlink| {
-                netlink.remove_forwarding(link, mac.0, vtep);
-                if floods {
-                    netlink.remove_forwarding(link, Mac::ZERO.0, vtep);
-                }
-            })?,
-            Code::FdbWrongVtep => net.ask(|netlink| {
-                netlink.remove_forwarding(link, mac.0, vtep);
-                netlink.forwarding(link, mac.0, nobody(vtep));
-            })?,
-            Code::NeighMissing => net.ask(|netlink| netlink.remove_neighbour(link, via))?,
-            Code::NeighStaleMac => net.ask(|netlink| netlink.neighbour(link, via, STALE.0))?,
-            Code::RouteMissing => net.ask(|netlink| netlink.remove_route(&planned))?,
+        let remove = |mac| Edit::RemoveForwarding { link, mac, vtep };
+        Ok(match code {
+            Code::FdbMissing if floods => vec![remove(mac), remove(Mac::ZERO)],
+            Code::FdbMissing => vec![remove(mac)],
+            Code::FdbWrongVtep => vec![
+                remove(mac),
+                Edit::AddForwarding {
+                    link,
+                    mac,
+                    vtep: nobody(vtep),
+                },
+            ],
+            Code::NeighMissing => vec![Edit::RemoveNeighbour { link, ip: via }],
+            Code::NeighStaleMac => vec![Edit::SetNeighbour {
+                link,
+                ip: via,
+                mac: STALE,
+            }],
+            Code::RouteMissing => vec![Edit::RemoveRoute(planned)],
             Code::RouteWrongDev => {
-                let Some(router) = net.router(Family::of(via)) else {
-                    return refused(format!("{}/{} has no router", net.cluster, net.node.name));
+                let family = Family::of(via);
+                let mut routers = victim.routers.iter();
+                let Some(router) = routers.find(|ip| Family::of(**ip) == family) else {
+                    let rule = format!("{}/{} has no router", victim.cluster, victim.node.name);
+                    return refused(rule);
                 };
                 let astray = wire::Route {
-                    via: Some(router),
+                    via: Some(*router),
                     index: ETH0,
                     ..planned.clone()
                 };
-                net.ask(|netlink| {
-                    // IPv6 would add a second hop rather than replace the first.
-                    netlink.remove_route(&planned);
-                    netlink.route(&astray);
-                })?;
+                // IPv6 would add a second hop rather than replace the first.
+                vec![Edit::RemoveRoute(planned), Edit::AddRoute(astray)]
             }
             other => {
                 // Refused before it came here, unless the table of what can be injected is ahead of this one.
                 let rule = format!("{other} cannot be injected");
                 return Err(Error::argument("CODE", rule));
             }
-        }
-        Ok(())
+        })
     }
 }
 

@@ -11,7 +11,7 @@
 //!
 //! A node stays ready as long as nobody says otherwise of it by its status: the kubelet's link to the API is out of band: no fault of the fleet's network hides a pod's state.
 
-mod environment;
+pub(crate) mod environment;
 mod probe;
 mod status;
 mod workload;
@@ -27,16 +27,16 @@ use futures::future::BoxFuture;
 use netns_harness::namespace::Netns;
 use netns_harness::process::Spawner;
 use serde_json::Value;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::Error;
-use crate::apiserver::{EventKind, PodDialer, Resource, Store};
+use crate::apiserver::{Connection, EventKind, PodDialer, Resource, Store};
 use crate::network::{Network, NodeNet};
 use probe::Probe;
-use status::{Container, PodStatus};
+pub(crate) use status::{Container, PodStatus};
 use workload::Workload;
 
 /// The image that is known, by the base name of its repository.
@@ -77,7 +77,8 @@ struct Worker {
     task: JoinHandle<()>,
 }
 
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+/// The text at a place of an object; empty where there is none.
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -242,15 +243,8 @@ impl Kubelet {
         pod: &mut watch::Receiver<Option<Arc<Value>>>,
     ) {
         let mut status = PodStatus::new(object, node.node.ips().collect());
-        let first = object.pointer("/spec/initContainers/0");
-        if first.is_some() || !is_known_image(text(object, "/spec/containers/0/image")) {
-            status.container = if first.is_some() {
-                // Running the others without it would pretend that it had succeeded.
-                let why = "a simulated node runs no init containers";
-                Container::Waiting("PodInitializing", why.to_owned())
-            } else {
-                Container::NoImage
-            };
+        if let Some(container) = unrunnable(object) {
+            status.container = container;
             self.publish(object, &mut status);
             leaving(pod).await;
             return;
@@ -412,6 +406,16 @@ impl Kubelet {
     }
 }
 
+/// What there is to say of a pod that no simulated node runs.
+pub(crate) fn unrunnable(pod: &Value) -> Option<Container> {
+    if pod.pointer("/spec/initContainers/0").is_some() {
+        // Running the others without it would pretend that it had succeeded.
+        let why = "a simulated node runs no init containers";
+        return Some(Container::Waiting("PodInitializing", why.to_owned()));
+    }
+    (!is_known_image(text(pod, "/spec/containers/0/image"))).then_some(Container::NoImage)
+}
+
 /// Whether an image's repository ends in the known name, whatever its registry and tag.
 fn is_known_image(image: &str) -> bool {
     let image = image.split('@').next().unwrap_or_default();
@@ -419,7 +423,8 @@ fn is_known_image(image: &str) -> bool {
     base.split(':').next() == Some(IMAGE)
 }
 
-fn is_leaving(pod: Option<&Value>) -> bool {
+/// Whether a pod was asked to go, or is gone.
+pub(crate) fn is_leaving(pod: Option<&Value>) -> bool {
     pod.is_none_or(|pod| !text(pod, "/metadata/deletionTimestamp").is_empty())
 }
 
@@ -435,7 +440,7 @@ impl PodDialer for Kubelet {
         namespace: &'a str,
         pod: &'a str,
         port: u16,
-    ) -> BoxFuture<'a, io::Result<TcpStream>> {
+    ) -> BoxFuture<'a, io::Result<Connection>> {
         Box::pin(async move {
             let key = format!("{namespace}/{pod}");
             let place = self
@@ -453,7 +458,10 @@ impl PodDialer for Kubelet {
                 .open(&netns, TcpSocket::new_v4)
                 .map_err(io::Error::other)??;
             let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            socket.connect(SocketAddr::new(here, port)).await
+            let stream = socket.connect(SocketAddr::new(here, port)).await?;
+            // Small requests that wait for each other suffer from the delay; failing to turn it off costs only that.
+            let _ = stream.set_nodelay(true);
+            Ok(Connection::over(stream))
         })
     }
 

@@ -12,6 +12,7 @@ mod breaking;
 mod fleet;
 mod requests;
 mod requirements;
+mod steps;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, Write as _};
@@ -34,6 +35,7 @@ use crate::state::{self, Folder, Lock, Record, Taken};
 use crate::{Error, pki};
 pub(crate) use fleet::Fleet;
 pub(crate) use requirements::possible;
+pub(crate) use steps::Counted;
 
 /// How long the kernel may take to remove the fleet's links.
 const REMOVAL: Duration = Duration::from_secs(30);
@@ -98,8 +100,10 @@ fn say(ready: &Ready) {
 }
 
 fn live(name: &str, order: Order) -> Result<(), Error> {
-    rootless::enter().map_err(|error| requirements::no_user_namespace(&error))?;
-    requirements::capable()?;
+    if !order.topology.is_virtual() {
+        rootless::enter().map_err(|error| requirements::no_user_namespace(&error))?;
+        requirements::capable()?;
+    }
     requirements::enough_descriptors(&order.topology)?;
     let folder = Folder::of(name);
     let lock = loop {
@@ -281,7 +285,7 @@ fn remove(
     record: &Record,
     fleet: Option<Arc<Fleet>>,
 ) -> Result<(), Error> {
-    let Some(fleet) = fleet else {
+    let Some(fleet) = fleet.filter(|fleet| fleet.has_kernels()) else {
         return folder.remove();
     };
     // Written down before it is changed, for whoever cleans up after a crash in between.

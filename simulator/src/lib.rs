@@ -25,5 +25,6 @@ mod readable;
 mod reconciler;
 mod state;
 pub mod topology;
+mod virtual_clusters;
 
 pub use error::Error;

@@ -32,13 +32,14 @@ use crate::topology::{Cluster, MAX_NODES, Node, Topology};
 /// The index of every `eth0`: above those that a kernel gives to the devices it makes by itself.
 pub(crate) const ETH0: u32 = 100;
 const LOOPBACK: u32 = 1;
-const FIRST_POD: u32 = 1000;
+/// The index of a pod's link is this and the pod's number.
+pub(crate) const FIRST_POD: u32 = 1000;
 const MAIN: u32 = 254;
 /// Two builders use two cores well; more only wait for one another in the kernel.
 const BUILDERS: usize = 2;
 /// What pods believe their router to be.
-const POD_ROUTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-const POD_ROUTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+pub(crate) const POD_ROUTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+pub(crate) const POD_ROUTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
 /// All namespaces of a lab.
 #[derive(Debug)]
@@ -67,12 +68,15 @@ pub(crate) struct NodeNet {
 /// for all namespaces together (`gc_thresh3`), and what many nodes learn of each other grows with their square;
 /// permanent neighbours do not count.
 const LEARNING_NODES: usize = 8;
+/// The most nodes of a fleet whose nodes learn: each of a small cluster learns a few.
+const LEARNING_FLEET: usize = 256;
 
+/// A node's own network, on its `eth0`.
 #[derive(Debug)]
-struct Base {
-    addresses: Vec<IpNet>,
-    routes: Vec<Route>,
-    neighbours: Vec<(IpAddr, Mac)>,
+pub(crate) struct Base {
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) neighbours: Vec<(IpAddr, Mac)>,
 }
 
 #[derive(Debug, Default)]
@@ -96,8 +100,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Network {
-    /// Builds the underlay and all nodes.
-    pub(crate) fn build(topology: &Topology) -> Result<Self, Error> {
+    /// Builds the underlay and all nodes; `one` is called for each cluster that is done.
+    pub(crate) fn build(topology: &Topology, one: impl Fn() + Sync) -> Result<Self, Error> {
         let (underlay, mut router) = enclosed(|| {
             common_settings(true)?;
             forwarding_settings()
@@ -105,9 +109,13 @@ impl Network {
         router.up(LOOPBACK);
         router.flush()?;
         let router = Mutex::new(router);
+        let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
+        let learns = nodes.sum::<usize>() <= LEARNING_FLEET;
         let jobs: Vec<(u32, &Cluster)> = (0..).zip(&topology.clusters).collect();
         let built = namespace::build(jobs, BUILDERS, |builder, (number, cluster)| {
-            build_cluster(builder, number, cluster, &router)
+            let nodes = build_cluster(builder, number, cluster, &router, learns)?;
+            one();
+            Ok::<_, netns_harness::Error>(nodes)
         })?;
         let nodes = built
             .into_iter()
@@ -192,7 +200,8 @@ pub(crate) fn forwarding_settings() -> Result<(), netns_harness::Error> {
     sysctl::set("net.ipv6.conf.all.forwarding", "1")
 }
 
-fn mac(words: &[&str]) -> Mac {
+/// The MAC of what these words name.
+pub(crate) fn mac(words: &[&str]) -> Mac {
     Mac::derived(words)
 }
 
@@ -200,7 +209,8 @@ fn host(ip: IpAddr) -> IpNet {
     IpNet::from(ip)
 }
 
-fn default_route(family: Family) -> IpNet {
+/// The prefix of everything.
+pub(crate) fn default_route(family: Family) -> IpNet {
     let any: IpAddr = match family {
         Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -208,13 +218,19 @@ fn default_route(family: Family) -> IpNet {
     IpNet::new_assert(any, 0)
 }
 
+/// The index of the bridge of a cluster by the cluster's number; those of its ports follow.
+pub(crate) fn bridge_index(number: u32) -> u32 {
+    10 + number * (MAX_NODES + 1)
+}
+
 fn build_cluster(
     builder: &Builder,
     number: u32,
     cluster: &Cluster,
     router: &Mutex<Netlink>,
+    learns: bool,
 ) -> Result<Vec<NodeNet>, netns_harness::Error> {
-    let bridge = 10 + number * (MAX_NODES + 1);
+    let bridge = bridge_index(number);
     let bridge_mac = mac(&["underlay", &cluster.name]);
     let mtu = cluster.underlay.mtu;
     let mut nodes = Vec::with_capacity(cluster.nodes.len());
@@ -228,7 +244,7 @@ fn build_cluster(
             netns,
             netlink: Mutex::new(Netlink::open()?),
             mtu,
-            base: base(cluster, node, bridge_mac),
+            base: base(cluster, node, bridge_mac, learns),
             pods: Mutex::default(),
         });
     }
@@ -278,8 +294,10 @@ fn build_cluster(
     Ok(nodes)
 }
 
-/// The node's own network: what a kubelet's host and a host-gw CNI plugin set up.
-fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac) -> Base {
+/// The node's own network: what a kubelet's host and a host-gw CNI plugin set up, with the other nodes of the cluster as neighbours unless
+/// the node learns of them.
+pub(crate) fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac, learns: bool) -> Base {
+    let learns = learns && cluster.nodes.len() <= LEARNING_NODES;
     let mut base = Base {
         addresses: Vec::new(),
         routes: Vec::new(),
@@ -301,7 +319,7 @@ fn base(cluster: &Cluster, node: &Node, bridge_mac: Mac) -> Base {
         });
         for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
             let via = other.ips().find(|ip| Family::of(*ip) == family);
-            if let Some(ip) = via.filter(|_| cluster.nodes.len() > LEARNING_NODES) {
+            if let Some(ip) = via.filter(|_| !learns) {
                 let eth0 = mac(&[&cluster.name, &other.name, "eth0"]);
                 base.neighbours.push((ip, eth0));
             }
@@ -344,12 +362,6 @@ impl NodeNet {
         netlink.flush()
     }
 
-    /// The default router of a family, where the node has one.
-    pub(crate) fn router(&self, family: Family) -> Option<IpAddr> {
-        let mut routers = self.base.neighbours.iter().map(|(ip, _)| *ip);
-        routers.find(|ip| Family::of(*ip) == family)
-    }
-
     /// The pod's network by `namespace/name`.
     pub(crate) fn pod(&self, key: &str) -> Option<Arc<PodNet>> {
         lock(&self.pods).by_name.get(key).cloned()
@@ -386,24 +398,9 @@ impl NodeNet {
 
     fn take_number(&self) -> Result<u32, Error> {
         let mut pods = lock(&self.pods);
-        // The first two numbers of a prefix are its own name and what many plugins give the bridge.
-        let room = self
-            .node
-            .pod_cidrs
-            .iter()
-            .map(|net| 1_u32.checked_shl(u32::from(net.max_prefix_len() - net.prefix_len())))
-            .map(|size| size.map_or(u32::MAX, |size| size - 1))
-            .min()
-            .unwrap_or(0);
-        let number = (2..room)
-            .find(|number| !pods.taken.contains(number))
-            .ok_or_else(|| Error::Failed {
-                doing: format!(
-                    "give an address to a pod of {}/{}",
-                    self.cluster, self.node.name
-                ),
-                why: "all addresses of the node's podCIDR are taken".to_owned(),
-            })?;
+        let number = free_number(&self.cluster, &self.node, |number| {
+            pods.taken.contains(&number)
+        })?;
         pods.taken.insert(number);
         Ok(number)
     }
@@ -417,12 +414,7 @@ impl NodeNet {
             mac(&[cluster, node, pod, end])
         });
         let index = FIRST_POD + number;
-        let ips: Vec<IpAddr> = self
-            .node
-            .pod_cidrs
-            .iter()
-            .map(|net| offset(net.network(), number))
-            .collect();
+        let ips = pod_ips(&self.node, number);
         let mut netlink = lock(&self.netlink);
         netlink.veth(
             &End {
@@ -488,6 +480,34 @@ impl NodeNet {
     }
 }
 
+/// The first number that no pod of a node has.
+pub(crate) fn free_number(
+    cluster: &str,
+    node: &Node,
+    is_taken: impl Fn(u32) -> bool,
+) -> Result<u32, Error> {
+    // The first two numbers of a prefix are its own name and what many plugins give the bridge.
+    let room = node
+        .pod_cidrs
+        .iter()
+        .map(|net| 1_u32.checked_shl(u32::from(net.max_prefix_len() - net.prefix_len())))
+        .map(|size| size.map_or(u32::MAX, |size| size - 1))
+        .min()
+        .unwrap_or(0);
+    (2..room)
+        .find(|number| !is_taken(*number))
+        .ok_or_else(|| Error::Failed {
+            doing: format!("give an address to a pod of {cluster}/{}", node.name),
+            why: "all addresses of the node's podCIDR are taken".to_owned(),
+        })
+}
+
+/// The addresses of a pod by its number, IPv4 first.
+pub(crate) fn pod_ips(node: &Node, number: u32) -> Vec<IpAddr> {
+    let nets = node.pod_cidrs.iter();
+    nets.map(|net| offset(net.network(), number)).collect()
+}
+
 /// The address `number` above another.
 fn offset(base: IpAddr, number: u32) -> IpAddr {
     match base {
@@ -507,7 +527,7 @@ mod tests {
     #[ignore = "netns: needs veth, bridge"]
     fn nodes_and_pods_of_a_cluster_reach_each_other_in_both_families_at_once() {
         let topology = generated(2, 2, ModeChoice::Gateway, Families::All).expect("topology");
-        let network = Network::build(&topology).expect("build");
+        let network = Network::build(&topology, || ()).expect("build");
         let [one, two] = ["n1", "n2"].map(|node| network.node("c1", node).expect("node"));
         let other = network.node("c2", "n1").expect("node");
         let near = one.add_pod("default/a").expect("pod");

@@ -18,7 +18,8 @@ pub(crate) const SECRET: &str = "floater-run";
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     pub(crate) cluster: String,
-    pub(crate) port: u16,
+    /// The URL of its API server.
+    pub(crate) server: String,
     pub(crate) token: String,
 }
 
@@ -32,11 +33,14 @@ pub(crate) fn kubeconfig(ca_pem: &str, accesses: &[Access]) -> String {
         let _ = writeln!(text, "current-context: {}", quoted(&first.cluster));
     }
     text.push_str("clusters:\n");
-    for Access { cluster, port, .. } in accesses {
+    for Access {
+        cluster, server, ..
+    } in accesses
+    {
         let name = quoted(cluster);
         let _ = write!(
             text,
-            "- name: {name}\n  cluster:\n    server: https://127.0.0.1:{port}\n    certificate-authority-data: {ca}\n"
+            "- name: {name}\n  cluster:\n    server: {server}\n    certificate-authority-data: {ca}\n"
         );
     }
     text.push_str("users:\n");
@@ -305,7 +309,7 @@ mod tests {
     fn a_kubeconfig_is_yaml_with_a_context_per_cluster() {
         let access = |name: &str, port| Access {
             cluster: name.to_owned(),
-            port,
+            server: format!("https://127.0.0.1:{port}/clusters/{name}"),
             token: format!("token-{name}"),
         };
         let text = kubeconfig("PEM", &[access("no", 1), access("7", 2)]);
@@ -314,7 +318,7 @@ mod tests {
         assert_eq!(read["contexts"][1]["name"], "7");
         assert_eq!(
             read["clusters"][1]["cluster"]["server"],
-            "https://127.0.0.1:2"
+            "https://127.0.0.1:2/clusters/7"
         );
         assert_eq!(read["users"][0]["user"]["token"], "token-no");
     }

@@ -60,6 +60,9 @@ pub struct ClusterStatus {
     pub family: String,
     /// Its API server.
     pub server: String,
+    /// Whether it has no kernel.
+    #[serde(rename = "virtual", default)]
+    pub is_virtual: bool,
     /// Its nodes.
     pub nodes: Vec<NodeStatus>,
 }
@@ -94,10 +97,51 @@ pub(crate) struct Order {
     pub(crate) caller: Caller,
 }
 
-/// The line on a lab's standard output.
+/// What a lab does while it comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Makes the APIs with their first objects; counted in clusters.
+    Apis,
+    /// Makes network namespaces and wires; counted in clusters.
+    Namespaces,
+    /// Plans, and writes NodeConfigs; counted in nodes.
+    Plan,
+    /// Starts pods; counted in clusters.
+    Pods,
+    /// Has kernels become what is planned; counted in nodes.
+    Settle,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Apis => "APIs of clusters",
+            Self::Namespaces => "networks of clusters",
+            Self::Plan => "nodes planned",
+            Self::Pods => "clusters with all pods ready",
+            Self::Settle => "nodes as planned",
+        })
+    }
+}
+
+/// How far a lab is in a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The phase.
+    pub phase: Phase,
+    /// How much of it is done.
+    pub done: usize,
+    /// Of how much.
+    pub of: usize,
+}
+
+/// The lines on a lab's standard output; all but the last are steps.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Ready {
+    /// It is so far.
+    Step(Step),
     /// It could not be built, and nothing is left of it.
     Failed(Error),
     /// Everything is ready.

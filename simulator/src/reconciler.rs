@@ -2,6 +2,7 @@
 //!
 //! It knows nothing but the objects of the APIs, and reaches the agents by NodeConfigs alone.
 
+mod generated;
 mod inputs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +15,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
 
+pub(crate) use generated::Configs;
 pub(crate) use inputs::Inputs;
 
 use crate::apiserver::{Event, EventKind, Resource, Store};
-use crate::freeze::Freezer;
+use crate::freeze::{Freezer, Frozen};
 use crate::objects;
 
 /// A member cluster as the reconciler sees it.
@@ -34,6 +36,19 @@ pub(crate) struct Reconciler {
     members: Vec<Member>,
     freezer: Arc<Freezer>,
     former: Mutex<Former>,
+    /// Where NodeConfigs are made when they are asked for; otherwise each is stored.
+    configs: Option<Arc<Configs>>,
+    /// What was planned last, and how often something was.
+    generated: Mutex<(Fleet, u64)>,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub(crate) enum Planned {
+    /// The plan that is written or stands already.
+    Stored(Plan),
+    /// NodeConfigs are made when they are asked for.
+    Generated,
 }
 
 /// Every object as it could be read last, by name.
@@ -51,6 +66,18 @@ impl Reconciler {
             members,
             freezer,
             former: Mutex::default(),
+            configs: None,
+            generated: Mutex::default(),
+        }
+    }
+
+    /// Has NodeConfigs made when they are asked for.
+    pub(crate) fn generating(self, configs: Arc<Configs>) -> Self {
+        self.root()
+            .generate(Resource::NODE_CONFIGS, configs.clone());
+        Self {
+            configs: Some(configs),
+            ..self
         }
     }
 
@@ -59,8 +86,75 @@ impl Reconciler {
         &self.members[0].store
     }
 
-    /// Elects everywhere, plans once, and writes what differs; the plan is what was written or stands already.
-    pub(crate) fn step(&self) -> Plan {
+    /// Elects everywhere, plans once, and writes what differs.
+    pub(crate) fn step(&self) -> Planned {
+        self.elect_all();
+        match &self.configs {
+            None => {
+                let planned = plan::plan(&self.fleet());
+                self.write(&planned);
+                Planned::Stored(planned)
+            }
+            Some(configs) => {
+                self.generate(configs);
+                Planned::Generated
+            }
+        }
+    }
+
+    /// Plans where something has changed, and says so in the NodeConfigs that are made of it.
+    fn generate(&self, configs: &Configs) {
+        let fleet = self.fleet();
+        let mut generated = self
+            .generated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_new = generated.1 == 0 || generated.0 != fleet;
+        let planner = if is_new {
+            let planner = configs.plan(&fleet);
+            *generated = (fleet, generated.1 + 1);
+            planner
+        } else {
+            match configs.planner() {
+                Some(planner) => planner,
+                None => return,
+            }
+        };
+        let frozen = self.freezer.now();
+        let root = self.root();
+        let (held, _) = root.list(Resource::NODE_CONFIGS, None);
+        let held = held
+            .iter()
+            .filter_map(|one| one["metadata"]["name"].as_str());
+        for name in held {
+            if planner.view(name).is_none() {
+                // Somebody else may have removed it meanwhile.
+                let _ = root.delete(Resource::NODE_CONFIGS, None, name);
+            }
+        }
+        for name in planner.nodes() {
+            let is_current = !is_new && root.is_stub(Resource::NODE_CONFIGS, None, name);
+            if is_current || self.is_frozen(&frozen, name) {
+                continue;
+            }
+            let put = root.put_stub(Resource::NODE_CONFIGS, None, name, generated.1);
+            if let Err(status) = put {
+                warn!(name, ?status, "cannot write a NodeConfig");
+            }
+        }
+    }
+
+    fn is_frozen(&self, frozen: &Frozen, name: &str) -> bool {
+        match self.root().get(Resource::CLUSTER_NODES, None, name) {
+            Some(node) => {
+                let text = |field: &str| node["spec"][field].as_str().unwrap_or_default();
+                frozen.node(text("clusterName"), text("nodeName"))
+            }
+            None => frozen.all,
+        }
+    }
+
+    fn elect_all(&self) {
         let mut by_cluster: BTreeMap<String, Vec<ClusterNode>> = BTreeMap::new();
         for node in self.fleet().cluster_nodes {
             let nodes = by_cluster.entry(node.spec.cluster_name.clone());
@@ -70,9 +164,6 @@ impl Reconciler {
             let mine = by_cluster.remove(&member.name).unwrap_or_default();
             self.elect(member, &mine);
         }
-        let planned = plan::plan(&self.fleet());
-        self.write(&planned);
-        planned
     }
 
     /// The gateway of a cluster is its first ready node by name, and stays it while it is ready.
@@ -119,13 +210,7 @@ impl Reconciler {
             warn!(%objection, "the plan cannot work as it is written");
         }
         let frozen = self.freezer.now();
-        let is_frozen = |name: &str| match self.root().get(Resource::CLUSTER_NODES, None, name) {
-            Some(node) => {
-                let text = |field: &str| node["spec"][field].as_str().unwrap_or_default();
-                frozen.node(text("clusterName"), text("nodeName"))
-            }
-            None => frozen.all,
-        };
+        let is_frozen = |name: &str| self.is_frozen(&frozen, name);
         let (objects, _) = self.root().list(Resource::NODE_CONFIGS, None);
         let held: BTreeMap<&str, &Arc<Value>> = objects
             .iter()
@@ -159,7 +244,7 @@ impl Reconciler {
     }
 
     /// Runs until it is dropped; `planned` is what [`step`](Self::step) came to last.
-    pub(crate) async fn run(self: Arc<Self>, mut planned: Plan, mut inputs: Inputs) {
+    pub(crate) async fn run(self: Arc<Self>, mut planned: Planned, mut inputs: Inputs) {
         let mut frozen = self.freezer.subscribe();
         loop {
             tokio::select! {
@@ -193,16 +278,26 @@ impl Reconciler {
         Fleet {
             clusters: read(root, Resource::CLUSTERS, &mut former.clusters),
             cluster_nodes: read(root, Resource::CLUSTER_NODES, &mut former.cluster_nodes),
-            node_configs: read(root, Resource::NODE_CONFIGS, &mut former.node_configs),
+            // Those that are generated say nothing new.
+            node_configs: match self.configs {
+                None => read(root, Resource::NODE_CONFIGS, &mut former.node_configs),
+                Some(_) => Vec::new(),
+            },
         }
     }
 }
 
 /// Whether a change of a NodeConfig is somebody else's: ours make it what is planned.
-fn is_foreign(event: &Event, planned: &Plan) -> bool {
+fn is_foreign(event: &Event, planned: &Planned, root: &Store) -> bool {
     let name = event.object["metadata"]["name"]
         .as_str()
         .unwrap_or_default();
+    let planned = match planned {
+        Planned::Stored(planned) => planned,
+        Planned::Generated => {
+            return !root.is_stub(Resource::NODE_CONFIGS, None, name);
+        }
+    };
     let wanted = planned.configs.get(name);
     match event.kind {
         EventKind::Added | EventKind::Modified => {

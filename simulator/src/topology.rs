@@ -53,6 +53,19 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// Makes every cluster a virtual one.
+    pub fn make_virtual(&mut self) {
+        for cluster in &mut self.clusters {
+            cluster.is_virtual = true;
+        }
+    }
+
+    /// Whether no cluster needs a kernel.
+    #[must_use]
+    pub fn is_virtual(&self) -> bool {
+        self.clusters.iter().all(|cluster| cluster.is_virtual)
+    }
+
     /// Whether floaters share the lab's process.
     #[must_use]
     pub fn shares_floaters(&self) -> bool {
@@ -85,6 +98,9 @@ pub struct Cluster {
     pub segment: Segment,
     /// How that segment behaves.
     pub underlay: Underlay,
+    /// Whether it has no kernel: its tables are computed, and its probes walked.
+    #[serde(rename = "virtual", default)]
+    pub is_virtual: bool,
 }
 
 /// A node to be built.
@@ -98,6 +114,14 @@ pub struct Node {
     pub ip6: Option<Ipv6Addr>,
     /// Its share of the cluster's pod prefixes, at most one per family, IPv4 first.
     pub pod_cidrs: Vec<IpNet>,
+}
+
+impl Cluster {
+    /// Whether its links have IPv6.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.family.has(Family::Ipv6)
+    }
 }
 
 impl Node {
@@ -127,7 +151,7 @@ pub struct Underlay {
 }
 
 /// How a cluster's nodes reach other clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Through the cluster's gateway node.
@@ -148,7 +172,7 @@ pub enum ModeChoice {
 }
 
 /// The families of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Families {
     /// Both.

@@ -22,7 +22,9 @@ use kube::api::{
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, EventKind, NoPods, PodDialer, Resource};
+use simulator::apiserver::{
+    ApiCluster, Connection, EventKind, NoPods, Options, PodDialer, Resource, Routes,
+};
 
 /// A client within the process.
 fn inside(cluster: &Arc<ApiCluster>) -> Client {
@@ -430,14 +432,16 @@ impl PodDialer for Pods {
         namespace: &'a str,
         pod: &'a str,
         port: u16,
-    ) -> BoxFuture<'a, io::Result<tokio::net::TcpStream>> {
+    ) -> BoxFuture<'a, io::Result<Connection>> {
         assert_eq!((namespace, pod), ("default", "p"));
         Box::pin(async move {
-            match port {
-                8889 => tokio::net::TcpStream::connect(self.plain).await,
-                8890 => tokio::net::TcpStream::connect(self.secure).await,
-                _ => Err(io::ErrorKind::ConnectionRefused.into()),
-            }
+            let address = match port {
+                8889 => self.plain,
+                8890 => self.secure,
+                _ => return Err(io::ErrorKind::ConnectionRefused.into()),
+            };
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            Ok(Connection::over(stream))
         })
     }
 
@@ -541,6 +545,100 @@ async fn requests_reach_pods_and_stream_both_ways() {
         pods.logs("p", &Default::default()).await.expect("a log"),
         "log of p\n"
     );
+}
+
+/// Two clusters behind one listener: each has its objects, its token and its room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clusters_that_share_a_listener_share_nothing_else() {
+    use base64::Engine as _;
+    let named = |name: &str| {
+        let cluster = ApiCluster::new(Options {
+            name: name.to_owned(),
+            uid: String::new(),
+            admin_token: format!("token-of-{name}"),
+            dialer: Arc::new(NoPods),
+        });
+        let object = json!({"metadata": {"name": format!("only-in-{name}")}});
+        let store = cluster.store();
+        store
+            .create(Resource::CONFIG_MAPS, Some("default"), object)
+            .expect("created");
+        cluster
+    };
+    let (tls, certificate) = tls::config();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let routes = Routes::by_name([named("a"), named("b")]);
+    tokio::spawn(routes.serve(listener, tls, std::future::pending::<()>()));
+    let authority = base64::engine::general_purpose::STANDARD.encode(&certificate);
+    let client = async |path: &str, token: &str| {
+        let kubeconfig = json!({
+            "current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+            "clusters": [{"name": "x", "cluster": {
+                "server": format!("https://{address}{path}"), "certificate-authority-data": authority,
+            }}],
+            "users": [{"name": "x", "user": {"token": token}}],
+        });
+        let kubeconfig = serde_json::from_value(kubeconfig).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
+        Client::try_from(config.expect("its context")).expect("a client")
+    };
+    let code = async |path: &str, token: &str| {
+        let maps: Api<ConfigMap> = Api::default_namespaced(client(path, token).await);
+        match maps.list(&ListParams::default()).await {
+            Ok(list) => list.items.iter().map(ResourceExt::name_any).collect(),
+            Err(kube::Error::Api(status)) => vec![format!("{} {}", status.code, status.reason)],
+            Err(other) => panic!("{path}: {other}"),
+        }
+    };
+    for name in ["a", "b"] {
+        let path = Routes::path(name);
+        let found = code(&path, &format!("token-of-{name}")).await;
+        assert_eq!(
+            found,
+            ["kube-root-ca.crt".to_owned(), format!("only-in-{name}")]
+        );
+    }
+    assert_eq!(
+        code("/clusters/b", "token-of-a").await,
+        ["401 Unauthorized"]
+    );
+    for path in ["/clusters/c", "/clusters", "", "/clusters/a/clusters/b"] {
+        let refused = code(path, "token-of-a").await;
+        assert_eq!(
+            refused[0].split(' ').next(),
+            Some("404"),
+            "{path}: {refused:?}"
+        );
+    }
+
+    // As many watches of one as it takes, and the other answers at once.
+    let flood = client("/clusters/a", "token-of-a").await;
+    let mut watches = Vec::new();
+    loop {
+        let request =
+            http::Request::get("/api/v1/configmaps?watch=1").body(kube::client::Body::empty());
+        let answer = flood
+            .send(request.expect("a request"))
+            .await
+            .expect("an answer");
+        if answer.status() == http::StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(answer.headers()["retry-after"], "1");
+            break;
+        }
+        assert_eq!(answer.status(), 200);
+        watches.push(answer);
+        assert!(watches.len() <= 1000, "nothing bounds them");
+    }
+    let started = std::time::Instant::now();
+    let found = code("/clusters/b", "token-of-b").await;
+    assert!(found.contains(&"only-in-b".to_owned()), "{found:?}");
+    assert!(started.elapsed() < Duration::from_secs(1));
+    drop(watches);
+    let found = code("/clusters/a", "token-of-a").await;
+    assert!(found.contains(&"only-in-a".to_owned()), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

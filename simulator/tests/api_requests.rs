@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, EventKind, NoPods, PodDialer, Resource};
+use simulator::apiserver::{ApiCluster, Connection, EventKind, NoPods, PodDialer, Resource};
 
 #[path = "api/tls.rs"]
 #[allow(dead_code, reason = "shared with tests that serve over TLS")]
@@ -390,7 +390,7 @@ impl PodDialer for Written {
         _: &'a str,
         _: &'a str,
         _: u16,
-    ) -> futures::future::BoxFuture<'a, std::io::Result<tokio::net::TcpStream>> {
+    ) -> futures::future::BoxFuture<'a, std::io::Result<Connection>> {
         Box::pin(async { Err(std::io::ErrorKind::ConnectionRefused.into()) })
     }
 

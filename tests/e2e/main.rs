@@ -8,3 +8,4 @@ mod field;
 mod inputs;
 mod kubectl;
 mod lifecycle;
+mod virtual_clusters;

@@ -19,6 +19,8 @@ use crate::server::Conn;
 pub struct Endpoint {
     /// `127.0.0.1:PORT`.
     pub address: String,
+    /// What the paths of the cluster begin with: empty, or `/clusters/NAME`.
+    pub base: String,
     /// The authority's certificate, PEM in base64 as kubeconfigs hold it.
     pub authority: String,
     /// The bearer token.
@@ -73,15 +75,20 @@ impl Endpoint {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let (address, base) = match address.split_once('/') {
+            Some((address, base)) => (address.to_owned(), format!("/{base}")),
+            None => (address, String::new()),
+        };
         Self {
             address,
+            base,
             authority,
             token,
             config: Arc::new(config),
         }
     }
 
-    /// The same cluster, reached at another address that proves itself by another authority.
+    /// The same cluster, reached at another address, with the base of its paths, that proves itself by another authority.
     #[must_use]
     pub fn moved(&self, address: String, authority: String) -> Self {
         Self::new(address, authority, self.token.clone())
@@ -90,7 +97,7 @@ impl Endpoint {
     /// As a kubeconfig's `cluster`.
     #[must_use]
     pub fn cluster(&self) -> Value {
-        json!({"server": format!("https://{}", self.address), "certificate-authority-data": self.authority})
+        json!({"server": format!("https://{}{}", self.address, self.base), "certificate-authority-data": self.authority})
     }
 
     /// Sends a request of its own connection; these headers beside the token.
@@ -107,7 +114,8 @@ impl Endpoint {
             ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
         let mut conn = Conn::over(Box::new(StreamOwned::new(session, stream)));
         let mut text = format!(
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\nContent-Length: {}\r\n",
+            "{method} {}{target} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\nContent-Length: {}\r\n",
+            self.base,
             self.address,
             self.token,
             body.len()

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use simulator::control::{self, Caller};
+use simulator::control::{self, Caller, Phase, Step};
 use simulator::topology::{self, Topology};
 
 use crate::cli::sim::{Families, Mode, Shape};
@@ -86,7 +86,12 @@ pub async fn build(
     }
     let building = {
         let name = name.clone();
-        tokio::task::spawn_blocking(move || control::up(&topology, Some(&name), &caller, tied))
+        tokio::task::spawn_blocking(move || {
+            let mut told = Told::new(name.clone(), progress);
+            control::up_with(&topology, Some(&name), &caller, tied, |step| {
+                told.step(step)
+            })
+        })
     };
     let mut building = std::pin::pin!(building);
     let built = tokio::select! {
@@ -109,9 +114,52 @@ pub async fn build(
     }
     let lab = built?;
     progress.say(format_args!(
-        "{name}: every kernel is as planned, every pod is ready"
+        "{name}: every node is as planned, every pod is ready"
     ));
     Ok(lab)
+}
+
+/// What was said of a fleet that is coming up.
+struct Told {
+    name: String,
+    progress: Progress,
+    phase: Option<(Phase, Instant)>,
+}
+
+impl Told {
+    fn new(name: String, progress: Progress) -> Self {
+        Self {
+            name,
+            progress,
+            phase: None,
+        }
+    }
+
+    /// Says how far a phase is, and how long it will go on at its rate so far.
+    fn step(&mut self, step: &Step) {
+        let Step { phase, done, of } = step;
+        let since = match self.phase {
+            Some((current, since)) if current == *phase => since,
+            _ => {
+                let now = Instant::now();
+                self.phase = Some((*phase, now));
+                now
+            }
+        };
+        let name = &self.name;
+        if done >= of {
+            self.progress
+                .say(format_args!("{name}: {phase} {done}/{of}"));
+            return;
+        }
+        let taken = since.elapsed().as_secs_f64();
+        if *done > 0 && taken > 0.5 {
+            let left = taken * (of - done) as f64 / *done as f64;
+            let left = left.ceil();
+            self.progress
+                .say(format_args!("{name}: {phase} {done}/{of}, {left} s left"));
+        }
+    }
 }
 
 /// A fleet of this command's own.

@@ -25,16 +25,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::engine::Kernel;
+use super::engine::{Kernel, Network};
 use super::guests::{Lobby, Place};
 use super::nonces::Nonces;
 use super::plans::Plans;
-use super::{Config, Error, Sockets, check, now_ms};
+use super::{Config, Error, check, now_ms};
 use crate::wire::{
     AUTH_HEADER, Audience, CAPABILITIES, Expectation, Info, Refusal, SignedRequest, Tables,
     VERSION, seal,
@@ -59,7 +60,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) struct Api {
     config: Arc<Config>,
     audience: Audience,
-    sockets: Arc<dyn Sockets>,
+    network: Network,
     started_ms: u64,
     /// What the kernel had counted when it started.
     kernel: Kernel,
@@ -94,12 +95,12 @@ pub(super) async fn serve(listener: TcpListener, api: Arc<Api>) {
 
 impl Api {
     /// The API of a floater that starts now.
-    pub(super) fn new(config: Arc<Config>, sockets: Arc<dyn Sockets>) -> Self {
+    pub(super) fn new(config: Arc<Config>, network: Network) -> Self {
         Self {
             audience: config.audience(),
             config,
-            kernel: Kernel::read(&*sockets),
-            sockets,
+            kernel: network.kernel(),
+            network,
             started_ms: now_ms(),
             nonces: Mutex::new(Nonces::default()),
             plans: Plans::new(),
@@ -136,6 +137,14 @@ impl Api {
             }
             Err(_) => return,
         };
+        self.exchange(stream, place).await;
+    }
+
+    /// Answers one request over a stream.
+    pub(super) async fn exchange<S>(self: &Arc<Self>, stream: S, place: Arc<Place>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let service = service_fn(|request| {
             let (api, place) = (Arc::clone(self), Arc::clone(&place));
             async move { Ok::<_, Infallible>(api.answer(request, &place).await) }
@@ -309,10 +318,10 @@ impl Api {
     }
 
     async fn info(&self) -> Info {
-        let sockets = Arc::clone(&self.sockets);
+        let network = self.network.clone();
         let mut health = self.plans.health();
         // Somebody may have to go to the floater's network for it.
-        if let Ok(now) = tokio::task::spawn_blocking(move || Kernel::read(&*sockets)).await {
+        if let Ok(now) = tokio::task::spawn_blocking(move || network.kernel()).await {
             self.kernel.since(&now, &mut health);
         }
         Info {
@@ -330,10 +339,10 @@ impl Api {
 
     /// The tables, or what differs from those that are expected.
     async fn tables(&self, expected: Option<Expectation>) -> Result<Whole, Refused> {
-        let sockets = Arc::clone(&self.sockets);
+        let network = self.network.clone();
         let node = self.config.node.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let (mut state, missing) = sockets.inspect()?;
+            let (mut state, missing) = network.inspect()?;
             let differences = expected
                 .map(|expected| {
                     let digester = Digester::like(expected.key, &expected.digest);
@@ -370,7 +379,7 @@ impl Api {
         tracing::info!(run = %checked.plan.run, probes = checked.plan.probes.len(), "probing");
         let transcript =
             crate::wire::Transcript::new(&self.config.run_key, self.audience.clone(), signed.nonce);
-        let lines = stream::lines(checked, Arc::clone(&self.sockets), place, transcript);
+        let lines = stream::lines(checked, self.network.clone(), place, transcript);
         let mut response = Response::new(lines);
         response.headers_mut().insert(
             CONTENT_TYPE,

@@ -8,20 +8,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datapath::state::Family;
+use datapath::state::{Family, NodeState};
 use tokio::sync::mpsc;
 
 use super::check::Checked;
 use super::connections::Connections;
 use super::echo::Echo;
 use super::plans::{Place, Secret};
+use super::walked::{self, Walked};
 use super::{Sockets, starvation};
 use crate::probe::icmp::Mark;
 use crate::session::{Command, Input, Lane, Limits, Session, TICK, Token};
 use crate::wire::{CONNECTIONS, Event, Failure, Health, Plan, Protocol};
 
 /// Runs a plan to its end, or until nobody listens any more.
-pub(super) async fn run(
+async fn run(
     checked: Checked,
     sockets: &Arc<dyn Sockets>,
     place: &Place,
@@ -63,6 +64,44 @@ pub(super) async fn run(
     }
 }
 
+/// What a floater stands in.
+#[derive(Clone)]
+pub(super) enum Network {
+    /// One that sockets lead to.
+    Sockets(Arc<dyn Sockets>),
+    /// One that is computed.
+    Walked(Arc<dyn Walked>),
+}
+
+impl Network {
+    /// What its kernel counts; nothing where there is none.
+    pub(super) fn kernel(&self) -> Kernel {
+        match self {
+            Self::Sockets(sockets) => Kernel::read(&**sockets),
+            Self::Walked(_) => Kernel {
+                run_queue_delay_us: None,
+                accept_queue_overflows: None,
+            },
+        }
+    }
+
+    /// Its tables, and in words what of them could not be read. Blocks.
+    pub(super) fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
+        match self {
+            Self::Sockets(sockets) => sockets.inspect(),
+            Self::Walked(network) => network.inspect(),
+        }
+    }
+
+    /// Runs a plan to its end, or until nobody listens any more.
+    pub(super) async fn run(&self, checked: Checked, place: &Place, events: &mpsc::Sender<Event>) {
+        match self {
+            Self::Sockets(sockets) => run(checked, sockets, place, events).await,
+            Self::Walked(network) => walked::run(checked, network, place, events).await,
+        }
+    }
+}
+
 /// What the kernel counts beside the engine.
 pub(super) struct Kernel {
     run_queue_delay_us: Option<u64>,
@@ -70,7 +109,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn read(sockets: &dyn Sockets) -> Self {
+    fn read(sockets: &dyn Sockets) -> Self {
         Self {
             run_queue_delay_us: starvation::run_queue_delay_us(),
             accept_queue_overflows: sockets.accept_queue_overflows().ok(),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
@@ -92,7 +92,7 @@ async fn serve(listener: TcpListener, config: Arc<Config>) {
                 connections.spawn(async move {
                     tokio::select! {
                         _ = gone => {}
-                        _ = tokio::time::timeout(2 * PATIENCE, answer(stream, &config)) => {}
+                        _ = tokio::time::timeout(2 * PATIENCE, connection(stream, &config)) => {}
                     }
                     drop(place);
                 });
@@ -106,9 +106,17 @@ async fn serve(listener: TcpListener, config: Arc<Config>) {
     }
 }
 
-async fn answer(mut stream: TcpStream, config: &Config) -> io::Result<()> {
+async fn connection(stream: TcpStream, config: &Config) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let at = stream.local_addr()?;
+    answer(stream, config, at).await
+}
+
+/// Answers what comes over a connection that came in at an address.
+pub(super) async fn answer<S>(mut stream: S, config: &Config, at: SocketAddr) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let response = match tokio::time::timeout(PATIENCE, head(&mut stream)).await {
         Ok(Ok(head)) => respond(&head, config, at),
         Ok(Err(error)) => return Err(error),
@@ -129,7 +137,7 @@ async fn answer(mut stream: TcpStream, config: &Config) -> io::Result<()> {
 }
 
 /// Reads until the empty line, the end, or too much.
-async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut part = [0; 1024];
     loop {
@@ -147,7 +155,7 @@ async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// The response to the head of a request that came in at an address.
-fn respond(head: &[u8], config: &Config, at: SocketAddr) -> String {
+pub(super) fn respond(head: &[u8], config: &Config, at: SocketAddr) -> String {
     let bad = |why| response("400 Bad Request", "text/plain", why);
     if head.len() > LONGEST {
         return response(

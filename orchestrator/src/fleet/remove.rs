@@ -144,7 +144,7 @@ impl Ledger {
         }
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         let names: Vec<String> = entries.iter().map(|entry| entry.cluster.clone()).collect();
-        let at_once = Descriptors::shared(descriptors::raise(), entries.len()).clusters;
+        let at_once = Descriptors::shared(descriptors::raise()).clusters;
         let results = concurrently(entries, at_once, |entry| async move {
             tokio::time::timeout_at(deadline, entry.remove())
                 .await

@@ -1,4 +1,4 @@
-//! A client of one context: bounded connections, a time limit for making one, no retry and no log of its own.
+//! A client of one context: connections that it shares with others behind the same authority ([`pool`](super::pool)), a time limit for making one, no retry and no log of its own.
 //!
 //! `kube`'s ready-made stack keeps as many idle connections as were ever used at once, which a fleet of thousands cannot
 //! afford, retries fifteen times what here is a value at once, and resolves names without asking who may be connected to.
@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use hyper_rustls::FixedServerNameResolver;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
@@ -14,8 +15,10 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
+use super::pool::{Http, Key, Pool};
 use super::reach::{Reach, Resolver};
 use super::{Entry, plugin, tls};
 
@@ -35,7 +38,7 @@ struct Tls {
 }
 
 impl Entry {
-    /// A client for it; its exec plugin is run once for that.
+    /// A client for it, whose authority keeps at most `idle` unused connections; its exec plugin is run once for that.
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
@@ -61,53 +64,91 @@ impl Entry {
             }
             None => (*self.user).clone(),
         };
+        let trust = self.trust()?;
+        let key = self.key(&server, &trust, &user, proxy.as_ref(), &reach);
+        let pool = Pool::of(key, || {
+            let name = self.cluster.tls_server_name.clone();
+            let name = name.map(ServerName::try_from).transpose();
+            let name = name.map_err(|_| "its tls-server-name is not the name of a server");
+            let tls = Tls {
+                config: tls::client_config(trust, &user)?,
+                name: name?,
+                idle,
+            };
+            through(tls, proxy, reach).map_err(|_| "the TLS of its proxy cannot be used".to_owned())
+        })?;
         let mut config = kube::Config::new(server);
-        let name = self.cluster.tls_server_name.clone();
-        let name = name.map(ServerName::try_from).transpose();
-        let tls = Tls {
-            config: tls::client_config(self.trust()?, &user)?,
-            name: name.map_err(|_| "its tls-server-name is not the name of a server".to_owned())?,
-            idle,
-        };
         config.auth_info = user;
-        through(&config, tls, proxy, reach).map_err(|error| match error {
+        authenticated(&config, pool).map_err(|error| match error {
             kube::Error::Auth(_) => "its credentials cannot be sent".to_owned(),
-            kube::Error::RustlsTls(_) => "the TLS of its proxy cannot be used".to_owned(),
             _ => "no client can be made of its kubeconfig".to_owned(),
         })
     }
+
+    /// With whom it can share connections.
+    fn key(
+        &self,
+        server: &http::Uri,
+        trust: &tls::Trust,
+        user: &kube::config::AuthInfo,
+        proxy: Option<&Intercept>,
+        reach: &Reach,
+    ) -> Key {
+        use secrecy::ExposeSecret as _;
+        let scheme = server.scheme_str().unwrap_or("http");
+        let port = server.port_u16().unwrap_or(match scheme {
+            "https" => 443,
+            _ => 80,
+        });
+        let host = server.host().unwrap_or_default().to_ascii_lowercase();
+        let certificate = user.client_certificate_data.clone();
+        let private = user.client_key_data.as_ref();
+        Key {
+            authority: format!("{scheme}://{host}:{port}"),
+            proxy: proxy.map(|proxy| {
+                let [user, password] = proxy.raw_auth().map_or(["", ""], |(u, p)| [u, p]);
+                let basic = proxy.basic_auth().map(http::HeaderValue::as_bytes);
+                format!("{} {user} {password} {basic:?}", proxy.uri())
+            }),
+            trust: trust.clone(),
+            name: self.cluster.tls_server_name.clone(),
+            identity: certificate.zip(private.map(|key| key.expose_secret().to_owned())),
+            reach: reach.clone(),
+        }
+    }
 }
 
-/// A client over the proxy, if there is one. The proxy is the operator's choice, so `reach` does not bind it.
-fn through(
-    config: &kube::Config,
-    tls: Tls,
-    proxy: Option<Intercept>,
-    reach: Reach,
-) -> Result<kube::Client, kube::Error> {
+/// A client whose requests carry the user's credentials.
+fn authenticated(config: &kube::Config, pool: Pool) -> Result<kube::Client, kube::Error> {
+    let impersonating = config.extra_headers_layer()?.layer(pool);
+    let authenticated = tower::util::option_layer(config.auth_layer()?).layer(impersonating);
+    let service = config.base_uri_layer().layer(authenticated);
+    Ok(kube::Client::new(service, config.default_namespace.clone()))
+}
+
+/// Connections over the proxy, if there is one. The proxy is the operator's choice, so `reach` does not bind it.
+fn through(tls: Tls, proxy: Option<Intercept>, reach: Reach) -> Result<Http, kube::Error> {
     let Some(proxy) = proxy else {
-        return connect(config, tls, tcp(reach));
+        return Ok(connect(tls, tcp(reach)));
     };
     let tcp = tcp(Reach::Everywhere);
-    match proxy.uri().scheme_str() {
+    Ok(match proxy.uri().scheme_str() {
         Some("socks5" | "socks5h") => {
             let socks = SocksV5::new(proxy.uri().clone(), tcp);
             match proxy.raw_auth() {
-                Some((user, password)) => connect(
-                    config,
-                    tls,
-                    socks.with_auth(user.to_owned(), password.to_owned()),
-                ),
-                None => connect(config, tls, socks),
+                Some((user, password)) => {
+                    connect(tls, socks.with_auth(user.to_owned(), password.to_owned()))
+                }
+                None => connect(tls, socks),
             }
         }
         Some("https") => {
             let to_proxy = kube::Config::new(proxy.uri().clone())
                 .rustls_https_connector_with_connector(tcp)?;
-            connect(config, tls, tunnel(&proxy, to_proxy))
+            connect(tls, tunnel(&proxy, to_proxy))
         }
-        _ => connect(config, tls, tunnel(&proxy, tcp)),
-    }
+        _ => connect(tls, tunnel(&proxy, tcp)),
+    })
 }
 
 fn tunnel<C>(proxy: &Intercept, inner: C) -> Tunnel<C> {
@@ -126,7 +167,7 @@ fn tcp(reach: Reach) -> HttpConnector<Resolver> {
     tcp
 }
 
-fn connect<C>(config: &kube::Config, tls: Tls, connector: C) -> Result<kube::Client, kube::Error>
+fn connect<C>(tls: Tls, connector: C) -> Http
 where
     C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
     C::Response: hyper::rt::Read
@@ -153,11 +194,11 @@ where
         .pool_timer(hyper_util::rt::TokioTimer::new())
         .http1_max_buf_size(MAX_HEAD)
         .build::<_, kube::client::Body>(tls)
+        .map_response(|response| {
+            response.map(|body: hyper::body::Incoming| body.map_err(BoxError::from).boxed_unsync())
+        })
         .map_err(BoxError::from);
-    let impersonating = config.extra_headers_layer()?.layer(http);
-    let authenticated = tower::util::option_layer(config.auth_layer()?).layer(impersonating);
-    let service = config.base_uri_layer().layer(authenticated);
-    Ok(kube::Client::new(service, config.default_namespace.clone()))
+    BoxCloneSyncService::new(http)
 }
 
 /// The proxy that the environment has for a server, by the rules that kubectl has from Go: `ALL_PROXY` is none of its
@@ -310,6 +351,116 @@ mod tests {
                 "{head}"
             );
             assert!(head.contains("impersonate-user: root"), "{head}");
+        }
+    }
+
+    /// Which of a file's contexts share connections: `a` has a cluster and a user of the first, and one change in each.
+    #[test]
+    fn connections_are_shared_by_whoever_connects_in_the_same_way() {
+        let key = |cluster: &str, user: &str| {
+            let text = format!(
+                "clusters: [{{name: c, cluster: {{{cluster}}}}}]\n\
+                 users: [{{name: u, user: {{{user}}}}}]\n\
+                 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n"
+            );
+            let file = super::super::parse(&text, "f.yaml", None).expect("it is good");
+            let entry = file.select("x").expect("it is good").entry;
+            let server: http::Uri = entry.server().parse().expect("a URL");
+            let proxy = entry.cluster.proxy_url.as_ref().and_then(|named| {
+                let matcher = Matcher::builder().all(named.as_str()).build();
+                matcher.intercept(&server)
+            });
+            let trust = entry.trust().expect("it is good");
+            let reach = Reach::Everywhere;
+            entry.key(&server, &trust, &entry.user, proxy.as_ref(), &reach)
+        };
+        let plain = "server: 'https://fleet.example/clusters/c1', insecure-skip-tls-verify: true";
+        let first = key(plain, "token: a");
+        for (cluster, user) in [
+            (plain, "token: b"),
+            (plain, "username: u, password: p, as: root"),
+            (
+                "server: 'https://FLEET.example:443/clusters/c2?x', insecure-skip-tls-verify: true",
+                "token: c",
+            ),
+        ] {
+            assert!(key(cluster, user) == first, "{cluster} {user}");
+        }
+        for cluster in [
+            "server: 'https://fleet.example:444/clusters/c1', insecure-skip-tls-verify: true",
+            "server: 'http://fleet.example:443/clusters/c1', insecure-skip-tls-verify: true",
+            "server: 'https://other.example/clusters/c1', insecure-skip-tls-verify: true",
+            "server: 'https://fleet.example/clusters/c1'",
+            "server: 'https://fleet.example/clusters/c1', insecure-skip-tls-verify: true, tls-server-name: x.example",
+            "server: 'https://fleet.example/clusters/c1', insecure-skip-tls-verify: true, proxy-url: 'http://proxy:1'",
+            "server: 'https://fleet.example/clusters/c1', insecure-skip-tls-verify: true, proxy-url: 'http://u:p@proxy:1'",
+        ] {
+            assert!(key(cluster, "token: a") != first, "{cluster}");
+        }
+        let certificate =
+            |data: &str| format!("client-certificate-data: {data}, client-key-data: {data}");
+        let (one, other) = (
+            key(plain, &certificate("YQ==")),
+            key(plain, &certificate("Yg==")),
+        );
+        assert!(one != first && one != other);
+    }
+
+    /// Many clusters behind one address are asked over one connection, as long as they are asked one after the other.
+    #[tokio::test]
+    async fn clusters_behind_one_proxy_share_a_connection() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback");
+        let port = listener.local_addr().expect("bound").port();
+        let names = || (0..50).map(|number| format!("c{number}"));
+        let list = |entry: &dyn Fn(&str) -> String| {
+            names()
+                .map(|name| entry(&name))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let text = format!(
+            "clusters: [{}]\nusers: [{}]\ncontexts: [{}]\n",
+            list(&|c| format!(
+                "{{name: {c}, cluster: {{server: 'http://127.0.0.1:{port}/clusters/{c}'}}}}"
+            )),
+            list(&|c| format!("{{name: {c}, user: {{token: of-{c}}}}}")),
+            list(&|c| format!("{{name: {c}, context: {{cluster: {c}, user: {c}}}}}")),
+        );
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client comes");
+            let mut heads = Vec::new();
+            for _ in names() {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("it asks on"));
+                }
+                heads.push(String::from_utf8(head).expect("text"));
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+                stream.write_all(answer).await.expect("it listens");
+            }
+            heads
+        });
+        let file = super::super::parse(&text, "f.yaml", None).expect("it is good");
+        let mut clients = Vec::new();
+        for name in names() {
+            let selected = file.select(&name).expect("it is good");
+            clients.push(selected.client(8).await.expect("it is good"));
+        }
+        for client in &clients {
+            let request = http::Request::get("/version").body(Vec::new());
+            client
+                .request_text(request.expect("good"))
+                .await
+                .expect("it answers");
+        }
+        for (head, name) in server.await.expect("no panic").iter().zip(names()) {
+            let line = format!("GET /clusters/{name}/version HTTP/1.1");
+            assert!(head.starts_with(&line), "{head}");
+            let token = format!("authorization: bearer of-{name}\r\n");
+            assert!(head.to_lowercase().contains(&token), "{head}");
         }
     }
 }

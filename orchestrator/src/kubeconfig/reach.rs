@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use hyper_util::client::legacy::connect::dns::Name;
 
 /// What an address is, where it does not belong to some other machine of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Local {
     /// This machine itself.
     Loopback,
@@ -90,7 +90,7 @@ impl Local {
 }
 
 /// Which [`Local`] addresses may be connected to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Reach {
     /// All: an operator's own file is obeyed.
     Everywhere,

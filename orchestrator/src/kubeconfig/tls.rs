@@ -32,6 +32,7 @@ pub(crate) use verifier::Rule;
 use verifier::{Authority, Unverified, Verifier};
 
 /// Whom a client believes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Trust {
     /// These certificates, DER: the kubeconfig's certificate authority.
     Authorities(Vec<Vec<u8>>),

@@ -102,7 +102,7 @@ pub(super) async fn prepare(context: &Context, targets: Vec<Target>) -> Result<F
         });
     }
     let names: Vec<String> = open.iter().map(|cluster| cluster.name.clone()).collect();
-    let at_once = context.shares(open.len()).clusters;
+    let at_once = context.shares().clusters;
     let done = concurrently(open, at_once, |cluster| {
         let context = context.clone();
         let (fleet, expected) = (Arc::clone(&fleet), Arc::clone(&expected));
@@ -486,7 +486,7 @@ pub(super) async fn sweep(context: &Context, force: bool) -> Result<Swept, Error
     if open.is_empty() {
         return Err(nobody(&silent));
     }
-    let at_once = context.shares(open.len()).clusters;
+    let at_once = context.shares().clusters;
     let swept = concurrently(open, at_once, |cluster| {
         let context = context.clone();
         async move { sweep_one(&context, &cluster.name, &cluster.api, force).await }

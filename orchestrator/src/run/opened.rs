@@ -1,7 +1,7 @@
 //! Clusters that answered: who they are, what they hold of the fleet's intent, and their floaters' answers if they stand
 //! ready. Nothing here changes anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::ask::{Asked, ask};
 use super::expected::Expectations;
 use super::{Context, Progress};
 use crate::Error;
+use crate::descriptors::Descriptors;
 use crate::fleet::api::Api;
 use crate::fleet::budget::Budget;
 use crate::fleet::concurrently;
@@ -193,19 +194,17 @@ async fn look_at(context: &Context, targets: Vec<Target>) -> Vec<Looked> {
         None => FIRST_ANSWER,
     };
     let first = Arc::new(FirstAnswer::new(alone, others));
-    let shares = context.shares(targets.len());
-    let results = concurrently(targets.clone(), shares.clusters, |target| {
+    let authorities: HashSet<_> = targets.iter().filter_map(Target::authority).collect();
+    let idle = Descriptors::idle(context.limit, targets.len(), authorities.len());
+    let results = concurrently(targets.clone(), context.shares().clusters, |target| {
         let context = context.clone();
         let (patience, first) = (Arc::clone(&patience), Arc::clone(&first));
         async move {
-            tokio::time::timeout_at(
-                deadline,
-                open(&context, &target, &patience, &first, shares.idle),
-            )
-            .await
-            .unwrap_or_else(|_| {
-                Err("half of the run's time (--timeout) was up before it answered".to_owned())
-            })
+            tokio::time::timeout_at(deadline, open(&context, &target, &patience, &first, idle))
+                .await
+                .unwrap_or_else(|_| {
+                    Err("half of the run's time (--timeout) was up before it answered".to_owned())
+                })
         }
     })
     .await;

@@ -302,6 +302,9 @@ async fn resource(
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let media = media_type(&parts.headers);
+    if let Some(name) = name {
+        store.materialize(served.resource, namespace, name);
+    }
     let write = Write {
         store,
         served,

@@ -73,14 +73,13 @@ pub(crate) async fn forward(
     let unreachable = |error: std::io::Error| {
         Status::unavailable(format!("error trying to reach service: {error}"))
     };
-    let stream = cluster
+    let connection = cluster
         .dialer
         .dial(namespace, name, port)
         .await
         .map_err(unreachable)?;
-    // Small requests that wait for each other suffer from the delay; failing to turn it off costs only that.
-    let _ = stream.set_nodelay(true);
-    if tls {
+    let stream = connection.transport;
+    if tls && !connection.is_within {
         let server = ServerName::try_from("pod.invalid").map_err(|error| {
             Status::unavailable(format!("error trying to reach service: {error}"))
         })?;

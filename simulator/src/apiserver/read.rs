@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::{self, Body};
+use super::generated::is_stub;
 use super::kinds::Served;
 use super::request::{Accept, Form, Query};
 use super::selector::Selector;
@@ -161,13 +162,18 @@ impl Read<'_> {
         let metadata = table::list_metadata(version, more);
         let r = self.served.resource;
         let value = match self.accept.form {
-            Form::Table => table::table(
-                self.served,
-                objects.iter().map(|object| &**object),
-                metadata,
-                Include::of(self.query),
-                true,
-            ),
+            Form::Table => {
+                let include = Include::of(self.query);
+                let shown: Vec<Arc<Value>> = match include {
+                    Include::Object => {
+                        let objects = objects.iter();
+                        objects.map(|object| self.store.whole(r, object)).collect()
+                    }
+                    _ => objects.to_vec(),
+                };
+                let shown = shown.iter().map(|object| &**object);
+                table::table(self.served, shown, metadata, include, true)
+            }
             Form::PartialList | Form::Partial => json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "items": objects.iter().map(|object| table::partial(object)).collect::<Vec<_>>(),
@@ -177,6 +183,9 @@ impl Read<'_> {
                 let head = json!({
                     "kind": format!("{}List", r.kind), "apiVersion": r.api_version(), "metadata": metadata,
                 });
+                if objects.iter().any(|object| is_stub(object)) {
+                    return self.stream(&head, objects.to_vec(), bare);
+                }
                 if !self.accept.yaml {
                     return answer::bytes(
                         200,
@@ -190,6 +199,33 @@ impl Read<'_> {
             }
         };
         answer::object(200, &value, self.accept)
+    }
+
+    /// A list whose objects are made one after the other, as they are read.
+    fn stream(&self, head: &Value, objects: Vec<Arc<Value>>, bare: bool) -> Response<Body> {
+        let mut start = head.to_string();
+        start.pop();
+        start.push_str(",\"items\":[");
+        let (store, resource) = (self.store.clone(), self.served.resource);
+        let version = resource.api_version();
+        let items = objects.into_iter().enumerate().map(move |(at, stub)| {
+            let mut text = Vec::new();
+            if at > 0 {
+                text.push(b',');
+            }
+            item_text(&mut text, &store.whole(resource, &stub), bare, &version);
+            Bytes::from(text)
+        });
+        let parts = std::iter::once(Bytes::from(start))
+            .chain(items)
+            .chain(std::iter::once(Bytes::from_static(b"]}\n")));
+        let frames = stream::iter(parts.map(|part| Ok::<_, answer::BodyError>(Frame::data(part))));
+        let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        response.headers_mut().insert(
+            http::header::CONTENT_TYPE,
+            http::HeaderValue::from_static("application/json"),
+        );
+        response
     }
 
     /// GET with `watch`.
@@ -379,29 +415,34 @@ fn list_text(head: &Value, objects: &[Arc<Value>], bare: bool, version: &str) ->
         if at > 0 {
             text.push(b',');
         }
-        text.push(b'{');
-        let mut first = true;
-        for (name, value) in object.as_object().into_iter().flatten() {
-            if bare && matches!(name.as_str(), "kind" | "apiVersion") {
-                continue;
-            }
-            if !first {
-                text.push(b',');
-            }
-            first = false;
-            text.extend_from_slice(Value::from(name.as_str()).to_string().as_bytes());
-            text.push(b':');
-            if name == "apiVersion" {
-                text.extend_from_slice(Value::from(version).to_string().as_bytes());
-            } else {
-                // Writing to memory does not fail, and values have text keys only.
-                let _ = serde_json::to_writer(&mut text, value);
-            }
-        }
-        text.push(b'}');
+        item_text(&mut text, object, bare, version);
     }
     text.extend_from_slice(b"]}\n");
     text
+}
+
+/// Writes an object of a list.
+fn item_text(text: &mut Vec<u8>, object: &Value, bare: bool, version: &str) {
+    text.push(b'{');
+    let mut first = true;
+    for (name, value) in object.as_object().into_iter().flatten() {
+        if bare && matches!(name.as_str(), "kind" | "apiVersion") {
+            continue;
+        }
+        if !first {
+            text.push(b',');
+        }
+        first = false;
+        text.extend_from_slice(Value::from(name.as_str()).to_string().as_bytes());
+        text.push(b':');
+        if name == "apiVersion" {
+            text.extend_from_slice(Value::from(version).to_string().as_bytes());
+        } else {
+            // Writing to memory does not fail, and values have text keys only.
+            let _ = serde_json::to_writer(&mut *text, value);
+        }
+    }
+    text.push(b'}');
 }
 
 /// A watch that somebody reads.
@@ -437,7 +478,11 @@ impl Stream {
             && self.selector.matches(object)
     }
 
-    fn push(&mut self, kind: &str, object: &Value) {
+    fn push(&mut self, kind: &str, object: &Arc<Value>) {
+        let object = &*match self.form {
+            Form::Table | Form::Partial | Form::PartialList => object.clone(),
+            _ => self.store.whole(self.served.resource, object),
+        };
         let version = &object["metadata"]["resourceVersion"];
         let shown = match self.form {
             Form::Table => {
@@ -521,7 +566,7 @@ impl Stream {
                     // It left the selection: reported as it was, at the version at which it left.
                     let mut last = change.before.as_deref().cloned().unwrap_or_default();
                     last["metadata"]["resourceVersion"] = change.version.to_string().into();
-                    self.push("DELETED", &last);
+                    self.push("DELETED", &Arc::new(last));
                 }
                 (false, false) => {}
             }

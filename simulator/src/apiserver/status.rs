@@ -157,6 +157,14 @@ impl Status {
         )
     }
 
+    /// 404 of everything below the path of a cluster that is not there.
+    pub fn no_such_cluster(name: &str) -> Self {
+        Self {
+            details: json!({"name": name, "kind": "clusters"}),
+            ..Self::new(404, "NotFound", format!("clusters {name:?} not found"))
+        }
+    }
+
     /// 405.
     pub fn method_not_allowed() -> Self {
         Self::generic(
@@ -233,6 +241,18 @@ impl Status {
                 "the body of the request was in an unknown format - accepted media types include: {accepted}"
             ),
         )
+    }
+
+    /// 429: the cluster has as many requests as it takes at a time.
+    pub fn too_many_requests() -> Self {
+        Self {
+            details: json!({"retryAfterSeconds": 1}),
+            ..Self::new(
+                429,
+                "TooManyRequests",
+                "too many requests, please try again later",
+            )
+        }
     }
 
     /// 422 of an object.

@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
+use super::generated::Generator;
 use super::kinds::{self, Served};
 use super::resource::Resource;
 use super::status::Status;
 use super::watch::Watch;
 use super::{crd, ids};
 
-/// How many changes a watch may lag behind before it has to list again.
+/// How many changes a watch may lag behind before it has to list again, where nobody says otherwise.
 const LOG: usize = 1024;
 
 /// The objects of one cluster.
@@ -27,14 +28,17 @@ pub struct Store {
 }
 
 /// What the lock guards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inner {
+    /// How many changes are kept.
+    most: usize,
     version: u64,
     /// Changes up to this version are no longer in the log.
     forgotten: u64,
     tables: BTreeMap<Table, BTreeMap<String, Arc<Value>>>,
     log: VecDeque<Change>,
     custom: BTreeMap<Table, Vec<Arc<Served>>>,
+    pub(super) generators: BTreeMap<Table, Arc<dyn Generator>>,
 }
 
 /// Group and plural.
@@ -104,6 +108,15 @@ impl Store {
         result
     }
 
+    /// Keeps so many changes from now on, at least one: a watch that lags further behind has to list again. Each change holds an object
+    /// as it was and as it is.
+    pub fn keep_changes(&self, most: usize) {
+        let mut inner = self.lock();
+        inner.most = most.max(1);
+        inner.trim(most.max(1));
+        inner.log.shrink_to_fit();
+    }
+
     /// The version of the last change.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -118,10 +131,12 @@ impl Store {
         namespace: Option<&str>,
         name: &str,
     ) -> Option<Arc<Value>> {
-        self.lock().get(resource, &key(namespace, name)).cloned()
+        let object = self.lock().get(resource, &key(namespace, name)).cloned()?;
+        Some(self.whole(resource, &object))
     }
 
-    /// The objects of a kind, in all namespaces if none is given, and the version of the list.
+    /// The objects of a kind, in all namespaces if none is given, and the version of the list. Those that are generated have only
+    /// metadata here.
     #[must_use]
     pub fn list(&self, resource: Resource, namespace: Option<&str>) -> (Vec<Arc<Value>>, u64) {
         let inner = self.lock();
@@ -227,6 +242,20 @@ impl Store {
     #[must_use]
     pub fn watch(self: &Arc<Self>, resource: Resource, from: u64) -> Watch {
         Watch::new(self.clone(), resource, from)
+    }
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            most: LOG,
+            version: 0,
+            forgotten: 0,
+            tables: BTreeMap::new(),
+            log: VecDeque::new(),
+            custom: BTreeMap::new(),
+            generators: BTreeMap::new(),
+        }
     }
 }
 
@@ -444,11 +473,7 @@ impl Inner {
         before: Option<Arc<Value>>,
         object: Arc<Value>,
     ) {
-        if self.log.len() == LOG
-            && let Some(oldest) = self.log.pop_front()
-        {
-            self.forgotten = oldest.version;
-        }
+        self.trim(self.most.saturating_sub(1));
         self.log.push_back(Change {
             version: self.version,
             table: resource.table(),
@@ -456,6 +481,15 @@ impl Inner {
             before,
             object,
         });
+    }
+
+    /// Forgets the oldest changes.
+    fn trim(&mut self, most: usize) {
+        while self.log.len() > most
+            && let Some(oldest) = self.log.pop_front()
+        {
+            self.forgotten = oldest.version;
+        }
     }
 
     fn define(&mut self, definition: &Arc<Value>) {

@@ -23,7 +23,7 @@ fn is_allowed(name: &str) -> bool {
 
 /// The environment of a pod's first container, in its order and without what no floater reads; or why it cannot be had.
 /// Left out are also variables that only other variables refer to, once those have been expanded.
-pub(super) fn of(
+pub(crate) fn of(
     pod: &Value,
     node: &Node,
     pod_ips: &[IpAddr],

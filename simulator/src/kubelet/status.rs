@@ -9,14 +9,14 @@ use super::text;
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exit {
+pub(crate) struct Exit {
     /// Its exit code; 128 and the signal's number where it was killed.
-    pub(super) code: i32,
+    pub(crate) code: i32,
 }
 
 /// What a pod's container is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Container {
+pub(crate) enum Container {
     /// Nothing yet.
     Creating,
     /// Its image is not on this node.
@@ -31,15 +31,15 @@ pub(super) enum Container {
 
 /// Everything that a pod's status is made of.
 #[derive(Debug)]
-pub(super) struct PodStatus {
+pub(crate) struct PodStatus {
     pod: Value,
     /// The statuses of the containers after the first, which are never run.
     others: Vec<Value>,
     host_ips: Vec<IpAddr>,
-    pub(super) pod_ips: Vec<IpAddr>,
-    pub(super) container: Container,
-    pub(super) ready: bool,
-    pub(super) restarts: u32,
+    pub(crate) pod_ips: Vec<IpAddr>,
+    pub(crate) container: Container,
+    pub(crate) ready: bool,
+    pub(crate) restarts: u32,
     last: Option<Exit>,
     since: String,
     /// What the condition Ready was last, and since when.
@@ -80,7 +80,7 @@ fn others(pod: &Value) -> Vec<Value> {
 }
 
 impl PodStatus {
-    pub(super) fn new(pod: &Value, host_ips: Vec<IpAddr>) -> Self {
+    pub(crate) fn new(pod: &Value, host_ips: Vec<IpAddr>) -> Self {
         Self {
             pod: json!({
                 "container": text(pod, "/spec/containers/0/name"),
@@ -101,7 +101,7 @@ impl PodStatus {
     }
 
     /// The container runs from now on.
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         if let Container::Terminated(exit) = self.container {
             self.last = Some(exit);
         }
@@ -109,7 +109,7 @@ impl PodStatus {
     }
 
     /// The status as an object, where it differs from the last one.
-    pub(super) fn changed(&mut self) -> Option<Value> {
+    pub(crate) fn changed(&mut self) -> Option<Value> {
         let ready = self.ready && self.others.is_empty();
         if self.turned.0 != ready {
             self.turned = (ready, now());

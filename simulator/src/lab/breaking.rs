@@ -1,16 +1,27 @@
 //! Injecting and clearing faults: whoever breaks a node has its agent stand still first, and catch up in the end.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use datapath::code::Code;
 use datapath::kernel::LinuxKernel;
 use datapath::reconcile::Kernel as _;
 use datapath::state::NodeState;
+use ipnet::IpNet;
 use tracing::info;
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Ground};
 use crate::Error;
-use crate::fault::{self, Changed, Injected};
+use crate::fault::{self, Changed, Injected, Undo, Victim};
 use crate::network::NodeNet;
-use crate::topology::Cluster;
+use crate::topology::{Cluster, Node};
+use crate::virtual_clusters::{Place, VirtualFleet};
+
+/// Where a node's tables are.
+enum Site<'a> {
+    Kernel(Arc<NodeNet>),
+    Virtual(&'a VirtualFleet, Place),
+}
 
 impl Fleet {
     /// Breaks something at `CLUSTER[/NODE][,PEER]`.
@@ -20,7 +31,7 @@ impl Fleet {
             None => (at, None),
         };
         let (cluster, node) = self.place(place)?;
-        let net = self.node_at(&cluster, &node)?.clone();
+        let site = self.site(&cluster, &node)?;
         let peer = self.peer(&cluster, peer)?;
         // Held throughout: two injections at once could not be distinguished when they are cleared.
         let _turn = self.breaking.lock().await;
@@ -29,20 +40,11 @@ impl Fleet {
         self.freezer.change(|frozen| {
             frozen.faults.insert(place.clone());
         });
-        self.agents.wait_idle();
-        let broken = self.observe(&net).and_then(|before| {
-            fault::break_at(code, &net, &before, peer)?;
-            Ok(Changed::between(before, &self.observe(&net)?))
-        });
-        match broken {
-            Ok(changed) => {
-                info!(%code, place, rows = ?changed.rows, "injected");
-                self.faults().push(Injected {
-                    code,
-                    place,
-                    net,
-                    changed,
-                });
+        self.wait_idle();
+        match self.break_at(code, &cluster, &site, peer) {
+            Ok(undo) => {
+                info!(%code, place, "injected");
+                self.faults().push(Injected { code, place, undo });
                 Ok(())
             }
             Err(error) => {
@@ -73,13 +75,72 @@ impl Fleet {
     }
 
     fn put_back(&self, fault: &Injected) -> Result<(), Error> {
-        fault.changed.put_back(&mut self.kernel(&fault.net)?)
+        match (&fault.undo, &self.ground) {
+            (Undo::Kernel { net, changed }, _) => changed.put_back(&mut self.kernel(net)?),
+            (Undo::Overlay, Ground::Virtual(fleet)) => {
+                fleet.clear();
+                Ok(())
+            }
+            (Undo::Overlay, Ground::Kernel { .. }) => Ok(()),
+        }
+    }
+
+    /// Where a node's tables are.
+    fn site(&self, cluster: &str, node: &str) -> Result<Site<'_>, Error> {
+        self.check_node(cluster, node)?;
+        match &self.ground {
+            Ground::Kernel { .. } => Ok(Site::Kernel(self.node_at(cluster, node)?.clone())),
+            Ground::Virtual(fleet) => match fleet.place(cluster, node) {
+                Some(place) => Ok(Site::Virtual(fleet, place)),
+                None => fault::refused(format!("there is no node `{cluster}/{node}`")),
+            },
+        }
+    }
+
+    /// Makes a cause at a node, and says how it is taken back.
+    fn break_at(
+        &self,
+        code: Code,
+        cluster: &str,
+        site: &Site<'_>,
+        peer: Option<(&Cluster, Option<String>)>,
+    ) -> Result<Undo, Error> {
+        let Some((_, known)) = self.member(cluster) else {
+            return fault::refused(format!("there is no cluster `{cluster}`"));
+        };
+        let routers: Vec<IpAddr> = known.segment.routers.iter().map(IpNet::addr).collect();
+        let edits_of = |node: &Node, state: &NodeState| {
+            let victim = Victim {
+                cluster,
+                node,
+                state,
+                routers: &routers,
+            };
+            fault::edits(code, &victim, peer.clone())
+        };
+        match site {
+            Site::Kernel(net) => {
+                let before = self.observe(net)?;
+                fault::carry_out(&edits_of(&net.node, &before)?, net)?;
+                let changed = Changed::between(before, &self.observe(net)?);
+                info!(rows = ?changed.rows, "changed");
+                Ok(Undo::Kernel {
+                    net: net.clone(),
+                    changed: Box::new(changed),
+                })
+            }
+            Site::Virtual(fleet, place) => {
+                let node = &known.nodes[place.node];
+                fleet.edit(*place, edits_of(node, &fleet.tables(*place))?);
+                Ok(Undo::Overlay)
+            }
+        }
     }
 
     /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
     fn place(&self, place: &str) -> Result<(String, String), Error> {
         if let Some((cluster, node)) = place.split_once('/') {
-            self.node_at(cluster, node)?;
+            self.check_node(cluster, node)?;
             return Ok((cluster.to_owned(), node.to_owned()));
         }
         let Some((_, cluster)) = self.member(place) else {
@@ -110,7 +171,7 @@ impl Fleet {
             None => (named, None),
         };
         if let Some(node) = &node {
-            self.node_at(name, node)?;
+            self.check_node(name, node)?;
         }
         match self.member(name) {
             None => fault::refused(format!("there is no cluster `{name}`")),
@@ -120,11 +181,10 @@ impl Fleet {
     }
 
     fn kernel(&self, net: &NodeNet) -> Result<LinuxKernel, Error> {
-        let opened = self.network.opener.open(&net.netns, LinuxKernel::open)?;
-        opened.map_err(Error::failed(format!(
-            "open the kernel of {}/{}",
-            net.cluster, net.node.name
-        )))
+        let doing = || format!("open the kernel of {}/{}", net.cluster, net.node.name);
+        let network = self.network(doing)?;
+        let opened = network.opener.open(&net.netns, LinuxKernel::open)?;
+        opened.map_err(Error::failed(doing()))
     }
 
     fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {

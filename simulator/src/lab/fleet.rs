@@ -1,10 +1,14 @@
 //! Everything that a lab consists of while it is up.
 
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
@@ -14,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::{End, requests};
-use crate::agents::Agents;
-use crate::apiserver::{ApiCluster, Options, Resource, Store};
+use super::{Counted, End, requests};
+use crate::agents::{Agents, Monitors};
+use crate::apiserver::{ApiCluster, Options, PodDialer, Resource, Routes, Store};
 
 use crate::fault::Faults;
 use crate::freeze::Freezer;
@@ -24,10 +28,11 @@ use crate::kubelet::{Image, Kubelet};
 use crate::network::Network;
 use crate::objects::{self, Access};
 use crate::pki::{self, Authority};
-use crate::protocol::{self, Order};
+use crate::protocol::{self, Order, Phase};
 use crate::reconciler::{Member, Reconciler};
 use crate::state::{Folder, MARKER, Record};
 use crate::topology::{Cluster, Topology};
+use crate::virtual_clusters::{self, VirtualFleet};
 use crate::{Error, apiserver};
 
 /// A lab that is up, or nearly so.
@@ -36,24 +41,43 @@ pub(crate) struct Fleet {
     pub(crate) folder: Folder,
     pub(crate) record: Record,
     pub(crate) topology: Topology,
-    pub(crate) network: Arc<Network>,
+    pub(crate) ground: Ground,
     pub(crate) members: Vec<Running>,
-    pub(crate) agents: Arc<Agents>,
     pub(crate) freezer: Arc<Freezer>,
     /// Held by whoever injects or clears.
     pub(crate) breaking: tokio::sync::Mutex<()>,
     faults: Mutex<Faults>,
     reconciler: Arc<Reconciler>,
-    spawner: Arc<Spawner>,
+}
+
+/// What the nodes of a lab stand on.
+#[derive(Debug)]
+pub(crate) enum Ground {
+    /// Network namespaces, and agents that keep them.
+    Kernel {
+        network: Arc<Network>,
+        agents: Arc<Agents>,
+        spawner: Arc<Spawner>,
+    },
+    /// Tables that are computed.
+    Virtual(Arc<VirtualFleet>),
+}
+
+/// Who runs the pods of a cluster.
+#[derive(Debug, Clone)]
+enum Pods {
+    Kernel(Arc<Kubelet>),
+    Virtual(Arc<virtual_clusters::Pods>),
 }
 
 /// A cluster that is up.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) name: String,
-    pub(crate) port: u16,
+    /// The URL of its API server.
+    pub(crate) server: String,
     pub(crate) api: Arc<ApiCluster>,
-    kubelet: Arc<Kubelet>,
+    pods: Pods,
 }
 
 impl Fleet {
@@ -66,57 +90,15 @@ impl Fleet {
         ending: mpsc::UnboundedSender<End>,
     ) -> Result<(), Error> {
         let topology = order.topology.clone();
-        let network = {
-            let topology = topology.clone();
-            blocking(move || Network::build(&topology)).await?
-        };
-        info!(nodes = network.nodes.len(), "the network stands");
-        let network = Arc::new(network);
-        let spawner = Arc::new(Spawner::start()?);
+        let base = Base::build(folder, record, order).await?;
         let authority = Authority::new(&folder.name)?;
-        let image = image(order, record);
-        let run_key = pki::random_hex(32)?;
-        let mut members = Vec::with_capacity(topology.clusters.len());
-        let mut listeners = Vec::with_capacity(topology.clusters.len());
-        let mut accesses = Vec::with_capacity(topology.clusters.len());
-        for cluster in &topology.clusters {
-            let doing = || format!("serve the API of {}", cluster.name);
-            let listener = TcpListener::bind("127.0.0.1:0")
-                .await
-                .map_err(Error::failed(doing()))?;
-            let port = listener
-                .local_addr()
-                .map_err(Error::failed(doing()))?
-                .port();
-            let kubelet = Kubelet::new(
-                &cluster.name,
-                network.clone(),
-                spawner.clone(),
-                image.clone(),
-                folder.logs(),
-            );
-            let token = pki::random_hex(24)?;
-            let api = ApiCluster::new(Options {
-                name: cluster.name.clone(),
-                uid: pki::uuid()?,
-                admin_token: token.clone(),
-                dialer: kubelet.clone(),
-            });
-            let key = topology.floater.then_some(run_key.as_str());
-            seed(&api, &token, cluster, key).await?;
-            listeners.push(listener);
-            accesses.push(Access {
-                cluster: cluster.name.clone(),
-                port,
-                token,
-            });
-            members.push(Running {
-                name: cluster.name.clone(),
-                port,
-                api,
-                kubelet,
-            });
-        }
+        let doing = || "serve the APIs of the lab";
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .map_err(Error::failed(doing()))?;
+        let address = listener.local_addr().map_err(Error::failed(doing()))?;
+        let (members, accesses) = members(&topology, &base, address).await?;
+        info!("the APIs stand");
         let kubeconfig = objects::kubeconfig(&authority.pem, &accesses);
         folder.write("kubeconfig", kubeconfig.as_bytes())?;
         // A topology has at least one cluster, and the first is the control plane.
@@ -127,26 +109,32 @@ impl Fleet {
             name: member.name.clone(),
             store: member.api.store().clone(),
         });
-        let reconciler = Arc::new(Reconciler::new(sources.collect(), freezer.clone()));
+        let reconciler = Reconciler::new(sources.collect(), freezer.clone());
+        let reconciler = Arc::new(match &base {
+            Base::Kernel { .. } => reconciler,
+            Base::Virtual(fleet) => reconciler.generating(fleet.configs().clone()),
+        });
         let inputs = reconciler.inputs();
+        let nodes = topology.clusters.iter();
+        let nodes = nodes.map(|cluster| cluster.nodes.len()).sum();
+        let step = Counted::begin(Phase::Plan, nodes);
         let planned = {
             let reconciler = reconciler.clone();
             blocking(move || Ok(reconciler.step())).await?
         };
+        step.end();
         info!("the plan is written");
-        let (agents, monitors) = Agents::open(&network, root, freezer.clone())?;
+        let (ground, monitors) = base.ground(root, &freezer)?;
         let fleet = Arc::new(Self {
             folder: folder.clone(),
             record: record.clone(),
             topology,
-            network,
+            ground,
             members,
-            agents: agents.clone(),
             freezer,
             breaking: tokio::sync::Mutex::default(),
             faults: Mutex::default(),
             reconciler: reconciler.clone(),
-            spawner,
         });
         *slot = Some(fleet.clone());
         let start = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
@@ -157,19 +145,23 @@ impl Fleet {
                 let _ = ending.send(End::Task(name));
             });
         };
-        start("agents", Box::pin(agents.run(monitors)));
+        match &fleet.ground {
+            Ground::Kernel { agents, .. } => {
+                start("agents", Box::pin(agents.clone().run(monitors)));
+            }
+            Ground::Virtual(fleet) => start("virtual clusters", Box::pin(fleet.clone().run())),
+        }
         start("reconciler", Box::pin(reconciler.run(planned, inputs)));
-        for (member, listener) in fleet.members.iter().zip(listeners) {
-            let forever = std::future::pending::<()>;
-            let (api, kubelet) = (member.api.clone(), member.kubelet.clone());
-            start(
-                "API server",
-                Box::pin(
-                    api.clone()
-                        .serve(listener, authority.server.clone(), forever()),
-                ),
-            );
-            start("kubelet", Box::pin(kubelet.run(api.store().clone())));
+        let forever = std::future::pending::<()>;
+        let routes = Routes::by_name(fleet.members.iter().map(|member| member.api.clone()));
+        let serving = routes.serve(listener, authority.server.clone(), forever());
+        start("API servers", Box::pin(serving));
+        for member in &fleet.members {
+            let (api, store) = (member.api.clone(), member.api.store().clone());
+            match member.pods.clone() {
+                Pods::Kernel(kubelet) => start("kubelet", Box::pin(kubelet.run(store))),
+                Pods::Virtual(pods) => start("kubelet", Box::pin(pods.run(store))),
+            }
             start("controllers", Box::pin(api.run_controllers(forever())));
         }
         requests::listen(&fleet)?;
@@ -191,18 +183,26 @@ impl Fleet {
 
     /// Waits for every kernel and every pod.
     async fn ready(&self) -> Result<(), Error> {
-        self.agents.wait_settled(self.patience()).await?;
-        info!("every kernel equals its NodeConfig");
+        if let Ground::Kernel { agents, .. } = &self.ground {
+            let step = Counted::begin(Phase::Settle, agents.count());
+            agents.wait_each(self.patience(), || step.one()).await?;
+            step.end();
+            info!("every kernel equals its NodeConfig");
+        }
         if !self.topology.floater {
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.patience();
+        let step = Counted::begin(Phase::Pods, self.members.len());
         for (member, cluster) in self.members.iter().zip(&self.topology.clusters) {
             let store = member.api.store();
             let wanted = cluster.nodes.len() * 2;
             let waited = tokio::time::timeout_at(deadline, pods_ready(member, wanted));
             match waited.await {
-                Ok(ready) => ready?,
+                Ok(ready) => {
+                    ready?;
+                    step.one();
+                }
                 Err(_) => {
                     return Err(Error::Failed {
                         doing: format!("start the pods of {}", member.name),
@@ -211,7 +211,21 @@ impl Fleet {
                 }
             }
         }
+        step.end();
+        self.slim();
         Ok(())
+    }
+
+    /// Lets go of what only the start needed, where clusters are many because each is small. The control plane keeps what it has: its
+    /// objects change with those of all.
+    fn slim(&self) {
+        if let Ground::Virtual(_) = self.ground {
+            let members = self.members.iter().zip(&self.topology.clusters);
+            for (member, cluster) in members.skip(1) {
+                let changes = CHANGES + CHANGES_OF_A_NODE * cluster.nodes.len();
+                member.api.store().keep_changes(changes);
+            }
+        }
     }
 
     /// What was injected and not cleared.
@@ -232,29 +246,210 @@ impl Fleet {
 
     /// Starts nothing any more; what was started dies.
     pub(super) fn stop(&self) {
-        self.spawner.close();
+        if let Ground::Kernel { spawner, .. } = &self.ground {
+            spawner.close();
+        }
+    }
+
+    /// Whether it has namespaces, which take their time to go.
+    pub(super) fn has_kernels(&self) -> bool {
+        matches!(self.ground, Ground::Kernel { .. })
+    }
+
+    /// Returns once no agent is in the middle of a change.
+    pub(crate) fn wait_idle(&self) {
+        if let Ground::Kernel { agents, .. } = &self.ground {
+            agents.wait_idle();
+        }
     }
 
     /// Elects and plans once more, and waits until thawed agents have applied their NodeConfigs.
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         let reconciler = self.reconciler.clone();
         blocking(move || Ok(reconciler.step())).await?;
-        self.agents.look_again();
-        self.agents.wait_settled(self.patience()).await
+        match &self.ground {
+            Ground::Kernel { agents, .. } => {
+                agents.look_again();
+                agents.wait_settled(self.patience()).await
+            }
+            Ground::Virtual(fleet) => {
+                fleet.forget();
+                Ok(())
+            }
+        }
     }
 
     /// Lets go of everything but the underlay; none where somebody still holds the network.
     pub(super) fn into_underlay(self) -> Option<(Netns, Netlink)> {
         let Self {
-            network,
+            ground,
             members,
-            agents,
             faults,
             ..
         } = self;
-        drop((members, agents, faults));
+        drop((members, faults));
+        let Ground::Kernel {
+            network, agents, ..
+        } = ground
+        else {
+            return None;
+        };
+        drop(agents);
         Arc::try_unwrap(network).ok().map(Network::into_underlay)
     }
+}
+
+/// What the clusters of a lab are built on, before there are any.
+enum Base {
+    Kernel {
+        network: Arc<Network>,
+        spawner: Arc<Spawner>,
+        image: Image,
+        logs: PathBuf,
+    },
+    Virtual(Arc<VirtualFleet>),
+}
+
+impl Base {
+    async fn build(folder: &Folder, record: &Record, order: &Order) -> Result<Self, Error> {
+        let topology = order.topology.clone();
+        if topology.is_virtual() {
+            // What is random about a lab follows from its name, so that it can be had again.
+            let mut hasher = DefaultHasher::new();
+            folder.name.hash(&mut hasher);
+            let fleet = VirtualFleet::new(&topology, hasher.finish());
+            return Ok(Self::Virtual(Arc::new(fleet)));
+        }
+        let network = blocking(move || {
+            let step = Counted::begin(Phase::Namespaces, topology.clusters.len());
+            let network = Network::build(&topology, || step.one())?;
+            step.end();
+            Ok(network)
+        })
+        .await?;
+        info!(nodes = network.nodes.len(), "the network stands");
+        Ok(Self::Kernel {
+            network: Arc::new(network),
+            spawner: Arc::new(Spawner::start()?),
+            image: image(order, record),
+            logs: folder.logs(),
+        })
+    }
+
+    /// Who will run the pods of a cluster, and how its API reaches them.
+    fn pods(&self, index: usize, cluster: &Cluster) -> (Pods, Arc<dyn PodDialer>) {
+        match self {
+            Self::Kernel {
+                network,
+                spawner,
+                image,
+                logs,
+            } => {
+                let kubelet = Kubelet::new(
+                    &cluster.name,
+                    network.clone(),
+                    spawner.clone(),
+                    image.clone(),
+                    logs.clone(),
+                );
+                (Pods::Kernel(kubelet.clone()), kubelet)
+            }
+            Self::Virtual(fleet) => {
+                let pods = virtual_clusters::Pods::new(fleet.clone(), index);
+                (Pods::Virtual(pods.clone()), pods)
+            }
+        }
+    }
+
+    /// What nodes stand on once the control plane has its objects.
+    fn ground(self, root: Arc<Store>, freezer: &Arc<Freezer>) -> Result<(Ground, Monitors), Error> {
+        match self {
+            Self::Kernel {
+                network, spawner, ..
+            } => {
+                let (agents, monitors) = Agents::open(&network, root, freezer.clone())?;
+                let ground = Ground::Kernel {
+                    network,
+                    agents,
+                    spawner,
+                };
+                Ok((ground, monitors))
+            }
+            Self::Virtual(fleet) => {
+                fleet.follow(root);
+                Ok((Ground::Virtual(fleet), Monitors::new()))
+            }
+        }
+    }
+}
+
+/// The APIs of all clusters, with the objects that each starts with, and how they are reached.
+async fn members(
+    topology: &Topology,
+    base: &Base,
+    address: SocketAddr,
+) -> Result<(Vec<Running>, Vec<Access>), Error> {
+    let run_key = pki::random_hex(32)?;
+    let key = topology.floater.then_some(run_key.as_str());
+    let step = Counted::begin(Phase::Apis, topology.clusters.len());
+    let jobs = topology
+        .clusters
+        .iter()
+        .enumerate()
+        .map(|(index, cluster)| {
+            let server = format!("https://{address}{}", Routes::path(&cluster.name));
+            let (pods, dialer) = base.pods(index, cluster);
+            let (cluster, key) = (cluster.clone(), key.map(str::to_owned));
+            tokio::spawn(member(cluster, server, pods, dialer, key))
+        });
+    // A few at a time: all cores are busy with these already.
+    let mut jobs = stream::iter(jobs).buffered(AT_ONCE);
+    let mut members = Vec::with_capacity(topology.clusters.len());
+    let mut accesses = Vec::with_capacity(topology.clusters.len());
+    while let Some(made) = jobs.next().await {
+        let (member, access) = made.map_err(Error::failed("make an API"))??;
+        members.push(member);
+        accesses.push(access);
+        step.one();
+    }
+    step.end();
+    Ok((members, accesses))
+}
+
+/// How many changes the API of a virtual cluster keeps, and for each node: what a run does to its pods.
+const CHANGES: usize = 16;
+const CHANGES_OF_A_NODE: usize = 8;
+/// How many APIs are made at a time.
+const AT_ONCE: usize = 4;
+
+/// The API of a cluster, with the objects that it starts with, and how it is reached.
+async fn member(
+    cluster: Cluster,
+    server: String,
+    pods: Pods,
+    dialer: Arc<dyn PodDialer>,
+    run_key: Option<String>,
+) -> Result<(Running, Access), Error> {
+    let token = pki::random_hex(24)?;
+    let api = ApiCluster::new(Options {
+        name: cluster.name.clone(),
+        uid: pki::uuid()?,
+        admin_token: token.clone(),
+        dialer,
+    });
+    seed(&api, &token, &cluster, run_key.as_deref()).await?;
+    let access = Access {
+        cluster: cluster.name.clone(),
+        server: server.clone(),
+        token,
+    };
+    let running = Running {
+        name: cluster.name,
+        server,
+        api,
+        pods,
+    };
+    Ok((running, access))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -375,7 +570,9 @@ async fn pods_ready(member: &Running, wanted: usize) -> Result<(), Error> {
     let mut watch = store.watch(Resource::PODS, store.version());
     loop {
         // Said before the pod's status, which wakes this.
-        if let Some(error) = member.kubelet.lacking() {
+        if let Pods::Kernel(kubelet) = &member.pods
+            && let Some(error) = kubelet.lacking()
+        {
             return Err(error.clone());
         }
         let (pods, _) = store.list(Resource::PODS, Some(objects::NAMESPACE));

@@ -11,11 +11,11 @@ use netns_harness::{handover, rootless};
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Ground};
 use crate::Error;
 use crate::apiserver::Resource;
 use crate::fault;
-use crate::network::NodeNet;
+use crate::network::{Network, NodeNet};
 use crate::objects;
 use crate::protocol::{self, Answer, ClusterStatus, NodeStatus, Request, Status};
 
@@ -95,8 +95,19 @@ impl Fleet {
         }
     }
 
-    /// A node by its place.
-    pub(crate) fn node_at(&self, cluster: &str, node: &str) -> Result<&Arc<NodeNet>, Error> {
+    /// The namespaces of the lab.
+    pub(crate) fn network(&self, doing: impl FnOnce() -> String) -> Result<&Arc<Network>, Error> {
+        match &self.ground {
+            Ground::Kernel { network, .. } => Ok(network),
+            Ground::Virtual(_) => Err(Error::Missing {
+                what: format!("cannot {}", doing()),
+                why: "it is virtual and has no kernel (leave out `virtual` to have one)".to_owned(),
+            }),
+        }
+    }
+
+    /// Refuses a node that is not there.
+    pub(crate) fn check_node(&self, cluster: &str, node: &str) -> Result<(), Error> {
         let unknown = |what: String| Error::argument("PLACE", what);
         let Some((_, known)) = self.member(cluster) else {
             let names: Vec<&str> = self
@@ -109,18 +120,30 @@ impl Fleet {
                 shortened(&names)
             )));
         };
-        self.network.node(cluster, node).ok_or_else(|| {
-            let names: Vec<&str> = known.nodes.iter().map(|node| node.name.as_str()).collect();
-            unknown(format!(
-                "cluster `{cluster}` has no node `{node}`; it has {}",
-                shortened(&names)
-            ))
+        if known.nodes.iter().any(|known| known.name == node) {
+            return Ok(());
+        }
+        let names: Vec<&str> = known.nodes.iter().map(|node| node.name.as_str()).collect();
+        Err(unknown(format!(
+            "cluster `{cluster}` has no node `{node}`; it has {}",
+            shortened(&names)
+        )))
+    }
+
+    /// A node's namespace by its place.
+    pub(crate) fn node_at(&self, cluster: &str, node: &str) -> Result<&Arc<NodeNet>, Error> {
+        self.check_node(cluster, node)?;
+        let network = self.network(|| format!("enter {cluster}/{node}"))?;
+        network.node(cluster, node).ok_or_else(|| Error::Failed {
+            doing: format!("enter {cluster}/{node}"),
+            why: "it has no namespace".to_owned(),
         })
     }
 
     fn netns_at(&self, place: &str) -> Result<Netns, Error> {
         if place == "underlay" {
-            return Ok(self.network.underlay.clone());
+            let network = self.network(|| "enter the underlay".to_owned())?;
+            return Ok(network.underlay.clone());
         }
         let parts: Vec<&str> = place.split('/').collect();
         match parts.as_slice() {
@@ -178,7 +201,7 @@ impl Fleet {
             // Every cluster has a first node.
             None => (at, "n1".to_owned()),
         };
-        self.node_at(cluster, &node).map(drop)
+        self.check_node(cluster, &node)
     }
 
     fn freeze(&self, at: Option<&str>) -> Result<(), Error> {
@@ -191,7 +214,7 @@ impl Fleet {
             }
             None => frozen.all = true,
         });
-        self.agents.wait_idle();
+        self.wait_idle();
         Ok(())
     }
 
@@ -211,6 +234,14 @@ impl Fleet {
         self.settle().await
     }
 
+    /// What keeps a node from being settled; one without a kernel always is.
+    fn trouble(&self, cluster: &str, node: &str) -> Option<String> {
+        match &self.ground {
+            Ground::Kernel { agents, .. } => agents.trouble(cluster, node),
+            Ground::Virtual(_) => None,
+        }
+    }
+
     fn status(&self) -> Status {
         let faults = self.faults();
         let clusters = self
@@ -226,7 +257,7 @@ impl Fleet {
                         name: node.name.clone(),
                         ips: node.ips().map(|ip| ip.to_string()).collect(),
                         gateway: fault::is_gateway(self.root(), &member.name, &node.name),
-                        trouble: self.agents.trouble(&member.name, &node.name),
+                        trouble: self.trouble(&member.name, &node.name),
                         faults: faults.at(&member.name, &node.name),
                         frozen: self.freezer.node(&member.name, &node.name),
                         pods: pods
@@ -240,7 +271,8 @@ impl Fleet {
                     name: member.name.clone(),
                     mode: cluster.mode.to_string(),
                     family: cluster.family.to_string(),
-                    server: format!("https://127.0.0.1:{}", member.port),
+                    server: member.server.clone(),
+                    is_virtual: cluster.is_virtual,
                     nodes,
                 }
             })

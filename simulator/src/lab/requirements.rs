@@ -9,14 +9,28 @@ use crate::topology::Topology;
 
 /// Refuses what this kernel, or this version, cannot do.
 pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
+    let missing = |what: String, why: &str| {
+        Err(Error::Missing {
+            what,
+            why: why.to_owned(),
+        })
+    };
+    enough_memory(topology, available_memory())?;
+    if topology.is_virtual() {
+        return Ok(());
+    }
+    let mut clusters = topology.clusters.iter();
+    if let Some(cluster) = clusters.find(|cluster| cluster.is_virtual) {
+        return missing(
+            format!(
+                "cannot simulate {} without a kernel beside clusters that have one",
+                cluster.name
+            ),
+            "no packet passes between the two kinds yet (make all clusters virtual, or none)",
+        );
+    }
     for cluster in &topology.clusters {
         let underlay = &cluster.underlay;
-        let missing = |what: String, why: &str| {
-            Err(Error::Missing {
-                what,
-                why: why.to_owned(),
-            })
-        };
         if !underlay.delay.is_zero() {
             return missing(
                 format!(
@@ -60,6 +74,45 @@ fn enough_namespaces(topology: &Topology, limit: Option<u64>) -> Result<(), Erro
     }
 }
 
+/// What a cluster takes of memory, KiB: its API; its namespaces and links besides; what each of its nodes' floaters takes as a process; and
+/// what each row takes that is for another cluster, of which a node in the mesh has some four.
+const API_KIB: u64 = 320;
+const NAMESPACES_KIB: u64 = 1400;
+const PROCESS_KIB: u64 = 6 << 10;
+const PEER_KIB: u64 = 1;
+
+/// Refuses a fleet that would not fit into the memory that is free, KiB: better than being killed half-way.
+fn enough_memory(topology: &Topology, available: Option<u64>) -> Result<(), Error> {
+    let (clusters, nodes) = (topology.clusters.len() as u64, nodes_of(topology));
+    let mut needed = clusters * API_KIB;
+    if !topology.is_virtual() {
+        needed += clusters * (NAMESPACES_KIB + clusters * PEER_KIB);
+        if topology.floater && !topology.shares_floaters() {
+            needed += nodes * PROCESS_KIB;
+        }
+    }
+    match available {
+        Some(available) if available < needed => Err(Error::Missing {
+            what: format!("cannot simulate {clusters} clusters, {nodes} nodes"),
+            why: format!(
+                "they take some {} MiB of memory, and {} MiB are free (MemAvailable)",
+                needed >> 10,
+                available >> 10
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The memory that is free without taking any from others, KiB; none where the kernel does not say.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn nodes_of(topology: &Topology) -> u64 {
     let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
     nodes.sum::<usize>() as u64
@@ -97,6 +150,8 @@ pub(super) fn capable() -> Result<(), Error> {
 /// listens to it, and both floaters' own, be they processes or share the lab's. Rather too many than too few.
 const DESCRIPTORS: u64 = 128;
 const DESCRIPTORS_PER_NODE: u64 = 16;
+/// Descriptors for whoever asks the APIs.
+const CLIENTS: u64 = 4096;
 /// What a node's floaters open besides while they probe in the lab's own process.
 const DESCRIPTORS_PER_PROBING: u64 = 64;
 
@@ -104,8 +159,15 @@ const DESCRIPTORS_PER_PROBING: u64 = 64;
 /// anything is made.
 pub(super) fn enough_descriptors(topology: &Topology) -> Result<(), Error> {
     let nodes = nodes_of(topology);
-    let needed = DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes;
-    let wished = if topology.shares_floaters() {
+    let needed = if topology.is_virtual() {
+        DESCRIPTORS
+    } else {
+        DESCRIPTORS + DESCRIPTORS_PER_NODE * nodes
+    };
+    let wished = if topology.is_virtual() {
+        // Those of clients.
+        needed + CLIENTS
+    } else if topology.shares_floaters() {
         needed + DESCRIPTORS_PER_PROBING * nodes
     } else {
         needed
@@ -128,6 +190,18 @@ pub(super) fn enough_descriptors(topology: &Topology) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::topology::{Families, ModeChoice, generated};
+
+    #[test]
+    fn a_fleet_that_does_not_fit_into_memory_is_refused_by_its_size() {
+        let mut topology = generated(1000, 2, ModeChoice::Gateway, Families::Ipv4).expect("good");
+        enough_memory(&topology, None).expect("nobody knows");
+        enough_memory(&topology, Some(4 << 20)).expect("4 GiB are enough");
+        let error = enough_memory(&topology, Some(1 << 20)).expect_err("1 GiB is not");
+        assert_eq!(error.exit_code(), 69);
+        assert!(error.to_string().contains("MemAvailable"), "{error}");
+        topology.make_virtual();
+        enough_memory(&topology, Some(1 << 20)).expect("without kernels it is");
+    }
 
     #[test]
     fn a_fleet_beyond_the_limit_of_namespaces_is_refused_by_its_name() {

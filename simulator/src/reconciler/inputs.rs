@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datapath::api::{Cluster, ClusterNode};
-use datapath::plan::Plan;
-use futures::future::select_all;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{Member, is_foreign};
+use super::{Member, Planned, is_foreign};
 use crate::apiserver::{Event, EventKind, Resource, Store, Watch};
 use crate::objects;
 
 /// Everything that may change a plan: Clusters, ClusterNodes and NodeConfigs of the control plane, and the Nodes of every member.
 #[derive(Debug)]
 pub(crate) struct Inputs {
+    root: Arc<Store>,
     read: Vec<Input>,
     configs: Watch,
 }
@@ -52,6 +53,7 @@ impl Inputs {
             .iter()
             .map(|member| (&member.store, Resource::NODES));
         Self {
+            root: root.clone(),
             configs: root.watch(Resource::NODE_CONFIGS, root.version()),
             read: of_root
                 .into_iter()
@@ -63,14 +65,15 @@ impl Inputs {
 
     /// Returns once something changed that may change the plan. May be dropped and begun anew: what was not taken out of a watch
     /// stays in it, and what was taken out is compared at once.
-    pub(super) async fn changed(&mut self, planned: &Plan) {
+    pub(super) async fn changed(&mut self, planned: &Planned) {
         loop {
             let is_news = {
+                // Only whoever is woken is asked: there may be thousands.
                 let waits = self.read.iter_mut();
-                let waits = waits.map(|input| Box::pin(input.next()));
+                let mut waits: FuturesUnordered<_> = waits.map(Input::next).collect();
                 tokio::select! {
-                    (is_news, ..) = select_all(waits) => is_news,
-                    event = self.configs.next() => is_foreign(&event, planned),
+                    is_news = waits.next() => is_news.unwrap_or(true),
+                    event = self.configs.next() => is_foreign(&event, planned, &self.root),
                 }
             };
             // One plan answers all changes so far.
@@ -81,7 +84,7 @@ impl Inputs {
     }
 
     /// Takes in all changes so far; whether one of them may change the plan.
-    pub(super) fn drain(&mut self, planned: &Plan) -> bool {
+    pub(super) fn drain(&mut self, planned: &Planned) -> bool {
         let mut is_news = false;
         for input in &mut self.read {
             while let Some(event) = input.watch.poll() {
@@ -89,7 +92,7 @@ impl Inputs {
             }
         }
         while let Some(event) = self.configs.poll() {
-            is_news |= is_foreign(&event, planned);
+            is_news |= is_foreign(&event, planned, &self.root);
         }
         is_news
     }
@@ -161,6 +164,7 @@ fn read(resource: Resource, object: &Value) -> Read {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datapath::plan::Plan;
     use serde_json::json;
 
     fn node(name: &str, ready: &str, beat: u32) -> Value {
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn heartbeats_of_5000_nodes_are_no_reason_to_plan() {
         let (store, mut inputs) = listening(5000);
-        let planned = Plan::default();
+        let planned = Planned::Stored(Plan::default());
         assert!(!inputs.drain(&planned));
         for beat in 1..3 {
             for index in 0..5000 {
@@ -221,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_the_planner_reads_is_a_reason_once() {
-        let planned = Plan::default();
+        let planned = Planned::Stored(Plan::default());
         let changes: [(Resource, Value); 4] = [
             (Resource::NODES, node("n1", "False", 1)),
             (Resource::NODES, node("new", "True", 1)),
@@ -247,7 +251,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_is_woken_by_a_reason_only() {
         let (store, mut inputs) = listening(3);
-        let planned = Plan::default();
+        let planned = Planned::Stored(Plan::default());
         for beat in 1..4 {
             put(&store, Resource::NODES, &node("n1", "True", beat));
             let wait = std::time::Duration::from_secs(10);

@@ -90,6 +90,7 @@ pub(super) fn assign(drafts: Vec<Draft>) -> Result<Vec<Cluster>, Refusal> {
                 global_cidrs_map: draft.global_cidrs_map,
                 segment: Segment { routers },
                 underlay: draft.underlay,
+                is_virtual: draft.is_virtual,
             })
         })
         .collect()

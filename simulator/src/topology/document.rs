@@ -47,6 +47,8 @@ pub(super) struct RawCluster {
     pub(super) global_cidrs_map: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
     pub(super) underlay: RawUnderlay,
+    #[serde(rename = "virtual", default)]
+    pub(super) is_virtual: bool,
 }
 
 #[derive(Debug, Deserialize)]

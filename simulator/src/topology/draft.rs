@@ -26,6 +26,7 @@ pub(super) struct Draft {
     pub(super) service_cidrs: Option<Vec<IpNet>>,
     pub(super) global_cidrs_map: BTreeMap<String, String>,
     pub(super) underlay: Underlay,
+    pub(super) is_virtual: bool,
     /// The lines of the prefixes that the file names.
     pub(super) lines: BTreeMap<IpNet, u64>,
 }
@@ -43,6 +44,7 @@ impl Draft {
             service_cidrs: None,
             global_cidrs_map: BTreeMap::new(),
             underlay: DEFAULT_UNDERLAY,
+            is_virtual: false,
             lines: BTreeMap::new(),
         }
     }

@@ -207,6 +207,7 @@ fn replicas(
         service_cidrs: service_cidrs.clone(),
         global_cidrs_map: global_cidrs_map.clone(),
         underlay,
+        is_virtual: cluster.is_virtual,
         lines: lines.clone(),
     };
     let Some(count) = &cluster.count else {

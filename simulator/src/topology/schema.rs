@@ -36,6 +36,7 @@ pub fn schema() -> Value {
             "serviceCIDRs": prefixes,
             "globalCIDRsMap": {"type": "object", "additionalProperties": {"type": "string"}},
             "underlay": underlay,
+            "virtual": {"type": "boolean", "default": false},
         },
     });
     json!({

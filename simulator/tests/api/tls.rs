@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use simulator::apiserver::{ApiCluster, NoPods, Options, PodDialer, Resource};
+use simulator::apiserver::{ApiCluster, NoPods, Options, PodDialer, Resource, Routes};
 
 /// A running cluster; it ends with the test's runtime.
 pub(crate) struct Running {
@@ -64,11 +64,8 @@ pub(crate) async fn start() -> Running {
         .await
         .expect("loopback");
     let address = listener.local_addr().expect("bound");
-    tokio::spawn(
-        cluster
-            .clone()
-            .serve(listener, tls, std::future::pending::<()>()),
-    );
+    let routes = Routes::by_name([cluster.clone()]);
+    tokio::spawn(routes.serve(listener, tls, std::future::pending::<()>()));
     tokio::spawn(
         cluster
             .clone()
@@ -87,7 +84,7 @@ impl Running {
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "east",
             "clusters": [{"name": "east", "cluster": {
-                "server": format!("https://{}", self.address),
+                "server": format!("https://{}{}", self.address, Routes::path("east")),
                 "certificate-authority-data": STANDARD.encode(&self.certificate),
             }}],
             "users": [{"name": "east", "user": {"token": TOKEN}}],

@@ -87,6 +87,9 @@ pub struct Up {
     /// What to build without a file.
     #[command(flatten)]
     pub shape: Shape,
+    /// Make every cluster a virtual one: an API, nodes and floaters, and no kernel (tables are computed, probes are walked)
+    #[arg(long = "virtual")]
+    pub is_virtual: bool,
 }
 
 /// The fleet that is meant.

@@ -53,7 +53,7 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
 /// Prints the path of the kubeconfig.
 pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt) -> Outcome {
     let shape = &arguments.shape;
-    let topology = match &arguments.topology {
+    let mut topology = match &arguments.topology {
         Some(file) => {
             let source = Source::read_at_most(file, topology::MAX_BYTES as u64)?;
             topology::parse(&source.text, &source.name)?
@@ -65,6 +65,9 @@ pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt
         }
         None => lab::generated(shape, 0)?,
     };
+    if arguments.is_virtual {
+        topology.make_virtual();
+    }
     let name = arguments.name.clone().or_else(|| topology.name.clone());
     let name = name.unwrap_or_else(|| NAME.to_owned());
     let lab = lab::build(topology, name, false, interrupt, progress).await?;

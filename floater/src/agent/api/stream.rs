@@ -1,7 +1,6 @@
 //! The answer to a plan, as it comes, signed as it goes.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::check::Checked;
+use super::super::engine::Network;
 use super::super::plans::Place;
-use super::super::{Sockets, engine};
 use super::Body;
 use crate::wire::{Event, HEARTBEAT_MS, Transcript};
 
@@ -36,14 +35,14 @@ struct Running {
 /// Runs a plan.
 pub(super) fn lines(
     checked: Checked,
-    sockets: Arc<dyn Sockets>,
+    network: Network,
     place: Place,
     transcript: Transcript,
 ) -> Body {
     let (sender, events) = mpsc::channel(EVENTS);
     let mut engine = JoinSet::new();
     engine.spawn(async move {
-        engine::run(checked, &sockets, &place, &sender).await;
+        network.run(checked, &place, &sender).await;
     });
     let running = Running {
         events,

@@ -33,7 +33,11 @@ pub(super) fn of(status: &Status) -> String {
                 role(node).to_owned(),
                 node.ips.join(" "),
                 format!("{ready}/{}", node.pods.len()),
-                state(node),
+                if cluster.is_virtual {
+                    format!("{} (virtual)", state(node))
+                } else {
+                    state(node)
+                },
             ]);
         }
     }
@@ -90,6 +94,7 @@ mod tests {
                 mode: "gateway".to_owned(),
                 family: "ipv4".to_owned(),
                 server: "https://127.0.0.1:1".to_owned(),
+                is_virtual: false,
                 nodes: vec![
                     node("n1", true, None),
                     node("n2", false, Some("a route is missing")),

@@ -1,0 +1,218 @@
+//! Connections by authority: entries behind one scheme, host and port that connect in the same way share them.
+//!
+//! A proxy of a fleet manager serves thousands of clusters, each below a path of its own: connections of each to its own would be
+//! thousands to one server. Tokens, passwords and impersonation travel with a request and so separate nothing; a client
+//! certificate, the authorities that are believed, the name that the server is asked by, a proxy and what may be
+//! connected to belong to a connection, and do.
+//!
+//! HTTP/1.1 has one request on a connection at a time, so what is bounded is requests.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use kube::client::Body;
+use tokio::sync::Semaphore;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceExt as _};
+
+use super::reach::Reach;
+use super::tls::Trust;
+
+/// Requests at once to one authority that are answered when the server gets to it.
+const AT_ONCE: usize = 32;
+/// Requests at once to one authority whose answers last for as long as something goes on: watches, and floaters that probe.
+const LASTING: usize = 512;
+
+/// What connections have to have in common to be shared.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Scheme, host and port.
+    pub(super) authority: String,
+    /// The proxy's URL, credentials included.
+    pub(super) proxy: Option<String>,
+    pub(super) trust: Trust,
+    /// The name that the server is asked by, where that is not the URL's.
+    pub(super) name: Option<String>,
+    /// The client's certificate and key, as the kubeconfig holds them.
+    pub(super) identity: Option<(String, String)>,
+    pub(super) reach: Reach,
+}
+
+/// What sends a request over a connection of its choice.
+pub(super) type Http = BoxCloneSyncService<Request<Body>, Response<Answer>, BoxError>;
+/// An answer as it comes.
+pub(super) type Answer = UnsyncBoxBody<Bytes, BoxError>;
+
+/// The connections of one key. All clones share them.
+#[derive(Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    http: Http,
+    short: Arc<Semaphore>,
+    lasting: Arc<Semaphore>,
+}
+
+/// The pools that somebody still uses.
+static POOLS: LazyLock<Mutex<HashMap<Key, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+
+impl Pool {
+    /// The pool of a key, made where there is none yet.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(super) fn of<E>(key: Key, make: impl FnOnce() -> Result<Http, E>) -> Result<Self, E> {
+        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = pools.get(&key).and_then(Weak::upgrade) {
+            return Ok(Self(shared));
+        }
+        let shared = Arc::new(Shared {
+            http: make()?,
+            short: Arc::new(Semaphore::new(AT_ONCE)),
+            lasting: Arc::new(Semaphore::new(LASTING)),
+        });
+        // Looked through only when a pool is made, which costs a handshake anyhow.
+        pools.retain(|_, held| held.strong_count() > 0);
+        pools.insert(key, Arc::downgrade(&shared));
+        Ok(Self(shared))
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl tower::Service<Request<Body>> for Pool {
+    type Response = Response<Answer>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let gate = if lasts(&request) {
+                &shared.lasting
+            } else {
+                &shared.short
+            };
+            // Neither is ever closed; without a turn there would be no bound, and nothing else would change.
+            let turn = Arc::clone(gate).acquire_owned().await.ok();
+            let response = shared.http.clone().oneshot(request).await?;
+            // The connection is free once the answer has been read.
+            Ok(response.map(|body| {
+                body.map_err(move |error| {
+                    let _held = &turn;
+                    error
+                })
+                .boxed_unsync()
+            }))
+        })
+    }
+}
+
+/// Whether an answer lasts for as long as something goes on. Such requests may wait for one another's cause, so they must not wait
+/// for one another's end.
+fn lasts<B>(request: &Request<B>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    let is_watch = query
+        .split('&')
+        .any(|pair| matches!(pair, "watch=1" | "watch=true"));
+    is_watch || *request.method() == Method::POST && request.uri().path().contains("/proxy/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: Method, uri: &str) -> Request<Body> {
+        let request = Request::builder().method(method).uri(uri);
+        request.body(Body::empty()).expect("a request")
+    }
+
+    #[test]
+    fn only_watches_and_probes_last() {
+        for (method, uri, long) in [
+            (Method::GET, "/api/v1/pods?watch=1&timeoutSeconds=3", true),
+            (
+                Method::GET,
+                "/api/v1/pods?labelSelector=a%3Db&watch=true",
+                true,
+            ),
+            (Method::GET, "/api/v1/pods?limit=5", false),
+            (Method::POST, "/api/v1/namespaces/n/pods", false),
+            (
+                Method::POST,
+                "/clusters/c/api/v1/namespaces/n/pods/https:p:1/proxy/v2/probe",
+                true,
+            ),
+            (
+                Method::GET,
+                "/api/v1/namespaces/n/pods/https:p:1/proxy/v2/info",
+                false,
+            ),
+        ] {
+            assert_eq!(lasts(&request(method, uri)), long, "{uri}");
+        }
+    }
+
+    /// However many ask, the server has so many requests at a time, and watches do not keep the others waiting.
+    #[tokio::test]
+    async fn requests_to_one_authority_are_bounded() {
+        let most = Arc::new(Mutex::new((0, 0)));
+        let counted = Arc::clone(&most);
+        let http = tower::service_fn(move |request: Request<Body>| {
+            let counted = Arc::clone(&counted);
+            async move {
+                if lasts(&request) {
+                    std::future::pending::<()>().await;
+                }
+                {
+                    let mut counts = counted.lock().expect("no panic");
+                    counts.0 += 1;
+                    counts.1 = counts.1.max(counts.0);
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                counted.lock().expect("no panic").0 -= 1;
+                let body = http_body_util::Empty::new().map_err(|never| match never {});
+                Ok::<_, BoxError>(Response::new(body.boxed_unsync()))
+            }
+        });
+        let key = Key {
+            authority: "https://bounded.example:443".to_owned(),
+            proxy: None,
+            trust: Trust::Anybody,
+            name: None,
+            identity: None,
+            reach: Reach::Everywhere,
+        };
+        let make = || Ok::<_, ()>(BoxCloneSyncService::new(http.clone()));
+        let pool = Pool::of(key.clone(), make).expect("made");
+        assert!(Pool::of(key, make).expect("there").is_shared_with(&pool));
+        let watches: Vec<_> = (0..AT_ONCE * 2)
+            .map(|_| {
+                tokio::spawn(
+                    pool.clone()
+                        .oneshot(request(Method::GET, "/api/v1/pods?watch=1")),
+                )
+            })
+            .collect();
+        let reads =
+            (0..AT_ONCE * 3).map(|_| pool.clone().oneshot(request(Method::GET, "/api/v1/pods")));
+        for read in futures::future::join_all(reads).await {
+            read.expect("an answer");
+        }
+        assert_eq!(most.lock().expect("no panic").1, AT_ONCE);
+        watches.into_iter().for_each(|watch| watch.abort());
+    }
+}
