@@ -291,7 +291,7 @@ impl Model {
             Message::Back => self.show(Pane::Matrix),
             // From the overview to the cells of what is in front of it.
             Message::Toggle(Pane::Details) if self.pane == Pane::Groups => {
-                self.to_group();
+                self.enter_group();
                 self.show(Pane::Matrix);
             }
             Message::Toggle(pane) if self.pane == pane => self.show(Pane::Matrix),
@@ -325,7 +325,7 @@ impl Model {
     }
 
     /// Puts the cursor at a cell of the group in front, one that does not pass if there is one in this plane.
-    fn to_group(&mut self) {
+    fn enter_group(&mut self) {
         let Some(group) = self.matrix.groups.groups.get(self.group) else {
             return;
         };
