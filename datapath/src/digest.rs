@@ -19,7 +19,7 @@
 //! output are the low half, lowest byte first. A sum of hashes is safe as long as
 //! nobody who chooses rows knows the key. Whoever has the key may make rows whose sums collide, and needs no sums to lie about its tables.
 //!
-//! **Stability.** The canonical bytes (documented at [`canonical`]'s module) never change under one version. Two programs that do not
+//! **Stability.** The canonical bytes (documented at [`canonical()`]'s module) never change under one version. Two programs that do not
 //! agree on version, scope and number of buckets are told so by [`Mismatch`] and compare nothing.
 //!
 //! ```

@@ -669,7 +669,7 @@ async fn hostile_clients_cost_themselves() {
         assert_eq!(asked.get("/version").await.code, 200, "{shown:?}");
         let mut good = connect().await;
         let request = format!(
-            "GET /version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            "GET /clusters/east/version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
             tls::TOKEN
         );
         good.write_all(request.as_bytes()).await.unwrap();

@@ -38,7 +38,7 @@ const OF_A_RUN: &[(Moment, bool)] = &[
 /// Moments of `demo`.
 const OF_A_DEMO: &[(Moment, bool)] = &[
     (Moment::Says("building"), false),
-    (Moment::Says("every kernel"), false),
+    (Moment::Says("every node is as planned"), false),
     (Moment::Says("deploying"), false),
     (Moment::Says("floaters send"), false),
     (Moment::Says("removing what the run"), true),
@@ -47,7 +47,7 @@ const OF_A_DEMO: &[(Moment, bool)] = &[
 /// Moments of `sim run`.
 const OF_A_SCENARIO: &[(Moment, bool)] = &[
     (Moment::Says("building"), false),
-    (Moment::Says("every kernel"), false),
+    (Moment::Says("every node is as planned"), false),
 ];
 
 /// Whether the program ended as it should.

@@ -380,7 +380,7 @@ mod tests {
             (plain, "token: b"),
             (plain, "username: u, password: p, as: root"),
             (
-                "server: 'https://FLEET.example:443/clusters/c2?x', insecure-skip-tls-verify: true",
+                "server: 'https://FLEET.example:443/clusters/c2', insecure-skip-tls-verify: true",
                 "token: c",
             ),
         ] {

@@ -531,7 +531,7 @@ fn the_schema_names_every_key() {
         schema["properties"]["clusters"]["items"]["properties"]
             .as_object()
             .map(serde_json::Map::len),
-        Some(9)
+        Some(10)
     );
 }
 
