@@ -397,12 +397,17 @@ mod tests {
         ] {
             assert!(key(cluster, "token: a") != first, "{cluster}");
         }
-        let certificate =
-            |data: &str| format!("client-certificate-data: {data}, client-key-data: {data}");
-        let (one, other) = (
-            key(plain, &certificate("YQ==")),
-            key(plain, &certificate("Yg==")),
-        );
+        let certificate = || {
+            use base64::Engine as _;
+            let standard = base64::engine::general_purpose::STANDARD;
+            let made = rcgen::generate_simple_self_signed(vec!["u".to_owned()]).expect("made");
+            format!(
+                "client-certificate-data: {}, client-key-data: {}",
+                standard.encode(made.cert.pem()),
+                standard.encode(made.signing_key.serialize_pem())
+            )
+        };
+        let (one, other) = (key(plain, &certificate()), key(plain, &certificate()));
         assert!(one != first && one != other);
     }
 
