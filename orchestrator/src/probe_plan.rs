@@ -16,7 +16,7 @@ use crate::glob::{self, Pattern};
 use crate::probe_targets::Targets;
 use crate::report::layer_word;
 
-/// Up to so many nodes a fleet is probed whole.
+/// Up to so many nodes a fleet is probed whole, and a part of it up to as many pairs as such a fleet has.
 pub const WHOLE_UP_TO: usize = 40;
 /// Echo requests of one probe: three, so that a loss rate of one in a hundred almost never looks like a failure.
 pub const ICMP_COUNT: u16 = 3;
@@ -366,16 +366,17 @@ pub(crate) fn is_asked(
         && common_families(src, dst).contains(&family)
 }
 
-/// Whether every ordered pair of nodes is probed.
+/// Whether every ordered pair of nodes that is asked about is probed: a part of a large fleet may be as few as a small one has.
 fn is_whole(clusters: &[ClusterFacts], what: &What) -> bool {
-    let nodes = |cluster: &ClusterFacts| {
-        cluster
-            .nodes
-            .iter()
-            .filter(|node| what.wants_node(&cluster.name, &node.name))
-            .count()
-    };
-    what.full || clusters.iter().map(nodes).sum::<usize>() <= WHOLE_UP_TO
+    let (mut sources, mut destinations) = (0_usize, 0_usize);
+    for cluster in clusters {
+        let nodes = cluster.nodes.iter();
+        let nodes = nodes.filter(|node| what.wants_node(&cluster.name, &node.name));
+        let count = nodes.count();
+        sources += count * usize::from(what.wants_source(&cluster.name));
+        destinations += count * usize::from(what.wants_destination(&cluster.name));
+    }
+    what.full || sources.saturating_mul(destinations) <= WHOLE_UP_TO * WHOLE_UP_TO
 }
 
 /// The ordered pairs of nodes to probe, sorted.

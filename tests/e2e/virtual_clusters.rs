@@ -278,7 +278,8 @@ fn three_hundred_virtual_clusters_are_healthy_and_one_fault_is_found() {
     assert!(matches!(exit, Some(0 | 2)), "{exit:?}");
     assert_eq!(report["findings"], json!([]));
     assert_eq!(report["clusters"].as_array().unwrap().len(), 300);
-    let (exit, report) = lab.dr(&["--sources", "c00*", "--destinations", "c10*"]);
+    let patient = |arguments: &[&str]| lab.dr(&[arguments, &["--cluster-timeout", "120"]].concat());
+    let (exit, report) = patient(&["--sources", "c00*", "--destinations", "c10*"]);
     assert_eq!(exit, Some(0), "{}", report["findings"]);
     let inject = [
         "sim",
@@ -289,7 +290,7 @@ fn three_hundred_virtual_clusters_are_healthy_and_one_fault_is_found() {
         "c007,c100",
     ];
     lab.place.run(inject).expect(0);
-    let (exit, report) = lab.dr(&["--sources", "c007", "--destinations", "c100"]);
+    let (exit, report) = patient(&["--sources", "c007", "--destinations", "c100"]);
     assert_eq!(exit, Some(1), "{}", report["findings"]);
     assert_eq!(names(&report, "/findings", "code"), ["ROUTE-MISSING"]);
     lab.down();

@@ -128,7 +128,8 @@ fn lasts<B>(request: &Request<B>) -> bool {
     let is_watch = query
         .split('&')
         .any(|pair| matches!(pair, "watch=1" | "watch=true"));
-    is_watch || *request.method() == Method::POST && request.uri().path().contains("/proxy/")
+    is_watch
+        || *request.method() == Method::POST && request.uri().path().ends_with("/proxy/v2/probe")
 }
 
 #[cfg(test)]
@@ -159,6 +160,11 @@ mod tests {
             (
                 Method::GET,
                 "/api/v1/namespaces/n/pods/https:p:1/proxy/v2/info",
+                false,
+            ),
+            (
+                Method::POST,
+                "/api/v1/namespaces/n/pods/https:p:1/proxy/v2/tables",
                 false,
             ),
         ] {

@@ -213,3 +213,22 @@ fn a_cluster_of_ten_thousand_nodes_does_not_flood_the_others() {
     assert!(plan.probes.len() < 2_000, "{}", plan.probes.len());
     assert!(before.elapsed().as_secs() < 5, "{:?}", before.elapsed());
 }
+
+#[test]
+fn a_small_part_of_a_large_fleet_is_probed_whole() {
+    let facts = fleet(100, 2);
+    let what = What {
+        sources: vec![Pattern::from(&*facts[3].name)],
+        destinations: vec![Pattern::from(&*facts[71].name)],
+        ..What::default()
+    };
+    let probes = plan(&facts, &what).probes;
+    let pairs: std::collections::BTreeSet<_> =
+        probes.iter().map(|probe| (probe.src, probe.dst)).collect();
+    assert_eq!(pairs.len(), 4, "{pairs:?}");
+    assert!(
+        probes
+            .iter()
+            .all(|probe| (probe.src.cluster, probe.dst.cluster) == (3, 71))
+    );
+}
