@@ -65,7 +65,7 @@ impl Serialize for Report {
     }
 }
 
-/// As [`write`], with all rows, as text.
+/// As [`write()`], with all rows, as text.
 #[must_use]
 pub fn text(report: &Report) -> String {
     let mut bytes = Vec::new();
