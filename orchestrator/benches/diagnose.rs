@@ -6,6 +6,8 @@
 
 #[path = "diagnose/fleet.rs"]
 mod fleet;
+#[path = "diagnose/node.rs"]
+mod node;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -91,8 +91,8 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
     let suspicions = tables::suspicions(&scope, &intended);
     let walks = walks::Walks::new(&scope, &intended);
     let sound = demand::Sound::new(&scope, &intended, &graph, &suspicions);
-    let demand = demand::pairs(&scope, &intended, &pairs, &suspicions, &sound);
-    unjudged.extend(demand.unlooked(&scope));
+    let demand = demand::pairs(&scope, &pairs, &sound);
+    unjudged.extend(demand.unlooked());
     let mut joined = join::join(&scope, &graph, &walks, &pairs, &suspicions, &demand);
     let mut findings = findings::of_suspicions(&scope, suspicions, &joined);
     findings.extend(objections::of_control_plane(

@@ -5,6 +5,8 @@
 mod faults;
 #[path = "diagnose/fleet.rs"]
 mod fleet;
+#[path = "../benches/diagnose/node.rs"]
+mod node;
 #[path = "diagnose/objects.rs"]
 mod objects;
 #[path = "diagnose/own.rs"]

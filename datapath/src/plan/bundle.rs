@@ -87,6 +87,12 @@ impl Bundle {
         &self.cluster
     }
 
+    /// The prefixes that the cluster offers, without host bits, under the names by which the others know them; one that several nodes
+    /// offer comes more than once.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        self.exports.iter().map(|export| export.dst)
+    }
+
     /// Whether the cluster offers no prefix and has no node in the mesh.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -9,10 +9,7 @@ use datapath::digest::{Differences, Digester, Expected, Key, Scope};
 use datapath::mac::Mac;
 use datapath::nodeconfig::TABLE;
 use datapath::plan::Planner;
-use datapath::state::{
-    Address, Family, Link, LinkKind, NextHop, NodeState, Route, RouteKind, Rule, RuleAction,
-    TABLE_MAIN,
-};
+use datapath::state::{Address, Family, LinkKind, NodeState, RouteKind, RuleAction, TABLE_MAIN};
 use datapath::walk::{End, Layer as Laid, Packet, World, verdict};
 use floater::wire::{Failure, Layer, Outcome, Rtt};
 use ipnet::{IpNet, Ipv4Net};
@@ -21,6 +18,8 @@ use orchestrator::evidence::{
 };
 use orchestrator::probe_plan::{PlannedProbe, What, plan};
 use rayon::prelude::*;
+
+use crate::node::{merged, route, rules, veth};
 
 /// Nodes of each cluster.
 pub(crate) const NODES: u32 = 2;
@@ -99,41 +98,12 @@ fn objects(clusters: u32) -> Fleet {
     fleet
 }
 
-fn route(dst: IpNet, via: Option<IpAddr>, link: &str) -> Route {
-    Route {
-        table: TABLE_MAIN,
-        dst,
-        metric: 0,
-        kind: RouteKind::Unicast,
-        hops: vec![NextHop {
-            via,
-            link: link.to_owned(),
-            onlink: via.is_some(),
-            weight: 1,
-            dead: false,
-        }],
-        src: None,
-        protocol: 3,
-        mtu: None,
-    }
-}
-
 /// A node without the datapath.
 fn bare(cluster: u32, node: u32) -> NodeState {
     let mut state = NodeState::default();
     for link in ["eth0", "pod"] {
-        state.links.insert(Link {
-            name: link.to_owned(),
-            index: 0,
-            mac: Some(Mac::derived(&[&name(cluster), &node.to_string(), link])),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            kind: LinkKind::Veth { peer_index: 0 },
-            master: None,
-            tx_dropped: 0,
-            rx_dropped: 0,
-        });
+        let words = [&name(cluster), &node.to_string(), link];
+        state.links.insert(veth(&words, link));
     }
     let own = IpNet::new(underlay(cluster, node), 24).expect("a length");
     state.addresses.insert(Address {
@@ -141,46 +111,23 @@ fn bare(cluster: u32, node: u32) -> NodeState {
         net: own,
     });
     let router = ip(0x6440_0000, cluster * 256 + 251);
-    state.routes.insert(route(own.trunc(), None, "eth0"));
+    state
+        .routes
+        .insert(route(TABLE_MAIN, own.trunc(), None, "eth0"));
     let all = IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a length");
-    state.routes.insert(route(all, Some(router), "eth0"));
+    state
+        .routes
+        .insert(route(TABLE_MAIN, all, Some(router), "eth0"));
     let single = IpNet::from(pod(cluster, node));
-    state.routes.insert(route(single, None, "pod"));
+    state.routes.insert(route(TABLE_MAIN, single, None, "pod"));
     for peer in (0..NODES).filter(|&peer| peer != node) {
         let via = Some(underlay(cluster, peer));
         state
             .routes
-            .insert(route(pods_of(cluster, peer), via, "eth0"));
+            .insert(route(TABLE_MAIN, pods_of(cluster, peer), via, "eth0"));
     }
-    for (priority, table) in [(0, 255), (32766, 254)] {
-        state.rules.insert(Rule {
-            family: Family::Ipv4,
-            priority,
-            src: None,
-            dst: None,
-            iif: None,
-            oif: None,
-            mark: None,
-            invert: false,
-            action: RuleAction::Lookup(table),
-        });
-    }
+    rules(&mut state, Family::Ipv4);
     state
-}
-
-fn merge(state: &mut NodeState, desired: &NodeState) {
-    state.links.extend(desired.links.iter().cloned());
-    state.addresses.extend(desired.addresses.iter().cloned());
-    state.neighbours.extend(desired.neighbours.iter().cloned());
-    state.fdb.extend(desired.fdb.iter().cloned());
-    state.rules.extend(desired.rules.iter().cloned());
-    state.routes.extend(desired.routes.iter().cloned());
-    state.nat.extend(desired.nat.iter().cloned());
-    state.sysctls.extend(desired.sysctls.iter().cloned());
-    for address in &desired.addresses {
-        let connected = route(address.net.trunc(), None, &address.link);
-        state.routes.insert(connected);
-    }
 }
 
 impl Virtual {
@@ -203,7 +150,7 @@ impl Virtual {
                         let mut tables = bare(cluster, node);
                         let known = format!("{}-n{}", name(cluster), node + 1);
                         let desired = planner.desired_own(&known, &tables);
-                        merge(&mut tables, &desired.expect("it takes part").0);
+                        tables = merged(tables, &desired.expect("it takes part").0);
                         digester.take_counted(&mut tables);
                         NodeFacts {
                             name: format!("n{}", node + 1),
@@ -248,7 +195,7 @@ impl Virtual {
         let known = format!("{}-n{}", name(cluster), node + 1);
         let mut whole = bare(cluster, node);
         let desired = self.planner.desired(&known, &whole);
-        merge(&mut whole, &desired.expect("it takes part").0);
+        whole = merged(whole, &desired.expect("it takes part").0);
         change(&mut whole);
         let mut expected = Expected::new(&self.planner, self.digester);
         let digest = expected.of(&known).expect("it takes part");
@@ -394,8 +341,7 @@ pub(crate) const FAULTS: [Fault; 12] = [
         state.routes.retain(|row| row.dst != pods(peer));
     }),
     ("ROUTE-BLACKHOLE", 0, |state, peer| {
-        let mut row = route(pods(peer), None, "eth0");
-        row.table = TABLE;
+        let mut row = route(TABLE, pods(peer), None, "eth0");
         row.kind = RouteKind::Blackhole;
         row.hops.clear();
         state.routes.insert(row);

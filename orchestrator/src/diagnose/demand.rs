@@ -31,8 +31,11 @@ const MOST: usize = 2_000_000;
 /// So many other clusters are tried as the far end for the question what a cluster's own part of a way is.
 const FAR_ENDS: usize = 4;
 
-/// Clusters that are as planned, by layer and family.
-pub(super) struct Sound(BTreeMap<(Layer, Family), Vec<bool>>);
+/// Clusters that are as planned, and what keeps the others from it.
+pub(super) struct Sound {
+    by_plane: BTreeMap<(Layer, Family), Vec<bool>>,
+    touched: Touched,
+}
 
 impl Sound {
     pub(super) fn new(
@@ -56,23 +59,21 @@ impl Sound {
                 && is_known(scope, intended, cluster, layer)
                 && (scope.what.tables_only || carries(scope, graph, cluster, layer, family))
         };
-        Self(
-            scope
-                .planes()
-                .into_iter()
-                .map(|(layer, family)| {
-                    let sound = (0..clusters)
-                        .into_par_iter()
-                        .map(|cluster| judge(cluster, layer, family))
-                        .collect();
-                    ((layer, family), sound)
-                })
-                .collect(),
-        )
+        let planes = scope.planes().into_iter();
+        let by_plane = planes
+            .map(|(layer, family)| {
+                let sound = (0..clusters)
+                    .into_par_iter()
+                    .map(|cluster| judge(cluster, layer, family))
+                    .collect();
+                ((layer, family), sound)
+            })
+            .collect();
+        Self { by_plane, touched }
     }
 
     pub(super) fn is_sound(&self, cluster: usize, layer: Layer, family: Family) -> bool {
-        self.0
+        self.by_plane
             .get(&(layer, family))
             .is_some_and(|sound| sound.get(cluster) == Some(&true))
     }
@@ -182,19 +183,19 @@ impl Touched {
 /// By prefix that is routed: the only cluster that offers it.
 fn exporters(scope: &Scope<'_>, intended: &Intended) -> HashMap<IpNet, usize> {
     let mut found: HashMap<IpNet, Option<usize>> = HashMap::new();
-    let mut add = |prefix: IpNet, cluster: usize| {
-        let owner = found.entry(prefix).or_insert(Some(cluster));
-        if *owner != Some(cluster) {
-            *owner = None;
-        }
-    };
     let names: HashMap<&str, usize> = (0..)
         .zip(&scope.gathered.clusters)
         .map(|(at, cluster)| (cluster.name.as_str(), at))
         .collect();
-    for (name, prefix) in &intended.exports {
-        if let Some(&cluster) = names.get(name.as_str()) {
-            add(*prefix, cluster);
+    for bundle in intended.planner.bundles() {
+        let Some(&cluster) = names.get(bundle.cluster()) else {
+            continue;
+        };
+        for prefix in bundle.prefixes() {
+            let owner = found.entry(prefix).or_insert(Some(cluster));
+            if *owner != Some(cluster) {
+                *owner = None;
+            }
         }
     }
     found
@@ -213,7 +214,7 @@ pub(super) struct Demand {
 
 impl Demand {
     /// What nobody looked at, as a sentence.
-    pub(super) fn unlooked(&self, _scope: &Scope<'_>) -> Option<String> {
+    pub(super) fn unlooked(&self) -> Option<String> {
         (self.left_out > 0).then(|| {
             format!(
                 "{} cells were neither probed nor followed through the tables, because in too many clusters something differs, fails or carried no packet",
@@ -234,13 +235,7 @@ struct Demanding<'s, 'a> {
 
 /// The pairs that were probed, those that suspicions touch, one of each cell that no packet judges and whose clusters are not both
 /// sound, and a sample of the others.
-pub(super) fn pairs(
-    scope: &Scope<'_>,
-    intended: &Intended,
-    probed: &[Pair<'_>],
-    suspicions: &[Suspicion],
-    sound: &Sound,
-) -> Demand {
+pub(super) fn pairs(scope: &Scope<'_>, probed: &[Pair<'_>], sound: &Sound) -> Demand {
     let clusters = scope.gathered.clusters.len();
     let mut all = Demanding {
         scope,
@@ -252,8 +247,7 @@ pub(super) fn pairs(
         cells: 0,
         left_out: 0,
     };
-    let touched = Touched::new(scope, intended, suspicions);
-    all.touched(&touched);
+    all.touched(&sound.touched);
     for (layer, family) in scope.planes() {
         for cluster in 0..clusters {
             all.cell(cluster, cluster, layer, family);

@@ -34,8 +34,6 @@ pub(super) struct Intended {
     pub(super) gateways: BTreeSet<NodeRef>,
     /// Whether the objects were guessed.
     pub(super) guessed: bool,
-    /// Prefixes that clusters offer to the others, with the offering cluster's name.
-    pub(super) exports: Vec<(String, IpNet)>,
     /// What the objects lack or contradict, the nodes' own links considered; empty where the objects were guessed.
     pub(super) objections: Vec<Objection>,
     /// Who has an underlay or overlay address.
@@ -126,7 +124,6 @@ impl Intended {
             lower,
             gateways,
             guessed,
-            exports: exports(fleet),
             objections,
         }
     }
@@ -146,14 +143,11 @@ impl Intended {
             .collect()
     }
 
-    /// All rows that a node should hold; none where it takes no part. O(clusters): for nodes in which something differs.
+    /// All rows that a node that could be read should hold; none where it takes no part. O(clusters): for nodes in which something
+    /// differs.
     pub(super) fn desired(&self, scope: &Scope<'_>, at: NodeRef) -> Option<NodeState> {
-        let name = self.name(at)?;
-        let lent = match &scope.node(at).tables {
-            Ok(tables) => tables,
-            Err(_) => &ordinary(scope, at, self.lower.get(&at)?),
-        };
-        Some(self.planner.desired(name, lent)?.0)
+        let tables = scope.node(at).tables.as_ref().ok()?;
+        Some(self.planner.desired(self.name(at)?, tables)?.0)
     }
 
     /// The rows that a node should hold but for those that its digest counts.
@@ -220,37 +214,6 @@ impl Intended {
     }
 }
 
-/// What the clusters' own objects offer, by the names that others know it by.
-fn exports(fleet: &Fleet) -> Vec<(String, IpNet)> {
-    let mut maps: HashMap<&str, &BTreeMap<String, String>> = HashMap::new();
-    let mut found = Vec::new();
-    let mut offer = |cluster: &str, map: Option<&BTreeMap<String, String>>, cidr: &String| {
-        let global = map.and_then(|map| map.get(cidr)).unwrap_or(cidr);
-        if let Ok(prefix) = global.parse::<IpNet>() {
-            found.push((cluster.to_owned(), prefix.trunc()));
-        }
-    };
-    for object in &fleet.clusters {
-        let name = object.metadata.name.as_str();
-        let options = object.spec.cluster_link_options.as_ref();
-        let map = options.map(|options| &options.global_cidrs_map);
-        if let Some(map) = map {
-            maps.insert(name, map);
-        }
-        let status = &object.status.cluster_link_status;
-        for cidr in status.pod_cidrs.iter().chain(&status.service_cidrs) {
-            offer(name, map, cidr);
-        }
-    }
-    for object in &fleet.cluster_nodes {
-        let name = object.spec.cluster_name.as_str();
-        for cidr in &object.spec.pod_cidrs {
-            offer(name, maps.get(name).copied(), cidr);
-        }
-    }
-    found
-}
-
 /// The links of the nodes that could be read, by ClusterNode.
 fn observed_links(
     scope: &Scope<'_>,
@@ -277,29 +240,27 @@ pub(super) fn rows_of(scope: &Scope<'_>, at: NodeRef, config: &NodeConfigSpec) -
 /// An ordinary underlay link with the node's addresses.
 fn ordinary(scope: &Scope<'_>, at: NodeRef, lower: &str) -> NodeState {
     let mut state = NodeState::default();
-    {
-        state.links.insert(Link {
-            name: lower.to_owned(),
-            index: 0,
-            mac: None,
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            kind: LinkKind::Other {
-                name: "physical".to_owned(),
-            },
-            master: None,
-            tx_dropped: 0,
-            rx_dropped: 0,
-        });
-        for &ip in &scope.node(at).ips {
-            let length = if ip.is_ipv4() { 32 } else { 128 };
-            if let Ok(net) = IpNet::new(ip, length) {
-                state.addresses.insert(Address {
-                    link: lower.to_owned(),
-                    net,
-                });
-            }
+    state.links.insert(Link {
+        name: lower.to_owned(),
+        index: 0,
+        mac: None,
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        kind: LinkKind::Other {
+            name: "physical".to_owned(),
+        },
+        master: None,
+        tx_dropped: 0,
+        rx_dropped: 0,
+    });
+    for &ip in &scope.node(at).ips {
+        let length = if ip.is_ipv4() { 32 } else { 128 };
+        if let Ok(net) = IpNet::new(ip, length) {
+            state.addresses.insert(Address {
+                link: lower.to_owned(),
+                net,
+            });
         }
     }
     state

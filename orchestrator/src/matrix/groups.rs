@@ -134,7 +134,8 @@ impl Groups {
         for _ in 0..=ROUNDS {
             tallies = tally(cells, pyramids, &colors);
             let next: Vec<u64> = tallies.iter().map(|tally| tally.hash).collect();
-            if kinds(&next) == kinds(&colors) && colors.iter().any(|&color| color != 0) {
+            // A round only ever splits groups.
+            if kinds(&next) == kinds(&colors) {
                 break;
             }
             colors = next;
@@ -194,12 +195,6 @@ impl Groups {
             ]);
         }
         lines
-    }
-
-    /// The group of a cluster.
-    #[must_use]
-    pub fn group_of(&self, cluster: usize) -> Option<usize> {
-        self.of.get(cluster).map(|&group| group as usize)
     }
 
     /// By source and destination group: what their cells are. Groups from `shown` on are one, the last.
@@ -334,7 +329,7 @@ mod tests {
         assert_eq!(members.len(), 4, "{members:?}");
         assert!(members[1..3].contains(&vec![1]) && members[1..3].contains(&vec![5]));
         let blocks = groups.blocks(&cells.planes()[0], 10);
-        let other = groups.group_of(0).expect("it is there");
+        let other = groups.of[0] as usize;
         assert_eq!(blocks[0][other].counts, [0, 0, 0, 0, 32]);
         assert_eq!(
             (blocks[other][other].worst(), blocks[other][other].cells()),

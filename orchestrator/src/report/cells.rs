@@ -8,8 +8,6 @@
 //! Clusters are named by their position in [`Report::clusters`](super::Report::clusters). 5000 clusters are 25 MB a plane, whatever is
 //! known of them; everything else about a cell is kept only where there is something to say.
 
-use std::ops::Range;
-
 use datapath::state::Family;
 use floater::wire::Layer;
 use rayon::prelude::*;
@@ -302,12 +300,7 @@ impl Cells {
 
     /// Every cell, by source, destination, layer and family.
     pub fn ids(&self) -> impl Iterator<Item = (CellId, Mark)> + '_ {
-        self.rows(0..self.side)
-    }
-
-    /// The cells from some sources, by source, destination, layer and family.
-    pub fn rows(&self, sources: Range<usize>) -> impl Iterator<Item = (CellId, Mark)> + '_ {
-        sources.flat_map(move |src| {
+        (0..self.side).flat_map(move |src| {
             (0..self.side).flat_map(move |dst| {
                 self.planes.iter().filter_map(move |plane| {
                     let mark = plane.at(src, dst);

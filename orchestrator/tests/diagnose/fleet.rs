@@ -10,12 +10,8 @@ use std::sync::Arc;
 
 use datapath::api::{Cluster, ClusterLinkOptions, ClusterNode, Fleet, NetworkType, NodeConfig};
 use datapath::digest::{Digester, Expected, Key, Scope};
-use datapath::mac::Mac;
 use datapath::plan::Planner;
-use datapath::state::{
-    Address, Family, Link, LinkKind, NextHop, NodeState, Route, RouteKind, Rule, RuleAction,
-    TABLE_MAIN,
-};
+use datapath::state::{Address, Family, NodeState, TABLE_MAIN};
 use datapath::walk::{End, Packet, World, round_trip};
 use floater::wire::{Failure, Layer, Outcome, Rtt};
 use ipnet::IpNet;
@@ -25,6 +21,9 @@ use orchestrator::evidence::{
 };
 use orchestrator::probe_plan::{PlannedProbe, What, plan};
 use orchestrator::report::{CellName, Finding};
+
+pub(crate) use crate::node::route;
+use crate::node::{merged, rules, veth};
 
 /// A cluster of a test's fleet.
 #[derive(Debug, Clone, Copy)]
@@ -245,49 +244,14 @@ pub(crate) fn pod(cluster: usize, node: usize, family: Family) -> IpAddr {
     })
 }
 
-fn plain(words: &[&str], name: &str, kind: LinkKind) -> Link {
-    Link {
-        name: name.to_owned(),
-        index: 0,
-        mac: Some(Mac::derived(words)),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        kind,
-        master: None,
-        tx_dropped: 0,
-        rx_dropped: 0,
-    }
-}
-
-pub(crate) fn route(table: u32, dst: IpNet, via: Option<IpAddr>, link: &str) -> Route {
-    Route {
-        table,
-        dst,
-        metric: if dst.addr().is_ipv4() { 0 } else { 1024 },
-        kind: RouteKind::Unicast,
-        hops: vec![NextHop {
-            via,
-            link: link.to_owned(),
-            onlink: via.is_some(),
-            weight: 1,
-            dead: false,
-        }],
-        src: None,
-        protocol: 3,
-        mtu: None,
-    }
-}
-
 /// A node without the datapath.
 fn around(cluster: usize, spec: &Spec, node: usize) -> NodeState {
     let mut state = NodeState::default();
     let words = [format!("{cluster}"), format!("{node}")];
-    let veth = || LinkKind::Veth { peer_index: 0 };
     for name in ["eth0", "pod"] {
         state
             .links
-            .insert(plain(&[&words[0], &words[1], name], name, veth()));
+            .insert(veth(&[&words[0], &words[1], name], name));
     }
     for &family in spec.families {
         let (length, all) = match family {
@@ -318,37 +282,7 @@ fn around(cluster: usize, spec: &Spec, node: usize) -> NodeState {
                 "eth0",
             ));
         }
-        for (priority, table) in [(0, 255), (32766, 254)] {
-            state.rules.insert(Rule {
-                family,
-                priority,
-                src: None,
-                dst: None,
-                iif: None,
-                oif: None,
-                mark: None,
-                invert: false,
-                action: RuleAction::Lookup(table),
-            });
-        }
-    }
-    state
-}
-
-fn merged(mut state: NodeState, desired: &NodeState) -> NodeState {
-    state.links.extend(desired.links.iter().cloned());
-    state.addresses.extend(desired.addresses.iter().cloned());
-    state.neighbours.extend(desired.neighbours.iter().cloned());
-    state.fdb.extend(desired.fdb.iter().cloned());
-    state.rules.extend(desired.rules.iter().cloned());
-    state.routes.extend(desired.routes.iter().cloned());
-    state.nat.extend(desired.nat.iter().cloned());
-    state.sysctls.extend(desired.sysctls.iter().cloned());
-    for address in &desired.addresses {
-        // The kernel's own route to what is on the link.
-        state
-            .routes
-            .insert(route(TABLE_MAIN, address.net.trunc(), None, &address.link));
+        rules(&mut state, family);
     }
     state
 }
