@@ -30,6 +30,11 @@ fn demo(arguments: &[&str], cells: usize) {
         .run(["demo", "-o", "json"].iter().chain(arguments))
         .expect(0);
     assert_healthy(&ran.json(), cells);
+    // Standard output is a program's, so that a person reads the verdict on the other one; and nothing where nothing is wanted.
+    assert!(ran.stderr.contains("Verdict: healthy"), "{}", ran.stderr);
+    let quiet = ["demo", "--quiet", "-o", "json"];
+    let ran = place.run(quiet.iter().chain(arguments)).expect(0);
+    assert_eq!(ran.stderr, "");
     place.assert_empty();
 }
 

@@ -251,15 +251,17 @@ impl Agent {
             }
         };
         let version = |tables: &Tables| tables.version;
-        self.read(
-            method,
-            "/v2/tables",
-            &body,
-            TABLES_TIMEOUT,
-            deadline,
-            version,
-        )
-        .await
+        let tables = self
+            .read(
+                method,
+                "/v2/tables",
+                &body,
+                TABLES_TIMEOUT,
+                deadline,
+                version,
+            )
+            .await?;
+        answer::as_asked(tables, expected)
     }
 
     /// Who it is, and how it fares.

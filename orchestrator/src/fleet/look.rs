@@ -243,6 +243,12 @@ pub(crate) async fn intent(api: &Api, members: &[Member]) -> (Fleet, Vec<String>
         api.list::<ClusterNode>("/apis/kosmos.io/v1alpha1/clusternodes", "", MAX_OBJECTS),
         configs,
     );
+    if members.len() > CONFIGS_UP_TO {
+        warnings.push(format!(
+            "nodeconfigs.kosmos.io are not read in a fleet of more than {CONFIGS_UP_TO} members: nodes are compared with the plan of the \
+             other objects, and what only a NodeConfig tells is not judged"
+        ));
+    }
     let mut cluster_nodes = optional(nodes, "clusternodes.kosmos.io", &mut warnings);
     let mut node_configs = optional(configs, "nodeconfigs.kosmos.io", &mut warnings);
     // Names are printed, matched and put into fixes.
