@@ -303,6 +303,12 @@ pub struct Digester {
 }
 
 impl Digester {
+    /// The number of bits that say how many buckets there are, 2^bits.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Of 2^bits buckets; at most [`MOST_BITS`] count.
     #[must_use]
     pub fn new(key: Key, scope: Scope, bits: u8) -> Self {

@@ -11,9 +11,11 @@
 use std::fmt;
 
 use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
 
 /// A pattern, compiled once. A text that is no pattern matches nothing, and [`Pattern::check`] says why.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Pattern {
     text: String,
     compiled: Result<GlobMatcher, String>,
@@ -43,6 +45,12 @@ impl Pattern {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.text
     }
 }
 

@@ -11,13 +11,16 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use datapath::printable::Printable;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::engine::messages::TargetFacts;
 use crate::glob::Pattern;
 use crate::kubeconfig::{self, Identity, Kubeconfig, Reach, RemoteKubeconfig, Selected};
 
 /// What was said about the inventory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InventoryOptions {
     /// The source's file (`--src-kubeconfig`); without it, `KUBECONFIG`.
     pub src_kubeconfig: Option<PathBuf>,
@@ -39,6 +42,21 @@ pub struct InventoryOptions {
     pub fleet: Option<PathBuf>,
 }
 
+impl InventoryOptions {
+    /// The same, whose paths mean the same in every directory.
+    pub(crate) fn absolute(&self) -> Self {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Self {
+            src_kubeconfig: self.src_kubeconfig.as_ref().map(absolute),
+            dst_kubeconfig: self.dst_kubeconfig.as_ref().map(absolute),
+            kubeconfigs: self.kubeconfigs.iter().map(absolute).collect(),
+            kubeconfig_dir: self.kubeconfig_dir.as_ref().map(absolute),
+            fleet: self.fleet.as_ref().map(absolute),
+            ..self.clone()
+        }
+    }
+}
+
 /// A cluster that is to be asked.
 #[derive(Clone)]
 pub struct Target {
@@ -51,7 +69,8 @@ pub struct Target {
 }
 
 /// What a cluster was given for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The destination of a pair.
     Destination,
@@ -137,6 +156,16 @@ impl Target {
             Access::Client(_) | Access::Unusable(_) => return None,
         };
         server.parse::<http::Uri>().ok()?.into_parts().authority
+    }
+
+    /// What a run's machine has to know of it.
+    pub(crate) fn facts(&self) -> TargetFacts {
+        TargetFacts {
+            name: self.name.clone(),
+            role: self.role,
+            server: self.server(),
+            identity: self.identity(),
+        }
     }
 
     /// What proves that another entry reaches the same server, where anything does.

@@ -22,6 +22,7 @@ use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use crate::Error;
@@ -86,9 +87,10 @@ struct Entry {
     extension: Option<serde_json::Value>,
 }
 
-/// By what two entries are known to reach the same server: its URL and the authorities that vouch for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
+/// By what two entries are known to reach the same server: its URL and the authorities that vouch for it, both as SHA-256 in base64, so
+/// that neither can be read out of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
     url: String,
     authorities: Option<String>,
 }
@@ -111,9 +113,15 @@ impl Entry {
     }
 
     fn identity(&self) -> Identity {
+        use base64::Engine as _;
+        let hash = |text: &str| {
+            let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+            base64::engine::general_purpose::STANDARD.encode(hash)
+        };
+        let authorities = self.cluster.certificate_authority_data.as_deref();
         Identity {
-            url: self.server().trim_end_matches('/').to_owned(),
-            authorities: self.cluster.certificate_authority_data.clone(),
+            url: hash(self.server().trim_end_matches('/')),
+            authorities: authorities.map(hash),
         }
     }
 

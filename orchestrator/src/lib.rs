@@ -11,6 +11,7 @@
 pub mod causes;
 mod descriptors;
 pub mod diagnose;
+pub mod engine;
 pub mod error;
 pub mod evidence;
 pub mod explain;

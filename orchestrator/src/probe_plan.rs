@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use datapath::state::Family;
 use floater::wire::{Layer, Protocol};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::evidence::{ClusterFacts, NodeFacts, NodeRef};
 use crate::glob::{self, Pattern};
@@ -25,7 +26,7 @@ pub const ICMP_COUNT: u16 = 3;
 pub const TCP_COUNT: u16 = 2;
 
 /// What is asked of a run. An empty list leaves its question open: all that exist.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct What {
     /// The layers to judge.
     pub layers: Vec<Layer>,

@@ -7,11 +7,14 @@
 //! Everything that a cluster, node or floater refuses is evidence with a reason. Only four things end a run without a
 //! report: bad files, contradicting options, no cluster at all, an interruption.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use datapath::digest::Key;
 use datapath::state::Family;
 use floater::wire::{Layer, hex};
 use futures::FutureExt as _;
@@ -21,19 +24,24 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::descriptors::{self, Descriptors};
+use crate::diagnose::Judged;
+use crate::engine::messages::Input;
+use crate::engine::{Engine, Purpose, Settings};
 use crate::evidence::Gathered;
 use crate::fleet::remove::Ledger;
 use crate::inventory::{self, InventoryOptions, Target};
-use crate::probe_plan::{self, What};
+use crate::probe_plan::What;
 use crate::report::{CellVerdict, Finding, Observation, Report, Run, RunVerdict, Severity};
 
-mod ask;
-mod assemble;
-mod claims;
-mod clusters;
-mod expected;
-mod opened;
-mod probe;
+mod kube;
+pub mod record;
+mod replay;
+mod resume;
+
+use kube::Kube;
+use record::{Header, Recorder};
+pub use replay::{ReplayOptions, replay};
+use resume::Memory;
 
 /// What a run is to do. [`RunOptions::default`] asks for everything, of nothing.
 #[derive(Clone)]
@@ -75,6 +83,10 @@ pub struct RunOptions {
     pub keep: bool,
     /// Whether to send probes; without, intent is compared with the tables alone.
     pub probe: bool,
+    /// Where everything that comes in is kept.
+    pub record: Option<Arc<Recorder>>,
+    /// The record of a run to go on with: its inventory, what it judges and its seed are taken from there.
+    pub resume: Option<PathBuf>,
     /// Told what happens while it does.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
@@ -100,6 +112,8 @@ impl Default for RunOptions {
             control_plane: None,
             keep: false,
             probe: true,
+            record: None,
+            resume: None,
             progress: Arc::new(|_| {}),
         }
     }
@@ -185,22 +199,22 @@ struct Context {
     options: Arc<RunOptions>,
     run: String,
     started: Timestamp,
+    began: Instant,
     deadline: Instant,
     ledger: Arc<Ledger>,
     /// What dead runs left is removed beside everything else.
-    sweeps: Arc<clusters::Sweeps>,
+    sweeps: Arc<kube::Sweeps>,
     /// The process's limit of file descriptors.
     limit: u64,
     /// Bounds the floaters that are asked at a time.
     gate: Arc<tokio::sync::Semaphore>,
+    /// What rows are hashed with.
+    key: Key,
+    /// What an earlier run was told.
+    memory: Arc<Mutex<Option<Memory>>>,
 }
 
 impl Context {
-    /// How clusters share the process's descriptors.
-    fn shares(&self) -> Descriptors {
-        Descriptors::shared(self.limit)
-    }
-
     /// How long the run may still take.
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
@@ -214,13 +228,36 @@ impl Context {
         self.tell(Progress::Warning(text.into()));
     }
 
-    /// The layers that need floaters: the host's always, for the tables.
+    /// The layers that need floaters.
     fn layers(&self) -> Vec<Layer> {
-        let wanted = self.options.what.layers();
-        [Layer::Host, Layer::Pod]
-            .into_iter()
-            .filter(|layer| *layer == Layer::Host || (self.options.probe && wanted.contains(layer)))
-            .collect()
+        self.settings(Purpose::Diagnose).layers()
+    }
+
+    /// What the run's machine has to know.
+    fn settings(&self, purpose: Purpose) -> Settings {
+        let options = &self.options;
+        let inventory = &options.inventory;
+        let shared = Descriptors::shared(self.limit);
+        Settings {
+            run: self.run.clone(),
+            what: options.what.clone(),
+            purpose,
+            rounds: options.rounds,
+            budget_pps: options.budget_pps,
+            port: options.port,
+            deadline: self.deadline.saturating_duration_since(self.began),
+            cluster_timeout: options.cluster_timeout,
+            control_plane: options.control_plane.clone(),
+            chosen: options.targets.is_empty()
+                && inventory.kubeconfigs.is_empty()
+                && inventory.kubeconfig_dir.is_none()
+                && inventory.fleet.is_none()
+                && !inventory.all_contexts
+                || !inventory.contexts.is_empty(),
+            clusters_at_once: shared.clusters,
+            floaters_at_once: shared.floaters,
+            key: self.key,
+        }
     }
 }
 
@@ -237,7 +274,7 @@ pub async fn run(
     interrupt: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
     let keep = options.keep;
-    let context = begin(options)?;
+    let context = begin(options).await?;
     let ledger = Arc::clone(&context.ledger);
     let work = AssertUnwindSafe(drive(context.clone())).catch_unwind();
     let result = tokio::select! {
@@ -292,12 +329,14 @@ pub async fn sweep(
     force: bool,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Swept, Error> {
-    let context = begin(options)?;
+    let context = begin(options).await?;
+    let mut kube = Kube::new(context.clone(), Purpose::Sweep, force);
     tokio::select! {
         biased;
-        () = interrupt => Err(Error::Interrupted { left: Vec::new() }),
-        swept = clusters::sweep(&context, force) => swept,
+        () = interrupt => return Err(Error::Interrupted { left: Vec::new() }),
+        done = gather(&context, &mut kube, Purpose::Sweep) => drop(done?),
     }
+    Ok(kube.swept())
 }
 
 /// The objects that [`run`] would make in each cluster, by the cluster's name, as manifests in the order of creation. Reads
@@ -309,12 +348,14 @@ pub async fn dry_run(
     options: RunOptions,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Vec<(String, Vec<serde_json::Value>)>, Error> {
-    let context = begin(options)?;
+    let context = begin(options).await?;
+    let mut kube = Kube::new(context.clone(), Purpose::Plan, false);
     tokio::select! {
         biased;
-        () = interrupt => Err(Error::Interrupted { left: Vec::new() }),
-        planned = clusters::dry_run(&context) => planned,
+        () = interrupt => return Err(Error::Interrupted { left: Vec::new() }),
+        done = gather(&context, &mut kube, Purpose::Plan) => drop(done?),
     }
+    Ok(kube.planned())
 }
 
 /// The exit code of a report, where findings of `fail_on` or worse fail the run.
@@ -336,8 +377,21 @@ pub fn exit_code(report: &Report, fail_on: Severity) -> u8 {
     }
 }
 
-fn begin(mut options: RunOptions) -> Result<Context, Error> {
+async fn begin(mut options: RunOptions) -> Result<Context, Error> {
     options.what.tables_only = !options.probe;
+    let mut key = Key([0; 16]);
+    random(&mut key.0)?;
+    let mut memory = None;
+    if let Some(path) = options.resume.clone() {
+        let (known, then) = blocking(move || Memory::read(&path)).await?;
+        options.inventory = then.inventory;
+        options.what = then.settings.what;
+        options.rounds = then.settings.rounds;
+        options.control_plane = then.settings.control_plane;
+        // The answers that are known were given to digests under this key.
+        key = then.settings.key;
+        memory = Some(known);
+    }
     check(&options)?;
     let time = options
         .timeout
@@ -355,11 +409,15 @@ fn begin(mut options: RunOptions) -> Result<Context, Error> {
             ),
         });
     }
+    let began = Instant::now();
     Ok(Context {
         options: Arc::new(options),
         run: hex(&id),
         started: Timestamp::now(),
-        deadline: Instant::now() + time,
+        began,
+        deadline: began + time,
+        key,
+        memory: Arc::new(Mutex::new(memory)),
         ledger: Arc::new(Ledger::default()),
         sweeps: Arc::default(),
         limit,
@@ -424,69 +482,150 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<(), Error> {
 }
 
 async fn drive(context: Context) -> Result<Report, Error> {
-    let began = Instant::now();
-    let targets = targets(&context).await?;
-    context.tell(Progress::Started {
-        run: context.run.clone(),
-        clusters: targets.len(),
-    });
-    if let Some(warning) = Descriptors::warning(context.limit, targets.len()) {
-        context.warn(warning);
+    let mut kube = Kube::new(context.clone(), Purpose::Diagnose, false);
+    let gathered = gather(&context, &mut kube, Purpose::Diagnose).await;
+    // The diagnosis takes long; what has come until here is kept whatever becomes of it.
+    if let Some(record) = &context.options.record {
+        record.flush();
     }
-    let found = clusters::prepare(&context, targets).await?;
-    let (mut gathered, agents) = assemble::gather(&context, found);
-    if context.options.probe {
-        let planned = probe_plan::plan(&gathered.clusters, &context.options.what);
-        gathered.refused = planned.refused;
-        probe::probe(&context, &mut gathered, &agents, planned.probes).await?;
-    }
-    context.tell(Progress::Diagnosing);
-    let judged = judge(&context, gathered).await;
-    for finding in &judged.findings {
-        context.tell(Progress::Finding(Box::new(finding.clone())));
+    let gathered = gathered?;
+    let options = Arc::clone(&context.options);
+    // It computes for as long as a fleet is large, on threads of its own.
+    let judged = blocking(move || Ok(judged(&gathered, &options.what, &*options.progress))).await?;
+    let seconds = (context.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+    if let Some(record) = &context.options.record {
+        record.end(seconds);
     }
     Ok(judged.into_report(Run {
         id: context.run.clone(),
         started: whole_seconds(context.started),
-        seconds: (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        seconds,
         seed: context.options.what.seed,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
     }))
 }
 
-/// The diagnosis computes for as long as a fleet is large, on threads of its own.
-async fn judge(context: &Context, gathered: Gathered) -> crate::diagnose::Judged {
-    let options = Arc::clone(&context.options);
-    let task =
-        tokio::task::spawn_blocking(move || crate::diagnose::diagnose(&gathered, &options.what));
-    match task.await {
-        Ok(judged) => judged,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // A blocking task is cancelled only by a runtime that is being shut down, which drops this future, too.
-            Err(_) => futures::future::pending().await,
-        },
+/// Drives a run's machine until it ends.
+async fn gather(context: &Context, kube: &mut Kube, purpose: Purpose) -> Result<Gathered, Error> {
+    let settings = context.settings(purpose);
+    let record = context.options.record.as_deref();
+    if let Some(record) = record {
+        let inventory = context.options.inventory.absolute();
+        let started = whole_seconds(context.started);
+        record.header(&Header::new(started, settings.clone(), inventory));
+    }
+    let mut engine = Engine::new(settings);
+    let mut memory = context
+        .memory
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let (targets, warnings) = targets(context).await?;
+    let count = targets.len();
+    let first = kube.targets(targets, warnings);
+    if let (Some(memory), Input::Targets { targets, .. }) = (&mut memory, &first) {
+        memory.targets(targets);
+    }
+    let mut known = VecDeque::from([first]);
+    let mut is_begun = false;
+    loop {
+        let input = match known.pop_front() {
+            Some(input) => input,
+            None => {
+                let input = next(context, &engine, kube, record).await;
+                match &mut memory {
+                    Some(memory) => memory.joined(input),
+                    None => input,
+                }
+            }
+        };
+        let now = context.began.elapsed();
+        if let Some(record) = record {
+            record.input(now, &input);
+        }
+        engine.put(now, input);
+        while let Some(command) = engine.command() {
+            let Some(memory) = &mut memory else {
+                kube.execute(command);
+                continue;
+            };
+            let recalled = memory.recall(command);
+            known.extend(recalled.inputs);
+            if let Some(command) = recalled.left {
+                kube.execute(command);
+            }
+        }
+        if !std::mem::replace(&mut is_begun, true)
+            && let Some(warning) = Descriptors::warning(context.limit, count)
+        {
+            context.warn(warning);
+        }
+        if let Some(end) = engine.end() {
+            return end;
+        }
     }
 }
 
-async fn targets(context: &Context) -> Result<Vec<Target>, Error> {
+/// What comes next, if only time.
+async fn next(
+    context: &Context,
+    engine: &Engine,
+    kube: &mut Kube,
+    record: Option<&Recorder>,
+) -> Input {
+    let wakes_at = engine.wakes_at().map(|at| context.began + at);
+    let time = async {
+        match wakes_at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    let quiet = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Some(record) = record {
+            // Whoever kills a run that waits finds on record all that had come.
+            record.flush();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        input = kube.next() => input,
+        () = time => Input::Tick,
+        () = quiet => Input::Tick,
+    }
+}
+
+/// The diagnosis of what was gathered, told as it goes.
+fn judged(gathered: &Gathered, what: &What, progress: &(dyn Fn(Progress) + Send + Sync)) -> Judged {
+    progress(Progress::Diagnosing);
+    let judged = crate::diagnose::diagnose(gathered, what);
+    for finding in &judged.findings {
+        progress(Progress::Finding(Box::new(finding.clone())));
+    }
+    judged
+}
+
+async fn targets(context: &Context) -> Result<(Vec<Target>, Vec<String>), Error> {
     if !context.options.targets.is_empty() {
-        return Ok(context.options.targets.clone());
+        return Ok((context.options.targets.clone(), Vec::new()));
     }
     let options = Arc::clone(&context.options);
     // Thousands of files are a second of reading and checking.
-    let task = tokio::task::spawn_blocking(move || inventory::load(&options.inventory));
-    match task.await {
-        Ok(result) => {
-            let inventory = result?;
-            for warning in inventory.warnings {
-                context.warn(warning);
-            }
-            Ok(inventory.targets)
-        }
+    let inventory = blocking(move || inventory::load(&options.inventory)).await?;
+    Ok((inventory.targets, inventory.warnings))
+}
+
+/// Work that computes or reads for long, on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => futures::future::pending().await,
+            // A blocking task is cancelled only by a runtime that is being shut down, which drops this future, too.
+            Err(_) => std::future::pending().await,
         },
     }
 }

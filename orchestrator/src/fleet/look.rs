@@ -14,7 +14,7 @@ use datapath::printable::{Printable, is_object_name};
 
 use super::api::{Api, Failure, Listed};
 use super::objects::{Node, Object, Pod, Secret};
-use super::patience::FirstAnswer;
+use crate::engine::messages::{self, Looked};
 use crate::manifest::{
     MANAGED_BY, MANAGED_BY_LABEL, NAME, NAME_LABEL, RUN_LABEL, SECRET_KEY, SHARED,
 };
@@ -62,7 +62,16 @@ impl<'de> Deserialize<'de> for Member {
         }
         let (name, kubeconfig) = (name.to_owned(), value["spec"]["kubeconfig"].as_str());
         let kubeconfig = kubeconfig.unwrap_or_default().to_owned();
-        let cluster = serde_json::from_value(value);
+        let mut cluster: Result<Cluster, _> = serde_json::from_value(value);
+        if let Ok(cluster) = &mut cluster {
+            // Other marks say nothing here, and what `kubectl apply` notes in one of them holds the kubeconfig again.
+            for marks in [
+                &mut cluster.metadata.labels,
+                &mut cluster.metadata.annotations,
+            ] {
+                marks.retain(|mark, _| mark == ROLE_LABEL);
+            }
+        }
         Ok(Self {
             name,
             kubeconfig,
@@ -101,19 +110,18 @@ pub(crate) fn pods(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods")
 }
 
-/// Looks at a cluster. The first request is alone, so that a cluster that does not answer within `first` costs one connection.
-pub(crate) async fn look(api: &Api, namespace: &str, first: &FirstAnswer) -> Result<Seen, String> {
-    let system = api.get::<Object>("/api/v1/namespaces/kube-system");
-    let system = first
-        .of(system)
+/// Looks at a cluster. The first request is alone, so that a cluster that does not answer costs one connection; `answered` is called once
+/// it has.
+pub(crate) async fn look(
+    api: &Api,
+    namespace: &str,
+    answered: impl FnOnce(),
+) -> Result<Seen, String> {
+    let system = api
+        .get::<Object>("/api/v1/namespaces/kube-system")
         .await
-        .map_err(|waited| {
-            format!(
-                "API server unreachable: no answer within {:.1} s",
-                waited.as_secs_f64()
-            )
-        })?
         .map_err(|failure| failure.to_string())?;
+    answered();
     let id = system.metadata.uid;
     let usable = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if id.is_empty() || id.len() > 64 || !id.bytes().all(usable) {
@@ -249,19 +257,8 @@ pub(crate) async fn intent(api: &Api, members: &[Member]) -> (Fleet, Vec<String>
              other objects, and what only a NodeConfig tells is not judged"
         ));
     }
-    let mut cluster_nodes = optional(nodes, "clusternodes.kosmos.io", &mut warnings);
-    let mut node_configs = optional(configs, "nodeconfigs.kosmos.io", &mut warnings);
-    // Names are printed, matched and put into fixes.
-    cluster_nodes.retain(|node| {
-        [
-            &node.metadata.name,
-            &node.spec.cluster_name,
-            &node.spec.node_name,
-        ]
-        .iter()
-        .all(|name| is_object_name(name))
-    });
-    node_configs.retain(|config| is_object_name(&config.metadata.name));
+    let cluster_nodes = optional(nodes, "clusternodes.kosmos.io", &mut warnings);
+    let node_configs = optional(configs, "nodeconfigs.kosmos.io", &mut warnings);
     let mut clusters = Vec::new();
     for member in members {
         match &member.cluster {
@@ -306,42 +303,29 @@ pub(crate) async fn pod_ips(api: &Api, seen: &Seen) -> BTreeMap<String, Vec<IpAd
     ips
 }
 
-/// Whether an object stands for the control plane's own cluster.
-pub(crate) fn is_root(cluster: &Cluster) -> bool {
-    [&cluster.metadata.labels, &cluster.metadata.annotations]
-        .into_iter()
-        .any(|marks| marks.get(ROLE_LABEL).is_some_and(|role| role == "root"))
-}
-
-/// The only member whose nodes have names and addresses of these, which is a claim as long as another cluster's have them, too.
-/// `kernel` gives the addresses that a node's kernel has, where they are known: the datapath may use others than Kubernetes does.
-pub(crate) fn member_by_nodes(
-    nodes: &[Node],
-    kernel: impl Fn(&str) -> Vec<IpAddr>,
-    fleet: &Fleet,
-) -> Option<String> {
-    let here: BTreeSet<(String, IpAddr)> = nodes
-        .iter()
-        .flat_map(|node| {
-            let name = &node.metadata.name;
-            let ips = node.ips().into_iter().chain(kernel(name));
-            ips.map(|ip| (name.clone(), ip)).collect::<Vec<_>>()
-        })
-        .collect();
-    let members: BTreeSet<&str> = fleet
-        .cluster_nodes
-        .iter()
-        .filter(|node| {
-            [&node.spec.ip, &node.spec.ip6]
-                .into_iter()
-                .filter_map(|ip| ip.parse().ok())
-                .any(|ip| here.contains(&(node.spec.node_name.clone(), ip)))
-        })
-        .map(|node| node.spec.cluster_name.as_str())
-        .collect();
-    match members.into_iter().collect::<Vec<_>>()[..] {
-        [only] => Some(only.to_owned()),
-        _ => None,
+impl Seen {
+    /// What of it the run's machine has to know.
+    pub(crate) fn facts(&self, standing: bool) -> Looked {
+        let node = |node: &Node| messages::Node {
+            name: node.metadata.name.clone(),
+            uid: node.metadata.uid.clone(),
+            ready: node.is_ready(),
+            linux: node.runs_linux(),
+            ips: node.ips(),
+            pod_prefixes: node.pod_prefixes(),
+        };
+        let member = |member: &Member| messages::Member {
+            name: member.name.clone(),
+            cluster: member.cluster.clone(),
+        };
+        Looked {
+            id: self.id.clone(),
+            nodes: self.nodes.iter().map(node).collect(),
+            members: self.members.iter().map(member).collect(),
+            members_unread: self.members_unread.clone(),
+            warnings: self.warnings.clone(),
+            standing,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole runs against clusters in memory: what is made, asked and judged, and that nothing stays behind whatever happens.
 
 mod claims;
+mod records;
 mod removal;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::fleet::mock::{Behaviour, Mock};
 use crate::manifest::{EXPIRES, SHARED};
+use crate::probe_plan;
 
 /// Options over some clusters, and what they tell.
 struct Setup {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use datapath::digest::Digester;
-use floater::wire::{self, Expectation, MAX_LINE, Tables, Unsealed};
+use floater::wire::{self, MAX_LINE, Unsealed};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -22,34 +21,6 @@ pub(super) enum Refusal {
         now_ms: u64,
     },
     Other(String),
-}
-
-/// Tables as an answer to what their floater was told to expect. Differences that nobody can lay over a plan are no answer.
-pub(super) fn as_asked(
-    mut tables: Tables,
-    expected: Option<&Expectation>,
-) -> Result<Tables, String> {
-    let Some(differences) = &tables.differences else {
-        return Ok(tables);
-    };
-    let expected = expected.ok_or("it tells differences from tables that it was not told of")?;
-    let digester = Digester::like(expected.key, &expected.digest);
-    let mut rows = differences
-        .buckets
-        .iter()
-        .flat_map(|(bucket, rows)| rows.iter().map(move |row| (*bucket, row)));
-    let is_alike = differences.bits == expected.digest.bits()
-        && differences
-            .buckets
-            .keys()
-            .all(|&bucket| (bucket as usize) < expected.digest.sums().len())
-        && rows.all(|(bucket, row)| digester.bucket(row) == Some(bucket));
-    if !is_alike {
-        return Err("its differences are not from the tables that it was told of".to_owned());
-    }
-    // What the digest counts it tells as differences, or not at all.
-    digester.take_counted(&mut tables.state);
-    Ok(tables)
 }
 
 /// Why an answer is not believed.
@@ -204,9 +175,6 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datapath::digest::{Differences, Key, Scope};
-    use datapath::mac::Mac;
-    use datapath::state::{Fdb, NodeState, Row};
 
     fn said(status: u16, content: &str, is_signed: bool) -> String {
         let status = StatusCode::from_u16(status).expect("a status");
@@ -248,60 +216,6 @@ mod tests {
             let said = said(401, content, is_signed);
             assert!(!said.contains("evil") && !said.contains('7'), "{said}");
         }
-    }
-
-    #[test]
-    fn differences_are_from_what_was_asked_or_no_answer() {
-        let key = Key([1; 16]);
-        let digester = Digester::new(key, Scope::Tables, 4);
-        let asked = Expectation {
-            key,
-            digest: digester.empty(),
-        };
-        let flood = Fdb {
-            link: "vx-bridge".to_owned(),
-            mac: Mac::ZERO,
-            dst: Some([100, 64, 0, 1].into()),
-            permanent: true,
-        };
-        let row = Row::Fdb(flood.clone());
-        let bucket = digester.bucket(&row).expect("it counts");
-        let said = |bits, buckets: &[(u32, Vec<Row>)]| {
-            let mut state = NodeState::default();
-            state.fdb.insert(flood.clone());
-            Tables {
-                version: wire::VERSION,
-                node: "n1".to_owned(),
-                state,
-                differences: Some(Differences {
-                    bits,
-                    buckets: buckets.iter().cloned().collect(),
-                }),
-                missing: Vec::new(),
-            }
-        };
-        let good = said(4, &[(bucket, vec![row.clone()])]);
-        let taken = as_asked(good.clone(), Some(&asked)).expect("as asked");
-        assert_eq!(taken.differences, good.differences);
-        assert_eq!(taken.state, NodeState::default(), "told twice");
-        let local = Row::Fdb(Fdb {
-            link: "cni0".to_owned(),
-            ..flood.clone()
-        });
-        for (tables, expected) in [
-            (good.clone(), None),
-            (said(5, &[]), Some(&asked)),
-            (said(4, &[(16, Vec::new())]), Some(&asked)),
-            (said(4, &[(bucket ^ 1, vec![row])]), Some(&asked)),
-            (said(4, &[(bucket, vec![local])]), Some(&asked)),
-        ] {
-            assert!(as_asked(tables.clone(), expected).is_err(), "{tables:?}");
-        }
-        let whole = Tables {
-            differences: None,
-            ..good
-        };
-        assert_eq!(as_asked(whole.clone(), Some(&asked)), Ok(whole));
     }
 
     #[tokio::test]

@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// What a run gathers; what it made is removed.
+async fn gathered(setup: &Setup) -> Result<Gathered, Error> {
+    let context = begin(setup.options.clone()).await?;
+    let mut kube = Kube::new(context.clone(), Purpose::Diagnose, false);
+    let gathered = gather(&context, &mut kube, Purpose::Diagnose).await;
+    context.ledger.remove().await;
+    gathered
+}
+
 #[tokio::test]
 async fn the_same_cluster_twice_is_one_with_a_warning() {
     let east = Mock::new(1, 1, Behaviour::default());
@@ -28,15 +37,16 @@ async fn one_uid_at_two_clusters_is_a_note_and_both_are_judged() {
         json!({"metadata": {"name": "kube-system", "uid": "uid-1"}}),
     );
     let setup = setup(&[("west", &west), ("east", &east)]);
-    let context = begin(setup.options.clone()).expect("the options are good");
-    let found = clusters::prepare(&context, setup.options.targets.clone())
-        .await
-        .expect("both answer");
-    context.ledger.remove().await;
+    let found = gathered(&setup).await.expect("both answer");
     assert_eq!(found.clusters.len(), 2);
-    assert!(found.clusters.iter().all(|cluster| cluster.state.is_ok()));
-    let [note] = &found.notes[..] else {
-        panic!("{:?}", found.notes);
+    assert!(
+        found
+            .clusters
+            .iter()
+            .all(|cluster| cluster.unreachable.is_none())
+    );
+    let [note] = &found.inventory_notes[..] else {
+        panic!("{:?}", found.inventory_notes);
     };
     assert_eq!(note.code, datapath::code::Code::ClusterIdDuplicate);
     assert_eq!(note.clusters, ["east", "west"]);
@@ -71,9 +81,7 @@ async fn of_two_that_claim_to_be_the_control_plane_none_is_believed_until_one_is
     let mut setup = setup(&[("ctx-1", &east), ("ctx-2", &west)]);
     for named in [None, Some("ctx-2"), Some("nobody")] {
         setup.options.control_plane = named.map(str::to_owned);
-        let context = begin(setup.options.clone()).expect("the options are good");
-        let found = clusters::prepare(&context, setup.options.targets.clone()).await;
-        context.ledger.remove().await;
+        let found = gathered(&setup).await;
         if named == Some("nobody") {
             assert_eq!(found.err().map(|error| error.exit_code()), Some(64));
             continue;
@@ -84,19 +92,19 @@ async fn of_two_that_claim_to_be_the_control_plane_none_is_believed_until_one_is
         match named {
             None => {
                 assert_eq!(names, ["ctx-1", "ctx-2"]);
-                assert_eq!(found.control_plane, None);
-                assert!(found.fleet.clusters.is_empty());
+                assert_eq!(found.intent.control_plane, None);
+                assert!(found.intent.fleet.clusters.is_empty());
                 assert_eq!(
-                    found.notes[0].code,
+                    found.inventory_notes[0].code,
                     datapath::code::Code::ControlPlaneAmbiguous
                 );
-                assert_eq!(found.notes[0].clusters, ["ctx-1", "ctx-2"]);
+                assert_eq!(found.inventory_notes[0].clusters, ["ctx-1", "ctx-2"]);
             }
             Some(_) => {
                 // A member that nobody reached is there, too.
                 assert_eq!(names, ["absent", "alpha", "ctx-2"]);
-                assert_eq!(found.control_plane.as_deref(), Some("ctx-2"));
-                assert_eq!(found.notes, []);
+                assert_eq!(found.intent.control_plane.as_deref(), Some("ctx-2"));
+                assert_eq!(found.inventory_notes, []);
             }
         }
     }
@@ -116,11 +124,7 @@ async fn stolen_nodes_rename_neither_the_thief_nor_whom_it_robbed() {
         claim(&holder, "hub", 3);
         let name = if own_name { "alpha" } else { "ctx-1" };
         let setup = setup(&[("evil", &thief), (name, &honest), ("hub", &holder)]);
-        let context = begin(setup.options.clone()).expect("the options are good");
-        let found = clusters::prepare(&context, setup.options.targets.clone())
-            .await
-            .expect("all answer");
-        context.ledger.remove().await;
+        let found = gathered(&setup).await.expect("all answer");
         let mut names: Vec<&str> = found.clusters.iter().map(|c| c.name.as_str()).collect();
         names.sort_unstable();
         let expected: &[&str] = match own_name {

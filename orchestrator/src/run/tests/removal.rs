@@ -123,11 +123,13 @@ async fn another_run_s_floaters_are_neither_used_nor_removed_nor_collided_with()
     // A run that holds its floaters while the other one works.
     let first = setup(&[("east", &east)]);
     let held = crate::fleet::remove::Ledger::default();
-    let context = begin(first.options.clone()).expect("the options are good");
-    let found = clusters::prepare(&context, first.options.targets.clone())
+    let context = begin(first.options.clone())
+        .await
+        .expect("the options are good");
+    let mut kube = Kube::new(context.clone(), Purpose::Diagnose, false);
+    gather(&context, &mut kube, Purpose::Diagnose)
         .await
         .expect("it answers");
-    drop(found);
     let theirs = east.ours();
     assert_eq!(theirs.len(), 8);
     let second = setup(&[("east", &east), ("west", &west)]);
