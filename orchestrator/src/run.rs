@@ -40,7 +40,7 @@ mod resume;
 
 use kube::Kube;
 use record::{Header, Recorder};
-pub use replay::{ReplayOptions, replay};
+pub use replay::{ReplayOptions, Replayed, replay};
 use resume::Memory;
 
 /// What a run is to do. [`RunOptions::default`] asks for everything, of nothing.

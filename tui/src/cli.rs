@@ -147,6 +147,15 @@ pub struct Dr {
     /// How the result is judged and printed.
     #[command(flatten)]
     pub judge: Judge,
+    /// Keep everything that comes in, for --replay and --resume; names and addresses are in it, secrets are not
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["replay", "dry_run", "schema", "sweep"])]
+    pub record: Option<PathBuf>,
+    /// Judge a recorded run again, without any cluster: the same report
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["Inventory", "What", "Probes", "How", "dry_run", "schema", "sweep"])]
+    pub replay: Option<PathBuf>,
+    /// Go on with a recorded run that was ended within the last hour: its clusters, and only what it does not know yet is asked
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["replay", "Inventory", "What", "Probes", "dry_run", "schema", "sweep"])]
+    pub resume: Option<PathBuf>,
     /// Print the JSON Schema of the report and end: v1, or v2 in which fleets of more than 300 clusters are written
     #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "v1")]
     pub schema: Option<SchemaVersion>,
@@ -176,6 +185,15 @@ pub struct Analyse {
     /// How the result is judged and printed.
     #[command(flatten)]
     pub judge: Judge,
+    /// Keep everything that comes in, for --replay and --resume; names and addresses are in it, secrets are not
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["replay", "dry_run"])]
+    pub record: Option<PathBuf>,
+    /// Judge a recorded run again, without any cluster: the same report
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["Inventory", "What", "How", "dry_run"])]
+    pub replay: Option<PathBuf>,
+    /// Go on with a recorded run that was ended within the last hour: its clusters, and only what it does not know yet is asked
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["replay", "Inventory", "What", "dry_run"])]
+    pub resume: Option<PathBuf>,
     /// Print the objects that would be made in each cluster, as manifests, and make none
     #[arg(long, conflicts_with = "output")]
     pub dry_run: bool,

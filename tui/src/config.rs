@@ -32,8 +32,8 @@ use crate::exit::{self, Failure};
 use crate::spelling::nearest;
 
 /// What no lower layer may ask for: these are deeds, not settings.
-const DEEDS: [&str; 7] = [
-    "all", "dry_run", "fault", "force", "list", "schema", "sweep",
+const DEEDS: [&str; 10] = [
+    "all", "dry_run", "fault", "force", "list", "record", "replay", "resume", "schema", "sweep",
 ];
 
 /// The configuration file, read and checked for form.

@@ -25,12 +25,21 @@ pub struct ReplayOptions {
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
 
+/// A recorded run as it was judged again.
+#[derive(Debug, Clone)]
+pub struct Replayed {
+    /// The report.
+    pub report: Report,
+    /// Whether the run was about some nodes, so that its data has the rows per pair of nodes.
+    pub names_nodes: bool,
+}
+
 /// The report of a recorded run: its bytes are those of the run's own report as far as the program's version is the same. A run that was
 /// killed is judged by what had come.
 ///
 /// # Errors
 /// [`Error::Input`] where the file is no record, and whatever ended the run itself without a report.
-pub fn replay(options: &ReplayOptions) -> Result<Report, Error> {
+pub fn replay(options: &ReplayOptions) -> Result<Replayed, Error> {
     let mut reader = Reader::open(&options.record)?;
     let mut settings = reader.header.settings.clone();
     settings.what.node_rows |= options.node_rows;
@@ -76,7 +85,10 @@ pub fn replay(options: &ReplayOptions) -> Result<Report, Error> {
         Err(Error::input(file, None, CUT_OFF))
     };
     let gathered = evidence.unwrap_or_else(cut_off)?;
-    Ok(judged(&gathered, &what, &*options.progress).into_report(run))
+    Ok(Replayed {
+        report: judged(&gathered, &what, &*options.progress).into_report(run),
+        names_nodes: !what.nodes.is_empty(),
+    })
 }
 
 /// Whatever the machine wants done has been done, or nobody knows; what it tells is told.

@@ -11,6 +11,7 @@ use orchestrator::inventory::InventoryOptions;
 use orchestrator::matrix::verdict_word;
 use orchestrator::probe_plan;
 use orchestrator::report::{self, Observation, Report, layer_word};
+use orchestrator::run::record::Recorder;
 use orchestrator::run::{self, RunOptions};
 use simulator::control;
 
@@ -49,6 +50,14 @@ pub(super) async fn run(
         ..
     } = arguments;
     output::check(&judge.output)?;
+    let records = Records {
+        record: arguments.record.as_deref(),
+        replay: arguments.replay.as_deref(),
+        resume: arguments.resume.as_deref(),
+    };
+    if let Some(record) = records.replay {
+        return replayed(record, judge, color, progress, interrupt).await;
+    }
     let mut options = options(of(inventory)?, what, probes, how, judge, progress);
     options.control_plane.clone_from(&inventory.control_plane);
     if arguments.dry_run {
@@ -57,7 +66,9 @@ pub(super) async fn run(
     if arguments.sweep {
         return swept(options, arguments.force, interrupt).await;
     }
-    printed(options, what, judge, color, progress, interrupt).await
+    let recorder = records.apply(&mut options, judge)?;
+    let printed = printed(options, what, judge, color, progress, interrupt).await;
+    kept(recorder, &records, printed)
 }
 
 pub(super) async fn analyse(
@@ -71,9 +82,20 @@ pub(super) async fn analyse(
         what,
         how,
         judge,
+        record,
+        replay,
+        resume,
         dry_run,
     } = arguments;
     output::check(&judge.output)?;
+    let records = Records {
+        record: record.as_deref(),
+        replay: replay.as_deref(),
+        resume: resume.as_deref(),
+    };
+    if let Some(record) = records.replay {
+        return replayed(record, judge, color, progress, interrupt).await;
+    }
     let none = Probes::default();
     let mut options = options(of(inventory)?, what, &none, how, judge, progress);
     options.control_plane.clone_from(&inventory.control_plane);
@@ -81,7 +103,90 @@ pub(super) async fn analyse(
     if *dry_run {
         return planned(options, interrupt).await;
     }
-    printed(options, what, judge, color, progress, interrupt).await
+    let recorder = records.apply(&mut options, judge)?;
+    let printed = printed(options, what, judge, color, progress, interrupt).await;
+    kept(recorder, &records, printed)
+}
+
+/// The files of runs that a command names.
+struct Records<'a> {
+    record: Option<&'a Path>,
+    replay: Option<&'a Path>,
+    resume: Option<&'a Path>,
+}
+
+impl Records<'_> {
+    /// Puts them into a run's options; the record, which is there from now on.
+    fn apply(
+        &self,
+        options: &mut RunOptions,
+        judge: &Judge,
+    ) -> Result<Option<Arc<Recorder>>, Failure> {
+        options.resume = self.resume.map(Path::to_owned);
+        let Some(file) = self.record else {
+            return Ok(None);
+        };
+        let is_same = |other: &Path| other == file;
+        let outputs = judge.output.iter().filter_map(|output| output.file.as_deref());
+        if self.resume.is_some_and(is_same) || outputs.into_iter().any(is_same) {
+            return Err(Failure::Usage(
+                "--record names a file that --resume or -o names, too".to_owned(),
+            ));
+        }
+        let recorder = Recorder::create(file).map_err(|error| unwritten(file, &error))?;
+        let recorder = Arc::new(recorder);
+        options.record = Some(Arc::clone(&recorder));
+        Ok(Some(recorder))
+    }
+}
+
+fn unwritten(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::output(
+        file.display().to_string(),
+        datapath::printable::io_reason(error),
+    )
+}
+
+/// Ends the record of a run; that it could not be written is told once everything else is.
+fn kept(recorder: Option<Arc<Recorder>>, records: &Records<'_>, outcome: Outcome) -> Outcome {
+    let (Some(recorder), Some(file)) = (recorder, records.record) else {
+        return outcome;
+    };
+    match (recorder.finish(), outcome) {
+        (Err(error), Ok(_)) => Err(unwritten(file, &error)),
+        (_, outcome) => outcome,
+    }
+}
+
+/// A recorded run, judged again.
+async fn replayed(
+    record: &Path,
+    judge: &Judge,
+    color: bool,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> Outcome {
+    let phases = Phases::default();
+    let options = run::ReplayOptions {
+        record: record.to_owned(),
+        node_rows: render::wants_node_rows(judge),
+        progress: Arc::new(move |event| phases.say(progress, event)),
+    };
+    let replay = tokio::task::spawn_blocking(move || run::replay(&options));
+    let replayed = tokio::select! {
+        biased;
+        () = interrupt.clone().come() => return Err(Failure::Interrupted { left: Vec::new() }),
+        replayed = replay => replayed.map_err(|error| Failure::Failed(error.to_string()))??,
+    };
+    let run::Replayed {
+        report,
+        names_nodes,
+    } = replayed;
+    render::write(&report, judge, names_nodes, color, progress)?;
+    Ok(render::exit_code(
+        &report,
+        judge.fail_on.unwrap_or_default(),
+    ))
 }
 
 async fn swept(options: RunOptions, force: bool, interrupt: &Interrupt) -> Outcome {

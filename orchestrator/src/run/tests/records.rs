@@ -29,13 +29,13 @@ impl Drop for Folder {
 fn replayed(record: &Path) -> Result<(Report, Vec<Progress>), Error> {
     let told = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&told);
-    let report = replay(&ReplayOptions {
+    let replayed = replay(&ReplayOptions {
         record: record.to_owned(),
         node_rows: false,
         progress: Arc::new(move |progress| sink.lock().expect("no panic").push(progress)),
     })?;
     let told = std::mem::take(&mut *told.lock().expect("no panic"));
-    Ok((report, told))
+    Ok((replayed.report, told))
 }
 
 /// Runs on record; the report and what was written.
