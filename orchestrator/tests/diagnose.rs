@@ -15,6 +15,8 @@ mod own;
 mod random;
 #[path = "diagnose/reports.rs"]
 mod reports;
+#[path = "diagnose/runs.rs"]
+mod runs;
 #[path = "diagnose/scale.rs"]
 mod scale;
 #[path = "diagnose/traps.rs"]

@@ -54,11 +54,11 @@ fn pods_of(cluster: u32, node: u32) -> IpNet {
     net.expect("a length").into()
 }
 
-fn pod(cluster: u32, node: u32) -> IpAddr {
+pub(crate) fn pod(cluster: u32, node: u32) -> IpAddr {
     ip(0x0a00_0000, cluster * 2048 + node * 256 + 2)
 }
 
-fn name(cluster: u32) -> String {
+pub(crate) fn name(cluster: u32) -> String {
     format!("c{cluster:04}")
 }
 
@@ -148,7 +148,7 @@ impl Virtual {
                 nodes: (0..NODES)
                     .map(|node| {
                         let mut tables = bare(cluster, node);
-                        let known = format!("{}-n{}", name(cluster), node + 1);
+                        let known = known(cluster, node);
                         let desired = planner.desired_own(&known, &tables);
                         tables = merged(tables, &desired.expect("it takes part").0);
                         digester.take_counted(&mut tables);
@@ -190,9 +190,14 @@ impl Virtual {
         }
     }
 
+    /// The number of its clusters.
+    pub(crate) fn clusters(&self) -> u32 {
+        u32::try_from(self.gathered.clusters.len()).expect("few clusters")
+    }
+
     /// Changes a node's kernel.
     pub(crate) fn breaks(&mut self, cluster: u32, node: u32, change: impl FnOnce(&mut NodeState)) {
-        let known = format!("{}-n{}", name(cluster), node + 1);
+        let known = known(cluster, node);
         let mut whole = bare(cluster, node);
         let desired = self.planner.desired(&known, &whole);
         whole = merged(whole, &desired.expect("it takes part").0);
@@ -206,17 +211,13 @@ impl Virtual {
         facts.tables = Ok(whole);
     }
 
-    /// Answers every probe of the plan as the walk over all tables says.
-    pub(crate) fn probe(&mut self, what: &What) {
+    /// What walks packets over the tables as they are now.
+    pub(crate) fn network(&self) -> Network {
         let mut world = World::new();
         world.assume_underlay(true);
-        let place = |at: NodeRef| {
-            let cluster = u32::try_from(at.cluster).expect("few clusters");
-            format!("{}-n{}", name(cluster), at.node + 1)
-        };
-        for (cluster, facts) in self.gathered.clusters.iter().enumerate() {
-            for (node, facts) in facts.nodes.iter().enumerate() {
-                let known = place(NodeRef { cluster, node });
+        for (cluster, facts) in (0..).zip(&self.gathered.clusters) {
+            for (node, facts) in (0..).zip(&facts.nodes) {
+                let known = known(cluster, node);
                 let tables = facts.tables.clone().expect("readable");
                 let differences = facts.differences.as_ref().expect("counted");
                 let laid =
@@ -225,29 +226,59 @@ impl Virtual {
                 world.insert_layered(known, &own, layer);
             }
         }
+        Network { world }
+    }
+
+    /// Answers every probe of the plan as the walk over all tables says.
+    pub(crate) fn probe(&mut self, what: &What) {
+        let network = self.network();
         let clusters = &self.gathered.clusters;
         let planned = plan(clusters, what).probes;
+        let place = |at: NodeRef| {
+            let cluster = u32::try_from(at.cluster).expect("few clusters");
+            (cluster, u32::try_from(at.node).expect("few nodes"))
+        };
         let passes = |probe: &PlannedProbe| {
-            let ip_of = |at: NodeRef| {
-                let facts = &clusters[at.cluster].nodes[at.node];
-                match probe.layer {
-                    Layer::Host => facts.ips[0],
-                    Layer::Pod => facts.pod_ips[0],
-                }
-            };
-            let ingress = (probe.layer == Layer::Pod).then_some("pod");
-            let packet = Packet::udp(ip_of(probe.src), probe.target, 8889);
-            let ends = |from: NodeRef, to: NodeRef, packet| {
-                let end = verdict(&world, &place(from), ingress, packet);
-                matches!(end, End::Delivered { node, .. } | End::Left { node, .. } if node == place(to))
-            };
-            probe.src == probe.dst
-                || ends(probe.src, probe.dst, packet) && ends(probe.dst, probe.src, packet.answer())
+            network.passes(place(probe.src), probe.layer, probe.target, place(probe.dst))
         };
         let records = planned.par_iter().enumerate();
         self.gathered.probes = records
             .map(|(id, probe)| record(id, probe, passes(probe)))
             .collect();
+    }
+}
+
+/// A node's name in the plan.
+fn known(cluster: u32, node: u32) -> String {
+    format!("{}-n{}", name(cluster), node + 1)
+}
+
+/// All tables of a fleet, for packets that are walked.
+pub(crate) struct Network {
+    world: World,
+}
+
+impl Network {
+    /// Whether a packet that a node's floater sends reaches another node, and its answer the first one.
+    pub(crate) fn passes(
+        &self,
+        src: (u32, u32),
+        layer: Layer,
+        target: IpAddr,
+        dst: (u32, u32),
+    ) -> bool {
+        let own = match layer {
+            Layer::Host => underlay(src.0, src.1),
+            Layer::Pod => pod(src.0, src.1),
+        };
+        let ingress = (layer == Layer::Pod).then_some("pod");
+        let packet = Packet::udp(own, target, 8889);
+        let ends = |from: (u32, u32), to: (u32, u32), packet| {
+            let end = verdict(&self.world, &known(from.0, from.1), ingress, packet);
+            let to = known(to.0, to.1);
+            matches!(end, End::Delivered { node, .. } | End::Left { node, .. } if node == to)
+        };
+        src == dst || ends(src, dst, packet) && ends(dst, src, packet.answer())
     }
 }
 

@@ -60,13 +60,12 @@ impl Header {
 }
 
 /// Any further line.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 pub(crate) enum Line {
     /// Something that came in.
     Input {
-        /// Microseconds since the run began.
-        at: u64,
+        /// Since the run began.
+        at: Duration,
         input: Box<Input>,
     },
     /// The end.
@@ -76,11 +75,20 @@ pub(crate) enum Line {
     },
 }
 
-/// A line that is written, without copying what is in it.
-#[derive(Serialize)]
-struct Written<'a> {
-    at: u64,
-    input: &'a Input,
+/// A line as it is written. Not an untagged enum: those read JSON by a detour on which keys of maps are no numbers any more.
+#[derive(Serialize, Deserialize)]
+struct Written<I> {
+    /// Microseconds since the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<u64>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    input: Option<I>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+}
+
+fn none<T>() -> Option<T> {
+    None
 }
 
 /// Writes a record. What cannot be written ends it, and is said by [`Recorder::finish`].
@@ -121,7 +129,11 @@ impl Recorder {
     pub(crate) fn input(&self, at: Duration, input: &Input) {
         let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
         self.with(|open| {
-            open.line(&Written { at, input })?;
+            open.line(&Written {
+                at: Some(at),
+                input: Some(input),
+                seconds: None,
+            })?;
             if open.flushed.elapsed() < FLUSH {
                 return Ok(());
             }
@@ -135,7 +147,13 @@ impl Recorder {
     }
 
     pub(crate) fn end(&self, seconds: f64) {
-        self.with(|open| open.line(&Line::End { seconds }));
+        self.with(|open| {
+            open.line(&Written::<()> {
+                at: None,
+                input: None,
+                seconds: Some(seconds),
+            })
+        });
     }
 
     /// Ends the record.
@@ -245,18 +263,27 @@ impl Reader {
             self.is_cut_off = true;
             return Ok(None);
         }
-        match self.lines.parsed("cannot be understood")? {
-            Line::End { seconds } if !seconds.is_finite() || seconds < 0.0 => {
-                Err(self.lines.broken("has no possible time"))
-            }
-            end @ Line::End { .. } => Ok(Some(end)),
-            Line::Input { at, input } => {
+        let line: Written<Box<Input>> = self.lines.parsed("cannot be understood")?;
+        match line {
+            Written {
+                at: Some(at),
+                input: Some(input),
+                seconds: None,
+            } => {
                 let input = input.checked().map_err(|rule| self.lines.broken(rule))?;
-                let input = Box::new(input);
                 // Far enough to be never, near enough for every clock.
                 let at = at.min(u64::from(u32::MAX) * 1_000_000);
-                Ok(Some(Line::Input { at, input }))
+                Ok(Some(Line::Input {
+                    at: Duration::from_micros(at),
+                    input: Box::new(input),
+                }))
             }
+            Written {
+                at: None,
+                input: None,
+                seconds: Some(seconds),
+            } if seconds.is_finite() && seconds >= 0.0 => Ok(Some(Line::End { seconds })),
+            _ => Err(self.lines.broken("is neither an input nor an end")),
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn replay(options: &ReplayOptions) -> Result<Replayed, Error> {
             }
             Line::Input { at, input } => {
                 // Time never goes back, whatever a file says.
-                now = now.max(Duration::from_micros(at));
+                now = now.max(at);
                 engine.put(now, *input);
                 tell(&mut engine, options);
                 evidence = evidence.or_else(|| engine.end());

@@ -80,7 +80,7 @@ impl Memory {
             let Line::Input { at, input } = line else {
                 break;
             };
-            now = now.max(Duration::from_micros(at));
+            now = now.max(at);
             memory.learn(&mut then, &input);
             engine.put(now, *input);
             while let Some(command) = engine.command() {

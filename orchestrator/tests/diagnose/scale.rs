@@ -1,7 +1,9 @@
 //! Large fleets: what is wrong is found, nobody else is accused, and the work grows with the clusters.
 
 #[path = "../../benches/diagnose/fleet.rs"]
-mod fleet;
+pub(crate) mod fleet;
+#[path = "../../benches/diagnose/in_process.rs"]
+pub(crate) mod in_process;
 
 use orchestrator::diagnose::diagnose;
 use orchestrator::probe_plan::What;

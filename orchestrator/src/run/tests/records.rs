@@ -86,6 +86,58 @@ async fn a_replay_gives_the_same_bytes() {
     );
 }
 
+/// Rows that differ are kept by number of their bucket, the rest of a line by word.
+#[test]
+fn what_is_read_is_what_was_written() {
+    use datapath::digest::Differences;
+    let folder = Folder::new("differences");
+    let file = folder.file("run.zst");
+    let row: datapath::state::Row = serde_json::from_value(json!({
+        "row": "fdb",
+        "is": {"link": "vx-bridge", "mac": "00:00:00:00:00:00", "dst": "100.64.0.1", "permanent": true},
+    }))
+    .expect("a row");
+    let mut asked = crate::engine::messages::Asked::default();
+    let tables = floater::wire::Tables {
+        version: floater::wire::VERSION,
+        node: "n1".to_owned(),
+        state: datapath::state::NodeState::default(),
+        differences: Some(Differences {
+            bits: 4,
+            buckets: [(6, vec![row]), (7, Vec::new())].into(),
+        }),
+        missing: Vec::new(),
+    };
+    asked.tables.insert("n1".to_owned(), Ok(tables));
+    let input = Input::Asked {
+        cluster: 3,
+        asked: Ok(asked),
+    };
+    let settings: Settings = serde_json::from_value(json!({
+        "run": "r", "what": What::default(), "purpose": "diagnose", "rounds": 1, "budget_pps": 1, "port": 1,
+        "deadline": Duration::from_secs(1), "cluster_timeout": null, "control_plane": null, "chosen": false,
+        "clusters_at_once": 1, "floaters_at_once": 1, "key": Key([1; 16]),
+    }))
+    .expect("settings");
+    let recorder = Recorder::create(&file).expect("a file");
+    recorder.header(&Header::new(
+        "2026-01-01T00:00:00Z".to_owned(),
+        settings,
+        InventoryOptions::default(),
+    ));
+    recorder.input(Duration::from_millis(7), &input);
+    recorder.end(1.5);
+    recorder.finish().expect("it was written");
+    let mut reader = record::Reader::open(&file).expect("a record");
+    let Ok(Some(record::Line::Input { at, input: read })) = reader.next() else {
+        panic!("no input");
+    };
+    assert_eq!(at, Duration::from_millis(7));
+    assert_eq!(format!("{read:?}"), format!("{input:?}"));
+    assert!(matches!(reader.next(), Ok(Some(record::Line::End { seconds: 1.5 }))));
+    assert!(matches!(reader.next(), Ok(None)));
+}
+
 #[tokio::test]
 async fn what_ends_a_run_without_a_report_does_so_again() {
     let folder = Folder::new("nobody");
@@ -161,7 +213,7 @@ async fn a_file_that_is_no_record_is_refused_by_its_line() {
         (changed(1, "nonsense"), "bad.zst:2: cannot be understood"),
         (
             changed(good.len() - 1, r#"{"seconds":-1.0}"#),
-            "has no possible time",
+            "is neither an input nor an end",
         ),
     ] {
         write(&bad, &lines);
