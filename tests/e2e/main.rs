@@ -8,4 +8,5 @@ mod field;
 mod inputs;
 mod kubectl;
 mod lifecycle;
+mod records;
 mod virtual_clusters;
