@@ -6,6 +6,8 @@
 
 #[path = "diagnose/fleet.rs"]
 mod fleet;
+#[path = "diagnose/in_process.rs"]
+mod in_process;
 #[path = "diagnose/node.rs"]
 mod node;
 
@@ -13,10 +15,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fleet::{FAULTS, Virtual};
+use in_process::{Api, InProcess, settings};
 use orchestrator::diagnose::diagnose;
 use orchestrator::matrix::Matrix;
 use orchestrator::probe_plan::What;
-use orchestrator::report::{Run, json, parse};
+use orchestrator::report::{Finding, Run, Severity, json, parse};
 
 const SIZES: [u32; 4] = [100, 300, 1000, 5000];
 /// Names the size to the process that measures it.
@@ -32,8 +35,8 @@ fn main() {
         "{:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}",
         "clusters",
         "probes",
-        "evidence",
-        "probing",
+        "fleet",
+        "run",
         "diagnose",
         "to JSON",
         "read",
@@ -67,14 +70,42 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 fn measure(clusters: u32) {
     let what = What::default();
     let (mut fleet, built) = timed(|| Virtual::new(clusters));
-    for (at, &(_, node, change)) in (0_u32..).zip(FAULTS.iter().cycle().take(25)) {
-        let cluster = 3 + at * (clusters - 20) / 25;
+    let mut broken = Vec::new();
+    for (at, &(code, node, change)) in (0_u32..).zip(FAULTS.iter().cycle().take(25)) {
+        // Neither among those that do not answer nor about one of them.
+        let cluster = 3 + at * (clusters - 20) / 25 / 4 * 4;
         fleet.breaks(cluster, node, |state| change(state, cluster + 7));
+        broken.push(format!("{code} c{cluster:04}"));
     }
-    let ((), probed) = timed(|| fleet.probe(&what));
-    let probes = fleet.gathered.probes.len();
-    let (judged, diagnosed) = timed(|| diagnose(&fleet.gathered, &what));
+    // The whole run but for what clusters take to answer: time passes only where the run waits for it.
+    let mut run = InProcess::new(&fleet);
+    run.api = Box::new(|cluster| match cluster % 40 {
+        36 => Api::Hangs,
+        32 => Api::Refuses,
+        _ => Api::Answers(Duration::from_millis(20)),
+    });
+    let (gathered, probed) = timed(|| run.run(settings(what.clone())).expect("clusters answer"));
+    drop(run);
     drop(fleet);
+    let probes = gathered.probes.len();
+    let (judged, diagnosed) = timed(|| diagnose(&gathered, &what));
+    drop(gathered);
+    let accused = |finding: &Finding| {
+        let cluster = finding.element.cluster.as_ref();
+        let cluster = cluster.map_or_else(String::new, ToString::to_string);
+        format!("{} {cluster}", finding.code)
+    };
+    let errors = judged.findings.iter();
+    let errors = errors.filter(|finding| finding.severity == Severity::Error);
+    let mut found: Vec<String> = errors.map(accused).collect();
+    found.sort();
+    found.dedup();
+    broken.sort();
+    broken.dedup();
+    assert_eq!(
+        found, broken,
+        "what is broken is found, and nobody else accused"
+    );
     let report = judged.into_report(Run {
         id: "bench".to_owned(),
         started: "2026-01-01T00:00:00Z".to_owned(),

@@ -15,8 +15,6 @@ mod own;
 mod random;
 #[path = "diagnose/reports.rs"]
 mod reports;
-#[path = "diagnose/runs.rs"]
-mod runs;
 #[path = "diagnose/scale.rs"]
 mod scale;
 #[path = "diagnose/traps.rs"]

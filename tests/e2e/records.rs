@@ -37,8 +37,18 @@ fn a_replay_is_the_run_again_without_its_clusters() {
     let read = |name: &str| fs::read(place.path().join(name)).unwrap();
     assert!(read("run.json") == read("again.json"));
     let table = place.run(["dr", "--replay", "run.zst"]).expect(1);
-    assert!(table.stdout.contains("ROUTE-MISSING at c03/n1"), "{table:?}");
-    let lowered = ["check", "--replay", "run.zst", "--fail-on", "info", "--quiet"];
+    assert!(
+        table.stdout.contains("ROUTE-MISSING at c03/n1"),
+        "{table:?}"
+    );
+    let lowered = [
+        "check",
+        "--replay",
+        "run.zst",
+        "--fail-on",
+        "info",
+        "--quiet",
+    ];
     assert_eq!(place.run(lowered).expect(1).stderr, "");
     place.assert_empty();
 }
@@ -51,11 +61,19 @@ fn a_run_that_was_killed_is_judged_by_what_it_knew_and_gone_on_with() {
     let name = lab.name();
     let record = lab.place.path().join("killed.zst");
     let mut slow = lab.place.start([
-        "dr", "--sim", &name, "--rounds", "15", "--record", "killed.zst",
+        "dr",
+        "--sim",
+        &name,
+        "--rounds",
+        "15",
+        "--record",
+        "killed.zst",
     ]);
     let deadline = Instant::now() + Duration::from_secs(60);
     let has_probes = || {
-        let judged = lab.place.run(["dr", "--replay", "killed.zst", "-o", "json"]);
+        let judged = lab
+            .place
+            .run(["dr", "--replay", "killed.zst", "-o", "json"]);
         let report: Value = serde_json::from_str(&judged.stdout).unwrap_or_default();
         report["coverage"]["probes_sent"].as_u64() > Some(0)
     };
@@ -65,8 +83,13 @@ fn a_run_that_was_killed_is_judged_by_what_it_knew_and_gone_on_with() {
     }
     slow.kill().unwrap();
     assert_eq!(slow.wait().unwrap().signal(), Some(9));
-    let judged = lab.place.run(["dr", "--replay", "killed.zst", "-o", "json"]);
-    assert!(judged.stderr.contains("the record ends before its run did"), "{judged:?}");
+    let judged = lab
+        .place
+        .run(["dr", "--replay", "killed.zst", "-o", "json"]);
+    assert!(
+        judged.stderr.contains("the record ends before its run did"),
+        "{judged:?}"
+    );
     let known: Value = serde_json::from_str(&judged.stdout).unwrap();
     for finding in known["findings"].as_array().unwrap() {
         assert!(["ROUTE-MISSING", "FDB-MISSING"].contains(&finding["code"].as_str().unwrap()));

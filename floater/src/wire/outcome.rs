@@ -18,17 +18,26 @@ pub struct Outcome {
     /// Those that were answered by the right one.
     pub received: u32,
     /// Those of which nothing can be said: no answer was heard, and this floater was kept from hearing it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub undecided: u32,
     /// Whether this floater was kept from running, beyond what the probe tolerates, while the probe was on its way.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub starved: bool,
     /// What the failures have in common; none when nothing failed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
     /// The answers' round-trip times; none when there was no answer.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt: Option<Rtt>,
+}
+
+/// Of most probes there is nothing to say but that they were answered, so that the rest is left out.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Outcome {

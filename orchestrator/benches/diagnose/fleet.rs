@@ -11,13 +11,9 @@ use datapath::nodeconfig::TABLE;
 use datapath::plan::Planner;
 use datapath::state::{Address, Family, LinkKind, NodeState, RouteKind, RuleAction, TABLE_MAIN};
 use datapath::walk::{End, Layer as Laid, Packet, World, verdict};
-use floater::wire::{Failure, Layer, Outcome, Rtt};
+use floater::wire::Layer;
 use ipnet::{IpNet, Ipv4Net};
-use orchestrator::evidence::{
-    Ask, ClusterFacts, Gathered, Intent, NodeFacts, NodeRef, ProbeRecord,
-};
-use orchestrator::probe_plan::{PlannedProbe, What, plan};
-use rayon::prelude::*;
+use orchestrator::evidence::{ClusterFacts, Gathered, Intent, NodeFacts};
 
 use crate::node::{merged, route, rules, veth};
 
@@ -228,24 +224,6 @@ impl Virtual {
         }
         Network { world }
     }
-
-    /// Answers every probe of the plan as the walk over all tables says.
-    pub(crate) fn probe(&mut self, what: &What) {
-        let network = self.network();
-        let clusters = &self.gathered.clusters;
-        let planned = plan(clusters, what).probes;
-        let place = |at: NodeRef| {
-            let cluster = u32::try_from(at.cluster).expect("few clusters");
-            (cluster, u32::try_from(at.node).expect("few nodes"))
-        };
-        let passes = |probe: &PlannedProbe| {
-            network.passes(place(probe.src), probe.layer, probe.target, place(probe.dst))
-        };
-        let records = planned.par_iter().enumerate();
-        self.gathered.probes = records
-            .map(|(id, probe)| record(id, probe, passes(probe)))
-            .collect();
-    }
 }
 
 /// A node's name in the plan.
@@ -279,41 +257,6 @@ impl Network {
             matches!(end, End::Delivered { node, .. } | End::Left { node, .. } if node == to)
         };
         src == dst || ends(src, dst, packet) && ends(dst, src, packet.answer())
-    }
-}
-
-fn record(id: usize, probe: &PlannedProbe, passes: bool) -> ProbeRecord {
-    let sent = u32::from(probe.count);
-    let outcome = |sent: u32| Outcome {
-        id: u32::try_from(id).expect("few probes"),
-        sent,
-        received: if passes { sent } else { 0 },
-        failure: (!passes).then_some(Failure::Timeout),
-        rtt: if passes {
-            Rtt::of([100, 200, 300])
-        } else {
-            None
-        },
-        ..Outcome::default()
-    };
-    let ask = |sent| Ask {
-        outcome: Ok(outcome(sent)),
-        excused: None,
-    };
-    ProbeRecord {
-        src: probe.src,
-        dst: probe.dst,
-        layer: probe.layer,
-        family: probe.family,
-        protocol: probe.protocol,
-        target: probe.target,
-        payload_bytes: probe.payload_bytes,
-        // What fails is asked again.
-        asks: if passes {
-            vec![ask(sent)]
-        } else {
-            vec![ask(sent), ask(8), ask(8)]
-        },
     }
 }
 

@@ -105,7 +105,9 @@ impl<'f> InProcess<'f> {
                 return end;
             }
             let comes = self.inputs.peek().map(|Reverse((at, _))| *at);
-            let wakes = engine.wakes_at().expect("a run that goes on ends by itself");
+            let wakes = engine
+                .wakes_at()
+                .expect("a run that goes on ends by itself");
             let input = if comes.is_some_and(|at| at <= wakes) {
                 let Reverse((at, number)) = self.inputs.pop().expect("it was seen");
                 self.now = self.now.max(at);

@@ -127,7 +127,10 @@ impl Records<'_> {
             return Ok(None);
         };
         let is_same = |other: &Path| other == file;
-        let outputs = judge.output.iter().filter_map(|output| output.file.as_deref());
+        let outputs = judge
+            .output
+            .iter()
+            .filter_map(|output| output.file.as_deref());
         if self.resume.is_some_and(is_same) || outputs.into_iter().any(is_same) {
             return Err(Failure::Usage(
                 "--record names a file that --resume or -o names, too".to_owned(),

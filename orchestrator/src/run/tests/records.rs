@@ -134,7 +134,10 @@ fn what_is_read_is_what_was_written() {
     };
     assert_eq!(at, Duration::from_millis(7));
     assert_eq!(format!("{read:?}"), format!("{input:?}"));
-    assert!(matches!(reader.next(), Ok(Some(record::Line::End { seconds: 1.5 }))));
+    assert!(matches!(
+        reader.next(),
+        Ok(Some(record::Line::End { seconds: 1.5 }))
+    ));
     assert!(matches!(reader.next(), Ok(None)));
 }
 
