@@ -355,6 +355,17 @@ impl Digester {
         }
     }
 
+    /// Adds a row that counts, and gives back one that does not.
+    pub fn count(&self, digest: &mut Digest, row: Row) -> Option<Row> {
+        match self.hash_of(&row) {
+            Some(hash) => {
+                digest.add(hash);
+                None
+            }
+            None => Some(row),
+        }
+    }
+
     /// Adds a row that a node has got; one that does not count is no change.
     pub fn add(&self, digest: &mut Digest, row: &Row) {
         if let Some(hash) = self.hash_of(row) {

@@ -5,19 +5,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 
 use crate::diff::{Change, ChangeSet, kind_of, name_of, needs_remaking};
+use crate::digest::{Digest, Digester};
 use crate::error::Error;
 use crate::reconcile::Kernel;
 use crate::state::{Link, LinkKind, Nat, NodeState, Row, Sysctl};
 use crate::table::Table;
+use crate::tunnel::Tunnel;
 
 mod address;
 mod attention;
 mod link;
+mod listener;
 mod message;
 mod monitor;
 #[cfg(test)]
@@ -27,12 +31,16 @@ mod nft;
 mod observe;
 mod route;
 mod rule;
+mod shared;
 mod socket;
 mod sysctl;
 
+pub use listener::{Heard, Listener};
 pub use monitor::Monitor;
+pub use shared::SharedRows;
 
 use message::Batch;
+use observe::Neighbours;
 use socket::{Netlink, Refused};
 
 /// A table that could not be read: that it holds no row proves nothing.
@@ -85,11 +93,84 @@ impl LinuxKernel {
     /// # Errors
     /// When the kernel refuses to let a table be read that everybody may read.
     pub fn inspect(&mut self) -> Result<(NodeState, Vec<Missing>), Error> {
+        self.inspect_keeping(Some)
+    }
+
+    /// As [`Self::inspect`], but of the rows that count for the digester nothing is kept but their digest: a node of a large fleet has
+    /// thousands of them.
+    ///
+    /// # Errors
+    /// As [`Self::inspect`].
+    pub fn inspect_counting(
+        &mut self,
+        digester: &Digester,
+    ) -> Result<(NodeState, Digest, Vec<Missing>), Error> {
+        let mut digest = digester.empty();
+        let (state, missing) = self.inspect_keeping(|row| digester.count(&mut digest, row))?;
+        Ok((state, digest, missing))
+    }
+
+    /// As [`Kernel::observe`], counting as in [`Self::inspect_counting`].
+    ///
+    /// # Errors
+    /// As [`Kernel::observe`].
+    pub fn observe_counting(&mut self, digester: &Digester) -> Result<(NodeState, Digest), Error> {
+        self.count(digester, Neighbours::All)
+    }
+
+    /// As [`Self::observe_counting`], but of the neighbours only those with these addresses on tunnels are looked for: enough for whoever
+    /// has just made the tunnels, since nobody else can have put more on them. To list all of a namespace the kernel goes through those
+    /// of all namespaces.
+    ///
+    /// # Errors
+    /// As [`Kernel::observe`].
+    pub fn observe_filled(
+        &mut self,
+        digester: &Digester,
+        neighbours: impl Iterator<Item = (Tunnel, IpAddr)>,
+    ) -> Result<(NodeState, Digest), Error> {
+        let indices = self.tunnel_indices()?;
+        let index = |tunnel: Tunnel| indices.get(tunnel.name()).copied();
+        let these: Vec<(u32, IpAddr)> = neighbours
+            .filter_map(|(tunnel, ip)| Some((index(tunnel)?, ip)))
+            .collect();
+        self.count(digester, Neighbours::These(&these))
+    }
+
+    /// Reads links, addresses, rules and settings alone, which are few on any node.
+    ///
+    /// # Errors
+    /// As [`Kernel::observe`].
+    pub fn observe_local(&mut self) -> Result<NodeState, Error> {
+        observe::observe_local(&mut self.route)
+    }
+
+    fn count(
+        &mut self,
+        digester: &Digester,
+        neighbours: Neighbours<'_>,
+    ) -> Result<(NodeState, Digest), Error> {
         let mut missing = Vec::new();
-        let mut state = observe::observe(&mut self.route, &mut missing)?;
+        let mut digest = digester.empty();
+        let mut keep = |row| digester.count(&mut digest, row);
+        let mut state = observe::observe(&mut self.route, &mut missing, neighbours, &mut keep)?;
+        if let Some(first) = missing.first() {
+            return Err(Error::Inconsistent { what: first.table });
+        }
+        put_kept(&mut state, self.observe_nat()?, keep);
+        Ok((state, digest))
+    }
+
+    fn inspect_keeping(
+        &mut self,
+        mut keep: impl FnMut(Row) -> Option<Row>,
+    ) -> Result<(NodeState, Vec<Missing>), Error> {
+        let mut missing = Vec::new();
+        let mut state =
+            observe::observe(&mut self.route, &mut missing, Neighbours::All, &mut keep)?;
         match self.observe_nat() {
             Ok(rows) => {
-                state.nat = rows;
+                put_kept(&mut state, rows, keep);
                 if !self.is_nat_readable {
                     missing.push(Missing {
                         table: "nat",
@@ -307,7 +388,7 @@ impl Kernel for LinuxKernel {
     fn observe(&mut self) -> Result<NodeState, Error> {
         // What is reconciled against half a table would be made twice, so the whole is looked at again later.
         let mut missing = Vec::new();
-        let mut state = observe::observe(&mut self.route, &mut missing)?;
+        let mut state = observe::observe(&mut self.route, &mut missing, Neighbours::All, Some)?;
         if let Some(first) = missing.first() {
             return Err(Error::Inconsistent { what: first.table });
         }
@@ -334,6 +415,15 @@ impl Kernel for LinuxKernel {
             Ok(())
         } else {
             Err(failures.errors)
+        }
+    }
+}
+
+/// Puts the translations into a state that `keep` gives back.
+fn put_kept(state: &mut NodeState, nat: Table<Nat>, mut keep: impl FnMut(Row) -> Option<Row>) {
+    for row in &nat {
+        if let Some(row) = keep(Row::Nat(row.clone())) {
+            state.put(row);
         }
     }
 }

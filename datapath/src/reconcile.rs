@@ -4,7 +4,7 @@ use crate::api::NodeConfigSpec;
 use crate::diff::{ChangeSet, diff};
 use crate::error::Error;
 use crate::error::Problem;
-use crate::nodeconfig::desired;
+use crate::nodeconfig;
 use crate::state::NodeState;
 
 /// How often a change is followed by another look.
@@ -27,6 +27,18 @@ pub trait Kernel {
     /// # Errors
     /// Every change that failed.
     fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>>;
+}
+
+/// What says which rows a node should have.
+pub trait Rows {
+    /// The rows, and the parts of it that make none. `observed` lends what is the node's own, as in [`nodeconfig::desired`].
+    fn desired(&self, observed: &NodeState) -> (NodeState, Vec<Problem>);
+}
+
+impl Rows for NodeConfigSpec {
+    fn desired(&self, observed: &NodeState) -> (NodeState, Vec<Problem>) {
+        nodeconfig::desired(self, observed)
+    }
 }
 
 /// What a reconciliation did.
@@ -52,13 +64,13 @@ pub fn reconcile(kernel: &mut dyn Kernel, config: &NodeConfigSpec) -> Result<Rec
 /// As [`reconcile`], by somebody who has just observed the kernel.
 pub(crate) fn reconcile_from(
     kernel: &mut dyn Kernel,
-    config: &NodeConfigSpec,
+    config: &impl Rows,
     mut observed: NodeState,
 ) -> Result<Reconciled, Error> {
     let mut done = Reconciled::default();
     let mut refused = Vec::new();
     for _ in 0..ROUNDS {
-        let (wanted, problems) = desired(config, &observed);
+        let (wanted, problems) = config.desired(&observed);
         done.problems = problems;
         done.left = diff(&wanted, &observed);
         if done.left.is_empty() {
@@ -68,7 +80,7 @@ pub(crate) fn reconcile_from(
         done.applied.changes.append(&mut done.left.changes);
         observed = kernel.observe()?;
     }
-    let (wanted, problems) = desired(config, &observed);
+    let (wanted, problems) = config.desired(&observed);
     done.problems = problems;
     done.problems.extend(refused.iter().map(Error::problem));
     done.left = diff(&wanted, &observed);

@@ -33,7 +33,7 @@ pub use crate::error::Error;
 use crate::wire::Audience;
 pub use crate::wire::Layer;
 pub use datapath::state::Family;
-pub use socket::{At, Here, Sockets};
+pub use socket::{At, Counted, Here, Sockets};
 pub use walked::{Fate, Walked, WalkedFloater};
 
 /// Who a floater is and where it listens.

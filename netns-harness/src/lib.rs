@@ -2,7 +2,7 @@
 //!
 //! Duty: make namespaces and hold them by descriptor ([`namespace`]), open sockets inside of them ([`opener`]), start
 //! programs inside of them ([`process`]), hand descriptors to other processes ([`handover`]), lay links, addresses and routes with packed netlink messages ([`netlink`],
-//! [`wire`]), say what the kernel can do ([`caps`]), become root of an own user namespace ([`rootless`]), and prove that
+//! [`wire`]), say what the kernel can do ([`caps`]) and how much it keeps ([`neighbours`]), become root of an own user namespace ([`rootless`]), and prove that
 //! nothing stays behind ([`leak`]).
 //!
 //! May know: Linux. Nothing of Kubernetes, nothing of the rest of the workspace.
@@ -31,6 +31,7 @@ mod error;
 pub mod handover;
 pub mod leak;
 pub mod namespace;
+pub mod neighbours;
 pub mod netlink;
 pub mod opener;
 pub mod process;

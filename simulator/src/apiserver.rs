@@ -100,6 +100,7 @@ mod write;
 
 pub use answer::{Body, BodyError};
 pub use generated::Generator;
+pub(crate) use generated::is_stub;
 pub use resource::Resource;
 pub use serve::Routes;
 pub use status::{Cause, Status};

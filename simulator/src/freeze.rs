@@ -16,6 +16,11 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
+    /// Whether nothing stands still.
+    pub(crate) fn is_none(&self) -> bool {
+        !self.all && self.places.is_empty() && self.faults.is_empty()
+    }
+
     /// Whether a node's agent stands still.
     pub(crate) fn node(&self, cluster: &str, node: &str) -> bool {
         let place = format!("{cluster}/{node}");

@@ -10,6 +10,7 @@
 
 mod breaking;
 mod fleet;
+mod neighbours;
 mod requests;
 mod requirements;
 mod steps;
@@ -34,6 +35,7 @@ use crate::protocol::{Order, ROOT, Ready};
 use crate::state::{self, Folder, Lock, Record, Taken};
 use crate::{Error, pki};
 pub(crate) use fleet::Fleet;
+pub(crate) use neighbours::restore as restore_neighbours;
 pub(crate) use requirements::possible;
 pub(crate) use steps::Counted;
 
@@ -128,6 +130,7 @@ fn live(name: &str, order: Order) -> Result<(), Error> {
         started: jiff::Timestamp::now().to_string(),
         clusters: order.topology.clusters.len(),
         rcu_expedited: None,
+        neighbours: None,
     };
     let written = folder.write_record(&record).and_then(|()| lock.settle());
     if let Err(error) = written {
@@ -135,24 +138,30 @@ fn live(name: &str, order: Order) -> Result<(), Error> {
         folder.remove()?;
         return Err(error);
     }
-    held(&folder, &lock, &record, order)
+    held(&folder, &lock, record, order)
 }
 
 /// Builds, runs and removes the lab while its name is ours.
-fn held(folder: &Folder, lock: &Lock, record: &Record, order: Order) -> Result<(), Error> {
-    let built = open_log(folder).and_then(|()| {
+fn held(folder: &Folder, lock: &Lock, mut record: Record, order: Order) -> Result<(), Error> {
+    let prepared =
+        open_log(folder).and_then(|()| neighbours::make_room(folder, &mut record, &order.topology));
+    let record = &record;
+    let built = prepared.and_then(|learns| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
+            // They wait for the kernel, which does one thing at a time; each that there ever was keeps its memory.
+            .max_blocking_threads(16)
             .enable_all()
             .build()
             .map_err(Error::failed("start a runtime"))?;
         // A panic must not keep the folder from being removed.
-        std::panic::catch_unwind(AssertUnwindSafe(|| run(folder, record, order, runtime))).map_err(
-            |panic| Error::Failed {
-                doing: format!("run lab {}", folder.name),
-                why: words_of(panic.as_ref()),
-            },
-        )
+        std::panic::catch_unwind(AssertUnwindSafe(|| {
+            run(folder, record, &order, learns, runtime)
+        }))
+        .map_err(|panic| Error::Failed {
+            doing: format!("run lab {}", folder.name),
+            why: words_of(panic.as_ref()),
+        })
     });
     let (ended, fleet) = built.unwrap_or_else(|error| (Err(error), None));
     let removed = remove(folder, lock, record, fleet);
@@ -182,7 +191,8 @@ fn open_log(folder: &Folder) -> Result<(), Error> {
 fn run(
     folder: &Folder,
     record: &Record,
-    order: Order,
+    order: &Order,
+    learns: bool,
     runtime: Runtime,
 ) -> (Result<(), Error>, Option<Arc<Fleet>>) {
     let (ending, mut ends) = mpsc::unbounded_channel();
@@ -191,7 +201,7 @@ fn run(
     let ended = runtime.block_on(async {
         let mut signalled = pin!(signals()?);
         let built = tokio::select! {
-            built = Fleet::build(folder, record, &order, &mut fleet, ending.clone()) => built,
+            built = Fleet::build(folder, record, order, learns, &mut fleet, ending.clone()) => built,
             () = &mut signalled => return Err(interrupted(&folder.name)),
             Some(end) = ends.recv() => {
                 warn!(?end, "ended before it was ready");
@@ -285,12 +295,16 @@ fn remove(
     record: &Record,
     fleet: Option<Arc<Fleet>>,
 ) -> Result<(), Error> {
+    if let Err(error) = neighbours::restore(folder, record.clone()) {
+        warn!(%error, "the thresholds of neighbours stay as they are");
+    }
     let Some(fleet) = fleet.filter(|fleet| fleet.has_kernels()) else {
         return folder.remove();
     };
     // Written down before it is changed, for whoever cleans up after a crash in between.
     let changed = Record {
         rcu_expedited: rcu::to_be_changed(),
+        neighbours: None,
         ..record.clone()
     };
     let expedited = match folder.write_record(&changed) {

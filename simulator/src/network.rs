@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use netns_harness::namespace::{self, Builder, Netns};
 use netns_harness::netlink::Netlink;
 use netns_harness::opener::Opener;
-use netns_harness::sysctl;
+use netns_harness::sysctl::Settings;
 use netns_harness::wire::{End, Route, Wire as _};
 
 use crate::Error;
@@ -64,9 +64,8 @@ pub(crate) struct NodeNet {
     pods: Mutex<Pods>,
 }
 
-/// The most nodes of a cluster that learn each other's addresses. The kernel keeps 1024 learned neighbours of a family
-/// for all namespaces together (`gc_thresh3`), and what many nodes learn of each other grows with their square;
-/// permanent neighbours do not count.
+/// The most nodes of a cluster that learn each other's addresses: what many nodes learn of each other grows with their square, and
+/// the kernel keeps a limited number of learned neighbours for all namespaces together. Permanent ones do not count.
 const LEARNING_NODES: usize = 8;
 /// The most nodes of a fleet whose nodes learn: each of a small cluster learns a few.
 const LEARNING_FLEET: usize = 256;
@@ -100,17 +99,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Network {
-    /// Builds the underlay and all nodes; `one` is called for each cluster that is done.
-    pub(crate) fn build(topology: &Topology, one: impl Fn() + Sync) -> Result<Self, Error> {
-        let (underlay, mut router) = enclosed(|| {
-            common_settings(true)?;
-            forwarding_settings()
+    /// Builds the underlay and all nodes, which learn of each other if there is room for that; `one` is called for each cluster that is
+    /// done.
+    pub(crate) fn build(
+        topology: &Topology,
+        learns: bool,
+        one: impl Fn() + Sync,
+    ) -> Result<Self, Error> {
+        let (underlay, mut router) = enclosed(|settings| {
+            common_settings(settings, true)?;
+            forwarding_settings(settings)
         })?;
         router.up(LOOPBACK);
         router.flush()?;
         let router = Mutex::new(router);
-        let nodes = topology.clusters.iter().map(|cluster| cluster.nodes.len());
-        let learns = nodes.sum::<usize>() <= LEARNING_FLEET;
+        let learns = learns && learned(topology) > 0;
         let jobs: Vec<(u32, &Cluster)> = (0..).zip(&topology.clusters).collect();
         let built = namespace::build(jobs, BUILDERS, |builder, (number, cluster)| {
             let nodes = build_cluster(builder, number, cluster, &router, learns)?;
@@ -153,13 +156,24 @@ impl Network {
     }
 }
 
+/// How many neighbours of a family the nodes of a fleet learn of each other, all together.
+pub(crate) fn learned(topology: &Topology) -> u32 {
+    let sizes = || topology.clusters.iter().map(|cluster| cluster.nodes.len());
+    if topology.is_virtual() || sizes().sum::<usize>() > LEARNING_FLEET {
+        return 0;
+    }
+    let learning = sizes().filter(|nodes| *nodes <= LEARNING_NODES);
+    let learned: usize = learning.map(|nodes| nodes * (nodes - 1)).sum();
+    u32::try_from(learned).unwrap_or(u32::MAX)
+}
+
 /// A new namespace, set up from inside by `settings`, and a socket to its links.
 fn enclosed(
-    settings: impl Fn() -> Result<(), netns_harness::Error> + Sync,
+    settings: impl Fn(&mut Settings) -> Result<(), netns_harness::Error> + Sync,
 ) -> Result<(Netns, Netlink), netns_harness::Error> {
     let mut made = namespace::build(vec![()], 1, |builder, ()| {
         let netns = builder.create()?;
-        settings()?;
+        settings(&mut Settings::default())?;
         Ok::<_, netns_harness::Error>((netns, Netlink::open()?))
     })?;
     // One job, one result.
@@ -167,18 +181,21 @@ fn enclosed(
 }
 
 /// What a namespace is like before it has a link.
-fn common_settings(ipv6: bool) -> Result<(), netns_harness::Error> {
+fn common_settings(settings: &mut Settings, ipv6: bool) -> Result<(), netns_harness::Error> {
     // Everybody may ping; a user namespace knows no other group than its own.
-    if sysctl::set("net.ipv4.ping_group_range", "0 2147483647").is_err() {
-        sysctl::set("net.ipv4.ping_group_range", "0 0")?;
+    if settings
+        .set("net.ipv4.ping_group_range", "0 2147483647")
+        .is_err()
+    {
+        settings.set("net.ipv4.ping_group_range", "0 0")?;
     }
     // Unreachables are evidence: none may be held back.
-    sysctl::set("net.ipv4.icmp_ratelimit", "0")?;
-    sysctl::set("net.ipv6.icmp.ratelimit", "0")?;
+    settings.set("net.ipv4.icmp_ratelimit", "0")?;
+    settings.set("net.ipv6.icmp.ratelimit", "0")?;
     // New namespaces inherit the machine's own, which may be strict.
     for place in ["all", "default"] {
-        sysctl::set(&format!("net.ipv4.conf.{place}.rp_filter"), "0")?;
-        sysctl::set(&format!("net.ipv4.conf.{place}.send_redirects"), "0")?;
+        settings.set(&format!("net.ipv4.conf.{place}.rp_filter"), "0")?;
+        settings.set(&format!("net.ipv4.conf.{place}.send_redirects"), "0")?;
     }
     if ipv6 {
         for (leaf, value) in [
@@ -186,18 +203,18 @@ fn common_settings(ipv6: bool) -> Result<(), netns_harness::Error> {
             ("accept_ra", "0"),
             ("router_solicitations", "0"),
         ] {
-            sysctl::set(&format!("net.ipv6.conf.default.{leaf}"), value)?;
+            settings.set(&format!("net.ipv6.conf.default.{leaf}"), value)?;
         }
     } else {
-        sysctl::set("net.ipv6.conf.default.disable_ipv6", "1")?;
+        settings.set("net.ipv6.conf.default.disable_ipv6", "1")?;
     }
     Ok(())
 }
 
 /// What makes a namespace a router.
-pub(crate) fn forwarding_settings() -> Result<(), netns_harness::Error> {
-    sysctl::set("net.ipv4.ip_forward", "1")?;
-    sysctl::set("net.ipv6.conf.all.forwarding", "1")
+fn forwarding_settings(settings: &mut Settings) -> Result<(), netns_harness::Error> {
+    settings.set("net.ipv4.ip_forward", "1")?;
+    settings.set("net.ipv6.conf.all.forwarding", "1")
 }
 
 /// The MAC of what these words name.
@@ -236,8 +253,9 @@ fn build_cluster(
     let mut nodes = Vec::with_capacity(cluster.nodes.len());
     for node in &cluster.nodes {
         let netns = builder.create()?;
-        common_settings(cluster.family.has(Family::Ipv6))?;
-        forwarding_settings()?;
+        let mut settings = Settings::default();
+        common_settings(&mut settings, cluster.family.has(Family::Ipv6))?;
+        forwarding_settings(&mut settings)?;
         nodes.push(NodeNet {
             cluster: cluster.name.clone(),
             node: node.clone(),
@@ -407,7 +425,7 @@ impl NodeNet {
 
     fn wire_pod(&self, key: &str, number: u32) -> Result<Arc<PodNet>, netns_harness::Error> {
         let ipv6 = self.node.ip6.is_some();
-        let (netns, mut inside) = enclosed(|| common_settings(ipv6))?;
+        let (netns, mut inside) = enclosed(|settings| common_settings(settings, ipv6))?;
         let words = [&self.cluster, &self.node.name, key];
         let [here, there] = ["veth", "eth0"].map(|end| {
             let [cluster, node, pod] = words;
@@ -527,7 +545,7 @@ mod tests {
     #[ignore = "netns: needs veth, bridge"]
     fn nodes_and_pods_of_a_cluster_reach_each_other_in_both_families_at_once() {
         let topology = generated(2, 2, ModeChoice::Gateway, Families::All).expect("topology");
-        let network = Network::build(&topology, || ()).expect("build");
+        let network = Network::build(&topology, true, || ()).expect("build");
         let [one, two] = ["n1", "n2"].map(|node| network.node("c1", node).expect("node"));
         let other = network.node("c2", "n1").expect("node");
         let near = one.add_pod("default/a").expect("pod");

@@ -62,17 +62,25 @@ impl Authority {
     }
 }
 
+/// Random bytes.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    fill(&mut bytes).map(|()| bytes)
+}
+
 /// Random bytes as hexadecimal.
 pub(crate) fn random_hex(bytes: usize) -> Result<String, Error> {
-    use ring::rand::SecureRandom as _;
     let mut buffer = vec![0; bytes];
-    ring::rand::SystemRandom::new()
-        .fill(&mut buffer)
-        .map_err(|_| Error::Failed {
-            doing: "ask the system for random bytes".to_owned(),
-            why: "it has none".to_owned(),
-        })?;
-    Ok(floater::wire::hex(&buffer))
+    fill(&mut buffer).map(|()| floater::wire::hex(&buffer))
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), Error> {
+    use ring::rand::SecureRandom as _;
+    let filled = ring::rand::SystemRandom::new().fill(bytes);
+    filled.map_err(|_| Error::Failed {
+        doing: "ask the system for random bytes".to_owned(),
+        why: "it has none".to_owned(),
+    })
 }
 
 /// A random UUID, version 4 (RFC 9562).

@@ -103,8 +103,12 @@ pub(crate) struct Order {
 pub enum Phase {
     /// Makes the APIs with their first objects; counted in clusters.
     Apis,
+    /// Makes the planned rows in the kernels; counted in nodes.
+    Fill,
     /// Makes network namespaces and wires; counted in clusters.
     Namespaces,
+    /// Has the kernel keep more of the neighbours that it learns, until the lab is down; counted in these.
+    Neighbours,
     /// Plans, and writes NodeConfigs; counted in nodes.
     Plan,
     /// Starts pods; counted in clusters.
@@ -117,7 +121,11 @@ impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Apis => "APIs of clusters",
+            Self::Fill => "nodes filled with rows",
             Self::Namespaces => "networks of clusters",
+            Self::Neighbours => {
+                "learned neighbours that this machine keeps (gc_thresh2, raised until the fleet is down)"
+            }
             Self::Plan => "nodes planned",
             Self::Pods => "clusters with all pods ready",
             Self::Settle => "nodes as planned",

@@ -1,6 +1,8 @@
 //! The datapath's control plane in miniature: it elects gateways, plans, and writes NodeConfigs.
 //!
-//! It knows nothing but the objects of the APIs, and reaches the agents by NodeConfigs alone.
+//! It knows nothing but the objects of the APIs, and reaches the agents by NodeConfigs alone. Those are not stored: all of a large fleet
+//! together are quadratic in its size, so each is made of the plan when it is asked for. One that has to stay as it is while the plan
+//! changes, because its node is frozen, is stored until its node goes on.
 
 mod generated;
 mod inputs;
@@ -9,8 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datapath::agent;
-use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfig, NodeConfigSpec};
-use datapath::plan::{self, Plan};
+use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfigSpec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::warn;
@@ -18,7 +19,7 @@ use tracing::warn;
 pub(crate) use generated::Configs;
 pub(crate) use inputs::Inputs;
 
-use crate::apiserver::{Event, EventKind, Resource, Store};
+use crate::apiserver::{Event, Resource, Store};
 use crate::freeze::{Freezer, Frozen};
 use crate::objects;
 
@@ -36,19 +37,10 @@ pub(crate) struct Reconciler {
     members: Vec<Member>,
     freezer: Arc<Freezer>,
     former: Mutex<Former>,
-    /// Where NodeConfigs are made when they are asked for; otherwise each is stored.
-    configs: Option<Arc<Configs>>,
+    /// Where NodeConfigs are made when they are asked for.
+    configs: Arc<Configs>,
     /// What was planned last, and how often something was.
     generated: Mutex<(Fleet, u64)>,
-}
-
-/// What a step came to.
-#[derive(Debug)]
-pub(crate) enum Planned {
-    /// The plan that is written or stands already.
-    Stored(Plan),
-    /// NodeConfigs are made when they are asked for.
-    Generated,
 }
 
 /// Every object as it could be read last, by name.
@@ -56,29 +48,20 @@ pub(crate) enum Planned {
 struct Former {
     clusters: BTreeMap<String, Cluster>,
     cluster_nodes: BTreeMap<String, ClusterNode>,
-    node_configs: BTreeMap<String, NodeConfig>,
 }
 
 impl Reconciler {
-    /// The control plane of some clusters, of which the first has the objects of all.
-    pub(crate) fn new(members: Vec<Member>, freezer: Arc<Freezer>) -> Self {
-        Self {
+    /// The control plane of some clusters, of which the first has the objects of all; `configs` makes its NodeConfigs.
+    pub(crate) fn new(members: Vec<Member>, freezer: Arc<Freezer>, configs: Arc<Configs>) -> Self {
+        let reconciler = Self {
             members,
             freezer,
             former: Mutex::default(),
-            configs: None,
+            configs: configs.clone(),
             generated: Mutex::default(),
-        }
-    }
-
-    /// Has NodeConfigs made when they are asked for.
-    pub(crate) fn generating(self, configs: Arc<Configs>) -> Self {
-        self.root()
-            .generate(Resource::NODE_CONFIGS, configs.clone());
-        Self {
-            configs: Some(configs),
-            ..self
-        }
+        };
+        reconciler.root().generate(Resource::NODE_CONFIGS, configs);
+        reconciler
     }
 
     fn root(&self) -> &Arc<Store> {
@@ -86,24 +69,9 @@ impl Reconciler {
         &self.members[0].store
     }
 
-    /// Elects everywhere, plans once, and writes what differs.
-    pub(crate) fn step(&self) -> Planned {
+    /// Elects everywhere, and plans where something has changed.
+    pub(crate) fn step(&self) {
         self.elect_all();
-        match &self.configs {
-            None => {
-                let planned = plan::plan(&self.fleet());
-                self.write(&planned);
-                Planned::Stored(planned)
-            }
-            Some(configs) => {
-                self.generate(configs);
-                Planned::Generated
-            }
-        }
-    }
-
-    /// Plans where something has changed, and says so in the NodeConfigs that are made of it.
-    fn generate(&self, configs: &Configs) {
         let fleet = self.fleet();
         let mut generated = self
             .generated
@@ -111,11 +79,12 @@ impl Reconciler {
             .unwrap_or_else(PoisonError::into_inner);
         let is_new = generated.1 == 0 || generated.0 != fleet;
         let planner = if is_new {
-            let planner = configs.plan(&fleet);
+            self.keep_frozen();
+            let planner = self.configs.plan(&fleet);
             *generated = (fleet, generated.1 + 1);
             planner
         } else {
-            match configs.planner() {
+            match self.configs.planner() {
                 Some(planner) => planner,
                 None => return,
             }
@@ -127,7 +96,7 @@ impl Reconciler {
             .iter()
             .filter_map(|one| one["metadata"]["name"].as_str());
         for name in held {
-            if planner.view(name).is_none() {
+            if planner.view(name).is_none() && !self.is_frozen(&frozen, name) {
                 // Somebody else may have removed it meanwhile.
                 let _ = root.delete(Resource::NODE_CONFIGS, None, name);
             }
@@ -141,6 +110,21 @@ impl Reconciler {
             if let Err(status) = put {
                 warn!(name, ?status, "cannot write a NodeConfig");
             }
+        }
+    }
+
+    /// Stores the NodeConfigs of frozen nodes as the plan has them that is about to be replaced.
+    fn keep_frozen(&self) {
+        let frozen = self.freezer.now();
+        if frozen.is_none() {
+            return;
+        }
+        let (held, _) = self.root().list(Resource::NODE_CONFIGS, None);
+        let names = held
+            .iter()
+            .filter_map(|one| one["metadata"]["name"].as_str());
+        for name in names.filter(|name| self.is_frozen(&frozen, name)) {
+            self.root().materialize(Resource::NODE_CONFIGS, None, name);
         }
     }
 
@@ -204,63 +188,23 @@ impl Reconciler {
         }
     }
 
-    /// Writes the NodeConfigs that differ from the plan, where nothing is frozen.
-    fn write(&self, planned: &Plan) {
-        for objection in &planned.objections {
-            warn!(%objection, "the plan cannot work as it is written");
-        }
-        let frozen = self.freezer.now();
-        let is_frozen = |name: &str| self.is_frozen(&frozen, name);
-        let (objects, _) = self.root().list(Resource::NODE_CONFIGS, None);
-        let held: BTreeMap<&str, &Arc<Value>> = objects
-            .iter()
-            .filter_map(|object| Some((object["metadata"]["name"].as_str()?, object)))
-            .collect();
-        for name in held.keys() {
-            if !planned.configs.contains_key(*name) && !is_frozen(name) {
-                // Somebody else may have removed it meanwhile.
-                let _ = self.root().delete(Resource::NODE_CONFIGS, None, name);
-            }
-        }
-        for (name, config) in &planned.configs {
-            let current = held.get(name.as_str());
-            if current.is_some_and(|object| spec_of(object).as_ref() == Some(config))
-                || is_frozen(name)
-            {
-                continue;
-            }
-            let Ok(spec) = serde_json::to_value(config) else {
-                continue;
-            };
-            let written = self
-                .root()
-                .put_or_create(Resource::NODE_CONFIGS, None, name, |object| {
-                    object["spec"] = spec;
-                });
-            if let Err(status) = written {
-                warn!(name, ?status, "cannot write a NodeConfig");
-            }
-        }
-    }
-
-    /// Runs until it is dropped; `planned` is what [`step`](Self::step) came to last.
-    pub(crate) async fn run(self: Arc<Self>, mut planned: Planned, mut inputs: Inputs) {
+    /// Runs until it is dropped; there was a [`step`](Self::step) before.
+    pub(crate) async fn run(self: Arc<Self>, mut inputs: Inputs) {
         let mut frozen = self.freezer.subscribe();
         loop {
             tokio::select! {
-                () = inputs.changed(&planned) => {}
+                () = inputs.changed() => {}
                 changed = frozen.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    inputs.drain(&planned);
+                    inputs.drain();
                 }
             }
             let this = self.clone();
             // A large plan takes longer than a worker of the runtime may be held.
-            match tokio::task::spawn_blocking(move || this.step()).await {
-                Ok(done) => planned = done,
-                Err(error) => warn!(%error, "the planner failed"),
+            if let Err(error) = tokio::task::spawn_blocking(move || this.step()).await {
+                warn!(%error, "the planner failed");
             }
         }
     }
@@ -278,35 +222,18 @@ impl Reconciler {
         Fleet {
             clusters: read(root, Resource::CLUSTERS, &mut former.clusters),
             cluster_nodes: read(root, Resource::CLUSTER_NODES, &mut former.cluster_nodes),
-            // Those that are generated say nothing new.
-            node_configs: match self.configs {
-                None => read(root, Resource::NODE_CONFIGS, &mut former.node_configs),
-                Some(_) => Vec::new(),
-            },
+            // They are made of the plan and say nothing new.
+            node_configs: Vec::new(),
         }
     }
 }
 
 /// Whether a change of a NodeConfig is somebody else's: ours make it what is planned.
-fn is_foreign(event: &Event, planned: &Planned, root: &Store) -> bool {
+fn is_foreign(event: &Event, root: &Store) -> bool {
     let name = event.object["metadata"]["name"]
         .as_str()
         .unwrap_or_default();
-    let planned = match planned {
-        Planned::Stored(planned) => planned,
-        Planned::Generated => {
-            return !root.is_stub(Resource::NODE_CONFIGS, None, name);
-        }
-    };
-    let wanted = planned.configs.get(name);
-    match event.kind {
-        EventKind::Added | EventKind::Modified => {
-            let held = spec_of(&event.object);
-            wanted.is_none() || held.as_ref() != wanted
-        }
-        EventKind::Deleted => wanted.is_some(),
-        EventKind::Relist => true,
-    }
+    !root.is_stub(Resource::NODE_CONFIGS, None, name)
 }
 
 /// The node that has to be the gateway, of a cluster's nodes in any order.
@@ -415,7 +342,7 @@ mod tests {
             let name = cluster.name.clone();
             members.push(Member { name, store });
         }
-        let reconciler = Reconciler::new(members, Arc::default());
+        let reconciler = Reconciler::new(members, Arc::default(), Arc::default());
         reconciler.step();
         (root, reconciler)
     }
@@ -425,7 +352,11 @@ mod tests {
         let name = |object: &Value| object["metadata"]["name"].as_str().map(str::to_owned);
         objects
             .iter()
-            .filter_map(|object| Some((name(object)?, spec_of(object)?)))
+            .filter_map(|object| {
+                let name = name(object)?;
+                let whole = root.get(Resource::NODE_CONFIGS, None, &name)?;
+                Some((name, spec_of(&whole)?))
+            })
             .collect()
     }
 
@@ -447,7 +378,7 @@ mod tests {
             reconciler.step();
             assert_eq!(specs(&root), before, "{name}");
         }
-        // A NodeConfig that somebody spoils is written anew.
+        // A NodeConfig that somebody spoils is planned anew.
         let spoilt = root.put(Resource::NODE_CONFIGS, None, "c2-n1", |object| {
             object["spec"]["routes"] = json!(7);
         });

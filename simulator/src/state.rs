@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use netns_harness::neighbours::Thresholds;
 use netns_harness::{process, rcu, rootless};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
@@ -129,6 +130,9 @@ pub(crate) struct Record {
     pub(crate) clusters: usize,
     /// What `rcu_expedited` was before the teardown changed it.
     pub(crate) rcu_expedited: Option<String>,
+    /// The thresholds of neighbours before a lab raised them, this one or one that was up when this one came.
+    #[serde(default)]
+    pub(crate) neighbours: Option<Thresholds>,
 }
 
 impl Record {
@@ -326,6 +330,7 @@ impl Folder {
             if let Some(before) = &record.rcu_expedited {
                 rcu::restore(before);
             }
+            crate::lab::restore_neighbours(self, record)?;
         }
         self.remove()
     }
@@ -501,6 +506,7 @@ mod tests {
             started: "now".to_owned(),
             clusters: 3,
             rcu_expedited: None,
+            neighbours: Some(Thresholds::default()),
         };
         folder.write_record(&record).expect("write");
         assert_eq!(folder.record(), Some(record));

@@ -38,15 +38,15 @@ impl Default for Timing {
     }
 }
 
-/// What a keeper acts on.
+/// What a keeper acts on; `C` is what says which rows a node should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum Event<C = NodeConfigSpec> {
     /// Somebody changed the kernel's tables.
     KernelChanged,
     /// The NodeConfig is there and not one.
     Unreadable(String),
     /// The NodeConfig is this.
-    Wanted(NodeConfigSpec),
+    Wanted(C),
     /// The NodeConfig is not there.
     Withdrawn,
 }
@@ -64,18 +64,18 @@ impl Event {
     }
 }
 
-/// Decides when to reconcile and with which config. Times are since any one moment.
+/// Decides when to reconcile and with which config. Times are since any one moment. The default of a config has no rows.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Keeper<C = NodeConfigSpec> {
     timing: Timing,
-    adopted: Option<NodeConfigSpec>,
-    candidate: Option<NodeConfigSpec>,
+    adopted: Option<C>,
+    candidate: Option<C>,
     due: Option<Duration>,
     withdrawal: Option<Duration>,
     failures: u32,
 }
 
-impl Keeper {
+impl<C: Default + PartialEq> Keeper<C> {
     /// Knows of no config; does nothing until it does.
     #[must_use]
     pub fn new(timing: Timing) -> Self {
@@ -90,7 +90,7 @@ impl Keeper {
     }
 
     /// Takes an event in.
-    pub fn event(&mut self, event: Event, now: Duration) {
+    pub fn event(&mut self, event: Event<C>, now: Duration) {
         match event {
             Event::KernelChanged => self.look_by(now + self.timing.settle),
             Event::Unreadable(rule) => {
@@ -108,7 +108,7 @@ impl Keeper {
             }
             Event::Withdrawn => {
                 // Also where nothing was adopted yet: the rows may be those of an earlier run of the agent.
-                let is_withdrawn = self.adopted == Some(NodeConfigSpec::default());
+                let is_withdrawn = self.adopted == Some(C::default());
                 if self.withdrawal.is_none() && !is_withdrawn {
                     warn!(grace = ?self.timing.grace, "the NodeConfig is gone; its rows stay for a while");
                     self.withdrawal = Some(now + self.timing.grace);
@@ -128,7 +128,7 @@ impl Keeper {
     pub fn is_due(&mut self, now: Duration) -> bool {
         if self.withdrawal.is_some_and(|at| at <= now) {
             self.withdrawal = None;
-            self.adopted = Some(NodeConfigSpec::default());
+            self.adopted = Some(C::default());
             self.due = Some(now);
         }
         let has_work = self.adopted.is_some() || self.candidate.is_some();
@@ -137,7 +137,7 @@ impl Keeper {
 
     /// A config that is newer than the adopted one and not judged yet, or judged unfit.
     #[must_use]
-    pub fn candidate(&self) -> Option<&NodeConfigSpec> {
+    pub fn candidate(&self) -> Option<&C> {
         self.candidate.as_ref()
     }
 
@@ -150,7 +150,7 @@ impl Keeper {
 
     /// The config to keep; none before the first.
     #[must_use]
-    pub fn adopted(&self) -> Option<&NodeConfigSpec> {
+    pub fn adopted(&self) -> Option<&C> {
         self.adopted.as_ref()
     }
 
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn nothing_is_done_before_a_config_is_known() {
-        let mut keeper = Keeper::new(Timing::default());
+        let mut keeper: Keeper = Keeper::new(Timing::default());
         keeper.event(Event::KernelChanged, seconds(1));
         keeper.event(Event::Withdrawn, seconds(2));
         keeper.event(Event::Unreadable("no spec".into()), seconds(3));
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_config_that_was_deleted_while_nobody_watched_is_withdrawn_after_the_grace() {
-        let mut keeper = Keeper::new(Timing::default());
+        let mut keeper: Keeper = Keeper::new(Timing::default());
         keeper.event(Event::Withdrawn, seconds(5));
         assert!(!keeper.is_due(seconds(34)));
         assert_eq!(keeper.deadline(), Some(seconds(35)));
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn drift_is_looked_at_once_and_soon_and_not_put_off_by_more() {
-        let mut keeper = Keeper::new(Timing::default());
+        let mut keeper: Keeper = Keeper::new(Timing::default());
         keeper.event(Event::Wanted(config("10.0.0.0/8")), seconds(0));
         assert!(keeper.is_due(seconds(0)));
         keeper.adopt();
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn failures_are_retried_with_growing_delays_up_to_a_limit() {
-        let mut keeper = Keeper::new(Timing::default());
+        let mut keeper: Keeper = Keeper::new(Timing::default());
         keeper.event(Event::Wanted(config("10.0.0.0/8")), seconds(0));
         let mut now = seconds(0);
         let mut waits = Vec::new();
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_config_that_is_gone_for_a_moment_costs_nothing() {
-        let mut keeper = Keeper::new(Timing::default());
+        let mut keeper: Keeper = Keeper::new(Timing::default());
         keeper.event(Event::Wanted(config("10.0.0.0/8")), seconds(0));
         keeper.adopt();
         keeper.settled(true, seconds(0));
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn an_unfit_candidate_leaves_the_adopted_one_and_is_judged_again() {
-        let mut keeper = Keeper::new(Timing::default());
+        let mut keeper: Keeper = Keeper::new(Timing::default());
         keeper.event(Event::Wanted(config("10.0.0.0/8")), seconds(0));
         keeper.adopt();
         keeper.event(Event::Wanted(config("11.0.0.0/8")), seconds(1));

@@ -3,11 +3,10 @@
 use tracing::{debug, error, info, warn};
 
 use super::Keeper;
-use crate::api::NodeConfigSpec;
 use crate::diff::ChangeSet;
 use crate::error::{Error, ProblemKind};
-use crate::nodeconfig::{Part, TUNNELS, desired};
-use crate::reconcile::{Kernel, reconcile_from};
+use crate::nodeconfig::{Part, TUNNELS};
+use crate::reconcile::{Kernel, Rows, reconcile_from};
 use crate::state::NodeState;
 
 /// How many changes of a turn are logged one by one, unless debug messages are wanted.
@@ -27,7 +26,10 @@ pub struct Settled {
 ///
 /// A config with a part that is malformed leaves the former one in force, rows of every kind: half a config may break paths that the
 /// former one served. Only a node that has no tunnel yet gets what can be made of it, since it has nothing to lose.
-pub fn settle(kernel: &mut dyn Kernel, keeper: &mut Keeper) -> Settled {
+pub fn settle<C: Rows + Default + PartialEq>(
+    kernel: &mut dyn Kernel,
+    keeper: &mut Keeper<C>,
+) -> Settled {
     let mut settled = Settled::default();
     if keeper.candidate().is_none() && keeper.adopted().is_none() {
         settled.is_true = true;
@@ -100,8 +102,8 @@ impl Settled {
 
 /// What keeps a config from being adopted. A tunnel that cannot be made would take all its rows along; any other malformed part would
 /// take its former row, which only a bare node does not have.
-fn unfit(config: &NodeConfigSpec, observed: &NodeState, is_bare: bool) -> Vec<String> {
-    let (_, mut problems) = desired(config, observed);
+fn unfit(config: &impl Rows, observed: &NodeState, is_bare: bool) -> Vec<String> {
+    let (_, mut problems) = config.desired(observed);
     problems.retain(|problem| {
         let is_superfluous = problem.kind == ProblemKind::Repeated;
         problem.part == Some(Part::Device) || !(is_superfluous || is_bare)

@@ -145,7 +145,7 @@ fn all_routes(
 
 /// What a node holds otherwise than the preferred rows: each preferred row with the one that it holds in its place, if any.
 impl Planner {
-    fn other_routes<'s>(
+    pub(crate) fn other_routes<'s>(
         &'s self,
         view: &'s View,
         family: Family,

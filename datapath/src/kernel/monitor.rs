@@ -30,7 +30,7 @@ const GROUPS: [(&str, u32); 10] = [
     ("RTNLGRP_IPV6_NETCONF", 25),
 ];
 /// `NFNLGRP_NFTABLES`.
-const NFTABLES: u32 = 7;
+pub(super) const NFTABLES: u32 = 7;
 
 /// A descriptor that is readable when links, addresses, permanent neighbours, FDB rows, rules, routes, forwarding settings or nftables
 /// changed.
@@ -57,14 +57,7 @@ impl Monitor {
         };
         let route = listener(NETLINK_ROUTE)
             .map_err(|error| missing("netlink socket for notices", error))?;
-        for (name, group) in GROUPS {
-            match route.add_membership(group) {
-                Ok(()) => {}
-                // A kernel without IPv6 has fewer groups.
-                Err(_) if name.contains("IPV6") => {}
-                Err(error) => return Err(missing(name, error)),
-            }
-        }
+        join_groups(&route)?;
         let joins = |socket: &Socket| socket.add_membership(NFTABLES).is_ok();
         let netfilter = listener(NETLINK_NETFILTER).ok().filter(joins);
         let either = join([Some(&route), netfilter.as_ref()])
@@ -102,14 +95,32 @@ impl Monitor {
     }
 }
 
-fn listener(protocol: isize) -> io::Result<Socket> {
+/// Has a socket told of all that an observation reads.
+pub(super) fn join_groups(route: &Socket) -> Result<(), Error> {
+    for (name, group) in GROUPS {
+        match route.add_membership(group) {
+            Ok(()) => {}
+            // A kernel without IPv6 has fewer groups.
+            Err(_) if name.contains("IPV6") => {}
+            Err(error) => {
+                return Err(Error::Missing {
+                    what: name.to_owned(),
+                    why: error.to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn listener(protocol: isize) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.set_non_blocking(true)?;
     Ok(socket)
 }
 
-fn join(sockets: [Option<&Socket>; 2]) -> Result<Epoll, Errno> {
+pub(super) fn join(sockets: [Option<&Socket>; 2]) -> Result<Epoll, Errno> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     for socket in sockets.into_iter().flatten() {
         epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
@@ -134,7 +145,7 @@ fn drain(socket: &Socket, mut matters: impl FnMut(&Message<'_>) -> bool) -> bool
 }
 
 /// Neighbours that the kernel learns, and their ageing, are nobody's drift.
-fn is_drift(message: &Message<'_>) -> bool {
+pub(super) fn is_drift(message: &Message<'_>) -> bool {
     if message.kind != RTM_NEWNEIGH {
         return true;
     }

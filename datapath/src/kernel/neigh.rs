@@ -1,5 +1,7 @@
 //! Neighbours, and the forwarding database, which the kernel keeps behind the same messages.
 
+use std::net::IpAddr;
+
 use super::address::family;
 use super::link::Names;
 use super::message::{
@@ -106,6 +108,18 @@ pub(super) fn add(batch: &mut Batch, change: usize, row: &Neighbour, index: u32)
             if let Some(mac) = row.mac {
                 neighbour.bytes(NDA_LLADDR, &mac.0);
             }
+        },
+    );
+}
+
+/// Asks for one neighbour; nobody has it is an answer, too.
+pub(super) fn ask(batch: &mut Batch, index: u32, ip: IpAddr) {
+    batch.push(
+        (RTM_GETNEIGH, 0),
+        (0, Tolerated::Gone),
+        &header(family(ip), index, 0, 0),
+        |neighbour| {
+            neighbour.ip(NDA_DST, ip);
         },
     );
 }

@@ -4,16 +4,17 @@
 //! receive queue. Batches rely on it: one acknowledgement, that of the last request, ends the reading.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use netlink_sys::Socket;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg, send, sendmsg};
 
 use super::message::{Batch, HEADER, NLM_F_ACK, NLM_F_DUMP, Part, Tolerated, attributes, message};
 use crate::error::Error;
 
+const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -68,6 +69,36 @@ impl Buffer {
                 Ok(length) => return Ok(Messages(&self.0[..length])),
             }
         }
+    }
+}
+
+impl Buffer {
+    /// As [`Self::receive`], with the number of the namespace that the messages come from; none of the socket's own.
+    pub(super) fn receive_from_namespace(
+        &mut self,
+        socket: &Socket,
+        flags: MsgFlags,
+    ) -> Result<(Messages<'_>, Option<u32>), Errno> {
+        let mut room = nix::cmsg_space!(u32);
+        let (length, number) = loop {
+            let mut parts = [IoSliceMut::new(&mut self.0)];
+            let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags);
+            let received = match received {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            let number = received.cmsgs()?.find_map(|message| match message {
+                ControlMessageOwned::Unknown(message)
+                    if message.cmsg_header.cmsg_level == libc::SOL_NETLINK
+                        && message.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID =>
+                {
+                    super::message::read_u32(&message.data_bytes)
+                }
+                _ => None,
+            });
+            break (received.bytes, number);
+        };
+        Ok((Messages(&self.0[..length]), number))
     }
 }
 
@@ -212,6 +243,46 @@ impl Netlink {
         }
     }
 
+    /// The answers to questions for one object each. What is not there has none.
+    pub(super) fn ask(&mut self, what: &'static str, questions: &mut Batch) -> Result<Dump, Error> {
+        let failed = |errno: Errno| Error::kernel("read", what, errno as i32);
+        let mut found = Vec::new();
+        let Batch { bytes, parts } = questions;
+        for parts in parts.chunks(CHUNK_PARTS) {
+            let first = self.sequence.wrapping_add(1);
+            for part in parts {
+                self.sequence = self.sequence.wrapping_add(1);
+                let at = part.range.start;
+                bytes[at + 8..at + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+            }
+            let (Some(head), Some(tail)) = (parts.first(), parts.last()) else {
+                continue;
+            };
+            let asked = IoSlice::new(&bytes[head.range.start..tail.range.end]);
+            let last = self.send_ending(&[asked]).map_err(failed)?;
+            let mut buffer = Buffer::borrowed();
+            let mut is_done = false;
+            while !is_done {
+                let messages = buffer.receive(&self.socket, MsgFlags::empty());
+                for message in messages.map_err(failed)? {
+                    let place = message.sequence.wrapping_sub(first);
+                    let part = usize::try_from(place).ok().and_then(|at| parts.get(at));
+                    match (message.kind, part) {
+                        (NLMSG_ERROR, None) => is_done |= message.sequence == last,
+                        (NLMSG_ERROR, Some(part)) => {
+                            if let Some(refused) = refusal(part, &message) {
+                                return Err(Error::kernel("read", what, refused.errno));
+                            }
+                        }
+                        (_, Some(_)) => found.extend_from_slice(message.whole),
+                        (_, None) => {}
+                    }
+                }
+            }
+        }
+        Ok(Dump(found))
+    }
+
     /// Makes every request of a batch. A refusal does not keep those after it from being made.
     pub(super) fn make(&mut self, batch: &mut Batch) -> Result<Vec<Refused>, Error> {
         let mut refused = Vec::new();
@@ -286,6 +357,42 @@ impl Netlink {
                 refused.extend(refusal(part, &message));
                 if message.sequence == last {
                     return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends requests, and behind them one for nothing but its acknowledgement, whose number is the result.
+    fn send_ending(&mut self, requests: &[IoSlice<'_>]) -> Result<u32, Errno> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut end = Vec::with_capacity(HEADER);
+        message(&mut end, NLMSG_NOOP, NLM_F_ACK, &[], |_| {});
+        end[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        let mut all = requests.to_vec();
+        all.push(IoSlice::new(&end));
+        loop {
+            match sendmsg::<()>(self.socket.as_raw_fd(), &all, &[], MsgFlags::empty(), None) {
+                Ok(_) => return Ok(self.sequence),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Makes requests that are written already, without numbers of their own; how many were refused.
+    pub(super) fn make_written(&mut self, requests: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let last = self.send_ending(requests)?;
+        let mut refused = 0;
+        let mut buffer = Buffer::borrowed();
+        loop {
+            let received = buffer.receive(&self.socket, MsgFlags::empty());
+            let messages = received.inspect_err(|_| self.discard_answers())?;
+            for message in messages.filter(|message| message.kind == NLMSG_ERROR) {
+                match message.errno() {
+                    0 if message.sequence == last => return Ok(refused),
+                    0 => {}
+                    errno if errno == Errno::EEXIST as i32 => {}
+                    _ => refused += 1,
                 }
             }
         }

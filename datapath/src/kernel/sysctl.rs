@@ -4,13 +4,16 @@
 //! the files below /proc/sys/net are those of the namespace of the thread that opens them, so a thread that is elsewhere sends
 //! another one there, which ends with its work. The namespace is asked from the socket; no descriptor is held for it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
 
 use super::message::{Attributes, attributes, read_u32};
 use super::socket::Netlink;
@@ -74,16 +77,33 @@ pub(super) fn write(
     rows: &[(usize, &Sysctl)],
 ) -> io::Result<Vec<(usize, io::Error)>> {
     in_namespace_of(socket.as_fd(), || {
+        let mut folders = Vec::new();
+        let mut write = |row: &Sysctl| {
+            let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+            let path = path(&row.name).ok_or_else(invalid)?;
+            write_below(&mut folders, Path::new(&path), &row.value.to_string())
+        };
         rows.iter()
-            .filter_map(|(place, row)| {
-                let written = match path(&row.name) {
-                    Some(path) => fs::write(path, row.value.to_string()),
-                    None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
-                };
-                Some((*place, written.err()?))
-            })
+            .filter_map(|(place, row)| Some((*place, write(row).err()?)))
             .collect()
     })
+}
+
+/// Writes a file by way of its folder below /proc/sys/net, which is opened once: to find the one of its namespace the kernel goes through
+/// those of all others.
+fn write_below(folders: &mut Vec<(PathBuf, File)>, path: &Path, value: &str) -> io::Result<()> {
+    let folder: PathBuf = path.components().take(5).collect();
+    let place = match folders.iter().position(|(known, _)| *known == folder) {
+        Some(place) => place,
+        None => {
+            folders.push((folder.clone(), File::open(&folder)?));
+            folders.len() - 1
+        }
+    };
+    let below = path.strip_prefix(&folder).unwrap_or(Path::new("."));
+    let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+    let opened = openat(&folders[place].1, below, flags, Mode::empty())?;
+    File::from(opened).write_all(value.as_bytes())
 }
 
 /// The file of a setting: dots part directories, and a slash stands for the dot in a link's name.
@@ -106,7 +126,7 @@ fn in_namespace_of<T: Send>(
     work: impl FnOnce() -> T + Send,
 ) -> io::Result<T> {
     let there = namespace_of(socket)?;
-    let there_id = fs::File::from(there.try_clone()?).metadata()?;
+    let there_id = File::from(there.try_clone()?).metadata()?;
     let here_id = fs::metadata("/proc/thread-self/ns/net")?;
     if (there_id.dev(), there_id.ino()) == (here_id.dev(), here_id.ino()) {
         return Ok(work());

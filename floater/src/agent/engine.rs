@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use datapath::digest::Digester;
 use datapath::state::{Family, NodeState};
 use tokio::sync::mpsc;
 
@@ -16,7 +17,7 @@ use super::connections::Connections;
 use super::echo::Echo;
 use super::plans::{Place, Secret};
 use super::walked::{self, Walked};
-use super::{Sockets, starvation};
+use super::{Counted, Sockets, starvation};
 use crate::probe::icmp::Mark;
 use crate::session::{Command, Input, Lane, Limits, Session, TICK, Token};
 use crate::wire::{CONNECTIONS, Event, Failure, Health, Plan, Protocol};
@@ -90,6 +91,14 @@ impl Network {
         match self {
             Self::Sockets(sockets) => sockets.inspect(),
             Self::Walked(network) => network.inspect(),
+        }
+    }
+
+    /// As [`Sockets::inspect_counting`]; none where the tables are computed, and counting would save nothing.
+    pub(super) fn inspect_counting(&self, digester: &Digester) -> Option<Result<Counted, String>> {
+        match self {
+            Self::Sockets(sockets) => Some(sockets.inspect_counting(digester)),
+            Self::Walked(_) => None,
         }
     }
 

@@ -5,6 +5,7 @@ mod holder;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
+use datapath::digest::{Digest, Digester};
 use datapath::state::{Family, NodeState};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -55,6 +56,32 @@ pub trait Sockets: Send + Sync + 'static {
     fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
         self.tables().map(|state| (state, Vec::new()))
     }
+
+    /// The tables of the network, whose rows that count for the digester may be thousands: of them only the digest. Blocks.
+    ///
+    /// # Errors
+    /// Why nothing could be read.
+    fn inspect_counting(&self, digester: &Digester) -> Result<Counted, String> {
+        let (mut state, missing) = self.inspect()?;
+        let digest = digester.of(&state);
+        digester.take_counted(&mut state);
+        Ok(Counted {
+            state,
+            digest,
+            missing,
+        })
+    }
+}
+
+/// The tables of a network, of which most rows were only counted.
+#[derive(Debug)]
+pub struct Counted {
+    /// The rows that do not count.
+    pub state: NodeState,
+    /// The digest of those that do.
+    pub digest: Digest,
+    /// In words what could not be read.
+    pub missing: Vec<String>,
 }
 
 /// The network namespace of the calling thread.
@@ -101,6 +128,10 @@ impl Sockets for Here {
     fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
         super::inspect::inspect()
     }
+
+    fn inspect_counting(&self, digester: &Digester) -> Result<Counted, String> {
+        super::inspect::inspect_counting(digester)
+    }
 }
 
 impl Sockets for At {
@@ -126,6 +157,10 @@ impl Sockets for At {
 
     fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
         Here.inspect()
+    }
+
+    fn inspect_counting(&self, digester: &Digester) -> Result<Counted, String> {
+        Here.inspect_counting(digester)
     }
 }
 

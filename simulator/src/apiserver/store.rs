@@ -117,6 +117,13 @@ impl Store {
         inner.log.shrink_to_fit();
     }
 
+    /// Forgets all changes so far: a watch that has not seen one of them has to list again.
+    pub fn forget_changes(&self) {
+        let mut inner = self.lock();
+        inner.trim(0);
+        inner.log.shrink_to_fit();
+    }
+
     /// The version of the last change.
     #[must_use]
     pub fn version(&self) -> u64 {

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datapath::digest::Digester;
 use datapath::state::{Family, NodeState};
-use floater::agent::{Config, Floater, Here, Sockets, Stopper};
+use floater::agent::{Config, Counted, Floater, Here, Sockets, Stopper};
 use netns_harness::namespace::Netns;
 use netns_harness::process::{self, Child, Program, Spawner};
 use nix::sys::signal::Signal;
@@ -73,6 +74,11 @@ impl Sockets for Inside {
     fn inspect(&self) -> Result<(NodeState, Vec<String>), String> {
         // It takes too long for the opener, which all others wait for.
         let inspected = self.netns.run(|| Here.inspect());
+        inspected.map_err(|error| crate::error::chain(&error))?
+    }
+
+    fn inspect_counting(&self, digester: &Digester) -> Result<Counted, String> {
+        let inspected = self.netns.run(|| Here.inspect_counting(digester));
         inspected.map_err(|error| crate::error::chain(&error))?
     }
 }

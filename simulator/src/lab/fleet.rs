@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::{Counted, End, requests};
-use crate::agents::{Agents, Monitors};
+use crate::agents::Agents;
 use crate::apiserver::{ApiCluster, Options, PodDialer, Resource, Routes, Store};
 
 use crate::fault::Faults;
@@ -29,7 +29,7 @@ use crate::network::Network;
 use crate::objects::{self, Access};
 use crate::pki::{self, Authority};
 use crate::protocol::{self, Order, Phase};
-use crate::reconciler::{Member, Reconciler};
+use crate::reconciler::{Configs, Member, Reconciler};
 use crate::state::{Folder, MARKER, Record};
 use crate::topology::{Cluster, Topology};
 use crate::virtual_clusters::{self, VirtualFleet};
@@ -86,11 +86,12 @@ impl Fleet {
         folder: &Folder,
         record: &Record,
         order: &Order,
+        learns: bool,
         slot: &mut Option<Arc<Self>>,
         ending: mpsc::UnboundedSender<End>,
     ) -> Result<(), Error> {
         let topology = order.topology.clone();
-        let base = Base::build(folder, record, order).await?;
+        let base = Base::build(folder, record, order, learns).await?;
         let authority = Authority::new(&folder.name)?;
         let doing = || "serve the APIs of the lab";
         let listener = TcpListener::bind("127.0.0.1:0")
@@ -109,22 +110,22 @@ impl Fleet {
             name: member.name.clone(),
             store: member.api.store().clone(),
         });
-        let reconciler = Reconciler::new(sources.collect(), freezer.clone());
-        let reconciler = Arc::new(match &base {
-            Base::Kernel { .. } => reconciler,
-            Base::Virtual(fleet) => reconciler.generating(fleet.configs().clone()),
-        });
+        let configs = base.configs();
+        let reconciler = Reconciler::new(sources.collect(), freezer.clone(), configs);
+        let reconciler = Arc::new(reconciler);
         let inputs = reconciler.inputs();
         let nodes = topology.clusters.iter();
         let nodes = nodes.map(|cluster| cluster.nodes.len()).sum();
         let step = Counted::begin(Phase::Plan, nodes);
-        let planned = {
-            let reconciler = reconciler.clone();
-            blocking(move || Ok(reconciler.step())).await?
-        };
+        let first = reconciler.clone();
+        blocking(move || {
+            first.step();
+            Ok(())
+        })
+        .await?;
         step.end();
         info!("the plan is written");
-        let (ground, monitors) = base.ground(root, &freezer)?;
+        let ground = base.ground(root, &freezer)?;
         let fleet = Arc::new(Self {
             folder: folder.clone(),
             record: record.clone(),
@@ -145,13 +146,7 @@ impl Fleet {
                 let _ = ending.send(End::Task(name));
             });
         };
-        match &fleet.ground {
-            Ground::Kernel { agents, .. } => {
-                start("agents", Box::pin(agents.clone().run(monitors)));
-            }
-            Ground::Virtual(fleet) => start("virtual clusters", Box::pin(fleet.clone().run())),
-        }
-        start("reconciler", Box::pin(reconciler.run(planned, inputs)));
+        start("reconciler", Box::pin(reconciler.run(inputs)));
         let forever = std::future::pending::<()>;
         let routes = Routes::by_name(fleet.members.iter().map(|member| member.api.clone()));
         let serving = routes.serve(listener, authority.server.clone(), forever());
@@ -163,6 +158,21 @@ impl Fleet {
                 Pods::Virtual(pods) => start("kubelet", Box::pin(pods.run(store))),
             }
             start("controllers", Box::pin(api.run_controllers(forever())));
+        }
+        match &fleet.ground {
+            Ground::Kernel { agents, .. } => {
+                let filling = agents.clone();
+                blocking(move || {
+                    let step = Counted::begin(Phase::Fill, filling.count());
+                    filling.fill(|| step.one());
+                    step.end();
+                    Ok(())
+                })
+                .await?;
+                info!("every kernel has its rows");
+                start("agents", Box::pin(agents.clone().run()));
+            }
+            Ground::Virtual(fleet) => start("virtual clusters", Box::pin(fleet.clone().run())),
         }
         requests::listen(&fleet)?;
         fleet.ready().await?;
@@ -190,6 +200,7 @@ impl Fleet {
             info!("every kernel equals its NodeConfig");
         }
         if !self.topology.floater {
+            self.slim();
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.patience();
@@ -219,12 +230,12 @@ impl Fleet {
     /// Lets go of what only the start needed, where clusters are many because each is small. The control plane keeps what it has: its
     /// objects change with those of all.
     fn slim(&self) {
-        if let Ground::Virtual(_) = self.ground {
-            let members = self.members.iter().zip(&self.topology.clusters);
-            for (member, cluster) in members.skip(1) {
-                let changes = CHANGES + CHANGES_OF_A_NODE * cluster.nodes.len();
-                member.api.store().keep_changes(changes);
-            }
+        let members = self.members.iter().zip(&self.topology.clusters);
+        for (member, cluster) in members.skip(1) {
+            let changes = CHANGES + CHANGES_OF_A_NODE * cluster.nodes.len();
+            let store = member.api.store();
+            store.forget_changes();
+            store.keep_changes(changes);
         }
     }
 
@@ -266,7 +277,11 @@ impl Fleet {
     /// Elects and plans once more, and waits until thawed agents have applied their NodeConfigs.
     pub(crate) async fn settle(&self) -> Result<(), Error> {
         let reconciler = self.reconciler.clone();
-        blocking(move || Ok(reconciler.step())).await?;
+        blocking(move || {
+            reconciler.step();
+            Ok(())
+        })
+        .await?;
         match &self.ground {
             Ground::Kernel { agents, .. } => {
                 agents.look_again();
@@ -303,6 +318,7 @@ impl Fleet {
 enum Base {
     Kernel {
         network: Arc<Network>,
+        configs: Arc<Configs>,
         spawner: Arc<Spawner>,
         image: Image,
         logs: PathBuf,
@@ -311,7 +327,20 @@ enum Base {
 }
 
 impl Base {
-    async fn build(folder: &Folder, record: &Record, order: &Order) -> Result<Self, Error> {
+    /// Where NodeConfigs are made.
+    fn configs(&self) -> Arc<Configs> {
+        match self {
+            Self::Kernel { configs, .. } => configs.clone(),
+            Self::Virtual(fleet) => fleet.configs().clone(),
+        }
+    }
+
+    async fn build(
+        folder: &Folder,
+        record: &Record,
+        order: &Order,
+        learns: bool,
+    ) -> Result<Self, Error> {
         let topology = order.topology.clone();
         if topology.is_virtual() {
             // What is random about a lab follows from its name, so that it can be had again.
@@ -322,7 +351,7 @@ impl Base {
         }
         let network = blocking(move || {
             let step = Counted::begin(Phase::Namespaces, topology.clusters.len());
-            let network = Network::build(&topology, || step.one())?;
+            let network = Network::build(&topology, learns, || step.one())?;
             step.end();
             Ok(network)
         })
@@ -330,6 +359,7 @@ impl Base {
         info!(nodes = network.nodes.len(), "the network stands");
         Ok(Self::Kernel {
             network: Arc::new(network),
+            configs: Arc::default(),
             spawner: Arc::new(Spawner::start()?),
             image: image(order, record),
             logs: folder.logs(),
@@ -344,6 +374,7 @@ impl Base {
                 spawner,
                 image,
                 logs,
+                ..
             } => {
                 let kubelet = Kubelet::new(
                     &cluster.name,
@@ -362,22 +393,24 @@ impl Base {
     }
 
     /// What nodes stand on once the control plane has its objects.
-    fn ground(self, root: Arc<Store>, freezer: &Arc<Freezer>) -> Result<(Ground, Monitors), Error> {
+    fn ground(self, root: Arc<Store>, freezer: &Arc<Freezer>) -> Result<Ground, Error> {
         match self {
             Self::Kernel {
-                network, spawner, ..
+                network,
+                configs,
+                spawner,
+                ..
             } => {
-                let (agents, monitors) = Agents::open(&network, root, freezer.clone())?;
-                let ground = Ground::Kernel {
+                let agents = Agents::new(&network, root, configs, freezer.clone())?;
+                Ok(Ground::Kernel {
                     network,
                     agents,
                     spawner,
-                };
-                Ok((ground, monitors))
+                })
             }
             Self::Virtual(fleet) => {
                 fleet.follow(root);
-                Ok((Ground::Virtual(fleet), Monitors::new()))
+                Ok(Ground::Virtual(fleet))
             }
         }
     }
@@ -400,7 +433,7 @@ async fn members(
             let server = format!("https://{address}{}", Routes::path(&cluster.name));
             let (pods, dialer) = base.pods(index, cluster);
             let (cluster, key) = (cluster.clone(), key.map(str::to_owned));
-            tokio::spawn(member(cluster, server, pods, dialer, key))
+            tokio::spawn(member(cluster, index == 0, server, pods, dialer, key))
         });
     // A few at a time: all cores are busy with these already.
     let mut jobs = stream::iter(jobs).buffered(AT_ONCE);
@@ -416,15 +449,18 @@ async fn members(
     Ok((members, accesses))
 }
 
-/// How many changes the API of a virtual cluster keeps, and for each node: what a run does to its pods.
+/// How many changes the API of a cluster keeps, and for each node: what a run does to its pods.
 const CHANGES: usize = 16;
 const CHANGES_OF_A_NODE: usize = 8;
+/// How many it keeps while it comes up: whoever is in the lab's own process lists again where it lags behind.
+const FIRST_CHANGES: usize = 4;
 /// How many APIs are made at a time.
 const AT_ONCE: usize = 4;
 
 /// The API of a cluster, with the objects that it starts with, and how it is reached.
 async fn member(
     cluster: Cluster,
+    is_control_plane: bool,
     server: String,
     pods: Pods,
     dialer: Arc<dyn PodDialer>,
@@ -437,6 +473,9 @@ async fn member(
         admin_token: token.clone(),
         dialer,
     });
+    if !is_control_plane {
+        api.store().keep_changes(FIRST_CHANGES);
+    }
     seed(&api, &token, &cluster, run_key.as_deref()).await?;
     let access = Access {
         cluster: cluster.name.clone(),

@@ -146,10 +146,10 @@ pub(super) fn capable() -> Result<(), Error> {
     Ok(())
 }
 
-/// Descriptors that a lab takes for itself, and for each node: its namespace and sockets, those of its agent and of what
-/// listens to it, and both floaters' own, be they processes or share the lab's. Rather too many than too few.
-const DESCRIPTORS: u64 = 128;
-const DESCRIPTORS_PER_NODE: u64 = 16;
+/// Descriptors that a lab takes for itself, and for each node: its namespace and a socket in it, its pod's namespace, and four listeners
+/// of the floaters that share the lab's process, or the two processes and what is read of them. Rather too many than too few.
+const DESCRIPTORS: u64 = 256;
+const DESCRIPTORS_PER_NODE: u64 = 8;
 /// Descriptors for whoever asks the APIs.
 const CLIENTS: u64 = 4096;
 /// What a node's floaters open besides while they probe in the lab's own process.

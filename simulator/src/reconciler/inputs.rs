@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{Member, Planned, is_foreign};
+use super::{Member, is_foreign};
 use crate::apiserver::{Event, EventKind, Resource, Store, Watch};
 use crate::objects;
 
@@ -65,7 +65,7 @@ impl Inputs {
 
     /// Returns once something changed that may change the plan. May be dropped and begun anew: what was not taken out of a watch
     /// stays in it, and what was taken out is compared at once.
-    pub(super) async fn changed(&mut self, planned: &Planned) {
+    pub(super) async fn changed(&mut self) {
         loop {
             let is_news = {
                 // Only whoever is woken is asked: there may be thousands.
@@ -73,18 +73,18 @@ impl Inputs {
                 let mut waits: FuturesUnordered<_> = waits.map(Input::next).collect();
                 tokio::select! {
                     is_news = waits.next() => is_news.unwrap_or(true),
-                    event = self.configs.next() => is_foreign(&event, planned, &self.root),
+                    event = self.configs.next() => is_foreign(&event, &self.root),
                 }
             };
             // One plan answers all changes so far.
-            if self.drain(planned) || is_news {
+            if self.drain() || is_news {
                 return;
             }
         }
     }
 
     /// Takes in all changes so far; whether one of them may change the plan.
-    pub(super) fn drain(&mut self, planned: &Planned) -> bool {
+    pub(super) fn drain(&mut self) -> bool {
         let mut is_news = false;
         for input in &mut self.read {
             while let Some(event) = input.watch.poll() {
@@ -92,7 +92,7 @@ impl Inputs {
             }
         }
         while let Some(event) = self.configs.poll() {
-            is_news |= is_foreign(&event, planned, &self.root);
+            is_news |= is_foreign(&event, &self.root);
         }
         is_news
     }
@@ -164,7 +164,6 @@ fn read(resource: Resource, object: &Value) -> Read {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datapath::plan::Plan;
     use serde_json::json;
 
     fn node(name: &str, ready: &str, beat: u32) -> Value {
@@ -211,21 +210,19 @@ mod tests {
     #[test]
     fn heartbeats_of_5000_nodes_are_no_reason_to_plan() {
         let (store, mut inputs) = listening(5000);
-        let planned = Planned::Stored(Plan::default());
-        assert!(!inputs.drain(&planned));
+        assert!(!inputs.drain());
         for beat in 1..3 {
             for index in 0..5000 {
                 let name = format!("n{index}");
                 put(&store, Resource::NODES, &node(&name, "True", beat));
                 // The log keeps fewer changes than all of these, and whoever falls behind has to list again.
-                assert!(!inputs.drain(&planned), "{name}");
+                assert!(!inputs.drain(), "{name}");
             }
         }
     }
 
     #[test]
     fn what_the_planner_reads_is_a_reason_once() {
-        let planned = Planned::Stored(Plan::default());
         let changes: [(Resource, Value); 4] = [
             (Resource::NODES, node("n1", "False", 1)),
             (Resource::NODES, node("new", "True", 1)),
@@ -238,27 +235,26 @@ mod tests {
         let (store, mut inputs) = listening(3);
         for (resource, object) in &changes {
             put(&store, *resource, object);
-            assert!(inputs.drain(&planned), "{object}");
+            assert!(inputs.drain(), "{object}");
             // The same once more, at another version.
             put(&store, *resource, object);
-            assert!(!inputs.drain(&planned), "{object}");
+            assert!(!inputs.drain(), "{object}");
         }
         let _ = store.delete(Resource::NODES, None, "n2");
-        assert!(inputs.drain(&planned));
-        assert!(!inputs.drain(&planned));
+        assert!(inputs.drain());
+        assert!(!inputs.drain());
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_is_woken_by_a_reason_only() {
         let (store, mut inputs) = listening(3);
-        let planned = Planned::Stored(Plan::default());
         for beat in 1..4 {
             put(&store, Resource::NODES, &node("n1", "True", beat));
             let wait = std::time::Duration::from_secs(10);
-            let waited = tokio::time::timeout(wait, inputs.changed(&planned)).await;
+            let waited = tokio::time::timeout(wait, inputs.changed()).await;
             assert!(waited.is_err(), "heartbeat {beat}");
         }
         put(&store, Resource::NODES, &node("n1", "False", 9));
-        inputs.changed(&planned).await;
+        inputs.changed().await;
     }
 }
