@@ -8,4 +8,5 @@ mod field;
 mod inputs;
 mod kubectl;
 mod lifecycle;
+mod progress;
 mod virtual_clusters;
