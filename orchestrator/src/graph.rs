@@ -7,6 +7,10 @@
 //! Its edges are the parts that many pairs share: O(nodes) of them, where pairs are O(nodes²). A probe that passes covers the
 //! edges of its way there and back; what only one pair uses (a route, a neighbour, a forwarding row) is a [`Part`] of the way
 //! but no edge, and is the tables' business.
+//!
+//! [`picture`] is what is left of it in a report, for people to look at.
+
+pub mod picture;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -434,9 +434,7 @@ fn matching(files: &[Kubeconfig], patterns: &[Pattern]) -> Result<Vec<Found>, Er
             found.push(Found {
                 role: Role::Member,
                 context: context.to_owned(),
-                file: access
-                    .as_ref()
-                    .map_or_else(|_| file.name(), |selected| selected.file.clone()),
+                file: file.file_of(context).unwrap_or_default().to_owned(),
                 access,
             });
         }
@@ -471,7 +469,11 @@ fn named(found: Vec<Found>) -> Vec<Target> {
     for (at, found) in found.iter().enumerate() {
         same.entry(printable(&found.context)).or_default().push(at);
     }
+    let mut same: Vec<(String, Vec<usize>)> = same.into_iter().collect();
+    // What a file calls a context goes before names that are made up here.
+    same.sort_by_key(|(_, places)| (places.len() > 1, places.first().copied()));
     let mut names = vec![String::new(); found.len()];
+    let mut taken = HashMap::new();
     for (context, places) in same {
         let files: Vec<Vec<String>> = places.iter().map(|&at| parts(&found[at].file)).collect();
         let deepest = files.iter().map(Vec::len).max().unwrap_or(0);
@@ -480,26 +482,21 @@ fn named(found: Vec<Found>) -> Vec<Target> {
             let kept = &parts[parts.len().saturating_sub(depth)..];
             format!("{context}@{}", kept.join("."))
         };
+        let told_apart = |depth: usize| {
+            let distinct: BTreeSet<String> = files.iter().map(|parts| with(parts, depth)).collect();
+            distinct.len()
+        };
+        // One file that is given twice is told apart by no part of its path.
+        let most = told_apart(deepest);
         let depth = (1..deepest)
-            .find(|&depth| {
-                let distinct: BTreeSet<String> =
-                    files.iter().map(|parts| with(parts, depth)).collect();
-                distinct.len() == files.len()
-            })
+            .find(|&depth| told_apart(depth) == most)
             .unwrap_or(deepest);
-        let mut taken: HashMap<String, usize> = HashMap::new();
         for (&at, parts) in places.iter().zip(&files) {
             let name = match places.len() {
                 1 => context.clone(),
                 _ => with(parts, depth),
             };
-            let count = taken.entry(name.clone()).or_default();
-            *count += 1;
-            // One file, given twice.
-            names[at] = match *count {
-                1 => name,
-                count => format!("{name}#{count}"),
-            };
+            names[at] = free(name, &mut taken);
         }
     }
     found
@@ -510,6 +507,19 @@ fn named(found: Vec<Found>) -> Vec<Target> {
             Err(why) => Target::unusable(name, why),
         })
         .collect()
+}
+
+/// The name, or with the next number that makes it one that nobody has: one file may be given twice, and contexts may be called
+/// like the names that are made up here. `taken` knows the last number of each.
+fn free(name: String, taken: &mut HashMap<String, usize>) -> String {
+    let mut free = name.clone();
+    while taken.contains_key(&free) {
+        let count = taken.entry(name.clone()).or_insert(1);
+        *count += 1;
+        free = format!("{name}#{count}");
+    }
+    taken.insert(free.clone(), 1);
+    free
 }
 
 /// The parts of a file's path, the last without its ending.

@@ -174,7 +174,7 @@ impl Selected {
     ///
     /// # Errors
     /// Why there is none, in words without credentials.
-    pub(crate) async fn client(&self, idle: usize) -> Result<kube::Client, String> {
+    pub async fn client(&self, idle: usize) -> Result<kube::Client, String> {
         self.entry.client(Reach::Everywhere, idle).await
     }
 }
@@ -370,6 +370,12 @@ impl Kubeconfig {
         let &(file, entry) = self.clusters.get(&body.cluster.as_ref()?.value)?;
         let body = self.files[file].document.clusters[entry].body.as_ref()?;
         Some(&body.server.as_ref()?.value)
+    }
+
+    /// The file that holds a context.
+    pub(crate) fn file_of(&self, context: &str) -> Option<&str> {
+        let &(file, _) = self.contexts.get(context)?;
+        Some(&self.files.get(file)?.name)
     }
 
     /// What the files are called in errors.

@@ -8,5 +8,6 @@ mod field;
 mod inputs;
 mod kubectl;
 mod lifecycle;
+mod progress;
 mod records;
 mod virtual_clusters;

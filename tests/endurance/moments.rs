@@ -1,16 +1,15 @@
 //! Moments of a program's life, known by what it says or asks for, and the ways to end it there.
 
-use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
-use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::pty::PtyMaster;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::program::Ran;
+use tests::terminal;
 
 /// How long a program may take to reach a moment, and to end after it was told to.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,20 +59,6 @@ pub(crate) struct Underway {
     heard: String,
 }
 
-/// A terminal: its master, which no other program inherits, and its slave.
-fn terminal() -> (PtyMaster, File) {
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let master = posix_openpt(flags).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let mut options = File::options();
-    let slave = options.read(true).write(true);
-    // Whoever opens a terminal without having one would get it as its own.
-    std::os::unix::fs::OpenOptionsExt::custom_flags(slave, OFlag::O_NOCTTY.bits());
-    let slave = slave.open(ptsname_r(&master).unwrap()).unwrap();
-    (master, slave)
-}
-
 /// Where a proxy tells what is asked of it, and where that is heard.
 pub(crate) fn listener() -> (Sender<String>, Receiver<String>) {
     channel()
@@ -84,7 +69,7 @@ impl Underway {
     pub(crate) fn start(command: &mut Command, end: End, asked: Receiver<String>) -> Self {
         let mut master = None;
         let mut command = if end == End::Terminal {
-            let (terminal, slave) = terminal();
+            let (terminal, slave) = terminal::pair();
             let mut leader = Command::new("setsid");
             leader
                 .arg("-c")

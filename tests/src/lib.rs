@@ -11,3 +11,4 @@ pub mod lab;
 pub mod program;
 pub mod proxy;
 pub mod server;
+pub mod terminal;

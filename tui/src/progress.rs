@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use datapath::printable::printable;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::{signals, terminal};
 
@@ -45,17 +45,26 @@ impl Live {
 
     fn begin(&self, what: String, total: Option<u64>) {
         let template = match total {
-            Some(_) => "{elapsed:>4} {msg}  {pos} of {len}, {eta} left",
+            Some(_) => "{elapsed:>4} {msg}  {pos} of {len}{left}",
             None => "{elapsed:>4} {msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            self.phase.set_style(style);
+            self.phase.set_style(style.with_key("left", left));
         }
         self.phase.set_length(total.unwrap_or(0));
         self.phase.set_position(0);
         self.phase.reset_eta();
         self.phase.set_message(what);
         self.waits.set_message("");
+    }
+}
+
+/// The time that a phase will still take; nothing while no step was taken, when nobody knows.
+fn left(state: &ProgressState, to: &mut dyn std::fmt::Write) {
+    let steps = state.len().unwrap_or(0);
+    if (1..steps).contains(&state.pos()) && state.per_sec() > 0.0 {
+        // The text is in memory, which takes it.
+        let _ = write!(to, ", {:#} left", HumanDuration(state.eta()));
     }
 }
 

@@ -23,6 +23,9 @@ use tui::cli::diagnosis::{FailOn, Judge};
 use tui::progress::Progress;
 use tui::{render, view};
 
+#[path = "frames/dot.rs"]
+mod dot;
+
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 60)];
 
 /// `clusters` clusters that all reach each other, but the first does not reach the second in the pod layer.

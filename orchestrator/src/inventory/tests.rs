@@ -241,3 +241,120 @@ fn control_characters_of_a_name_do_not_reach_a_terminal() {
         [("ea\u{fffd}[31mst", Role::Member)]
     );
 }
+
+/// Contexts that differ in nothing but their numbers keep their order, their server and their line; those that a file breaks cost
+/// themselves.
+#[test]
+fn ten_thousand_contexts_keep_names_places_and_order() {
+    const COUNT: usize = 10_000;
+    let folder = folder("many");
+    let name = |at: usize| format!("c{at:05}");
+    let mut text = String::from("clusters:\n");
+    for at in 0..COUNT {
+        let name = name(at);
+        text += &format!(
+            "- {{name: {name}, cluster: {{server: 'https://proxy.example/clusters/{name}'}}}}\n"
+        );
+    }
+    text += "contexts:\n";
+    for at in 0..COUNT {
+        // Every hundredth names a cluster that is not there.
+        let cluster = if at % 100 == 99 { "x" } else { &name(at) };
+        text += &format!(
+            "- {{name: {}, context: {{cluster: {cluster}}}}}\n",
+            name(at)
+        );
+    }
+    let file = folder.0.join("many.yaml");
+    std::fs::write(&file, &text).expect("writable");
+    let load = |files: &[&PathBuf], contexts: Vec<Pattern>| {
+        let options = InventoryOptions {
+            kubeconfigs: files.iter().map(|file| (*file).clone()).collect(),
+            contexts,
+            ..Default::default()
+        };
+        load_with(&options, None, None)
+            .expect("most are good")
+            .targets
+    };
+    let all = load(&[&file], Vec::new());
+    assert_eq!(all.len(), COUNT);
+    for (at, target) in all.iter().enumerate() {
+        assert_eq!(target.name, name(at));
+        let line = 3 + COUNT + at;
+        match &target.access {
+            Access::Context(selected) => {
+                let server = format!("https://proxy.example/clusters/{}", name(at));
+                assert_eq!((selected.server(), selected.line), (&*server, line as u64));
+            }
+            Access::Unusable(why) => {
+                assert!(at % 100 == 99, "{why}");
+                assert!(why.contains(&format!("many.yaml:{line}: ")), "{why}");
+            }
+            _ => panic!("it is of a file"),
+        }
+    }
+    let some = load(&[&file], vec!["c09*".into(), "c0000?".into()]);
+    let wanted = (0..10).chain(9000..COUNT).map(name);
+    assert!(some.iter().map(|target| target.name.clone()).eq(wanted));
+
+    let other = folder.0.join("other.yaml");
+    std::fs::write(&other, &text).expect("writable");
+    let twice = load(&[&file, &other, &file], Vec::new());
+    let distinct: BTreeSet<&str> = twice.iter().map(|target| &*target.name).collect();
+    assert_eq!(distinct.len(), 3 * COUNT);
+    for (at, suffix) in [
+        (7, "@many"),
+        (COUNT + 7, "@other"),
+        (2 * COUNT + 7, "@many#2"),
+    ] {
+        assert_eq!(twice[at].name, format!("{}{suffix}", name(7)));
+    }
+}
+
+/// A context that is called as another would be is told apart from it, and keeps its own name.
+#[test]
+fn no_made_up_name_is_that_of_a_context() {
+    let folder = folder("made-up");
+    let contexts = ["a", "a@x", "a@x#2", "a@x#3"];
+    let file = write(&folder, "x.yaml", &contexts);
+    let options = InventoryOptions {
+        kubeconfigs: vec![file, write(&folder, "y.yaml", &["a"])],
+        ..Default::default()
+    };
+    let targets = load_with(&options, None, None).expect("all are good");
+    let found: Vec<&str> = targets.targets.iter().map(|target| &*target.name).collect();
+    assert_eq!(found, ["a@x#4", "a@x", "a@x#2", "a@x#3", "a@y"]);
+}
+
+/// A merged list of thousands of files with a context each that is broken: each is told with its own file.
+#[test]
+fn a_broken_context_of_many_files_names_its_own() {
+    let folder = folder("merged");
+    let good = write(&folder, "good.yaml", &["good"]);
+    let mut files = vec![good];
+    for at in 0..1000 {
+        let file = folder.0.join(format!("f{at}.yaml"));
+        let text = format!("contexts: [{{name: b{at}, context: {{cluster: nowhere}}}}]\n");
+        std::fs::write(&file, text).expect("writable");
+        files.push(file);
+    }
+    let list = std::env::join_paths(&files).expect("no colon in it");
+    let options = InventoryOptions {
+        all_contexts: true,
+        ..Default::default()
+    };
+    let targets = load_with(&options, Some(list), None)
+        .expect("one is good")
+        .targets;
+    assert_eq!(targets.len(), 1001);
+    for (at, target) in targets.iter().skip(1).enumerate() {
+        let Access::Unusable(why) = &target.access else {
+            panic!("it cannot be used");
+        };
+        assert!(
+            target.name == format!("b{at}") && why.contains(&format!("f{at}.yaml:1: ")),
+            "{why}"
+        );
+    }
+}

@@ -60,7 +60,29 @@ struct Shared {
 }
 
 /// The pools that somebody still uses.
-static POOLS: LazyLock<Mutex<HashMap<Key, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+static POOLS: LazyLock<Mutex<Held>> = LazyLock::new(Mutex::default);
+
+/// Pools by key. Those that nobody uses any more are looked for when there are twice as many as were left the last time: once
+/// for each that is made would be the square of a fleet in which every cluster has a certificate of its own.
+#[derive(Default)]
+struct Held {
+    pools: HashMap<Key, Weak<Shared>>,
+    /// As many as may be held until they are looked through.
+    full: usize,
+}
+
+/// So many pools are held without a look.
+const FEW: usize = 64;
+
+impl Held {
+    fn insert(&mut self, key: Key, shared: &Arc<Shared>) {
+        if self.pools.len() >= self.full.max(FEW) {
+            self.pools.retain(|_, held| held.strong_count() > 0);
+            self.full = 2 * self.pools.len();
+        }
+        self.pools.insert(key, Arc::downgrade(shared));
+    }
+}
 
 impl Pool {
     /// The pool of a key, made where there is none yet.
@@ -68,8 +90,8 @@ impl Pool {
     /// # Errors
     /// Those of `make`.
     pub(super) fn of<E>(key: Key, make: impl FnOnce() -> Result<Http, E>) -> Result<Self, E> {
-        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = pools.get(&key).and_then(Weak::upgrade) {
+        let mut held = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = held.pools.get(&key).and_then(Weak::upgrade) {
             return Ok(Self(shared));
         }
         let shared = Arc::new(Shared {
@@ -77,9 +99,7 @@ impl Pool {
             short: Arc::new(Semaphore::new(AT_ONCE)),
             lasting: Arc::new(Semaphore::new(LASTING)),
         });
-        // Looked through only when a pool is made, which costs a handshake anyhow.
-        pools.retain(|_, held| held.strong_count() > 0);
-        pools.insert(key, Arc::downgrade(&shared));
+        held.insert(key, &shared);
         Ok(Self(shared))
     }
 
@@ -141,6 +161,56 @@ mod tests {
         request.body(Body::empty()).expect("a request")
     }
 
+    fn key(authority: String) -> Key {
+        Key {
+            authority,
+            proxy: None,
+            trust: Trust::Anybody,
+            name: None,
+            identity: None,
+            reach: Reach::Everywhere,
+        }
+    }
+
+    /// Pools that are in use stay, those that are not go, and how many are held does not grow with how many there ever were.
+    #[test]
+    fn pools_that_nobody_uses_are_forgotten() {
+        let shared = || {
+            let nobody = tower::service_fn(|_: Request<Body>| async {
+                Err::<Response<Answer>, BoxError>("nobody is asked".into())
+            });
+            Arc::new(Shared {
+                http: BoxCloneSyncService::new(nobody),
+                short: Arc::new(Semaphore::new(1)),
+                lasting: Arc::new(Semaphore::new(1)),
+            })
+        };
+        let mut held = Held::default();
+        let mut used = Vec::new();
+        for number in 0..2000 {
+            let one = shared();
+            held.insert(key(number.to_string()), &one);
+            if number % 10 == 0 {
+                used.push((number, one));
+            }
+        }
+        assert!(
+            held.pools.len() <= 2 * used.len() + FEW,
+            "{}",
+            held.pools.len()
+        );
+        for (number, one) in &used {
+            let found = held
+                .pools
+                .get(&key(number.to_string()))
+                .and_then(Weak::upgrade);
+            assert!(
+                found.is_some_and(|found| Arc::ptr_eq(&found, one)),
+                "{number}"
+            );
+        }
+    }
+
     #[test]
     fn only_watches_and_probes_last() {
         for (method, uri, long) in [
@@ -194,14 +264,7 @@ mod tests {
                 Ok::<_, BoxError>(Response::new(body.boxed_unsync()))
             }
         });
-        let key = Key {
-            authority: "https://bounded.example:443".to_owned(),
-            proxy: None,
-            trust: Trust::Anybody,
-            name: None,
-            identity: None,
-            reach: Reach::Everywhere,
-        };
+        let key = key("https://bounded.example:443".to_owned());
         let make = || Ok::<_, ()>(BoxCloneSyncService::new(http.clone()));
         let pool = Pool::of(key.clone(), make).expect("made");
         assert!(Pool::of(key, make).expect("there").is_shared_with(&pool));
