@@ -1,80 +1,74 @@
-//! What a diagnosis costs by the size of its fleet: time, and the peak of the process's resident memory. Each size runs in a process of
-//! its own, since a peak is that of a whole process.
-//!
-//! `cargo bench --bench diagnose` prints a table; with `--test`, as the gate runs it, only the smallest size is tried.
+//! What a diagnosis and its report cost by the size of the fleet: 25 faults of twelve codes in gateway clusters of two nodes, with
+//! evidence as floaters give it. `cargo gate --bench` prints the rows beside those of the other crates.
 #![allow(missing_docs, clippy::expect_used, reason = "a bench")]
 
 #[path = "diagnose/fleet.rs"]
 mod fleet;
+#[path = "../../tests/src/gate/measures/measured.rs"]
+mod measured;
 #[path = "diagnose/node.rs"]
 mod node;
 
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::io;
+use std::path::Path;
 
 use fleet::{FAULTS, Virtual};
+use measured::{Before, Measured, SIZES, bench, median, report_in, timed};
 use orchestrator::diagnose::diagnose;
-use orchestrator::matrix::Matrix;
 use orchestrator::probe_plan::What;
-use orchestrator::report::{Run, json, parse};
+use orchestrator::report::{Report, Run, json, parse};
 
-const SIZES: [u32; 4] = [100, 300, 1000, 5000];
-/// Names the size to the process that measures it.
-const SIZE: &str = "FLOATER_BENCH_CLUSTERS";
+const DIAGNOSE: &str = "diagnose";
+const WRITE: &str = "report JSON: write";
+const READ: &str = "report JSON: read";
 
 fn main() {
-    if let Some(size) = std::env::var(SIZE).ok().and_then(|text| text.parse().ok()) {
-        return measure(size);
+    // The first leaves the report that the others take.
+    bench(&[DIAGNOSE, WRITE, READ], SIZES, measure);
+}
+
+fn measure(row: &str, size: usize, folder: &Path) -> Measured {
+    let file = report_in(folder, size);
+    if row == DIAGNOSE {
+        return diagnosed(size, &file);
     }
-    let is_test = std::env::args().any(|argument| argument == "--test");
-    let sizes = if is_test { &SIZES[..1] } else { &SIZES[..] };
-    println!(
-        "{:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}",
-        "clusters",
-        "probes",
-        "evidence",
-        "probing",
-        "diagnose",
-        "to JSON",
-        "read",
-        "layout",
-        "JSON KiB",
-        "peak MiB"
-    );
-    for size in sizes {
-        let program = std::env::current_exe().expect("a program has a path");
-        let ended = Command::new(program)
-            .env(SIZE, size.to_string())
-            .status()
-            .expect("it starts");
-        assert!(ended.success(), "{size} clusters: {ended}");
+    let text = std::fs::read_to_string(&file).expect("the diagnosis has left its report");
+    let written = Some(text.len() as u64);
+    let form = match size > json::PACK_ABOVE {
+        true => "packed",
+        false => "every cell by itself",
+    };
+    let (before, time, report);
+    if row == WRITE {
+        report = parse(&text, "report.json").expect("its own output");
+        drop(text);
+        before = Before::now();
+        time = median(|| json::write(&report, true, io::sink()).expect("it takes all"));
+    } else {
+        before = Before::now();
+        (report, time) = timed(|| parse(&text, "report.json").expect("its own output"));
+    }
+    Measured {
+        planes: planes(&report),
+        written,
+        remark: form.to_owned(),
+        ..before.until(row, size, time)
     }
 }
 
-/// The peak of this process's resident memory, MiB.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    kib.expect("a number") / 1024
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let start = Instant::now();
-    (work(), start.elapsed())
-}
-
-fn measure(clusters: u32) {
+fn diagnosed(size: usize, file: &Path) -> Measured {
+    let clusters = u32::try_from(size).expect("few clusters");
     let what = What::default();
-    let (mut fleet, built) = timed(|| Virtual::new(clusters));
+    let mut fleet = Virtual::new(clusters);
     for (at, &(_, node, change)) in (0_u32..).zip(FAULTS.iter().cycle().take(25)) {
         let cluster = 3 + at * (clusters - 20) / 25;
         fleet.breaks(cluster, node, |state| change(state, cluster + 7));
     }
-    let ((), probed) = timed(|| fleet.probe(&what));
+    fleet.probe(&what);
     let probes = fleet.gathered.probes.len();
-    let (judged, diagnosed) = timed(|| diagnose(&fleet.gathered, &what));
-    drop(fleet);
+    let before = Before::now();
+    let (judged, time) = timed(|| diagnose(&fleet.gathered, &what));
+    let measured = before.until(DIAGNOSE, size, time);
     let report = judged.into_report(Run {
         id: "bench".to_owned(),
         started: "2026-01-01T00:00:00Z".to_owned(),
@@ -82,23 +76,16 @@ fn measure(clusters: u32) {
         seed: 0,
         tool: String::new(),
     });
-    let (text, written) = timed(|| json::text(&report));
-    let (read, parsed) = timed(|| parse(&text, "report.json").expect("its own output"));
-    let (matrix, laid) = timed(|| Matrix::of(&read));
-    assert!(
-        matrix.groups.groups.len() > 1,
-        "25 faults make no uniform fleet"
-    );
-    let ms = |time: Duration| format!("{} ms", time.as_millis());
-    println!(
-        "{clusters:>8} {probes:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}",
-        ms(built),
-        ms(probed),
-        ms(diagnosed),
-        ms(written),
-        ms(parsed),
-        ms(laid),
-        text.len() / 1024,
-        peak()
-    );
+    std::fs::write(file, json::text(&report)).expect("the folder is there");
+    Measured {
+        planes: planes(&report),
+        remark: format!("{probes} probes, {} findings", report.findings.len()),
+        ..measured
+    }
+}
+
+/// What the dense planes take, bytes.
+fn planes(report: &Report) -> u64 {
+    let all = report.cells.planes().iter();
+    all.map(|plane| (plane.side() * plane.side()) as u64).sum()
 }
