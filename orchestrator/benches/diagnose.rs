@@ -1,95 +1,93 @@
-//! What a diagnosis costs by the size of its fleet: time, and the peak of the process's resident memory. Each size runs in a process of
-//! its own, since a peak is that of a whole process.
-//!
-//! `cargo bench --bench diagnose` prints a table; with `--test`, as the gate runs it, only the smallest size is tried.
+//! What a diagnosis and its report cost by the size of the fleet: 25 faults of twelve codes in gateway clusters of two nodes, with
+//! evidence as floaters give it. `cargo gate --bench` prints the rows beside those of the other crates.
 #![allow(missing_docs, clippy::expect_used, reason = "a bench")]
 
 #[path = "diagnose/fleet.rs"]
 mod fleet;
 #[path = "diagnose/in_process.rs"]
 mod in_process;
+#[path = "../../tests/src/gate/measures/measured.rs"]
+mod measured;
 #[path = "diagnose/node.rs"]
 mod node;
 
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
 
 use fleet::{FAULTS, Virtual};
 use in_process::{Api, InProcess, settings};
+use measured::{Before, Measured, SIZES, bench, median, report_in, timed};
 use orchestrator::diagnose::diagnose;
-use orchestrator::matrix::Matrix;
 use orchestrator::probe_plan::What;
-use orchestrator::report::{Finding, Run, Severity, json, parse};
+use orchestrator::report::{Finding, Report, Run, Severity, json, parse};
 
-const SIZES: [u32; 4] = [100, 300, 1000, 5000];
-/// Names the size to the process that measures it.
-const SIZE: &str = "FLOATER_BENCH_CLUSTERS";
+const DIAGNOSE: &str = "diagnose";
+const WRITE: &str = "report JSON: write";
+const READ: &str = "report JSON: read";
 
 fn main() {
-    if let Some(size) = std::env::var(SIZE).ok().and_then(|text| text.parse().ok()) {
-        return measure(size);
+    // The first leaves the report that the others take.
+    bench(&[DIAGNOSE, WRITE, READ], SIZES, measure);
+}
+
+fn measure(row: &str, size: usize, folder: &Path) -> Measured {
+    let file = report_in(folder, size);
+    if row == DIAGNOSE {
+        return diagnosed(size, &file);
     }
-    let is_test = std::env::args().any(|argument| argument == "--test");
-    let sizes = if is_test { &SIZES[..1] } else { &SIZES[..] };
-    println!(
-        "{:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}",
-        "clusters",
-        "probes",
-        "fleet",
-        "run",
-        "diagnose",
-        "to JSON",
-        "read",
-        "layout",
-        "JSON KiB",
-        "peak MiB"
-    );
-    for size in sizes {
-        let program = std::env::current_exe().expect("a program has a path");
-        let ended = Command::new(program)
-            .env(SIZE, size.to_string())
-            .status()
-            .expect("it starts");
-        assert!(ended.success(), "{size} clusters: {ended}");
+    let text = std::fs::read_to_string(&file).expect("the diagnosis has left its report");
+    let written = Some(text.len() as u64);
+    let form = match size > json::PACK_ABOVE {
+        true => "packed",
+        false => "every cell by itself",
+    };
+    let (before, time, report);
+    if row == WRITE {
+        report = parse(&text, "report.json").expect("its own output");
+        drop(text);
+        before = Before::now();
+        time = median(|| json::write(&report, true, io::sink()).expect("it takes all"));
+    } else {
+        before = Before::now();
+        (report, time) = timed(|| parse(&text, "report.json").expect("its own output"));
+    }
+    Measured {
+        planes: planes(&report),
+        written,
+        remark: form.to_owned(),
+        ..before.until(row, size, time)
     }
 }
 
-/// The peak of this process's resident memory, MiB.
-fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    kib.expect("a number") / 1024
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
-    let start = Instant::now();
-    (work(), start.elapsed())
-}
-
-fn measure(clusters: u32) {
+fn diagnosed(size: usize, file: &Path) -> Measured {
+    let clusters = u32::try_from(size).expect("few clusters");
     let what = What::default();
-    let (mut fleet, built) = timed(|| Virtual::new(clusters));
-    let mut broken = Vec::new();
+    let mut fleet = Virtual::new(clusters);
+    let (mut broken, mut about) = (BTreeSet::new(), BTreeSet::new());
     for (at, &(code, node, change)) in (0_u32..).zip(FAULTS.iter().cycle().take(25)) {
-        // Neither among those that do not answer nor about one of them.
-        let cluster = 3 + at * (clusters - 20) / 25 / 4 * 4;
+        let cluster = 3 + at * (clusters - 20) / 25;
         fleet.breaks(cluster, node, |state| change(state, cluster + 7));
-        broken.push(format!("{code} c{cluster:04}"));
+        broken.insert(format!("{code} c{cluster:04}"));
+        about.extend([cluster, cluster + 7]);
     }
-    // The whole run but for what clusters take to answer: time passes only where the run waits for it.
+    // The whole run but for what clusters take to answer, some of which never do: time passes only where the run waits for it.
     let mut run = InProcess::new(&fleet);
-    run.api = Box::new(|cluster| match cluster % 40 {
-        36 => Api::Hangs,
-        32 => Api::Refuses,
-        _ => Api::Answers(Duration::from_millis(20)),
+    run.api = Box::new(move |cluster| match cluster % 40 {
+        _ if about.contains(&cluster) || cluster == 0 => Api::Answers(Duration::from_millis(20)),
+        17 => Api::Hangs,
+        37 => Api::Refuses,
+        _ => Api::Answers(Duration::from_millis(30)),
     });
-    let (gathered, probed) = timed(|| run.run(settings(what.clone())).expect("clusters answer"));
+    let (gathered, ran) = timed(|| run.run(settings(what.clone())).expect("clusters answer"));
+    let waited = run.now;
     drop(run);
     drop(fleet);
     let probes = gathered.probes.len();
-    let (judged, diagnosed) = timed(|| diagnose(&gathered, &what));
-    drop(gathered);
+    let before = Before::now();
+    let (judged, time) = timed(|| diagnose(&gathered, &what));
+    let measured = before.until(DIAGNOSE, size, time);
     let accused = |finding: &Finding| {
         let cluster = finding.element.cluster.as_ref();
         let cluster = cluster.map_or_else(String::new, ToString::to_string);
@@ -97,11 +95,7 @@ fn measure(clusters: u32) {
     };
     let errors = judged.findings.iter();
     let errors = errors.filter(|finding| finding.severity == Severity::Error);
-    let mut found: Vec<String> = errors.map(accused).collect();
-    found.sort();
-    found.dedup();
-    broken.sort();
-    broken.dedup();
+    let found: BTreeSet<String> = errors.map(accused).collect();
     assert_eq!(
         found, broken,
         "what is broken is found, and nobody else accused"
@@ -113,23 +107,21 @@ fn measure(clusters: u32) {
         seed: 0,
         tool: String::new(),
     });
-    let (text, written) = timed(|| json::text(&report));
-    let (read, parsed) = timed(|| parse(&text, "report.json").expect("its own output"));
-    let (matrix, laid) = timed(|| Matrix::of(&read));
-    assert!(
-        matrix.groups.groups.len() > 1,
-        "25 faults make no uniform fleet"
-    );
-    let ms = |time: Duration| format!("{} ms", time.as_millis());
-    println!(
-        "{clusters:>8} {probes:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9}",
-        ms(built),
-        ms(probed),
-        ms(diagnosed),
-        ms(written),
-        ms(parsed),
-        ms(laid),
-        text.len() / 1024,
-        peak()
-    );
+    std::fs::write(file, json::text(&report)).expect("the folder is there");
+    Measured {
+        planes: planes(&report),
+        remark: format!(
+            "{probes} probes, {} findings; the run before it {:.1} s, and {:.0} s in virtual time",
+            report.findings.len(),
+            ran.as_secs_f64(),
+            waited.as_secs_f64()
+        ),
+        ..measured
+    }
+}
+
+/// What the dense planes take, bytes.
+fn planes(report: &Report) -> u64 {
+    let all = report.cells.planes().iter();
+    all.map(|plane| (plane.side() * plane.side()) as u64).sum()
 }

@@ -16,12 +16,14 @@ mod walking;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use datapath::api;
+use datapath::digest::{Digester, Expected};
 use datapath::nodeconfig::desired;
 use datapath::plan::Planner;
 use datapath::state::NodeState;
+use floater::agent::Counted;
 use ipnet::IpNet;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -52,6 +54,8 @@ pub(crate) struct VirtualFleet {
     listeners: RwLock<HashMap<(Holder, u16), Arc<Placed>>>,
     holders: RwLock<Holders>,
     memory: Memory,
+    /// The sums of a plan under the digester that was asked with last.
+    expected: Mutex<Option<(Arc<Planner>, Expected)>>,
     seed: u64,
 }
 
@@ -94,6 +98,7 @@ impl VirtualFleet {
             listeners: RwLock::default(),
             holders: RwLock::new(holders),
             memory: Memory::default(),
+            expected: Mutex::default(),
             seed,
         }
     }
@@ -275,6 +280,35 @@ impl VirtualFleet {
     /// A node's tables, with all that its NodeConfig says.
     pub(crate) fn tables(&self, place: Place) -> NodeState {
         self.tables_by(place, self.configs.planner().as_deref())
+    }
+
+    /// What of a node's tables does not count for a digester, and the digest of what does, which the plan sums up without a row; none where
+    /// the node is not as planned.
+    fn counted(&self, place: Place, digester: Digester) -> Option<Counted> {
+        let planner = self.configs.planner()?;
+        let name = self.config_name(place);
+        if self.is_written(&name) || self.is_edited(place.cluster) {
+            return None;
+        }
+        let mut state = self.tables_with(place, |bare| {
+            let own = planner.desired_own(&name, bare);
+            own.map_or_else(NodeState::default, |(state, _)| state)
+        });
+        digester.take_counted(&mut state);
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = |known: &(Arc<Planner>, Expected)| {
+            Arc::ptr_eq(&known.0, &planner) && known.1.digester() == digester
+        };
+        if !expected.as_ref().is_some_and(is_known) {
+            let sums = Expected::new(&planner, digester);
+            *expected = Some((planner, sums));
+        }
+        let digest = expected.as_mut()?.1.of(&name)?;
+        Some(Counted {
+            state,
+            digest,
+            missing: Vec::new(),
+        })
     }
 
     /// Whether somebody else than the planner wrote, or removed, a NodeConfig.

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use datapath::digest::{Digester, Key, Scope};
 use datapath::state::{NeighbourState, NodeState};
-use floater::wire::{AUTH_HEADER, Audience, Layer, Nonce, Tables, sign, unhex, unseal};
+use floater::wire::{
+    AUTH_HEADER, Audience, Expectation, Layer, Nonce, Tables, sign, unhex, unseal,
+};
 use serde_json::{Value, json};
 use tests::client::Endpoint;
 use tests::lab::{Lab, names};
@@ -14,6 +17,11 @@ const NAMESPACE: &str = "/api/v1/namespaces/kosmos-system";
 
 /// What a node's floater of the host layer says of its tables.
 fn tables(lab: &Lab, cluster: &str, node: &str) -> NodeState {
+    asked(lab, cluster, node, None).state
+}
+
+/// The same, where it is told what to expect.
+fn asked(lab: &Lab, cluster: &str, node: &str, expected: Option<&Expectation>) -> Tables {
     let endpoint = Endpoint::of(lab.kubeconfig(), cluster);
     let secret = endpoint.get(&format!("{NAMESPACE}/secrets/floater-run"));
     let key = secret["data"]["key"].as_str().unwrap();
@@ -41,16 +49,81 @@ fn tables(lab: &Lab, cluster: &str, node: &str) -> NodeState {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     nonce[..8].copy_from_slice(&since.subsec_nanos().to_be_bytes().repeat(2));
     let path = "/v2/tables";
-    let header = sign(&key, &audience, "GET", path, &[], now, nonce);
+    let (method, request) = match expected {
+        None => ("GET", Vec::new()),
+        Some(expected) => ("POST", serde_json::to_vec(expected).unwrap()),
+    };
+    let header = sign(&key, &audience, method, path, &request, now, nonce);
     let headers = BTreeMap::from([(AUTH_HEADER.to_owned(), header)]);
     let target = format!("{NAMESPACE}/pods/https:{pod}:8890/proxy{path}");
-    let answer = endpoint.send("GET", &target, &headers, &[]).unwrap();
+    let answer = endpoint.send(method, &target, &headers, &request).unwrap();
     let status = answer.status;
     let body = answer.body().unwrap();
     let content = unseal(&key, &audience, &nonce, status, &body).unwrap();
     let tables: Tables = serde_json::from_slice(content).unwrap();
     assert!(tables.missing.is_empty(), "{:?}", tables.missing);
-    tables.state
+    tables
+}
+
+/// What a plan is summed up to is what the tables are: healthy, and where something was changed.
+#[test]
+fn a_digest_is_that_of_the_whole_tables() {
+    let lab = Lab::up(&[
+        "--clusters",
+        "4",
+        "--nodes",
+        "3",
+        "--mode",
+        "mixed",
+        "--family",
+        "all",
+        "--virtual",
+    ]);
+    let compare = |is_broken: bool| {
+        for (cluster, node) in [
+            ("c1", "n1"),
+            ("c1", "n2"),
+            ("c2", "n1"),
+            ("c2", "n3"),
+            ("c3", "n1"),
+        ] {
+            let mut whole = tables(&lab, cluster, node);
+            let digester = Digester::new(Key([9; 16]), Scope::Tables, 4);
+            let expected = Expectation {
+                key: Key([9; 16]),
+                digest: digester.of(&whole),
+            };
+            assert!(
+                expected.digest != digester.empty(),
+                "{cluster}/{node} has rows"
+            );
+            let told = asked(&lab, cluster, node, Some(&expected));
+            assert!(told.differences.unwrap().is_empty(), "{cluster}/{node}");
+            digester.take_counted(&mut whole);
+            assert_eq!(told.state, whole, "{cluster}/{node}");
+            let other = Expectation {
+                key: Key([9; 16]),
+                digest: digester.empty(),
+            };
+            let differs = asked(&lab, cluster, node, Some(&other))
+                .differences
+                .unwrap();
+            assert!(!differs.is_empty(), "{cluster}/{node} {is_broken}");
+        }
+    };
+    compare(false);
+    lab.place
+        .run([
+            "sim",
+            "fault",
+            "inject",
+            "ROUTE-MISSING",
+            "--at",
+            "c1/n1,c3",
+        ])
+        .expect(0);
+    compare(true);
+    lab.down();
 }
 
 /// Every row but what a kernel learns and counts by itself, in an order of no meaning.

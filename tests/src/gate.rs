@@ -29,9 +29,17 @@ pub struct Options {
     /// Five hundred random healthy fleets and fifty runs under overload instead of some of each, and nothing else
     #[arg(long, conflicts_with_all = ["quick", "bench", "only"])]
     corpus: bool,
-    /// Only test suites whose package or name contains this
+    /// Only test suites whose package or name contains this; with --bench only such rows of the budget table
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Only these sizes of the budget table
+    #[arg(
+        long,
+        value_name = "CLUSTERS",
+        value_delimiter = ',',
+        requires = "bench"
+    )]
+    sizes: Vec<usize>,
 }
 
 /// Runs one of the gate's own verbs, by which it starts itself; none where the word is no such verb.
@@ -54,7 +62,7 @@ pub fn run(options: &Options) -> ExitCode {
     let started = Instant::now();
     let cargo = Cargo::here();
     if options.bench {
-        return measures::run(&cargo);
+        return measures::run(&cargo, options.only.as_deref(), &options.sizes);
     }
     let mut tally = Tally::from_environment();
     if options.corpus {

@@ -94,11 +94,11 @@ impl Network {
         }
     }
 
-    /// As [`Sockets::inspect_counting`]; none where the tables are computed, and counting would save nothing.
+    /// As [`Sockets::inspect_counting`]; none where counting would save nothing.
     pub(super) fn inspect_counting(&self, digester: &Digester) -> Option<Result<Counted, String>> {
         match self {
             Self::Sockets(sockets) => Some(sockets.inspect_counting(digester)),
-            Self::Walked(_) => None,
+            Self::Walked(network) => network.inspect_counting(digester).map(Ok),
         }
     }
 

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use datapath::digest::Digester;
 use datapath::state::NodeState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use super::check::Checked;
 use super::engine::Network;
 use super::guests::Lobby;
 use super::plans::Place;
+use super::socket::Counted;
 use super::{Config, is_over, responder};
 use crate::probe::tcp;
 use crate::session::{Command, Input, Limits, Session, Token};
@@ -70,6 +72,13 @@ pub trait Walked: Send + Sync + 'static {
     /// # Errors
     /// Why nothing could be read.
     fn inspect(&self) -> Result<(NodeState, Vec<String>), String>;
+
+    /// The tables without the rows that count for a digester, and the digest of these; none where that is no less work than
+    /// [`Walked::inspect`].
+    fn inspect_counting(&self, digester: &Digester) -> Option<Counted> {
+        let _ = digester;
+        None
+    }
 
     /// What becomes of an echo request with so many bytes behind its ICMP header, the `number`th packet of its plan.
     fn echo(&self, dst: IpAddr, payload_bytes: u16, number: u64) -> Fate;

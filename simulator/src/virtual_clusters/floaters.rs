@@ -5,8 +5,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use datapath::digest::Digester;
 use datapath::state::{Family, NodeState};
-use floater::agent::{Config, Fate, Walked, WalkedFloater};
+use floater::agent::{Config, Counted, Fate, Walked, WalkedFloater};
 use floater::wire::Layer;
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -337,6 +338,13 @@ impl Walked for View {
             None => fleet.tables(place),
         };
         Ok((state, Vec::new()))
+    }
+
+    fn inspect_counting(&self, digester: &Digester) -> Option<Counted> {
+        match &self.pod {
+            Some(_) => None,
+            None => self.fleet.upgrade()?.counted(self.from.place, *digester),
+        }
     }
 
     fn echo(&self, dst: IpAddr, payload_bytes: u16, number: u64) -> Fate {
