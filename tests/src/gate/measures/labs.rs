@@ -1,6 +1,9 @@
 //! Rows that are measured over a lab of virtual clusters by the program itself: `sim up`, `dr`, `sim down`.
 
+use std::path::Path;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::measured::Measured;
 use super::table::Outcome;
@@ -145,6 +148,10 @@ fn diagnosed(workshop: &Workshop, size: usize) -> Outcome {
     if written.is_none() || !matches!(once.code, Some(0..=2)) {
         return Outcome::NotRun(format!("{ended}: {said}"));
     }
+    let unjudged = match once.code {
+        Some(2) => unjudged(&file).unwrap_or_default(),
+        _ => String::new(),
+    };
     let _ = std::fs::remove_file(&file);
     let lab = workshop.lab_peak_kib(NAME);
     let lab = lab.map_or(String::new(), |kib| {
@@ -159,6 +166,19 @@ fn diagnosed(workshop: &Workshop, size: usize) -> Outcome {
         peak_kib: once.peak_kib,
         planes: planes(size),
         written,
-        remark: format!("{ended}, {verdict}{lab}"),
+        remark: format!("{ended}, {verdict}{unjudged}{lab}"),
     })
+}
+
+/// How much of a report's fleet could not be judged, and the first reason.
+fn unjudged(file: &Path) -> Option<String> {
+    let report: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let reasons = report["unjudged"].as_array()?;
+    let first: String = reasons.first()?.as_str()?.chars().take(200).collect();
+    Some(format!(
+        " ({} of {} cells; {} reasons, the first: {first})",
+        report["coverage"]["unobserved"],
+        report["coverage"]["cells"],
+        reasons.len()
+    ))
 }
