@@ -75,6 +75,7 @@ mod generated;
 mod handler;
 mod ids;
 mod impersonate;
+mod kept;
 mod kinds;
 mod log;
 mod managed;

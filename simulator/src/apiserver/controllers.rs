@@ -167,7 +167,7 @@ fn release(inner: &mut Inner, table: Table, object: &Arc<Value>) {
     let Some(resource) = inner.of_table(table).map(|served| served.resource) else {
         return;
     };
-    let Some(held) = inner.get(resource, &key_of(object)).cloned() else {
+    let Some(held) = inner.get(resource, &key_of(object)) else {
         return;
     };
     let has = |name: &str| {
@@ -187,7 +187,7 @@ fn release(inner: &mut Inner, table: Table, object: &Arc<Value>) {
             if !object["metadata"]["deletionTimestamp"].is_string() {
                 delete::delete_object(inner, resource, &object, None);
             }
-            blocked |= inner.get(resource, &key_of(&object)).is_some();
+            blocked |= inner.has(resource, &key_of(&object));
         }
         if blocked {
             return;
@@ -213,7 +213,6 @@ fn end_namespaces(inner: &mut Inner) {
     let ending: Vec<Arc<Value>> = inner
         .list(Resource::NAMESPACES, None)
         .filter(|namespace| namespace["metadata"]["deletionTimestamp"].is_string())
-        .cloned()
         .collect();
     for namespace in ending {
         let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
@@ -226,19 +225,17 @@ fn end_namespaces(inner: &mut Inner) {
             if !resource.namespaced {
                 continue;
             }
-            let objects: Vec<Arc<Value>> = inner.list(resource, Some(name)).cloned().collect();
+            let objects: Vec<Arc<Value>> = inner.list(resource, Some(name)).collect();
             for object in objects {
                 if !object["metadata"]["deletionTimestamp"].is_string() {
                     delete::delete_object(inner, resource, &object, None);
                 }
-                left += usize::from(inner.get(resource, &key_of(&object)).is_some());
+                left += usize::from(inner.has(resource, &key_of(&object)));
             }
         }
         // Objects that wait for their owner's foreground deletion are looked at again when they change.
         if left == 0
-            && let Some(held) = inner
-                .get(Resource::NAMESPACES, &format!("/{name}"))
-                .cloned()
+            && let Some(held) = inner.get(Resource::NAMESPACES, &format!("/{name}"))
         {
             let mut new = (*held).clone();
             new["spec"] = json!({});
@@ -258,7 +255,6 @@ fn waiting(inner: &mut Inner) {
             .list(resource, None)
             .filter(|object| object["metadata"]["finalizers"].is_array())
             .filter(|object| object["metadata"]["deletionTimestamp"].is_string())
-            .cloned()
             .collect();
         for object in waiting {
             release(inner, table, &object);

@@ -16,11 +16,11 @@ use super::{events, pod_security};
 
 /// Brings every DaemonSet one step closer; what it writes wakes it again.
 pub(crate) fn reconcile(inner: &mut Inner) {
-    let sets: Vec<Arc<Value>> = inner.list(Resource::DAEMON_SETS, None).cloned().collect();
+    let sets: Vec<Arc<Value>> = inner.list(Resource::DAEMON_SETS, None).collect();
     if sets.is_empty() {
         return;
     }
-    let nodes: Vec<Arc<Value>> = inner.list(Resource::NODES, None).cloned().collect();
+    let nodes: Vec<Arc<Value>> = inner.list(Resource::NODES, None).collect();
     for set in sets {
         one(inner, &set, &nodes);
     }
@@ -38,7 +38,6 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
                 .flatten()
                 .any(|owner| owner["uid"] == *uid && owner["controller"] == json!(true))
         })
-        .cloned()
         .collect();
     let deleting = set["metadata"]["deletionTimestamp"].is_string();
     let template = &set["spec"]["template"];
@@ -94,9 +93,7 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
         for pod in held.into_values() {
             delete::delete_object(inner, Resource::PODS, pod, Some(0));
         }
-        let held = inner
-            .get(Resource::NAMESPACES, &key(None, namespace))
-            .cloned();
+        let held = inner.get(Resource::NAMESPACES, &key(None, namespace));
         for node in missing {
             let pod = pod(set, node, &hash);
             let refused = held
@@ -139,7 +136,7 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
             status[name] = number.into();
         }
     }
-    let Some(old) = inner.get(Resource::DAEMON_SETS, &key_of(set)).cloned() else {
+    let Some(old) = inner.get(Resource::DAEMON_SETS, &key_of(set)) else {
         return;
     };
     if old["status"] != status {
@@ -340,13 +337,12 @@ pub(crate) fn schedule(inner: &mut Inner) {
                 && !pod["metadata"]["deletionTimestamp"].is_string()
                 && pod["spec"]["schedulerName"] == "default-scheduler"
         })
-        .cloned()
         .collect();
     for pod in waiting {
         let mut best: Option<(usize, String)> = None;
         for node in inner.list(Resource::NODES, None) {
             let cordoned = node["spec"]["unschedulable"] == json!(true);
-            if cordoned || !is_ready(node) || !fits(&pod["spec"], node) {
+            if cordoned || !is_ready(&node) || !fits(&pod["spec"], &node) {
                 continue;
             }
             let name = node["metadata"]["name"].as_str().unwrap_or_default();
@@ -360,7 +356,7 @@ pub(crate) fn schedule(inner: &mut Inner) {
         }
         let namespace = pod["metadata"]["namespace"].as_str();
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        let Some(old) = inner.get(Resource::PODS, &key(namespace, name)).cloned() else {
+        let Some(old) = inner.get(Resource::PODS, &key(namespace, name)) else {
             continue;
         };
         let mut new = (*old).clone();

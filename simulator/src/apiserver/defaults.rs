@@ -339,13 +339,13 @@ pub(crate) fn allocate(inner: &Inner, served: &Served, object: &mut Value) {
         return;
     }
     if !spec["clusterIP"].is_string() {
-        let taken: std::collections::BTreeSet<&str> = inner
+        let taken: std::collections::BTreeSet<String> = inner
             .list(Resource::SERVICES, None)
-            .filter_map(|service| service["spec"]["clusterIP"].as_str())
+            .filter_map(|service| service["spec"]["clusterIP"].as_str().map(str::to_owned))
             .collect();
         let free = (2_u16..=u16::MAX)
             .map(|n| format!("10.96.{}.{}", n >> 8, n & 255))
-            .find(|ip| !taken.contains(ip.as_str()));
+            .find(|ip| !taken.contains(ip));
         if let Some(ip) = free {
             spec["clusterIP"] = ip.into();
         }

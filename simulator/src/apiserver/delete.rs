@@ -33,7 +33,6 @@ impl Write<'_> {
         self.store.write(|inner| {
             let old = inner
                 .get(r, &key(self.namespace, name))
-                .cloned()
                 .ok_or_else(|| Status::not_found(r, name))?;
             options.check(r, name, &old)?;
             if options.dry {
@@ -86,7 +85,6 @@ impl Write<'_> {
             let chosen: Vec<Arc<Value>> = inner
                 .list(self.served.resource, self.namespace)
                 .filter(|object| selector.matches(object))
-                .cloned()
                 .collect();
             if !options.dry {
                 for old in &chosen {
@@ -229,7 +227,7 @@ fn delete_one(
     }
     if grace == 0 && new == **old && r.table() != Resource::NAMESPACES.table() {
         let last = inner.end(r, old);
-        let gone = inner.get(r, &key_of(old)).is_none();
+        let gone = !inner.has(r, &key_of(old));
         if gone && r.table() == Resource::CUSTOM_RESOURCE_DEFINITIONS.table() {
             forget_instances(inner, &last);
         }
@@ -244,7 +242,7 @@ fn delete_one(
     }
     let key = key_of(old);
     let last = inner.replace(r, old, new);
-    let gone = inner.get(r, &key).is_none();
+    let gone = !inner.has(r, &key);
     (last, gone)
 }
 
@@ -257,7 +255,7 @@ pub(crate) fn delete_object(
 ) {
     let (Some(served), Some(held)) = (
         inner.of_table(resource.table()).cloned(),
-        inner.get(resource, &key_of(object)).cloned(),
+        inner.get(resource, &key_of(object)),
     ) else {
         return;
     };
@@ -280,7 +278,7 @@ fn forget_instances(inner: &mut Inner, definition: &Value) {
     let resource = Resource::custom(group, "", plural, "", false);
     let keys: Vec<String> = inner
         .list(resource, None)
-        .map(|object| key_of(object))
+        .map(|object| key_of(&object))
         .collect();
     for key in keys {
         inner.take(resource, &key, None);

@@ -40,7 +40,7 @@ impl Store {
         revision: u64,
     ) -> Result<(), Status> {
         let put = self.write(|inner| {
-            let Some(old) = inner.get(resource, &key(namespace, name)).cloned() else {
+            let Some(old) = inner.get(resource, &key(namespace, name)) else {
                 let stub = json!({"metadata": {"name": name}, MARK: revision});
                 return inner.create(resource, namespace, stub);
             };
@@ -57,7 +57,7 @@ impl Store {
     pub fn is_stub(&self, resource: Resource, namespace: Option<&str>, name: &str) -> bool {
         let inner = self.lock();
         let held = inner.get(resource, &key(namespace, name));
-        held.is_some_and(|object| is_stub(object))
+        held.is_some_and(|object| is_stub(&object))
     }
 
     /// An object as it is read: a stub with all that is left out of it.
@@ -80,7 +80,7 @@ impl Store {
     /// Stores as a whole what is about to be changed; its version stays.
     pub(crate) fn materialize(&self, resource: Resource, namespace: Option<&str>, name: &str) {
         let key = key(namespace, name);
-        let held = self.lock().get(resource, &key).cloned();
+        let held = self.lock().get(resource, &key);
         let Some(stub) = held.filter(|object| is_stub(object)) else {
             return;
         };
@@ -89,7 +89,7 @@ impl Store {
         // Somebody may have been faster.
         if inner
             .get(resource, &key)
-            .is_some_and(|now| Arc::ptr_eq(now, &stub))
+            .is_some_and(|now| Arc::ptr_eq(&now, &stub))
         {
             inner.share(resource, &whole);
         }

@@ -152,7 +152,6 @@ fn role_of(inner: &Inner, reference: &Value, namespace: Option<&str>) -> Option<
         "ClusterRole" => inner.get(Resource::CLUSTER_ROLES, &key(None, name)),
         _ => inner.get(Resource::ROLES, &key(Some(namespace?), name)),
     }
-    .cloned()
 }
 
 fn is_subject(subject: &Value, user: &User) -> bool {

@@ -116,7 +116,7 @@ impl Read<'_> {
             let inner = self.store.lock();
             let version = exact.unwrap_or_else(|| inner.version());
             let snapshot;
-            let candidates: Box<dyn Iterator<Item = &Arc<Value>>> = if version == inner.version() {
+            let candidates: Box<dyn Iterator<Item = Arc<Value>>> = if version == inner.version() {
                 Box::new(inner.list(self.served.resource, self.namespace))
             } else {
                 snapshot = as_of(&inner, self.served, version)?;
@@ -127,7 +127,7 @@ impl Read<'_> {
                         .filter(move |(key, _)| {
                             prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix))
                         })
-                        .map(|(_, object)| object),
+                        .map(|(_, object)| object.clone()),
                 )
             };
             let after = token.as_ref().map(|token| token.after.as_str());
@@ -135,9 +135,9 @@ impl Read<'_> {
                 .filter(|object| after.is_none_or(|after| key_of(object).as_str() > after))
                 .filter(|object| selector.matches(object));
             let objects: Vec<Arc<Value>> = if limit == 0 {
-                chosen.by_ref().cloned().collect()
+                chosen.by_ref().collect()
             } else {
-                chosen.by_ref().take(limit).cloned().collect()
+                chosen.by_ref().take(limit).collect()
             };
             let left = chosen.count();
             let more = (left > 0).then(|| {
@@ -284,7 +284,6 @@ impl Read<'_> {
             let objects: Vec<Arc<Value>> = inner
                 .list(self.served.resource, self.namespace)
                 .filter(|object| stream.wants(object))
-                .cloned()
                 .collect();
             stream.seen = inner.version();
             drop(inner);
@@ -361,7 +360,7 @@ fn as_of(
     };
     let mut objects: BTreeMap<String, Arc<Value>> = inner
         .list(served.resource, None)
-        .map(|object| (key_of(object), object.clone()))
+        .map(|object| (key_of(&object), object))
         .collect();
     let changes: Vec<&Change> = inner.since(version).ok_or_else(gone)?.collect();
     for change in changes

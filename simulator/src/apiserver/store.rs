@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
 use super::generated::Generator;
+use super::kept::Kept;
 use super::kinds::{self, Served};
 use super::resource::Resource;
 use super::status::Status;
@@ -35,7 +36,7 @@ pub(crate) struct Inner {
     version: u64,
     /// Changes up to this version are no longer in the log.
     forgotten: u64,
-    tables: BTreeMap<Table, BTreeMap<String, Arc<Value>>>,
+    tables: BTreeMap<Table, BTreeMap<String, Kept>>,
     log: VecDeque<Change>,
     custom: BTreeMap<Table, Vec<Arc<Served>>>,
     pub(super) generators: BTreeMap<Table, Arc<dyn Generator>>,
@@ -117,6 +118,14 @@ impl Store {
         inner.log.shrink_to_fit();
     }
 
+    /// Keeps as text what nobody holds: less than a tenth of the memory, and an object has to be read whenever it is asked for.
+    pub fn pack(&self) {
+        let mut inner = self.lock();
+        for table in inner.tables.values_mut() {
+            table.values_mut().for_each(Kept::pack);
+        }
+    }
+
     /// Forgets all changes so far: a watch that has not seen one of them has to list again.
     pub fn forget_changes(&self) {
         let mut inner = self.lock();
@@ -138,7 +147,7 @@ impl Store {
         namespace: Option<&str>,
         name: &str,
     ) -> Option<Arc<Value>> {
-        let object = self.lock().get(resource, &key(namespace, name)).cloned()?;
+        let object = self.lock().get(resource, &key(namespace, name))?;
         Some(self.whole(resource, &object))
     }
 
@@ -147,7 +156,7 @@ impl Store {
     #[must_use]
     pub fn list(&self, resource: Resource, namespace: Option<&str>) -> (Vec<Arc<Value>>, u64) {
         let inner = self.lock();
-        let objects = inner.list(resource, namespace).cloned().collect();
+        let objects = inner.list(resource, namespace).collect();
         (objects, inner.version)
     }
 
@@ -178,7 +187,6 @@ impl Store {
         self.write(|inner| {
             let old = inner
                 .get(resource, &key(namespace, name))
-                .cloned()
                 .ok_or_else(|| Status::not_found(resource, name))?;
             let mut new = (*old).clone();
             change(&mut new);
@@ -198,7 +206,7 @@ impl Store {
         change: impl FnOnce(&mut Value),
     ) -> Result<Arc<Value>, Status> {
         self.write(|inner| {
-            if let Some(old) = inner.get(resource, &key(namespace, name)).cloned() {
+            if let Some(old) = inner.get(resource, &key(namespace, name)) {
                 let mut new = (*old).clone();
                 change(&mut new);
                 return Ok(inner.replace(resource, &old, new));
@@ -238,7 +246,6 @@ impl Store {
         self.write(|inner| {
             let old = inner
                 .get(resource, &key(namespace, name))
-                .cloned()
                 .ok_or_else(|| Status::not_found(resource, name))?;
             inner.end(resource, &old);
             Ok(())
@@ -276,15 +283,21 @@ impl Inner {
         self.forgotten
     }
 
-    pub(crate) fn get(&self, resource: Resource, key: &str) -> Option<&Arc<Value>> {
-        self.tables.get(&resource.table())?.get(key)
+    pub(crate) fn get(&self, resource: Resource, key: &str) -> Option<Arc<Value>> {
+        Some(self.tables.get(&resource.table())?.get(key)?.value())
+    }
+
+    /// Whether an object is there.
+    pub(crate) fn has(&self, resource: Resource, key: &str) -> bool {
+        let table = self.tables.get(&resource.table());
+        table.is_some_and(|table| table.contains_key(key))
     }
 
     pub(crate) fn list(
         &self,
         resource: Resource,
         namespace: Option<&str>,
-    ) -> impl Iterator<Item = &Arc<Value>> {
+    ) -> impl Iterator<Item = Arc<Value>> {
         // '0' follows '/', so the range holds exactly the keys of the namespace.
         let (from, to) = match namespace {
             Some(namespace) => (format!("{namespace}/"), format!("{namespace}0")),
@@ -294,7 +307,7 @@ impl Inner {
             .get(&resource.table())
             .into_iter()
             .flat_map(move |table| table.range(from.clone()..to.clone()))
-            .map(|(_, object)| object)
+            .map(|(_, object)| object.value())
     }
 
     /// The changes after a version, oldest first; nothing if some of them are forgotten.
@@ -413,7 +426,8 @@ impl Inner {
             .tables
             .entry(resource.table())
             .or_default()
-            .insert(key, object.clone());
+            .insert(key, Kept::Whole(object.clone()))
+            .map(|before| before.value());
         let added = before.is_none();
         self.record(
             resource,
@@ -439,7 +453,7 @@ impl Inner {
         self.tables
             .entry(resource.table())
             .or_default()
-            .insert(key_of(object), object.clone());
+            .insert(key_of(object), Kept::Whole(object.clone()));
         if resource.table() == Resource::CUSTOM_RESOURCE_DEFINITIONS.table() {
             self.define(object);
         }
@@ -459,7 +473,7 @@ impl Inner {
         key: &str,
         last: Option<Value>,
     ) -> Option<Arc<Value>> {
-        let before = self.tables.get_mut(&resource.table())?.remove(key)?;
+        let before = self.tables.get_mut(&resource.table())?.remove(key)?.value();
         self.version += 1;
         let mut last = last.unwrap_or_else(|| (*before).clone());
         last["metadata"]["resourceVersion"] = self.version.to_string().into();

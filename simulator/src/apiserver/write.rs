@@ -185,7 +185,7 @@ impl Write<'_> {
             ));
         }
         if self.resource() == Resource::PODS
-            && let Some(why) = pod_security::violation(found, &object["spec"])
+            && let Some(why) = pod_security::violation(&found, &object["spec"])
         {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             return Err(Status::forbidden(self.resource(), name, why));
@@ -334,7 +334,7 @@ impl Write<'_> {
             let new = self.finish(&old, made, true)?;
             validate::object(self.served, &new, Some(&old))?;
             let done = self.store.write(|inner| {
-                let held = inner.get(r, &key(self.namespace, name)).cloned();
+                let held = inner.get(r, &key(self.namespace, name));
                 match held {
                     None => Some(Err(absent())),
                     // Somebody was faster: what is asked is asked of the object as it is now.
@@ -493,7 +493,7 @@ impl Write<'_> {
         judged["metadata"]["name"] = name.into();
         rbac::check_escalation(self.store, self.user, r, &judged)?;
         let (code, object) = self.store.write(|inner| {
-            let Some(old) = inner.get(r, &key(self.namespace, name)).cloned() else {
+            let Some(old) = inner.get(r, &key(self.namespace, name)) else {
                 if self.subresource == "status" || precondition.is_string() {
                     return Err(Status::not_found(r, name));
                 }

@@ -200,18 +200,20 @@ impl Fleet {
             info!("every kernel equals its NodeConfig");
         }
         if !self.topology.floater {
-            self.slim();
+            (0..self.members.len()).for_each(|member| self.slim(member));
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + self.patience();
         let step = Counted::begin(Phase::Pods, self.members.len());
-        for (member, cluster) in self.members.iter().zip(&self.topology.clusters) {
+        for (at, (member, cluster)) in self.members.iter().zip(&self.topology.clusters).enumerate()
+        {
             let store = member.api.store();
             let wanted = cluster.nodes.len() * 2;
             let waited = tokio::time::timeout_at(deadline, pods_ready(member, wanted));
             match waited.await {
                 Ok(ready) => {
                     ready?;
+                    self.slim(at);
                     step.one();
                 }
                 Err(_) => {
@@ -223,20 +225,20 @@ impl Fleet {
             }
         }
         step.end();
-        self.slim();
         Ok(())
     }
 
-    /// Lets go of what only the start needed, where clusters are many because each is small. The control plane keeps what it has: its
-    /// objects change with those of all.
-    fn slim(&self) {
-        let members = self.members.iter().zip(&self.topology.clusters);
-        for (member, cluster) in members.skip(1) {
-            let changes = CHANGES + CHANGES_OF_A_NODE * cluster.nodes.len();
-            let store = member.api.store();
-            store.forget_changes();
-            store.keep_changes(changes);
+    /// Lets go of what only the start of a member needed, where clusters are many because each is small. The control plane keeps what it
+    /// has: its objects change with those of all.
+    fn slim(&self, at: usize) {
+        if at == 0 {
+            return;
         }
+        let nodes = self.topology.clusters[at].nodes.len();
+        let store = self.members[at].api.store();
+        store.forget_changes();
+        store.keep_changes(CHANGES + CHANGES_OF_A_NODE * nodes);
+        store.pack();
     }
 
     /// What was injected and not cleared.
