@@ -146,8 +146,8 @@ pub(super) fn capable() -> Result<(), Error> {
     Ok(())
 }
 
-/// Descriptors that a lab takes for itself, and for each node: its namespace and a socket in it, its pod's namespace, and four listeners
-/// of the floaters that share the lab's process, or the two processes and what is read of them. Rather too many than too few.
+/// Descriptors that a lab takes for itself, and for each node: its namespace, its pod's, and four listeners of the
+/// floaters that share the lab's process, or the two processes and what is read of them. Rather too many than too few.
 const DESCRIPTORS: u64 = 256;
 const DESCRIPTORS_PER_NODE: u64 = 8;
 /// Descriptors for whoever asks the APIs.
