@@ -46,7 +46,7 @@ pub(crate) const POD_ROUTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 
 pub(crate) struct Network {
     pub(crate) underlay: Netns,
     router: Mutex<Netlink>,
-    pub(crate) opener: Opener,
+    pub(crate) opener: Arc<Opener>,
     /// By (cluster, node).
     pub(crate) nodes: BTreeMap<(String, String), Arc<NodeNet>>,
 }
@@ -57,7 +57,8 @@ pub(crate) struct NodeNet {
     pub(crate) cluster: String,
     pub(crate) node: Node,
     pub(crate) netns: Netns,
-    netlink: Mutex<Netlink>,
+    /// Opens a socket here when there is something to ask for: of a thousand nodes' none is kept.
+    opener: Arc<Opener>,
     mtu: u32,
     /// What of the node's own network a fault may take away, as requests that put it back.
     base: Base,
@@ -113,10 +114,11 @@ impl Network {
         router.up(LOOPBACK);
         router.flush()?;
         let router = Mutex::new(router);
+        let opener = Arc::new(Opener::start()?);
         let learns = learns && learned(topology) > 0;
         let jobs: Vec<(u32, &Cluster)> = (0..).zip(&topology.clusters).collect();
         let built = namespace::build(jobs, BUILDERS, |builder, (number, cluster)| {
-            let nodes = build_cluster(builder, number, cluster, &router, learns)?;
+            let nodes = build_cluster(builder, number, cluster, (&router, &opener), learns)?;
             one();
             Ok::<_, netns_harness::Error>(nodes)
         })?;
@@ -133,7 +135,7 @@ impl Network {
         Ok(Self {
             underlay,
             router,
-            opener: Opener::start()?,
+            opener,
             nodes,
         })
     }
@@ -244,23 +246,25 @@ fn build_cluster(
     builder: &Builder,
     number: u32,
     cluster: &Cluster,
-    router: &Mutex<Netlink>,
+    (router, opener): (&Mutex<Netlink>, &Arc<Opener>),
     learns: bool,
 ) -> Result<Vec<NodeNet>, netns_harness::Error> {
     let bridge = bridge_index(number);
     let bridge_mac = mac(&["underlay", &cluster.name]);
     let mtu = cluster.underlay.mtu;
     let mut nodes = Vec::with_capacity(cluster.nodes.len());
+    let mut inside = Vec::with_capacity(cluster.nodes.len());
     for node in &cluster.nodes {
         let netns = builder.create()?;
         let mut settings = Settings::default();
         common_settings(&mut settings, cluster.family.has(Family::Ipv6))?;
         forwarding_settings(&mut settings)?;
+        inside.push(Netlink::open()?);
         nodes.push(NodeNet {
             cluster: cluster.name.clone(),
             node: node.clone(),
             netns,
-            netlink: Mutex::new(Netlink::open()?),
+            opener: opener.clone(),
             mtu,
             base: base(cluster, node, bridge_mac, learns),
             pods: Mutex::default(),
@@ -298,8 +302,7 @@ fn build_cluster(
         }
         router.flush()?;
     }
-    for node in &nodes {
-        let mut netlink = lock(&node.netlink);
+    for (node, mut netlink) in nodes.iter().zip(inside) {
         netlink.up(LOOPBACK);
         node.queue_base(&mut netlink);
         netlink.flush()?;
@@ -370,12 +373,16 @@ impl NodeNet {
         netlink.settle(ETH0);
     }
 
+    fn netlink(&self) -> Result<Netlink, netns_harness::Error> {
+        self.opener.open(&self.netns, Netlink::open)?
+    }
+
     /// Carries requests out in the node's namespace.
     pub(crate) fn ask(
         &self,
         requests: impl FnOnce(&mut Netlink),
     ) -> Result<(), netns_harness::Error> {
-        let mut netlink = lock(&self.netlink);
+        let mut netlink = self.netlink()?;
         requests(&mut netlink);
         netlink.flush()
     }
@@ -433,7 +440,7 @@ impl NodeNet {
         });
         let index = FIRST_POD + number;
         let ips = pod_ips(&self.node, number);
-        let mut netlink = lock(&self.netlink);
+        let mut netlink = self.netlink()?;
         netlink.veth(
             &End {
                 name: &format!("veth{number}"),

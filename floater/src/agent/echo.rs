@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use datapath::state::Family;
@@ -263,13 +264,21 @@ impl AsFd for Echo {
     }
 }
 
-/// Makes the kernel stamp what it receives for as long as this is held.
+/// Makes the kernel stamp what it receives for as long as this is held by anybody: one socket serves all floaters of a process, since
+/// the kernel stamps for everybody or nobody.
 ///
 /// It begins to do so some time after it is first asked, by anybody; a floater that asks at its start has stamps when
 /// its first plan comes.
-pub(super) fn keep_stamping() -> Option<Socket> {
+pub(super) fn keep_stamping() -> Option<Arc<Socket>> {
+    static HELD: Mutex<Weak<Socket>> = Mutex::new(Weak::new());
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(socket) = held.upgrade() {
+        return Some(socket);
+    }
     let socket = Socket::new(socket2::Domain::IPV4, Type::DGRAM, None).ok()?;
     mmsg::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1).ok()?;
+    let socket = Arc::new(socket);
+    *held = Arc::downgrade(&socket);
     Some(socket)
 }
 
