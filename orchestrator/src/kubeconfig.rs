@@ -39,6 +39,7 @@ mod tls;
 
 use check::Origin;
 use document::{Document, Named};
+pub(crate) use pool::AT_ONCE as REQUESTS_AT_ONCE;
 pub(crate) use reach::Reach;
 pub(crate) use remote::RemoteKubeconfig;
 pub(crate) use tls::Rule as TlsRule;

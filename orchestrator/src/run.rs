@@ -28,6 +28,7 @@ use crate::diagnose::Judged;
 use crate::engine::messages::Input;
 use crate::engine::{Engine, Purpose, Settings};
 use crate::evidence::Gathered;
+use crate::fleet::agents::Turns;
 use crate::fleet::remove::Ledger;
 use crate::inventory::{self, InventoryOptions, Target};
 use crate::probe_plan::What;
@@ -207,7 +208,7 @@ struct Context {
     /// The process's limit of file descriptors.
     limit: u64,
     /// Bounds the floaters that are asked at a time.
-    gate: Arc<tokio::sync::Semaphore>,
+    turns: Turns,
     /// What rows are hashed with.
     key: Key,
     /// What an earlier run was told.
@@ -421,9 +422,7 @@ async fn begin(mut options: RunOptions) -> Result<Context, Error> {
         ledger: Arc::new(Ledger::default()),
         sweeps: Arc::default(),
         limit,
-        gate: Arc::new(tokio::sync::Semaphore::new(
-            Descriptors::shared(limit).floaters,
-        )),
+        turns: Turns::new(Descriptors::shared(limit).floaters),
     })
 }
 

@@ -104,6 +104,36 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// Whether it says something of the network. An error of the sending system does where a route throws packets away (invalid argument,
+    /// permission denied), a filter forbids them on the way out (operation not permitted) or there is no route; not where the sender had no
+    /// descriptor, buffer or port left.
+    #[must_use]
+    pub fn is_about_the_network(&self) -> bool {
+        match self {
+            Self::Forbidden { .. } | Self::Undecided { .. } | Self::Unsupported { .. } => false,
+            Self::IcmpError { .. } | Self::Refused | Self::Timeout | Self::WrongIdentity { .. } => {
+                true
+            }
+            Self::Local { error } => {
+                let error = error.to_ascii_lowercase();
+                [
+                    "unreachable",
+                    "no route",
+                    "timed out",
+                    "host is down",
+                    "network is down",
+                    "invalid argument",
+                    "permission denied",
+                    "operation not permitted",
+                ]
+                .iter()
+                .any(|word| error.contains(word))
+            }
+        }
+    }
+}
+
 /// A line of the answer to a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]

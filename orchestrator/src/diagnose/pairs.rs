@@ -144,7 +144,9 @@ impl<'a> Pair<'a> {
             Protocol::Tcp => &mut self.tcp,
         };
         let undecided = match &outcome.failure {
-            Some(Failure::Local { error }) if !is_about_the_network(error) => Some(error),
+            Some(failure @ Failure::Local { error }) if !failure.is_about_the_network() => {
+                Some(error)
+            }
             Some(
                 Failure::Forbidden { rule: reason }
                 | Failure::Undecided { reason }
@@ -162,10 +164,12 @@ impl<'a> Pair<'a> {
         if is_large && outcome.failure.as_ref().is_some_and(is_too_big) {
             return;
         }
-        let (sent, received) = (
-            u64::from(outcome.sent.saturating_sub(outcome.undecided)),
-            u64::from(outcome.received),
-        );
+        let received = u64::from(outcome.received);
+        let sent = match undecided {
+            // Of what was not answered nothing is known but that some of it says nothing.
+            Some(_) => received,
+            None => u64::from(outcome.sent.saturating_sub(outcome.undecided)),
+        };
         tally.sent += sent;
         tally.received += received;
         match &ask.excused {
@@ -333,24 +337,6 @@ impl<'a> Pair<'a> {
 /// What is said of a stranger's answer; its own words are not repeated.
 const IMPOSTOR: &str =
     "somebody else answered, without the proof that only the right floater can give";
-
-/// Whether an error of the sending system tells of the network rather than of the sender: a route that throws packets away (invalid
-/// argument, permission denied), a filter on the way out (operation not permitted), no route.
-fn is_about_the_network(error: &str) -> bool {
-    let error = error.to_ascii_lowercase();
-    [
-        "unreachable",
-        "no route",
-        "timed out",
-        "host is down",
-        "network is down",
-        "invalid argument",
-        "permission denied",
-        "operation not permitted",
-    ]
-    .iter()
-    .any(|word| error.contains(word))
-}
 
 /// Whether somebody on the way says that the packet is larger than the next link takes (RFC 1191, RFC 4443 section 3.2).
 fn is_too_big(failure: &Failure) -> bool {

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::api::{self, Api, Failure};
 use super::look;
 use super::objects::Pod;
+use crate::kubeconfig::REQUESTS_AT_ONCE;
 use answer::{Lines, Refusal, read};
 
 /// How long the tables of one node may take.
@@ -36,32 +37,60 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// How many floaters of one cluster are asked at a time.
 const OF_A_CLUSTER_AT_ONCE: usize = 64;
 
-/// How many floaters are asked at a time: of one cluster, for its API server's sake, and of all, since each takes a
-/// descriptor.
+/// How many floaters are asked at a time, over all clusters.
+#[derive(Clone)]
+pub(crate) struct Turns {
+    /// Those that answer as soon as they get to it: as many as the servers before them let through at once, so that nobody waits
+    /// unseen while its time runs.
+    short: Arc<Semaphore>,
+    /// Those that send probes; each takes a descriptor.
+    lasting: Arc<Semaphore>,
+    descriptors: usize,
+}
+
+impl Turns {
+    /// Where no more than so many descriptors may be taken.
+    pub(crate) fn new(descriptors: usize) -> Self {
+        Self {
+            short: Arc::new(Semaphore::new(0)),
+            lasting: Arc::new(Semaphore::new(descriptors)),
+            descriptors,
+        }
+    }
+
+    /// There are so many servers by now.
+    pub(crate) fn serve(&self, before: usize, servers: usize) {
+        let of = |servers: usize| (servers * REQUESTS_AT_ONCE).min(self.descriptors);
+        self.short
+            .add_permits(of(servers) - of(before.min(servers)));
+    }
+}
+
+/// How many floaters are asked at a time: of one cluster, for its API server's sake, and of all.
 #[derive(Clone)]
 pub(crate) struct Gates {
     cluster: Arc<Semaphore>,
-    all: Arc<Semaphore>,
+    all: Turns,
 }
 
 impl Gates {
-    pub(crate) fn new(all: &Arc<Semaphore>) -> Self {
+    pub(crate) fn new(all: &Turns) -> Self {
         Self {
             cluster: Arc::new(Semaphore::new(OF_A_CLUSTER_AT_ONCE)),
-            all: Arc::clone(all),
+            all: all.clone(),
         }
     }
 
     /// Neither is ever closed; without a permit there would be no bound, and nothing else would change.
-    async fn pass(&self) -> Permits {
+    async fn pass(&self, all: &Arc<Semaphore>) -> Permits {
         // The cluster's own first: whoever waits for it holds nothing that another cluster needs.
         let cluster = Arc::clone(&self.cluster).acquire_owned().await.ok();
-        Permits(cluster, Arc::clone(&self.all).acquire_owned().await.ok())
+        Permits(cluster, Arc::clone(all).acquire_owned().await.ok())
     }
 }
 
 /// Given back when dropped.
-struct Permits(
+pub(crate) struct Permits(
     #[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>,
     #[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>,
 );
@@ -112,6 +141,17 @@ impl Agent {
             port: pod.port(),
             ips: pod.ips(),
         })
+    }
+
+    /// The same, whose cluster may take so long from now on.
+    pub(crate) fn renewed(mut self, time: Duration) -> Self {
+        self.api = self.api.renewed(time);
+        self
+    }
+
+    /// Waits until it may be asked for its tables or for who it is. Its own time begins then.
+    pub(crate) async fn turn(&self) -> Permits {
+        self.gates.pass(&self.gates.all.short).await
     }
 
     pub(crate) fn run_key(&self) -> &[u8] {
@@ -218,7 +258,6 @@ impl Agent {
         deadline: Instant,
         version: impl Fn(&T) -> u32,
     ) -> Result<T, String> {
-        let _permits = self.gates.pass().await;
         let work = async {
             let (response, nonce) = self.ask(method, path, body, limit).await?;
             let (status, body) = read(response, limit).await?;
@@ -291,7 +330,7 @@ impl Agent {
         deadline: Instant,
         mut outcomes: impl FnMut(Vec<Outcome>),
     ) -> Result<Health, String> {
-        let _permits = self.gates.pass().await;
+        let _permits = self.gates.pass(&self.gates.all.lasting).await;
         let body = serde_json::to_vec(plan).map_err(|error| error.to_string())?;
         let limit = plan.longest() + PLAN_SLACK;
         let work = async {

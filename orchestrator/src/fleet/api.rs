@@ -134,6 +134,11 @@ impl Api {
         Self::new(self.base.clone(), Budget::new(time))
     }
 
+    /// The same cluster, which may take so long from now on; whatever else it may cost goes on from where it was.
+    pub(crate) fn renewed(&self, time: Duration) -> Self {
+        Self::new(self.base.clone(), self.budget.renewed(time))
+    }
+
     /// How long the cluster may still take.
     pub(crate) fn left(&self) -> Duration {
         self.budget.left()

@@ -21,13 +21,15 @@ const FRAME: u64 = 64;
 
 /// What is left of it; shared by all clones.
 #[derive(Debug, Clone)]
-pub(crate) struct Budget(Arc<Left>);
-
-#[derive(Debug)]
-struct Left {
+pub(crate) struct Budget {
     deadline: Instant,
     /// From the start to `deadline`, for messages.
     time: Duration,
+    left: Arc<Left>,
+}
+
+#[derive(Debug)]
+struct Left {
     bytes: AtomicU64,
     requests: AtomicU64,
     items: AtomicU64,
@@ -49,36 +51,47 @@ pub(crate) enum Spent {
 impl Budget {
     /// A whole one, that lasts at most for `time`.
     pub(crate) fn new(time: Duration) -> Self {
-        Self(Arc::new(Left {
+        Self {
             deadline: Instant::now() + time,
             time,
-            bytes: AtomicU64::new(BYTES),
-            requests: AtomicU64::new(REQUESTS),
-            items: AtomicU64::new(ITEMS),
-        }))
+            left: Arc::new(Left {
+                bytes: AtomicU64::new(BYTES),
+                requests: AtomicU64::new(REQUESTS),
+                items: AtomicU64::new(ITEMS),
+            }),
+        }
+    }
+
+    /// The same, that lasts at most for `time` from now on: while a run waits for other clusters this one uses up nothing.
+    pub(crate) fn renewed(&self, time: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + time,
+            time,
+            left: Arc::clone(&self.left),
+        }
     }
 
     /// How much of its time is left.
     pub(crate) fn left(&self) -> Duration {
-        self.0.deadline.saturating_duration_since(Instant::now())
+        self.deadline.saturating_duration_since(Instant::now())
     }
 
     pub(crate) fn request(&self) -> Result<(), Spent> {
         if self.left().is_zero() {
-            return Err(Spent::Time(self.0.time));
+            return Err(Spent::Time(self.time));
         }
-        take(&self.0.requests, 1).ok_or(Spent::Requests)
+        take(&self.left.requests, 1).ok_or(Spent::Requests)
     }
 
     pub(crate) fn items(&self, count: usize) -> Result<(), Spent> {
-        take(&self.0.items, count as u64).ok_or(Spent::Items)
+        take(&self.left.items, count as u64).ok_or(Spent::Items)
     }
 
     fn frame(&self, bytes: usize) -> Result<(), Spent> {
         if self.left().is_zero() {
-            return Err(Spent::Time(self.0.time));
+            return Err(Spent::Time(self.time));
         }
-        take(&self.0.bytes, bytes as u64 + FRAME).ok_or(Spent::Bytes)
+        take(&self.left.bytes, bytes as u64 + FRAME).ok_or(Spent::Bytes)
     }
 }
 

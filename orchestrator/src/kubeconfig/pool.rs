@@ -25,7 +25,7 @@ use super::reach::Reach;
 use super::tls::Trust;
 
 /// Requests at once to one authority that are answered when the server gets to it.
-const AT_ONCE: usize = 32;
+pub(crate) const AT_ONCE: usize = 32;
 /// Requests at once to one authority whose answers last for as long as something goes on: watches, and floaters that probe.
 const LASTING: usize = 512;
 

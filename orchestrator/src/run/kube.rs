@@ -214,7 +214,14 @@ impl Shared {
     fn add(&self, targets: Vec<Target>) -> Vec<TargetFacts> {
         let facts = targets.iter().map(Target::facts).collect();
         let mut known = locked(&self.targets);
+        let servers = |targets: &[Target]| {
+            let authorities: HashSet<_> = targets.iter().filter_map(Target::authority).collect();
+            let nameless = targets.iter().filter(|target| target.authority().is_none());
+            authorities.len() + nameless.count()
+        };
+        let before = servers(&known.all);
         known.all.extend(targets);
+        self.context.turns.serve(before, servers(&known.all));
         let authorities: HashSet<_> = known.all.iter().filter_map(Target::authority).collect();
         let limit = self.context.limit;
         known.idle = Descriptors::idle(limit, known.all.len(), authorities.len());
@@ -285,6 +292,7 @@ impl Shared {
     async fn ask(&self, ask: &Ask) -> Result<Asked, String> {
         let context = &self.context;
         let open = self.opened(ask.cluster, || {}).await?;
+        let api = open.api.renewed(opened::time(context));
         let refuse = |reason: &str| engine::refuse(&open.seen.facts(false), &ask.layers, reason);
         match self.purpose {
             Purpose::Diagnose => {}
@@ -296,7 +304,7 @@ impl Shared {
                 return Err("nothing is made".to_owned());
             }
             Purpose::Sweep => {
-                let swept = sweeps::sweep_one(context, &ask.name, &open.api, self.force).await;
+                let swept = sweeps::sweep_one(context, &ask.name, &api, self.force).await;
                 let mut all = locked(&self.swept);
                 all.removed.extend(swept.removed);
                 all.staying.extend(swept.staying);
@@ -304,17 +312,21 @@ impl Shared {
             }
         }
         if !ask.standing_only {
-            context.sweeps.begin(context, &ask.name, &open.api);
+            context.sweeps.begin(context, &ask.name, &api);
         }
         let none = Refused::new();
         let asked = async {
-            let asked = match open.standing(&none) {
+            let asked = match open.standing(&api, &none) {
                 Some(floaters) => Ok(floaters.ask(context, ask).await),
                 None if ask.standing_only => Err("no floaters stand ready".to_owned()),
-                None => own::own(context, &open, ask).await,
+                None => own::own(context, &open, &api, ask).await,
             };
             match asked {
                 Ok((asked, agents)) => {
+                    // From here on it takes what its plans take.
+                    let left = context.left();
+                    let agents = agents.into_iter();
+                    let agents = agents.map(|(id, agent)| (id, agent.renewed(left)));
                     locked(&self.agents).extend(agents);
                     asked
                 }
@@ -324,14 +336,14 @@ impl Shared {
         let pod_ips = async {
             // A packet is only sent to an address where somebody is known to answer.
             match ask.pod_ips {
-                true => look::pod_ips(&open.api, &open.seen).await,
+                true => look::pod_ips(&api, &open.seen).await,
                 false => Default::default(),
             }
         };
         // Every step has its limit; this one is the cluster's, so that no number of steps takes longer.
         let done = async { tokio::join!(asked, pod_ips) };
         let late = |_| "the cluster took longer than it may (--cluster-timeout)".to_owned();
-        let done = tokio::time::timeout(open.api.left(), done).await;
+        let done = tokio::time::timeout(api.left(), done).await;
         let (mut asked, pod_ips) = done.map_err(late)?;
         asked.pod_ips = pod_ips;
         if !ask.standing_only {
@@ -348,7 +360,8 @@ impl Shared {
         }
         let open = self.opened(floater.cluster, || {}).await?;
         let none = Refused::new();
-        if let Some(floaters) = open.standing(&none) {
+        let api = open.api.renewed(self.context.left());
+        if let Some(floaters) = open.standing(&api, &none) {
             let found = floaters.agents(&self.context, &self.context.layers());
             let mut agents = locked(&self.agents);
             for (node, layer, agent) in found {

@@ -46,7 +46,7 @@ impl Floaters<'_> {
                 }
             }
         }
-        let gates = Gates::new(&context.gate);
+        let gates = Gates::new(&context.turns);
         let mut agents = Vec::new();
         for node in &self.seen.nodes {
             let name = &node.metadata.name;
@@ -166,6 +166,7 @@ async fn answers(
         |(_, layer, agent, expected)| {
             let patience = Arc::clone(&patience);
             async move {
+                let _turn = agent.turn().await;
                 let work = async {
                     let answer = answer(layer, &agent, expected.as_ref(), deadline).await;
                     if answer.dead.is_none() {

@@ -45,11 +45,11 @@ pub(super) struct Ready {
 
 impl Open {
     /// The floaters that stand ready; none where there are none. No layer of theirs was refused.
-    pub(super) fn standing<'a>(&'a self, none: &'a Refused) -> Option<Floaters<'a>> {
+    pub(super) fn standing<'a>(&'a self, api: &'a Api, none: &'a Refused) -> Option<Floaters<'a>> {
         let (ready, floaters) = (self.standing.as_ref()?, self.seen.floaters.as_ref().ok()?);
         let is_theirs = |pod: &&Pod| pod.run() == Some(ready.run.as_str());
         Some(Floaters {
-            api: &self.api,
+            api,
             seen: &self.seen,
             pods: floaters.iter().filter(is_theirs).collect(),
             refused: none,
@@ -67,14 +67,7 @@ pub(super) async fn open(
     answered: impl FnOnce(),
 ) -> Result<Open, String> {
     let namespace = &context.options.namespace;
-    let time = context
-        .options
-        .cluster_timeout
-        .unwrap_or(CLUSTER + context.options.pod_wait);
-    let api = Api::new(
-        target.client(idle).await?,
-        Budget::new(time.min(context.left()) + MARGIN),
-    );
+    let api = Api::new(target.client(idle).await?, Budget::new(time(context)));
     let seen = look::look(&api, namespace, answered).await?;
     let standing = match &seen.floaters {
         Err(_) => None,
@@ -95,6 +88,15 @@ pub(super) async fn open(
         seen,
         standing,
     })
+}
+
+/// How long a cluster may take to be looked at, and how long to be asked.
+pub(super) fn time(context: &Context) -> Duration {
+    let options = &context.options;
+    let time = options
+        .cluster_timeout
+        .unwrap_or(CLUSTER + options.pod_wait);
+    time.min(context.left()) + MARGIN
 }
 
 /// The members of a control plane's inventory without the control plane's own entry, which is there already, and what is left out.

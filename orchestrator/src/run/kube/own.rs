@@ -12,6 +12,7 @@ use super::ask::Floaters;
 use super::opened::{Open, able, lifetime};
 use crate::engine::messages::{Ask, Asked, FloaterId};
 use crate::fleet::agents::{Agent, Gates};
+use crate::fleet::api::Api;
 use crate::fleet::deploy;
 use crate::fleet::objects::Pod;
 use crate::inventory::Role;
@@ -28,9 +29,10 @@ const PORT_ATTEMPTS: u32 = 3;
 pub(super) async fn own(
     context: &Context,
     open: &Open,
+    api: &Api,
     ask: &Ask,
 ) -> Result<(Asked, Vec<(FloaterId, Agent)>), String> {
-    let (api, seen) = (&open.api, &open.seen);
+    let seen = &open.seen;
     let options = &context.options;
     if ask.nodes.is_empty() {
         return Err("no node is ready that could run a floater".to_owned());
@@ -57,12 +59,15 @@ pub(super) async fn own(
                 Err("the run's time was up before its floaters existed".to_owned())
             })?;
         let deadline = context.deadline.min(Instant::now() + options.pod_wait);
-        let gates = Gates::new(&context.gate);
+        let gates = Gates::new(&context.turns);
         let ready = deploy::ready(api, &spec, &ask.nodes, layers_refused, deadline, &|pod| {
             let agent = Agent::new(api, &options.namespace, &seen.id, pod, &run_key, &gates);
             Box::pin(async move {
                 match agent {
-                    Some(agent) => agent.info(deadline).await.is_ok(),
+                    Some(agent) => {
+                        let _turn = agent.turn().await;
+                        agent.info(deadline).await.is_ok()
+                    }
                     None => false,
                 }
             })
