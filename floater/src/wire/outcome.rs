@@ -155,3 +155,35 @@ pub enum Event {
         signature: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_sender_tells_of_the_network_only_where_its_tables_speak() {
+        let local = |errno: i32| Failure::Local {
+            error: std::io::Error::from_raw_os_error(errno).to_string(),
+        };
+        for errno in [
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::EPERM,
+            libc::EACCES,
+            libc::EINVAL,
+        ] {
+            assert!(local(errno).is_about_the_network(), "{errno}");
+        }
+        for errno in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EADDRNOTAVAIL,
+            libc::EADDRINUSE,
+        ] {
+            assert!(!local(errno).is_about_the_network(), "{errno}");
+        }
+        assert!(Failure::Timeout.is_about_the_network());
+    }
+}

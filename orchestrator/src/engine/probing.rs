@@ -66,7 +66,8 @@ struct Round {
     is_first: bool,
     queue: VecDeque<Chunk>,
     under_way: HashMap<u64, (Chunk, Intake)>,
-    done: Vec<(Chunk, Intake, Result<Health, String>)>,
+    /// Those whose results are in the evidence, and how their floaters fared.
+    done: Vec<(Chunk, Option<Health>)>,
 }
 
 /// The probes of one plan.
@@ -169,10 +170,23 @@ impl Probing {
         told
     }
 
+    /// A floater has said all that it will: what it said is evidence.
     pub(super) fn ended(&mut self, order: u64, health: Result<Health, String>) {
-        if let Some((chunk, intake)) = self.round.under_way.remove(&order) {
-            self.round.done.push((chunk, intake, health));
+        let Some((chunk, mut intake)) = self.round.under_way.remove(&order) else {
+            return;
+        };
+        for &at in &chunk.probes {
+            let outcome = intake.taken.remove(&at).ok_or_else(|| match &health {
+                Ok(_) => "its floater said nothing about it".to_owned(),
+                Err(why) => why.clone(),
+            });
+            self.gathered.probes[at].asks.push(Ask {
+                outcome,
+                // Both ends have to have spoken before anything is excused.
+                excused: None,
+            });
         }
+        self.round.done.push((chunk, health.ok()));
     }
 
     /// Nothing more is sent; what was sent and not answered is unknown.
@@ -274,23 +288,19 @@ impl Probing {
         }
     }
 
-    /// Adds what came of a round to the evidence.
+    /// Excuses the losses of a round that say nothing about the network.
     fn finish_round(&mut self) {
         let done = std::mem::take(&mut self.round.done);
         let mut starved = Starved::default();
-        for (chunk, _, ended) in &done {
-            if let Ok(health) = ended {
+        for (chunk, health) in &done {
+            if let Some(health) = health {
                 starved.add(chunk.sender, *health);
             }
         }
-        for (chunk, mut intake, ended) in done {
-            for at in chunk.probes {
-                let outcome = intake.taken.remove(&at).ok_or_else(|| match &ended {
-                    Ok(_) => "its floater said nothing about it".to_owned(),
-                    Err(why) => why.clone(),
-                });
-                let excused = starved.excuse(&self.planned[at], self.round.timeout_ms);
-                self.gathered.probes[at].asks.push(Ask { outcome, excused });
+        for at in done.into_iter().flat_map(|(chunk, _)| chunk.probes) {
+            let excused = starved.excuse(&self.planned[at], self.round.timeout_ms);
+            if let Some(ask) = self.gathered.probes[at].asks.last_mut() {
+                ask.excused = excused;
             }
         }
     }
