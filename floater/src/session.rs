@@ -552,14 +552,6 @@ impl Session {
                     .record(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
             }
             Err(failure) => {
-                // Want of a descriptor or of memory here says nothing of there.
-                let failure = match failure {
-                    Failure::Local { ref error } if !failure.is_about_the_network() => {
-                        let reason = format!("the floater could not send: {error}");
-                        Failure::Undecided { reason }
-                    }
-                    failure => failure,
-                };
                 track.undecided += u32::from(matches!(failure, Failure::Undecided { .. }));
                 *match failure {
                     // No driver says that a probe which it was asked to send may not be sent.

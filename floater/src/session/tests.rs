@@ -388,7 +388,7 @@ proptest! {
         plan.probes.retain(|probe| hosts.insert(probe.dst));
         plan.probes.iter_mut().for_each(|probe| probe.payload_bytes = 56);
         // An answer that comes after its time also takes room: that is what `Input::Overflowed` is for.
-        world = World { delay_ms: world.delay_ms.min(u64::from(plan.timeout_ms) / 2), stall: 20, stamps: true, double: 0, corrupt: 0, refuse: 0, ..world };
+        world = World { delay_ms: world.delay_ms.min(u64::from(plan.timeout_ms) / 2), stall: 20, stamps: true, double: 0, corrupt: 0, ..world };
         let run = run(&plan, &world)?;
         prop_assert_eq!(run.overflowed, 0);
         for event in &run.events {
