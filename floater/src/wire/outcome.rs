@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Health, Rtt, line};
 
@@ -135,7 +136,7 @@ impl Failure {
 }
 
 /// A line of the answer to a plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Event {
     /// Everything was sent and judged; only a signature follows.
@@ -156,9 +157,114 @@ pub enum Event {
     },
 }
 
+/// A line as it is read: the fields of all events side by side. A tagged enum keeps the whole line in memory until it has found the tag,
+/// and a run of thousands of clusters reads a million lines.
+#[derive(Deserialize)]
+struct Line {
+    event: Word,
+    id: Option<u32>,
+    sent: Option<u64>,
+    received: Option<u32>,
+    #[serde(default)]
+    undecided: u32,
+    #[serde(default)]
+    starved: bool,
+    #[serde(default)]
+    failure: Option<Failure>,
+    #[serde(default)]
+    rtt: Option<Rtt>,
+    elapsed_us: Option<u64>,
+    health: Option<Health>,
+    signature: Option<String>,
+}
+
+/// Which event a line is.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Word {
+    Done,
+    Outcome,
+    Signed,
+}
+
+impl TryFrom<Line> for Event {
+    type Error = &'static str;
+
+    fn try_from(line: Line) -> Result<Self, Self::Error> {
+        match line.event {
+            Word::Done => Ok(Self::Done {
+                sent: line.sent.ok_or("sent is missing")?,
+                elapsed_us: line.elapsed_us.ok_or("elapsed_us is missing")?,
+                health: line.health.ok_or("health is missing")?,
+            }),
+            Word::Outcome => Ok(Self::Outcome(Outcome {
+                id: line.id.ok_or("id is missing")?,
+                sent: line.sent.ok_or("sent is missing").and_then(|sent| {
+                    u32::try_from(sent).map_err(|_| "sent is larger than 32 bits")
+                })?,
+                received: line.received.ok_or("received is missing")?,
+                undecided: line.undecided,
+                starved: line.starved,
+                failure: line.failure,
+                rtt: line.rtt,
+            })),
+            Word::Signed => Ok(Self::Signed {
+                signature: line.signature.ok_or("signature is missing")?,
+            }),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let line = Line::deserialize(deserializer)?;
+        Self::try_from(line).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As a tagged enum would read them.
+    #[test]
+    fn lines_are_read_as_they_are_written_and_what_they_lack_is_said() {
+        let outcome = Outcome {
+            id: 7,
+            sent: 3,
+            received: 2,
+            failure: Some(Failure::Timeout),
+            rtt: Rtt::of([100, 200]),
+            ..Outcome::default()
+        };
+        for event in [
+            Event::Outcome(outcome),
+            Event::Done {
+                sent: u64::MAX,
+                elapsed_us: 5,
+                health: Health::default(),
+            },
+            Event::Signed {
+                signature: "ab".to_owned(),
+            },
+        ] {
+            let text = serde_json::to_string(&event).expect("plain data");
+            assert_eq!(serde_json::from_str::<Event>(&text).expect("its own"), event);
+        }
+        for (line, why) in [
+            (r#"{"event":"outcome","id":1,"sent":1}"#, "received is missing"),
+            (r#"{"event":"outcome","sent":1,"received":1}"#, "id is missing"),
+            (r#"{"event":"outcome","id":1,"sent":4294967296,"received":1}"#, "32 bits"),
+            (r#"{"event":"done","sent":1}"#, "elapsed_us is missing"),
+            (r#"{"event":"signed"}"#, "signature is missing"),
+            (r#"{"event":"else"}"#, "unknown variant"),
+            (r#"{"id":1}"#, "missing field `event`"),
+            ("[]", "invalid"),
+        ] {
+            let error = serde_json::from_str::<Event>(line).expect_err("it lacks something");
+            assert!(error.to_string().contains(why), "{line}: {error}");
+        }
+    }
 
     #[test]
     fn an_error_of_the_sender_tells_of_the_network_only_where_its_tables_speak() {

@@ -143,9 +143,9 @@ impl Agent {
         })
     }
 
-    /// The same, whose cluster may take so long from now on.
-    pub(crate) fn renewed(mut self, time: Duration) -> Self {
-        self.api = self.api.renewed(time);
+    /// The same, asked through another budget of its cluster.
+    pub(crate) fn through(mut self, api: &Api) -> Self {
+        self.api = api.clone();
         self
     }
 

@@ -323,10 +323,10 @@ impl Shared {
             };
             match asked {
                 Ok((asked, agents)) => {
-                    // From here on it takes what its plans take.
-                    let left = context.left();
+                    // From here on it takes what its plans take. A client has a task of its own: one for all of them.
+                    let api = open.api.renewed(context.left());
                     let agents = agents.into_iter();
-                    let agents = agents.map(|(id, agent)| (id, agent.renewed(left)));
+                    let agents = agents.map(|(id, agent)| (id, agent.through(&api)));
                     locked(&self.agents).extend(agents);
                     asked
                 }
