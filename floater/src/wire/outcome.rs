@@ -249,12 +249,24 @@ mod tests {
             },
         ] {
             let text = serde_json::to_string(&event).expect("plain data");
-            assert_eq!(serde_json::from_str::<Event>(&text).expect("its own"), event);
+            assert_eq!(
+                serde_json::from_str::<Event>(&text).expect("its own"),
+                event
+            );
         }
         for (line, why) in [
-            (r#"{"event":"outcome","id":1,"sent":1}"#, "received is missing"),
-            (r#"{"event":"outcome","sent":1,"received":1}"#, "id is missing"),
-            (r#"{"event":"outcome","id":1,"sent":4294967296,"received":1}"#, "32 bits"),
+            (
+                r#"{"event":"outcome","id":1,"sent":1}"#,
+                "received is missing",
+            ),
+            (
+                r#"{"event":"outcome","sent":1,"received":1}"#,
+                "id is missing",
+            ),
+            (
+                r#"{"event":"outcome","id":1,"sent":4294967296,"received":1}"#,
+                "32 bits",
+            ),
             (r#"{"event":"done","sent":1}"#, "elapsed_us is missing"),
             (r#"{"event":"signed"}"#, "signature is missing"),
             (r#"{"event":"else"}"#, "unknown variant"),
