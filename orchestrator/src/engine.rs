@@ -264,10 +264,12 @@ impl Engine {
             return;
         }
         self.warn(warnings);
-        self.tell([Progress::Started {
-            run: self.settings.run.clone(),
-            clusters: targets.len(),
-        }]);
+        if self.settings.purpose == Purpose::Diagnose {
+            self.tell([Progress::Started {
+                run: self.settings.run.clone(),
+                clusters: targets.len(),
+            }]);
+        }
         self.add(now, targets);
     }
 

@@ -555,6 +555,7 @@ async fn gather(context: &Context, kube: &mut Kube, purpose: Purpose) -> Result<
             }
         }
         if !std::mem::replace(&mut is_begun, true)
+            && purpose == Purpose::Diagnose
             && let Some(warning) = Descriptors::warning(context.limit, count)
         {
             context.warn(warning);

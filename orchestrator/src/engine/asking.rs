@@ -33,8 +33,8 @@ impl Engine {
         let warnings = warnings.collect();
         self.warn(warnings);
         let unreached = match self.settings.purpose {
-            Purpose::Sweep => Vec::new(),
-            Purpose::Diagnose | Purpose::Plan => self.unreached(),
+            Purpose::Diagnose => self.unreached(),
+            Purpose::Plan | Purpose::Sweep => Vec::new(),
         };
         if self.settings.purpose != Purpose::Sweep
             && let Err(rule) = self.matched(&unreached)
@@ -50,9 +50,13 @@ impl Engine {
             .iter()
             .filter_map(|&at| {
                 let cluster = &self.clusters[at];
-                Some(unobserved(&cluster.name, cluster.silent()?))
+                Some(self.unobserved(&cluster.name, cluster.silent()?))
             })
-            .chain(unreached.iter().map(|(name, why)| unobserved(name, why)))
+            .chain(
+                unreached
+                    .iter()
+                    .map(|(name, why)| self.unobserved(name, why)),
+            )
             .collect();
         self.tell(silent);
         self.phase = Phase::Asking(Box::new(Asking {
@@ -171,7 +175,8 @@ impl Engine {
     /// What is asked of a cluster; none where it has been asked already or nobody wants to know.
     fn question(&mut self, at: usize, expected: Option<&mut Expectations>) -> Option<Ask> {
         let cluster = &self.clusters[at];
-        if cluster.asked.is_some() {
+        // Whoever had to be asked for its name has said all that a diagnosis wants.
+        if cluster.asked.is_some() && self.settings.purpose == Purpose::Diagnose {
             return None;
         }
         let looked = cluster.open()?;
@@ -231,8 +236,25 @@ impl Engine {
         self.go_on_asking(now);
     }
 
+    /// What is told of a cluster that cannot be asked.
+    fn unobserved(&self, name: &str, why: &str) -> Progress {
+        match self.settings.purpose {
+            Purpose::Diagnose => Progress::Cluster {
+                name: name.to_owned(),
+                nodes: 0,
+                state: Observation::Unobserved,
+                reason: Some(why.to_owned()),
+            },
+            Purpose::Plan => Progress::Warning(format!("{name}: {why}")),
+            Purpose::Sweep => Progress::Warning(format!("{name} is not swept: {why}")),
+        }
+    }
+
     /// Tells how far a cluster let itself be asked.
     fn observed(&mut self, at: usize) {
+        if self.settings.purpose != Purpose::Diagnose {
+            return;
+        }
         let cluster = &self.clusters[at];
         let (Some(looked), Some(asked)) = (cluster.open(), &cluster.asked) else {
             return;
@@ -257,6 +279,10 @@ impl Engine {
     }
 
     fn all_asked(&mut self, now: Duration, asking: Asking) {
+        if self.settings.purpose != Purpose::Diagnose {
+            self.phase = Phase::Ended(Some(Ok(Box::default())));
+            return;
+        }
         let control_plane = self.believed.holder.map(|holder| {
             let root = self.believed.root.clone();
             root.unwrap_or_else(|| self.clusters[holder].name.clone())
@@ -318,15 +344,6 @@ pub(super) fn as_asked(digester: Option<Digester>, asked: &mut Asked) {
                 *read = Err(why.to_owned());
             }
         }
-    }
-}
-
-fn unobserved(name: &str, why: &str) -> Progress {
-    Progress::Cluster {
-        name: name.to_owned(),
-        nodes: 0,
-        state: Observation::Unobserved,
-        reason: Some(why.to_owned()),
     }
 }
 

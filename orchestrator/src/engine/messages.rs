@@ -290,7 +290,6 @@ impl Input {
     /// # Errors
     /// What is none.
     pub(crate) fn checked(mut self) -> Result<Self, String> {
-        let text = |text: &mut String| *text = Printable::new(text).as_str().to_owned();
         match &mut self {
             Self::Targets { targets, warnings } | Self::Enlisted { targets, warnings } => {
                 for target in targets {
@@ -319,6 +318,11 @@ impl Input {
     }
 }
 
+/// Makes a text one that can be printed.
+fn text(text: &mut String) {
+    *text = Printable::new(text).as_str().to_owned();
+}
+
 fn named(name: &str) -> Result<(), String> {
     if is_object_name(name) {
         Ok(())
@@ -328,7 +332,6 @@ fn named(name: &str) -> Result<(), String> {
 }
 
 fn check_looked(looked: &mut Looked) -> Result<(), String> {
-    let text = |text: &mut String| *text = Printable::new(text).as_str().to_owned();
     text(&mut looked.id);
     for node in &looked.nodes {
         named(&node.name)?;
@@ -346,7 +349,6 @@ fn check_looked(looked: &mut Looked) -> Result<(), String> {
 }
 
 fn check_asked(asked: &mut Asked) -> Result<(), String> {
-    let text = |text: &mut String| *text = Printable::new(text).as_str().to_owned();
     for floater in &mut asked.floaters {
         named(&floater.node)?;
         if let Err(why) = &mut floater.place {

@@ -1,6 +1,6 @@
 //! Does with real clusters what a run's machine wants done: every command is a task of its own, whose answer comes back as an input.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -50,10 +50,10 @@ struct Shared {
     targets: Mutex<Targets>,
     /// Those who can be asked for probes.
     agents: Mutex<HashMap<FloaterId, Agent>>,
-    /// What sweeps did.
-    swept: Mutex<Swept>,
-    /// What would be made, by cluster.
-    planned: Mutex<Vec<(String, Vec<Value>)>>,
+    /// What sweeps did, by cluster.
+    swept: Mutex<BTreeMap<usize, Swept>>,
+    /// The name of each cluster and what would be made there.
+    planned: Mutex<BTreeMap<usize, (String, Vec<Value>)>>,
 }
 
 #[derive(Default)]
@@ -63,6 +63,18 @@ struct Targets {
     idle: usize,
     /// Those that have been looked at, until they have been asked.
     opened: HashMap<usize, Opened>,
+}
+
+impl Targets {
+    /// How many servers they are behind; one of its own for each that does not say where it is.
+    fn servers(&self) -> usize {
+        let authorities: HashSet<_> = self.all.iter().filter_map(Target::authority).collect();
+        let nameless = self
+            .all
+            .iter()
+            .filter(|target| target.authority().is_none());
+        authorities.len() + nameless.count()
+    }
 }
 
 /// A cluster's look, done once for everybody who needs it.
@@ -106,14 +118,20 @@ impl Kube {
         }
     }
 
-    /// What a run with [`Purpose::Plan`] would make.
+    /// What a run with [`Purpose::Plan`] would make, in the order of the inventory.
     pub(super) fn planned(&self) -> Vec<(String, Vec<Value>)> {
-        std::mem::take(&mut *locked(&self.shared.planned))
+        let planned = std::mem::take(&mut *locked(&self.shared.planned));
+        planned.into_values().collect()
     }
 
-    /// What a run with [`Purpose::Sweep`] did.
+    /// What a run with [`Purpose::Sweep`] did, in the order of the inventory.
     pub(super) fn swept(&self) -> Swept {
-        std::mem::take(&mut *locked(&self.shared.swept))
+        let mut all = Swept::default();
+        for swept in std::mem::take(&mut *locked(&self.shared.swept)).into_values() {
+            all.removed.extend(swept.removed);
+            all.staying.extend(swept.staying);
+        }
+        all
     }
 
     /// Begins to do something; its answer comes from [`Self::next`].
@@ -167,7 +185,7 @@ impl Kube {
             }
             Command::Identify { holder, members } => {
                 let work = async move { shared.identify(holder, &members).await };
-                let members = std::collections::BTreeMap::new();
+                let members = BTreeMap::new();
                 self.spawn(work, Input::Identified { members });
             }
             Command::Ask(ask) => {
@@ -214,17 +232,11 @@ impl Shared {
     fn add(&self, targets: Vec<Target>) -> Vec<TargetFacts> {
         let facts = targets.iter().map(Target::facts).collect();
         let mut known = locked(&self.targets);
-        let servers = |targets: &[Target]| {
-            let authorities: HashSet<_> = targets.iter().filter_map(Target::authority).collect();
-            let nameless = targets.iter().filter(|target| target.authority().is_none());
-            authorities.len() + nameless.count()
-        };
-        let before = servers(&known.all);
+        let before = known.servers();
         known.all.extend(targets);
-        self.context.turns.serve(before, servers(&known.all));
-        let authorities: HashSet<_> = known.all.iter().filter_map(Target::authority).collect();
+        self.context.turns.serve(before, known.servers());
         let limit = self.context.limit;
-        known.idle = Descriptors::idle(limit, known.all.len(), authorities.len());
+        known.idle = Descriptors::idle(limit, known.all.len(), known.servers());
         facts
     }
 
@@ -295,24 +307,24 @@ impl Shared {
         let api = open.api.renewed(opened::time(context));
         let refuse = |reason: &str| engine::refuse(&open.seen.facts(false), &ask.layers, reason);
         match self.purpose {
-            Purpose::Diagnose => {}
+            // Who a cluster is has to be known for whatever purpose.
+            _ if ask.standing_only => {}
+            Purpose::Diagnose => context.sweeps.begin(context, &ask.name, &api),
             Purpose::Plan => {
                 match own::manifests(context, &open, ask) {
-                    Ok(objects) => locked(&self.planned).push((ask.name.clone(), objects)),
+                    Ok(objects) => {
+                        let planned = (ask.name.clone(), objects);
+                        locked(&self.planned).insert(ask.cluster, planned);
+                    }
                     Err(reason) => context.warn(format!("{}: {reason}", ask.name)),
                 }
                 return Err("nothing is made".to_owned());
             }
             Purpose::Sweep => {
                 let swept = sweeps::sweep_one(context, &ask.name, &api, self.force).await;
-                let mut all = locked(&self.swept);
-                all.removed.extend(swept.removed);
-                all.staying.extend(swept.staying);
+                locked(&self.swept).insert(ask.cluster, swept);
                 return Err("it is swept".to_owned());
             }
-        }
-        if !ask.standing_only {
-            context.sweeps.begin(context, &ask.name, &api);
         }
         let none = Refused::new();
         let asked = async {

@@ -433,6 +433,63 @@ async fn a_dry_run_says_what_it_would_make_and_makes_nothing() {
     }
 }
 
+/// Neither judges anything, so neither tells what a run tells; whoever is slow changes no order, and whoever is silent is a warning.
+#[tokio::test]
+async fn a_dry_run_and_a_sweep_tell_no_verdicts_and_keep_the_inventory_s_order() {
+    let slow = Behaviour {
+        slow: vec![(Method::GET, "/", Duration::from_millis(30))],
+        ..Default::default()
+    };
+    let dead = Behaviour {
+        refuses_connections: true,
+        ..Default::default()
+    };
+    let clusters = [
+        Mock::new(1, 1, slow),
+        Mock::new(2, 1, Behaviour::default()),
+        Mock::new(3, 1, dead),
+    ];
+    let [slow, east, dead] = &clusters;
+    for mock in [slow, east] {
+        let path = "/api/v1/namespaces/kosmos-system/secrets/alive";
+        mock.put(path, marked("alive", true, Some("2120-01-01T00:00:00Z")));
+    }
+    let named = [("west", slow), ("east", east), ("gone", dead)];
+    let dry = setup(&named);
+    let planned = dry_run(dry.options.clone(), never())
+        .await
+        .expect("two answer");
+    let names: Vec<&str> = planned.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["west", "east"]);
+    let swept = setup(&named);
+    let Swept { removed, .. } = sweep(swept.options.clone(), true, never())
+        .await
+        .expect("two answer");
+    assert_eq!(
+        removed,
+        [
+            "west: Secret kosmos-system/alive",
+            "east: Secret kosmos-system/alive"
+        ]
+    );
+    for (setup, words) in [(&dry, "gone: "), (&swept, "gone is not swept: ")] {
+        let told = setup.told.lock().expect("no panic while it is held");
+        let is_a_run_s = |told: &&Progress| {
+            !matches!(
+                told,
+                Progress::Looking { .. } | Progress::Swept { .. } | Progress::Warning(_)
+            )
+        };
+        assert_eq!(told.iter().filter(is_a_run_s).count(), 0, "{told:?}");
+        drop(told);
+        let warnings = setup.warnings();
+        assert!(
+            warnings.iter().any(|text| text.starts_with(words)),
+            "{warnings:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_run_sweeps_on_its_way() {
     let east = Mock::new(1, 1, Behaviour::default());
