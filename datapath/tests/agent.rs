@@ -2,6 +2,9 @@
 #![cfg(all(feature = "kernel", feature = "kube"))]
 #![allow(clippy::expect_used, reason = "a test")]
 
+#[path = "kernel/underlay.rs"]
+mod underlay;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,12 +18,13 @@ use datapath::mac::Mac;
 use datapath::nodeconfig::desired;
 use datapath::reconcile::Kernel;
 use datapath::state::{
-    Address, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route, RouteKind, Row,
-    Vxlan,
+    Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route, RouteKind, Row, Vxlan,
 };
 use futures::StreamExt;
 use futures::channel::{mpsc, oneshot};
 use nix::sched::{CloneFlags, unshare};
+
+use underlay::underlay;
 
 fn config() -> NodeConfigSpec {
     NodeConfigSpec {
@@ -52,31 +56,8 @@ fn config() -> NodeConfigSpec {
     }
 }
 
-fn underlay() -> ChangeSet {
-    ChangeSet::ordered(vec![
-        Change::Add(Row::Link(Link {
-            name: "underlay".into(),
-            index: 0,
-            mac: Some(Mac([2, 0, 0, 0, 9, 1])),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            kind: LinkKind::Vxlan(Vxlan {
-                vni: 9,
-                port: 9999,
-                local: None,
-                lower: None,
-                learning: false,
-            }),
-            master: None,
-            tx_dropped: 0,
-            rx_dropped: 0,
-        })),
-        Change::Add(Row::Address(Address {
-            link: "underlay".into(),
-            net: "100.64.0.1/16".parse().expect("an address"),
-        })),
-    ])
+fn on_underlay() -> ChangeSet {
+    underlay("underlay", &["100.64.0.1/16"])
 }
 
 /// Waits until the kernel is as the config says; how long that took.
@@ -219,7 +200,7 @@ fn churn(admin: &mut LinuxKernel) {
             lower: None,
             learning: false,
         }),
-        ..match &underlay().changes[0] {
+        ..match &on_underlay().changes[0] {
             Change::Add(Row::Link(link)) => link.clone(),
             other => panic!("a link: {other}"),
         }
@@ -312,7 +293,7 @@ fn the_agent_looks_once_for_a_config_and_never_for_what_others_do() {
         };
         let mut admin = LinuxKernel::open().expect("sockets");
         let monitor = Monitor::open().expect("a monitor");
-        kernel.apply(&underlay()).expect("an underlay");
+        kernel.apply(&on_underlay()).expect("an underlay");
         let (events, stream) = mpsc::unbounded();
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -340,7 +321,7 @@ fn the_agent_keeps_its_config_and_its_head() {
         let mut kernel = LinuxKernel::open().expect("sockets");
         let mut admin = LinuxKernel::open().expect("sockets");
         let monitor = Monitor::open().expect("a monitor");
-        kernel.apply(&underlay()).expect("an underlay");
+        kernel.apply(&on_underlay()).expect("an underlay");
         let (events, stream) = mpsc::unbounded();
         let (stop, stopped) = oneshot::channel::<()>();
         let timing = Timing {

@@ -2,6 +2,11 @@
 #![cfg(feature = "kernel")]
 #![allow(clippy::expect_used, reason = "a test")]
 
+#[path = "kernel/namespace.rs"]
+mod namespace;
+#[path = "kernel/underlay.rs"]
+mod underlay;
+
 use std::net::IpAddr;
 
 use datapath::api::{Fleet, NodeConfigSpec};
@@ -17,54 +22,13 @@ use datapath::state::{
 };
 use datapath::table::Table;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
+
+use namespace::in_namespace;
+use underlay::underlay;
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("a literal")
-}
-
-/// Runs in a thread of its own, in a namespace that ends with it.
-fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
-            work()
-        });
-        worker.join().expect("no panic in the namespace")
-    })
-}
-
-/// A link that stands for the underlay: a tunnel itself, because every kernel that this is for can make one and nothing else is needed.
-fn underlay(kernel: &mut LinuxKernel, name: &str, addresses: &[&str]) {
-    let link = Link {
-        name: name.into(),
-        index: 0,
-        mac: Some(Mac([2, 0, 0, 0, 9, 1])),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        kind: LinkKind::Vxlan(Vxlan {
-            vni: 9,
-            port: 9999,
-            local: None,
-            lower: None,
-            learning: false,
-        }),
-        master: None,
-        tx_dropped: 0,
-        rx_dropped: 0,
-    };
-    let mut changes = vec![Change::Add(Row::Link(link))];
-    changes.extend(addresses.iter().map(|net| {
-        Change::Add(Row::Address(Address {
-            link: name.into(),
-            net: parsed(net),
-        }))
-    }));
-    kernel
-        .apply(&ChangeSet::ordered(changes))
-        .expect("an underlay");
 }
 
 /// Node n1 of cluster a, gateway of a gateway-mode cluster with one internal node, against a P2P cluster of `peers` nodes.
@@ -102,7 +66,9 @@ fn prepared(family: &str) -> LinuxKernel {
         "ipv6" => &["fd64::1/64"],
         _ => &["100.64.0.1/16", "fd64::1/64"],
     };
-    underlay(&mut kernel, "und.1", addresses);
+    kernel
+        .apply(&underlay("und.1", addresses))
+        .expect("an underlay");
     kernel
 }
 
@@ -574,10 +540,14 @@ fn an_open_kernel_and_monitor_serve_their_namespace_from_any_thread() {
     };
     let (mut first, mut first_monitor) = open();
     let (mut second, mut second_monitor) = open();
-    underlay(&mut first, "und.1", &["100.64.0.1/16"]);
+    first
+        .apply(&underlay("und.1", &["100.64.0.1/16"]))
+        .expect("an underlay");
     assert!(first_monitor.drain());
     assert!(!second_monitor.drain());
-    underlay(&mut second, "und.1", &["100.64.0.2/16"]);
+    second
+        .apply(&underlay("und.1", &["100.64.0.2/16"]))
+        .expect("an underlay");
     second_monitor.drain();
 
     let name = "net.ipv4.conf.und/1.forwarding";

@@ -3,69 +3,36 @@
 #![cfg(feature = "kernel")]
 #![allow(missing_docs, clippy::expect_used, reason = "a test")]
 
+#[path = "kernel/namespace.rs"]
+mod namespace;
 #[path = "plan/random.rs"]
 mod random;
+#[path = "kernel/underlay.rs"]
+mod underlay;
 
 use std::sync::Arc;
 
 use datapath::api::Fleet;
-use datapath::diff::{Change, ChangeSet, diff};
+use datapath::diff::diff;
 use datapath::digest::{Digest, Digester, Expected, Key, Scope};
 use datapath::kernel::{LinuxKernel, SharedRows};
-use datapath::mac::Mac;
 use datapath::plan::Planner;
 use datapath::reconcile::Kernel as _;
-use datapath::state::{Address, Link, LinkKind, Row, Vxlan};
 use datapath::tunnel::Tunnel;
-use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::json;
 
+use namespace::in_namespace;
+use underlay::underlay;
+
 const KEY: Key = Key([9; 16]);
 
-/// Runs in a thread of its own, in a namespace that ends with it.
-fn in_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
-            work()
-        });
-        worker.join().expect("no panic in the namespace")
-    })
-}
-
-/// A kernel with an underlay link eth0, which is a tunnel itself, because every kernel that this is for can make one.
+/// A kernel with an underlay link eth0.
 fn bare() -> LinuxKernel {
     let mut kernel = LinuxKernel::open().expect("netlink sockets");
-    let link = Link {
-        name: "eth0".into(),
-        index: 0,
-        mac: Some(Mac([2, 0, 0, 0, 9, 1])),
-        mtu: 1500,
-        up: true,
-        carrier: true,
-        kind: LinkKind::Vxlan(Vxlan {
-            vni: 9,
-            port: 9999,
-            local: None,
-            lower: None,
-            learning: false,
-        }),
-        master: None,
-        tx_dropped: 0,
-        rx_dropped: 0,
-    };
-    let addresses = ["100.64.0.1/16", "fd64::1/64"].map(|net| {
-        Change::Add(Row::Address(Address {
-            link: "eth0".into(),
-            net: net.parse().expect("a literal"),
-        }))
-    });
-    let mut changes = vec![Change::Add(Row::Link(link))];
-    changes.extend(addresses);
     kernel
-        .apply(&ChangeSet::ordered(changes))
+        .apply(&underlay("eth0", &["100.64.0.1/16", "fd64::1/64"]))
         .expect("an underlay");
     kernel
 }
