@@ -1,9 +1,10 @@
 //! Runs on record: judged again without any cluster, and gone on with.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::inventory::InventoryOptions;
 
 /// A file of its own.
 struct Folder(PathBuf);
