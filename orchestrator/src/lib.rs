@@ -22,6 +22,7 @@ pub mod inventory;
 pub mod kubeconfig;
 pub mod manifest;
 pub mod matrix;
+mod memory;
 pub mod probe_plan;
 mod probe_targets;
 pub mod report;

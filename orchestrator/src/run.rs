@@ -432,11 +432,10 @@ async fn gather(context: &Context, kube: &mut Kube, purpose: Purpose) -> Result<
                 kube.execute(command);
             }
         }
-        if !std::mem::replace(&mut is_begun, true)
-            && purpose == Purpose::Diagnose
-            && let Some(warning) = Descriptors::warning(context.limit, count)
-        {
-            context.warn(warning);
+        if !std::mem::replace(&mut is_begun, true) && purpose == Purpose::Diagnose {
+            let descriptors = Descriptors::warning(context.limit, count);
+            let warnings = descriptors.into_iter().chain(crate::memory::warning(count));
+            warnings.for_each(|warning| context.warn(warning));
         }
         if let Some(end) = engine.end() {
             return end;

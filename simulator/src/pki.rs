@@ -54,7 +54,7 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![CertificateDer::from(certificate)], private)
             .map_err(Error::failed("set TLS up"))?;
-        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self {
             pem: ca_certificate.pem(),
             server: Arc::new(server),

@@ -4,6 +4,7 @@
 //! afford, retries fifteen times what here is a value at once, and resolves names without asking who may be connected to.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -27,9 +28,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes of the head of an answer.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEAD: u32 = 64 << 10;
+/// After so much silence a connection that carries requests is asked whether it lives, and after as much again given up: HTTP/2 shares it
+/// between many, who would all wait for what never comes.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The TLS side of a client, the name that its server is asked by where that is not the URL's, and its connections.
+#[derive(Clone)]
 struct Tls {
     config: ClientConfig,
     name: Option<ServerName<'static>>,
@@ -66,16 +71,22 @@ impl Entry {
         };
         let trust = self.trust()?;
         let key = self.key(&server, &trust, &user, proxy.as_ref(), &reach);
-        let pool = Pool::of(key, || {
-            let name = self.cluster.tls_server_name.clone();
-            let name = name.map(ServerName::try_from).transpose();
-            let name = name.map_err(|_| "its tls-server-name is not the name of a server");
-            let tls = Tls {
-                config: tls::client_config(trust, &user)?,
-                name: name?,
-                idle,
-            };
-            through(tls, proxy, reach).map_err(|_| "the TLS of its proxy cannot be used".to_owned())
+        let name = self.cluster.tls_server_name.clone();
+        let name = name.map(ServerName::try_from).transpose();
+        let name = name.map_err(|_| "its tls-server-name is not the name of a server".to_owned());
+        let named = user.clone();
+        let tls = OnceLock::new();
+        let pool = Pool::of(key, move || {
+            let made = tls.get_or_init(|| {
+                Ok(Tls {
+                    config: tls::client_config(trust.clone(), &named)?,
+                    name: name.clone()?,
+                    idle,
+                })
+            });
+            let tls = made.as_ref().map_err(String::clone)?;
+            through(tls.clone(), proxy.clone(), reach.clone())
+                .map_err(|_| "the TLS of its proxy cannot be used".to_owned())
         })?;
         let mut config = kube::Config::new(server);
         config.auth_info = user;
@@ -187,12 +198,18 @@ where
     if let Some(name) = tls.name {
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
-    let tls = builder.enable_http1().wrap_connector(connector);
+    // Through HTTP/1.1 a Go server breaks off, at random, answers that it passes on from a pod while it still reads the request.
+    let tls = builder.enable_all_versions().wrap_connector(connector);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .timer(hyper_util::rt::TokioTimer::new())
+        .http2_adaptive_window(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .http2_max_header_list_size(MAX_HEAD)
         .pool_max_idle_per_host(idle)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_timer(hyper_util::rt::TokioTimer::new())
-        .http1_max_buf_size(MAX_HEAD)
+        .http1_max_buf_size(MAX_HEAD as usize)
         .build::<_, kube::client::Body>(tls)
         .map_response(|response| {
             response.map(|body: hyper::body::Incoming| body.map_err(BoxError::from).boxed_unsync())

@@ -5,11 +5,12 @@
 //! certificate, the authorities that are believed, the name that the server is asked by, a proxy and what may be
 //! connected to belong to a connection, and do.
 //!
-//! HTTP/1.1 has one request on a connection at a time, so what is bounded is requests.
+//! Requests are bounded, not connections: HTTP/1.1 has one request on a connection at a time, HTTP/2 as many as the server lets through. Those
+//! that last have connections of their own, so that they never take the last of a connection from those that are answered at once.
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use kube::client::Body;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt as _};
 
@@ -26,8 +27,10 @@ use super::tls::Trust;
 
 /// Requests at once to one authority that are answered when the server gets to it.
 pub(crate) const AT_ONCE: usize = 32;
-/// Requests at once to one authority whose answers last for as long as something goes on: watches, and floaters that probe.
-const LASTING: usize = 512;
+/// Connections of HTTP/2 for requests whose answers last for as long as something goes on: watches, and floaters that probe.
+const LANES: usize = 8;
+/// Such requests at once on one of them: API servers take 100 at a time on a connection, Go's servers 250.
+const OF_A_LANE: usize = 64;
 
 /// What connections have to have in common to be shared.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -56,7 +59,54 @@ pub(super) struct Pool(Arc<Shared>);
 struct Shared {
     http: Http,
     short: Arc<Semaphore>,
+    /// One for each request that lasts.
     lasting: Arc<Semaphore>,
+    lanes: [Lane; LANES],
+    make: Box<dyn Fn() -> Option<Http> + Send + Sync>,
+}
+
+/// A connection of HTTP/2, or as many of HTTP/1.1 as there are requests.
+struct Lane {
+    http: OnceLock<Http>,
+    turns: Arc<Semaphore>,
+}
+
+/// A request's turn; given back in this order when it is dropped, so that whoever has a general one finds a lane.
+#[expect(dead_code, reason = "held")]
+struct Turn(Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>);
+
+impl Shared {
+    fn new(http: Http, make: impl Fn() -> Option<Http> + Send + Sync + 'static) -> Self {
+        Self {
+            http,
+            short: Arc::new(Semaphore::new(AT_ONCE)),
+            lasting: Arc::new(Semaphore::new(LANES * OF_A_LANE)),
+            lanes: std::array::from_fn(|_| Lane {
+                http: OnceLock::new(),
+                turns: Arc::new(Semaphore::new(OF_A_LANE)),
+            }),
+            make: Box::new(make),
+        }
+    }
+
+    /// Waits until a request may be sent, and says over which connections. The semaphores are never closed; without a turn there would be no
+    /// bound, and nothing else would change.
+    async fn turn(&self, lasts: bool) -> (Http, Turn) {
+        if !lasts {
+            let turn = Arc::clone(&self.short).acquire_owned().await.ok();
+            return (self.http.clone(), Turn(None, turn));
+        }
+        let general = Arc::clone(&self.lasting).acquire_owned().await.ok();
+        let free = self.lanes.iter().find_map(|lane| {
+            let turn = Arc::clone(&lane.turns).try_acquire_owned().ok()?;
+            let make = || (self.make)().unwrap_or_else(|| self.http.clone());
+            Some((lane.http.get_or_init(make).clone(), turn))
+        });
+        match free {
+            Some((http, turn)) => (http, Turn(Some(turn), general)),
+            None => (self.http.clone(), Turn(None, general)),
+        }
+    }
 }
 
 /// The pools that somebody still uses.
@@ -85,20 +135,19 @@ impl Held {
 }
 
 impl Pool {
-    /// The pool of a key, made where there is none yet.
+    /// The pool of a key, made where there is none yet. `make` is asked again for those connections that requests which last are sent over.
     ///
     /// # Errors
     /// Those of `make`.
-    pub(super) fn of<E>(key: Key, make: impl FnOnce() -> Result<Http, E>) -> Result<Self, E> {
+    pub(super) fn of<E>(
+        key: Key,
+        make: impl Fn() -> Result<Http, E> + Send + Sync + 'static,
+    ) -> Result<Self, E> {
         let mut held = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = held.pools.get(&key).and_then(Weak::upgrade) {
             return Ok(Self(shared));
         }
-        let shared = Arc::new(Shared {
-            http: make()?,
-            short: Arc::new(Semaphore::new(AT_ONCE)),
-            lasting: Arc::new(Semaphore::new(LASTING)),
-        });
+        let shared = Arc::new(Shared::new(make()?, move || make().ok()));
         held.insert(key, &shared);
         Ok(Self(shared))
     }
@@ -121,14 +170,8 @@ impl tower::Service<Request<Body>> for Pool {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
-            let gate = if lasts(&request) {
-                &shared.lasting
-            } else {
-                &shared.short
-            };
-            // Neither is ever closed; without a turn there would be no bound, and nothing else would change.
-            let turn = Arc::clone(gate).acquire_owned().await.ok();
-            let response = shared.http.clone().oneshot(request).await?;
+            let (http, turn) = shared.turn(lasts(&request)).await;
+            let response = http.oneshot(request).await?;
             // The connection is free once the answer has been read.
             Ok(response.map(|body| {
                 body.map_err(move |error| {
@@ -179,11 +222,7 @@ mod tests {
             let nobody = tower::service_fn(|_: Request<Body>| async {
                 Err::<Response<Answer>, BoxError>("nobody is asked".into())
             });
-            Arc::new(Shared {
-                http: BoxCloneSyncService::new(nobody),
-                short: Arc::new(Semaphore::new(1)),
-                lasting: Arc::new(Semaphore::new(1)),
-            })
+            Arc::new(Shared::new(BoxCloneSyncService::new(nobody), || None))
         };
         let mut held = Held::default();
         let mut used = Vec::new();
@@ -242,6 +281,37 @@ mod tests {
         }
     }
 
+    /// Each lane has so many at a time, and a lane is made when it is needed.
+    #[tokio::test]
+    async fn requests_that_last_are_spread_over_connections() {
+        let made = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&made);
+        let nobody = BoxCloneSyncService::new(tower::service_fn(|_: Request<Body>| async {
+            Err::<Response<Answer>, BoxError>("nobody is asked".into())
+        }));
+        let shared = Shared::new(nobody.clone(), move || {
+            *counted.lock().expect("no panic") += 1;
+            Some(nobody.clone())
+        });
+        let mut turns = Vec::new();
+        for (count, lanes) in [
+            (1, 1),
+            (OF_A_LANE, 1),
+            (OF_A_LANE + 1, 2),
+            (LANES * OF_A_LANE, LANES),
+        ] {
+            while turns.len() < count {
+                turns.push(shared.turn(true).await.1);
+            }
+            assert_eq!(*made.lock().expect("no panic"), lanes, "{count}");
+        }
+        let waits = std::pin::pin!(shared.turn(true));
+        assert!(futures::poll!(waits).is_pending(), "no place is left");
+        // Those that are answered at once are not kept waiting.
+        let short = std::pin::pin!(shared.turn(false));
+        assert!(futures::poll!(short).is_ready());
+    }
+
     /// However many ask, the server has so many requests at a time, and watches do not keep the others waiting.
     #[tokio::test]
     async fn requests_to_one_authority_are_bounded() {
@@ -265,8 +335,8 @@ mod tests {
             }
         });
         let key = key("https://bounded.example:443".to_owned());
-        let make = || Ok::<_, ()>(BoxCloneSyncService::new(http.clone()));
-        let pool = Pool::of(key.clone(), make).expect("made");
+        let make = move || Ok::<_, ()>(BoxCloneSyncService::new(http.clone()));
+        let pool = Pool::of(key.clone(), make.clone()).expect("made");
         assert!(Pool::of(key, make).expect("there").is_shared_with(&pool));
         let watches: Vec<_> = (0..AT_ONCE * 2)
             .map(|_| {

@@ -1,15 +1,15 @@
-//! HTTP/1.1 over TLS: one listener for the API of one cluster at its root, or for those of many, each below a path of its own.
+//! HTTP/2 and HTTP/1.1 over TLS: one listener for the API of one cluster at its root, or for those of many, each below a path of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -23,11 +23,13 @@ const SLOWEST: Duration = Duration::from_secs(10);
 /// How long a request's head may take, and a connection be idle.
 const HEAD: Duration = Duration::from_secs(30);
 /// The longest head, bytes.
-const LONGEST_HEAD: usize = 64 << 10;
+const LONGEST_HEAD: u32 = 64 << 10;
 /// Connections at once to one cluster alone: a run of floaterctl has some twenty, and watches are among them.
 const CONNECTIONS: usize = 512;
 /// Connections at once to many clusters. What one of them may take of these is bounded by its requests.
 const CONNECTIONS_OF_MANY: usize = 4096;
+/// Requests at once on one connection of HTTP/2, as kube-apiserver has it.
+const STREAMS: u32 = 100;
 /// Requests at once of one cluster, watches among them.
 pub(super) const REQUESTS: usize = 512;
 /// How long a request waits for another one of its cluster to end.
@@ -66,7 +68,7 @@ impl Routes {
         format!("{PREFIX}{name}")
     }
 
-    /// Answers HTTP/1.1 over TLS until it is stopped; connections end with it.
+    /// Answers HTTP/2, where client and `tls` agree on it by ALPN, and else HTTP/1.1, over TLS until it is stopped; connections end with it.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -132,12 +134,15 @@ impl Routes {
             Ok(routed) => routed,
             Err(status) => return answer::refusal(&status),
         };
+        let closes = request.version() < Version::HTTP_2;
         let turn = tokio::time::timeout(QUEUE, cluster.requests.clone().acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
-            // The connection is given back as well: it may be one of many that are all for this cluster.
             let mut refusal = answer::refusal(&Status::too_many_requests());
-            let close = HeaderValue::from_static("close");
-            refusal.headers_mut().insert(header::CONNECTION, close);
+            if closes {
+                // The connection is given back as well: it may be one of many that are all for this cluster.
+                let close = HeaderValue::from_static("close");
+                refusal.headers_mut().insert(header::CONNECTION, close);
+            }
             return refusal;
         };
         let response = cluster.handle(request).await;
@@ -170,12 +175,25 @@ async fn connection(routes: Routes, stream: TcpStream, acceptor: TlsAcceptor) {
         let routes = routes.clone();
         async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
     });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = TokioIo::new(stream);
+    let served = if is_http2 {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HEAD)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(LONGEST_HEAD)
+            .adaptive_window(true)
+            .serve_connection(stream, service)
+            .await
+    } else {
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(LONGEST_HEAD as usize)
+            .serve_connection(stream, service)
+            .await
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection broke off");
     }

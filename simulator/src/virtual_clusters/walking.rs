@@ -27,7 +27,7 @@ const JITTER_US: u64 = 40;
 /// How many worlds are kept at most: each is a few nodes with a few rows.
 const WORLDS: usize = 256;
 /// Of so many pairs of a kind that is well, one is walked all the same.
-const SAMPLE: u64 = 64;
+const SAMPLE: u64 = 256;
 /// The lengths of an ICMP and of a TCP header, bytes.
 const ICMP_HEADER: u32 = 8;
 const TCP_HEADER: u32 = 40;
@@ -50,6 +50,8 @@ struct Found {
     worlds: HashMap<[Place; 2], Arc<World>>,
     /// The kinds of pairs that are well.
     well: HashMap<Kind, ()>,
+    /// What decides about packets of a node; none of one that is of its own kind.
+    ends: HashMap<Place, Option<PairEnd>>,
 }
 
 impl Memory {
@@ -57,10 +59,14 @@ impl Memory {
         self.version.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
     /// Runs with what is still so.
     fn with<T>(&self, work: impl FnOnce(&mut Found) -> T) -> T {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = self.version.load(Ordering::Relaxed);
+        let version = self.version();
         if found.version != version {
             *found = Found {
                 version,
@@ -191,35 +197,42 @@ impl VirtualFleet {
 
     /// What a pair has in common with others; nothing where it is one of its own kind.
     fn kind(&self, from: Sender, to: Holder, question: Question) -> Option<Kind> {
-        let places = [from.place, to.place];
-        let is_plain = |place: &Place| {
-            let cluster = self.cluster(*place);
-            let names = cluster.nodes.iter();
-            let mut names = names.map(|node| cluster_node_name(&cluster.name, &node.name));
-            cluster.global_cidrs_map.is_empty()
-                && !self.is_edited(place.cluster)
-                && !names.any(|name| self.is_written(&name))
-        };
-        if !places.iter().all(is_plain) {
-            return None;
-        }
-        let end = |place: Place| {
-            let cluster = self.cluster(place);
-            PairEnd {
-                mode: cluster.mode,
-                family: cluster.family,
-                mtu: cluster.underlay.mtu,
-                is_gateway: self.is_gateway(place),
-            }
-        };
         Some(Kind {
-            ends: places.map(end),
+            ends: [self.end(from.place)?, self.end(to.place)?],
             layer: from.layer,
             is_pod: to.pod.is_some(),
             question,
             is_within: from.place.cluster == to.place.cluster,
             is_same_node: from.place == to.place,
         })
+    }
+
+    /// What decides about packets of a node; nothing where something of its cluster is as nobody planned it. Every packet asks, and the
+    /// answer is in objects that have to be read for it, so it is kept.
+    fn end(&self, place: Place) -> Option<PairEnd> {
+        if let Some(known) = self.memory.with(|found| found.ends.get(&place).cloned()) {
+            return known;
+        }
+        let version = self.memory.version();
+        let cluster = self.cluster(place);
+        let names = cluster.nodes.iter();
+        let mut names = names.map(|node| cluster_node_name(&cluster.name, &node.name));
+        let is_plain = cluster.global_cidrs_map.is_empty()
+            && !self.is_edited(place.cluster)
+            && !names.any(|name| self.is_written(&name));
+        let end = is_plain.then(|| PairEnd {
+            mode: cluster.mode,
+            family: cluster.family,
+            mtu: cluster.underlay.mtu,
+            is_gateway: self.is_gateway(place),
+        });
+        self.memory.with(|found| {
+            // What changed meanwhile may have been read before it did.
+            if found.version == version {
+                found.ends.insert(place, end.clone());
+            }
+        });
+        end
     }
 
     fn is_gateway(&self, place: Place) -> bool {
