@@ -19,8 +19,12 @@
 //! output are the low half, lowest byte first. A sum of hashes is safe as long as
 //! nobody who chooses rows knows the key. Whoever has the key may make rows whose sums collide, and needs no sums to lie about its tables.
 //!
+//! **Own gateway.** An internal node's routes lead through its own cluster's gateway. A digest names that gateway, and a next hop that is it is
+//! written as "my gateway" rather than by its address: so the routes of all internal nodes are the same to a digest, and are hashed once
+//! for a whole fleet. Which address is meant is the digest's own word, so nothing that differs becomes equal.
+//!
 //! **Stability.** The canonical bytes (documented at [`canonical()`]'s module) never change under one version. Two programs that do not
-//! agree on version, scope and number of buckets are told so by [`Mismatch`] and compare nothing.
+//! agree on version, scope, gateways and number of buckets are told so by [`Mismatch`] and compare nothing.
 //!
 //! ```
 //! use datapath::digest::{Differences, Digester, Expected, Key, Scope};
@@ -67,6 +71,7 @@ mod differences;
 mod expected;
 
 use std::hash::Hasher as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher24;
@@ -80,7 +85,7 @@ pub use differences::Differences;
 pub use expected::Expected;
 
 /// The version of canonical bytes and hash.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The largest number of bits, 65,536 buckets of 16 bytes.
 pub const MOST_BITS: u8 = 16;
@@ -119,7 +124,7 @@ pub fn bits_for(rows: usize) -> u8 {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the digests cannot be compared: {what} differs ({left} and {right})")]
 pub struct Mismatch {
-    /// The first of version, scope and bits that differs.
+    /// The first of scope, bits and gateways that differs.
     pub what: &'static str,
     /// This side's.
     pub left: String,
@@ -133,7 +138,36 @@ pub struct Mismatch {
 pub struct Digest {
     scope: Scope,
     bits: u8,
+    gateways: Gateways,
     sums: Vec<u128>,
+}
+
+/// The addresses of a node's own gateway in its cluster's overlay; none of a gateway, which has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Gateways {
+    /// The IPv4 one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Gateways {
+    /// Whether an address is the node's own gateway.
+    fn has(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.ipv4 == Some(ip),
+            IpAddr::V6(ip) => self.ipv6 == Some(ip),
+        }
+    }
+
+    fn insert(&mut self, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => self.ipv4 = Some(ip),
+            IpAddr::V6(ip) => self.ipv6 = Some(ip),
+        }
+    }
 }
 
 impl Digest {
@@ -146,6 +180,7 @@ impl Digest {
         Self {
             scope,
             bits,
+            gateways: Gateways::default(),
             sums: vec![0; 1 << bits],
         }
     }
@@ -160,6 +195,12 @@ impl Digest {
     #[must_use]
     pub fn bits(&self) -> u8 {
         self.bits
+    }
+
+    /// Which next hops are written as the node's own gateway.
+    #[must_use]
+    pub fn gateways(&self) -> Gateways {
+        self.gateways
     }
 
     /// One sum for each bucket.
@@ -177,6 +218,7 @@ impl Digest {
         Self {
             scope: self.scope,
             bits,
+            gateways: self.gateways,
             sums: self.sums.chunks(together).map(sum).collect(),
         }
     }
@@ -194,6 +236,10 @@ impl Digest {
         if self.bits != other.bits {
             let (left, right) = (self.bits.to_string(), other.bits.to_string());
             return Err(mismatch("number of bits", left, right));
+        }
+        if self.gateways != other.gateways {
+            let words = |digest: &Self| format!("{:?}", digest.gateways);
+            return Err(mismatch("gateway", words(self), words(other)));
         }
         let pairs = (0..).zip(self.sums.iter().zip(&other.sums));
         Ok(pairs
@@ -228,6 +274,8 @@ struct Written {
     version: u8,
     scope: Scope,
     bits: u8,
+    #[serde(default)]
+    gateways: Gateways,
     sums: String,
 }
 
@@ -237,6 +285,7 @@ impl From<Digest> for Written {
             version: VERSION,
             scope: digest.scope,
             bits: digest.bits,
+            gateways: digest.gateways,
             sums: digest
                 .sums
                 .iter()
@@ -254,6 +303,7 @@ impl TryFrom<Written> for Digest {
             version,
             scope,
             bits,
+            gateways,
             sums,
         } = written;
         if version != VERSION {
@@ -274,6 +324,7 @@ impl TryFrom<Written> for Digest {
         Ok(Self {
             scope,
             bits,
+            gateways,
             sums: sums.collect::<Result<_, _>>()?,
         })
     }
@@ -300,6 +351,7 @@ pub struct Digester {
     key: Key,
     scope: Scope,
     bits: u8,
+    gateways: Gateways,
 }
 
 impl Digester {
@@ -312,27 +364,46 @@ impl Digester {
     /// Of 2^bits buckets; at most [`MOST_BITS`] count.
     #[must_use]
     pub fn new(key: Key, scope: Scope, bits: u8) -> Self {
-        let bits = bits.min(MOST_BITS);
-        Self { key, scope, bits }
+        Self {
+            key,
+            scope,
+            bits: bits.min(MOST_BITS),
+            gateways: Gateways::default(),
+        }
+    }
+
+    /// Which next hops are written as the node's own gateway.
+    #[must_use]
+    pub fn gateways(&self) -> Gateways {
+        self.gateways
+    }
+
+    /// The same for a node with these gateways of its own.
+    #[must_use]
+    pub fn with_gateways(self, gateways: Gateways) -> Self {
+        Self { gateways, ..self }
     }
 
     /// The one that makes digests like another side's.
     #[must_use]
     pub fn like(key: Key, digest: &Digest) -> Self {
-        Self::new(key, digest.scope, digest.bits)
+        Self::new(key, digest.scope, digest.bits).with_gateways(digest.gateways)
     }
 
     /// The digest of no row.
     #[must_use]
     pub fn empty(&self) -> Digest {
-        Digest::empty(self.scope, self.bits)
+        Digest {
+            gateways: self.gateways,
+            ..Digest::empty(self.scope, self.bits)
+        }
     }
 
     /// The digest of a node's owned rows. O(rows).
     #[must_use]
     pub fn of(&self, state: &NodeState) -> Digest {
         let mut digest = self.empty();
-        let mut bytes = Bytes::default();
+        let mut bytes = Bytes::of(self.gateways);
         for row in self.counting(state) {
             bytes.write(row);
             digest.add(self.hash(&bytes));
@@ -391,8 +462,13 @@ impl Digester {
     pub fn bucket_of(&self, row: plan::Row) -> u32 {
         let mut bytes = Bytes::default();
         bytes.write_planned(row);
+        self.bucket_in(&bytes)
+    }
+
+    /// The bucket of the row whose bytes these are; its key alone decides.
+    fn bucket_in(&self, bytes: &Bytes) -> u32 {
         let hash = Hash {
-            key: self.hash_key(&bytes),
+            key: self.hash_key(bytes),
             row: 0,
         };
         hash.bucket(self.bits)
@@ -409,12 +485,13 @@ impl Digester {
         if self.scope == Scope::Tables && row.is_local() {
             return None;
         }
-        let mut bytes = Bytes::default();
+        let mut bytes = Bytes::of(self.gateways);
         bytes.write(row);
         Some(self.hash(&bytes))
     }
 
     fn hash_planned(&self, row: plan::Row, bytes: &mut Bytes) -> Hash {
+        bytes.gateways = self.gateways;
         bytes.write_planned(row);
         self.hash(bytes)
     }

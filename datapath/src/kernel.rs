@@ -20,6 +20,8 @@ use crate::tunnel::Tunnel;
 
 mod address;
 mod attention;
+mod follow;
+mod foreign;
 mod link;
 mod listener;
 mod message;
@@ -35,10 +37,13 @@ mod shared;
 mod socket;
 mod sysctl;
 
+pub use follow::Notice;
+pub use foreign::MOST_FOREIGN;
 pub use listener::{Heard, Listener};
 pub use monitor::Monitor;
 pub use shared::SharedRows;
 
+use foreign::Foreign;
 use message::Batch;
 use observe::Neighbours;
 use socket::{Netlink, Refused};
@@ -88,7 +93,9 @@ impl LinuxKernel {
         self.is_nat_readable
     }
 
-    /// Reads all tables, and says which could not be read and why. Rows on links that were not read lack in the other tables, too.
+    /// Reads all tables, and says which could not be read and why. Rows on links that were not read lack in the other tables, too. Of
+    /// neighbours, forwarding rows and routes that are not the datapath's at most [`MOST_FOREIGN`] each are kept; a table that has more is
+    /// among those that could not be read whole.
     ///
     /// # Errors
     /// When the kernel refuses to let a table be read that everybody may read.
@@ -166,8 +173,10 @@ impl LinuxKernel {
         mut keep: impl FnMut(Row) -> Option<Row>,
     ) -> Result<(NodeState, Vec<Missing>), Error> {
         let mut missing = Vec::new();
-        let mut state =
-            observe::observe(&mut self.route, &mut missing, Neighbours::All, &mut keep)?;
+        let mut foreign = Foreign::default();
+        let bounded = |row| foreign.keep(keep(row)?);
+        let mut state = observe::observe(&mut self.route, &mut missing, Neighbours::All, bounded)?;
+        missing.extend(foreign.beyond());
         match self.observe_nat() {
             Ok(rows) => {
                 put_kept(&mut state, rows, keep);

@@ -268,10 +268,24 @@ async fn quiet_scenario(
     send(Event::Wanted(more.clone()));
     until_true(admin, &more, "another config").await;
     pause().await;
-    assert_eq!(looks.load(Ordering::Relaxed), 3, "one to verify");
+    assert_eq!(
+        looks.load(Ordering::Relaxed),
+        2,
+        "its own rows are told by the kernel"
+    );
+
+    // Rows that others take away are told as well, and so is that they are back.
+    let state = admin.observe().expect("an observation");
+    for change in acts(&state).into_iter().filter(is_row) {
+        let what = change.to_string();
+        let set = ChangeSet::ordered(vec![change]);
+        admin.apply(&set).expect("a possible act");
+        until_true(admin, &more, &what).await;
+    }
+    pause().await;
+    assert_eq!(looks.load(Ordering::Relaxed), 2, "after drift of rows");
 
     // Drift of every kind is still seen.
-    let state = admin.observe().expect("an observation");
     for change in acts(&state) {
         let what = change.to_string();
         let set = ChangeSet::ordered(vec![change]);
@@ -279,6 +293,13 @@ async fn quiet_scenario(
         until_true(admin, &more, &what).await;
     }
     stop.send(()).expect("a running agent");
+}
+
+fn is_row(change: &Change) -> bool {
+    matches!(
+        change.row(),
+        Row::Fdb(_) | Row::Neighbour(_) | Row::Route(_)
+    )
 }
 
 #[test]

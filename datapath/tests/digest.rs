@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datapath::digest::{
-    Differences, Digest, Digester, Expected, Key, MOST_BITS, Scope, bits_for, canonical,
+    Differences, Digest, Digester, Expected, Gateways, Key, MOST_BITS, Scope, bits_for, canonical,
 };
 use datapath::nodeconfig::{PRIORITY, TABLE, TUNNELS};
 use datapath::plan::Planner;
@@ -329,12 +329,14 @@ proptest! {
         let digester = Digester::new(KEY, Scope::Tables, bits);
         let mut expected = Expected::new(&planner, digester);
         for node in planner.nodes() {
+            let digest = expected.of(node).expect("a node");
+            let digester = digester.with_gateways(digest.gateways());
             let mut sum = digester.empty();
             for row in planner.rows(node).expect("a node") {
                 let row = Row::from(row);
                 digester.add(&mut sum, &row);
             }
-            prop_assert_eq!(expected.of(node), Some(sum), "{}", node);
+            prop_assert_eq!(digest, sum, "{}", node);
         }
         prop_assert_eq!(expected.of("nobody"), None);
     }
@@ -362,6 +364,7 @@ proptest! {
             let answer = Digester::like(KEY, &digest).differences(&observed, &digest).expect("alike");
             let json = serde_json::to_string(&answer).expect("plain data");
             let answer: Differences = serde_json::from_str(&json).expect("differences");
+            let digester = digester.with_gateways(digest.gateways());
             prop_assert_eq!(answer.is_empty(), digester.of(&observed) == digest);
             let built: Vec<Row> = expected.laid_over(node, &answer).expect("a node").collect();
             let count = built.len();
@@ -372,12 +375,52 @@ proptest! {
     }
 }
 
+fn through(gateway: u8, scope: Scope) -> Digester {
+    let gateways = Gateways {
+        ipv4: Some([10, 0, 0, gateway].into()),
+        ipv6: None,
+    };
+    Digester::new(KEY, scope, 2).with_gateways(gateways)
+}
+
+#[test]
+fn what_leads_through_ones_own_gateway_is_alike_wherever_that_is() {
+    let route = |gateway: u8| {
+        let mut state = NodeState::default();
+        state.put(Row::Route(Route {
+            table: TABLE,
+            dst: "10.9.0.0/16".parse().expect("a prefix"),
+            metric: 0,
+            kind: RouteKind::Unicast,
+            hops: vec![NextHop {
+                via: Some([10, 0, 0, gateway].into()),
+                link: "vx-local".to_owned(),
+                onlink: true,
+                weight: 1,
+                dead: false,
+            }],
+            src: None,
+            protocol: 0,
+            mtu: None,
+        }));
+        state
+    };
+    let sums = |node: u8, via: u8| {
+        let digest = through(node, Scope::Tables).of(&route(via));
+        digest.sums().to_vec()
+    };
+    assert_eq!(sums(1, 1), sums(2, 2));
+    assert_ne!(sums(1, 1), sums(1, 2));
+    assert_ne!(sums(1, 2), sums(2, 1));
+}
+
 #[test]
 fn digests_of_two_kinds_are_not_compared() {
     let tables = Digest::empty(Scope::Tables, 2);
     for (other, what) in [
         (Digest::empty(Scope::Whole, 2), "scope"),
         (Digest::empty(Scope::Tables, 3), "number of bits"),
+        (through(1, Scope::Tables).empty(), "gateway"),
     ] {
         let error = tables.differing(&other).expect_err("two kinds");
         assert_eq!(error.what, what);
@@ -390,10 +433,11 @@ fn digests_of_two_kinds_are_not_compared() {
 #[test]
 fn written_digests_are_held_to_their_form() {
     for json in [
-        r#"{"version": 2, "scope": "tables", "bits": 0, "sums": "00000000000000000000000000000000"}"#,
-        r#"{"version": 1, "scope": "tables", "bits": 1, "sums": "00000000000000000000000000000000"}"#,
-        r#"{"version": 1, "scope": "tables", "bits": 0, "sums": "+0000000000000000000000000000000"}"#,
-        r#"{"version": 1, "scope": "tables", "bits": 200, "sums": ""}"#,
+        r#"{"version": 1, "scope": "tables", "bits": 0, "sums": "00000000000000000000000000000000"}"#,
+        r#"{"version": 2, "scope": "tables", "bits": 0, "gateways": {"ipv4": "fd00::1"}, "sums": "00000000000000000000000000000000"}"#,
+        r#"{"version": 2, "scope": "tables", "bits": 1, "sums": "00000000000000000000000000000000"}"#,
+        r#"{"version": 2, "scope": "tables", "bits": 0, "sums": "+0000000000000000000000000000000"}"#,
+        r#"{"version": 2, "scope": "tables", "bits": 200, "sums": ""}"#,
     ] {
         assert!(serde_json::from_str::<Digest>(json).is_err(), "{json}");
     }
@@ -407,7 +451,7 @@ fn the_number_of_buckets_grows_with_the_root_of_the_rows() {
 
 /// One row of each kind and shape, its canonical bytes, and the sum of its digest under [`KEY`].
 #[test]
-fn bytes_and_hashes_are_those_of_the_first_version() {
+fn bytes_and_hashes_are_those_of_the_second_version() {
     let ip = |text: &str| text.parse().expect("an address");
     let net = |text: &str| text.parse().expect("a prefix");
     let link_name = || "vx-bridge".to_owned();
@@ -492,35 +536,35 @@ fn bytes_and_hashes_are_those_of_the_first_version() {
 const VECTORS: [(&str, &str); 9] = [
     (
         "01000976782d62726964676504dc40000108",
-        "427cbc1eb74c4fb2fcf35401b7cf6a35",
+        "2dbdcee0104f2d23550e4978a11039d3",
     ),
     (
         "02000976782d627269646765020000000001010464400101",
-        "bc65bddc4bef842eb91e3a9739a77223",
+        "6e6092a23835796eec7d88e38786bb1c",
     ),
     (
         "03000976782d62726964676501020000000007000005aa010500000036130c010464400001010004657468300000",
-        "d6c881e9a200b778a8536b3bfeb460e8",
+        "b72d2a4d5e44a267751583906afca261",
     ),
     (
         "04000976782d62726964676506fd00000000000000000000000000000101020000000001",
-        "f182801d5af573b642f8da0f05ee452a",
+        "3e98f119bb34a91bf98c0551caaaed54",
     ),
     (
         "05000000c8040a15000010000000000500010000057800010104dc400101000976782d627269646765010001",
-        "31bbe81d1ef90653403bb0c804e58e42",
+        "1e4ba219dc304f2e6ccfb1d5bb4b3314",
     ),
     (
         "0604000000c80001040a0000000801000465746830000100000001000000ff0002000000c8",
-        "3bf9d3d0a49e516e10ae40b9f7d58cc5",
+        "a8cca197dfbc943bd525f4e8a388da3d",
     ),
-    ("070104dc0000000800", "e55d9caf03cfdf6e30fb97b9f16576a9"),
+    ("070104dc0000000800", "3d53b6c8697c42e3d1be55240b98cab7"),
     (
         "0702040ac9000010000976782d627269646765040a15000010",
-        "45fccad1236fdac000bba7d05e534265",
+        "6531a69ecd0341aca5772e50f5363142",
     ),
     (
         "0703040a15000010000976782d627269646765040ac90000",
-        "5406fddf01e2656f7665154d46f89f92",
+        "bf16b429bac5387e404fdbb6c97bb59d",
     ),
 ];

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use datapath::api::{Fleet, NodeConfigSpec};
 use datapath::diff::{Change, ChangeSet, diff};
-use datapath::kernel::{LinuxKernel, Monitor};
+use datapath::kernel::{LinuxKernel, Monitor, Notice};
 use datapath::mac::Mac;
 use datapath::nodeconfig::{TABLE, desired};
 use datapath::plan::plan;
@@ -409,22 +409,50 @@ fn every_drift_is_seen_noticed_and_repaired_in_one_round() {
         let (wanted, _) = desired(&config, &healthy);
         let mut monitor = Monitor::open().expect("a monitor");
         for (what, changes) in drifts(&healthy) {
-            monitor.drain();
+            let mut tables = attended(&mut monitor, &mut kernel);
             kernel
                 .apply(&ChangeSet::ordered(changes.clone()))
                 .unwrap_or_else(|errors| panic!("{what}: {errors:?}"));
             let drifted = kernel.observe().expect("an observation");
             let set = diff(&wanted, &drifted);
             assert!(!set.is_empty(), "{what} is not seen");
-            assert!(monitor.drain(), "{what} is not noticed");
+            match monitor.follow(&mut tables) {
+                Notice::Nothing => panic!("{what} is not noticed"),
+                Notice::Rows => assert_eq!(diff(&wanted, &tables), set, "{what}"),
+                Notice::Anything => assert!(
+                    !changes.iter().all(is_removed_row),
+                    "{what} is told row by row"
+                ),
+            }
+            let mut tables = attended(&mut monitor, &mut kernel);
             kernel
                 .apply(&set)
                 .unwrap_or_else(|errors| panic!("{what}: {errors:?}\n{set}"));
             let repaired = kernel.observe().expect("an observation");
             let left = diff(&wanted, &repaired);
             assert!(left.is_empty(), "{what}:\n{set}\nleaves\n{left}");
+            if monitor.follow(&mut tables) == Notice::Rows {
+                let left = diff(&wanted, &tables);
+                assert!(left.is_empty(), "{what} seems to leave\n{left}");
+            }
         }
     });
+}
+
+/// The tables, to be kept up from now on.
+fn attended(monitor: &mut Monitor, kernel: &mut LinuxKernel) -> NodeState {
+    monitor.drain();
+    let tables = kernel.observe().expect("an observation");
+    let links = tables.links.iter();
+    monitor.attend(links.map(|link| (link.name.clone(), Some(link.index))));
+    tables
+}
+
+fn is_removed_row(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::Remove(Row::Fdb(_) | Row::Neighbour(_) | Row::Route(_))
+    )
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{Event, Keeper, Settled, Timing, settle};
 use crate::api::{GROUP, VERSION};
 use crate::diff::ChangeSet;
 use crate::error::Error;
-use crate::kernel::Monitor;
+use crate::kernel::{Monitor, Notice};
 use crate::nodeconfig::TUNNELS;
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
@@ -59,8 +59,7 @@ pub async fn keep(
             }
             ready = monitor.readable_mut() => {
                 if let Ok(mut ready) = ready {
-                    if ready.get_inner_mut().drain() {
-                        known.tables = None;
+                    if known.hear(ready.get_inner_mut()) {
                         keeper.event(Event::KernelChanged, now());
                     }
                     ready.clear_ready();
@@ -78,16 +77,31 @@ pub async fn keep(
 /// What the agent knows of the kernel without a look at it.
 #[derive(Default)]
 struct Known {
-    /// The tables as they were at the last look, if no notice since then was about the datapath.
+    /// The tables as they were at the last look, kept up with the notices since; none where these did not tell all.
     tables: Option<NodeState>,
     /// The underlay links of whose changes there are notices.
     lower: BTreeSet<String>,
-    /// Whether a config came since the last turn.
+    /// Whether a config or a change came since the last turn.
     has_news: bool,
 }
 
 impl Known {
-    /// One turn. A new config on a node that nobody changed needs no look before it, and one look to verify it.
+    /// Takes in the notices that wait; whether they are about the datapath.
+    fn hear(&mut self, monitor: &mut Monitor) -> bool {
+        let notice = match &mut self.tables {
+            Some(tables) => monitor.follow(tables),
+            None if monitor.drain() => Notice::Anything,
+            None => Notice::Nothing,
+        };
+        if notice == Notice::Anything {
+            self.tables = None;
+        }
+        let has_changed = notice != Notice::Nothing;
+        self.has_news |= has_changed;
+        has_changed
+    }
+
+    /// One turn. A new config, or a row that came or went, needs no look before it.
     fn settle(
         &mut self,
         kernel: &mut dyn Kernel,
@@ -97,16 +111,16 @@ impl Known {
         let configs = [keeper.candidate(), keeper.adopted()];
         let devices = configs.into_iter().flatten().flat_map(|one| &one.devices);
         let lower: BTreeSet<String> = devices.map(|device| device.bind_dev.clone()).collect();
-        let is_quiet = !monitor.drain();
+        self.hear(monitor);
         // At any other time the look is for what gives no notice.
-        let is_enough = std::mem::take(&mut self.has_news) && is_quiet;
-        let tables = self.tables.take();
+        let is_enough = std::mem::take(&mut self.has_news) && lower.is_subset(&self.lower);
         let mut watched = Watched {
             kernel,
             monitor,
-            unread: tables.filter(|_| is_enough && lower.is_subset(&self.lower)),
+            unread: self.tables.take().filter(|_| is_enough),
             last: None,
             lower: &lower,
+            is_changed: false,
         };
         let settled = settle(&mut watched, keeper);
         self.tables = watched.last;
@@ -124,6 +138,8 @@ struct Watched<'a> {
     /// The tables as they are, as far as this turn knows.
     last: Option<NodeState>,
     lower: &'a BTreeSet<String>,
+    /// Whether something was changed in this turn.
+    is_changed: bool,
 }
 
 impl Kernel for Watched<'_> {
@@ -146,9 +162,17 @@ impl Kernel for Watched<'_> {
         Ok(state)
     }
 
+    /// What the kernel itself says of these changes is as good as a look, once: what it does not say, a look finds.
     fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>> {
-        self.last = None;
-        self.kernel.apply(set)
+        let applied = self.kernel.apply(set);
+        let is_first = !std::mem::replace(&mut self.is_changed, true);
+        self.unread = self.last.take().filter(|_| is_first && applied.is_ok());
+        if let Some(tables) = &mut self.unread
+            && self.monitor.follow(tables) != Notice::Rows
+        {
+            self.unread = None;
+        }
+        applied
     }
 }
 

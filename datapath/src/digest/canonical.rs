@@ -18,7 +18,8 @@
 //! - what a link is made of: 1 bridge; 2 loopback; 3 any other kind, its name; 4 veth; 5 VXLAN: VNI (4), port (2), option of local address,
 //!   option of lower link, learning (1)
 //! - kind of route: 1 blackhole, 2 local, 3 prohibit, 4 throw, 5 unicast, 6 unreachable
-//! - next hops: their number (2), of each: option of router's address, link, on-link (1), weight (2)
+//! - next hops: their number (2), of each: router (0 none; 1, its address; 2 the node's own gateway, see [`Gateways`]), link, on-link (1),
+//!   weight (2)
 //! - action: 1 blackhole; 2 lookup, table (4); 3 any other, number (1); 4 prohibit; 5 unreachable
 //!
 //! Left out is what [`diff`](crate::diff::diff) does not compare either: index, carrier and counters of a link, its peer's index, who wrote
@@ -28,6 +29,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Gateways;
 use crate::diff;
 use crate::mac::Mac;
 use crate::nodeconfig::{TABLE, default_metric};
@@ -114,9 +116,18 @@ pub(super) struct Bytes {
     bytes: Vec<u8>,
     /// How many of them are the key's.
     key: usize,
+    pub(super) gateways: Gateways,
 }
 
 impl Bytes {
+    /// Of the rows of a node with these gateways of its own.
+    pub(super) fn of(gateways: Gateways) -> Self {
+        Self {
+            gateways,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn row(&self) -> &[u8] {
         &self.bytes
     }
@@ -239,7 +250,10 @@ impl Bytes {
     }
 
     fn next_hop(&mut self, via: Option<IpAddr>, link: &str, onlink: bool, weight: u16) {
-        self.option(via, Self::address);
+        match via {
+            Some(via) if self.gateways.has(via) => self.bytes.push(2),
+            via => self.option(via, Self::address),
+        }
         self.text(link);
         self.flag(onlink);
         self.bytes.extend(weight.to_be_bytes());
@@ -353,7 +367,7 @@ impl Bytes {
 
 const UNICAST: u8 = 5;
 
-/// The canonical bytes of a row, without the version; none of a row that the datapath does not own.
+/// The canonical bytes of a row of a node without a gateway of its own, without the version; none of a row that the datapath does not own.
 #[must_use]
 pub fn canonical(row: &Row) -> Option<Vec<u8>> {
     let mut bytes = Bytes::default();

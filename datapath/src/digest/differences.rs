@@ -37,14 +37,16 @@ impl Digester {
         observed: &NodeState,
         expected: &Digest,
     ) -> Result<Differences, Mismatch> {
-        let differing = self.of(observed).differing(expected)?;
+        // Which gateway is meant is what the other side says.
+        let observed_digest = self.with_gateways(expected.gateways()).of(observed);
+        let differing = observed_digest.differing(expected)?;
         let mut buckets: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
         buckets.extend(differing.into_iter().map(|bucket| (bucket, Vec::new())));
         if !buckets.is_empty() {
             let mut bytes = Bytes::default();
             for row in self.counting(observed) {
                 bytes.write(row);
-                let bucket = self.hash(&bytes).bucket(self.bits);
+                let bucket = self.bucket_in(&bytes);
                 if let Some(rows) = buckets.get_mut(&bucket) {
                     rows.push(Borrowed::to_row(row));
                 }

@@ -1,13 +1,13 @@
 //! The digest that a node should have, as a sum of sums.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::canonical::Bytes;
-use super::{Differences, Digest, Digester, Scope};
+use super::{Differences, Digest, Digester, Gateways, Scope};
 use crate::plan::family::{FAMILIES, PerFamily};
 use crate::plan::rows::Via;
 use crate::plan::{Planner, Row, View};
@@ -17,7 +17,7 @@ use crate::state::{self, Family};
 ///
 /// The rows of all bundles are hashed once, O(N) for N clusters. Of a node then only those rows are that are its own, and those of the
 /// bundles that it does not hold: of its own cluster, and those that this shadows. An internal node's routes lead through its own
-/// gateway, so that theirs are hashed once for each cluster with internal nodes; ask for the nodes of a cluster one after the other.
+/// gateway, which is written as such: theirs, too, are hashed once for all.
 #[derive(Debug)]
 pub struct Expected {
     planner: Arc<Planner>,
@@ -26,8 +26,8 @@ pub struct Expected {
     exported: PerFamily<Digest>,
     /// The rows about all peers, of each key the preferred one.
     mesh: PerFamily<Digest>,
-    /// All routes through the gateway that was asked for last.
-    through: PerFamily<Option<(IpAddr, Digest)>>,
+    /// All routes through one's own gateway.
+    through: PerFamily<Digest>,
     bytes: Bytes,
 }
 
@@ -37,6 +37,7 @@ impl Expected {
     pub fn new(planner: &Arc<Planner>, digester: Digester) -> Self {
         let digester = Digester {
             scope: Scope::Tables,
+            gateways: Gateways::default(),
             ..digester
         };
         let mut bytes = Bytes::default();
@@ -47,18 +48,30 @@ impl Expected {
                 mesh.get_mut(family).add(hash);
             }
         }
-        let exported = all_routes(planner, &digester, |_| Some(Via::Exporter), &mut bytes);
+        let exported = all_routes(planner, &digester, |_| Via::Exporter, &mut bytes);
+        // Whatever address the gateway has, it is written alike.
+        let own = Gateways {
+            ipv4: Some(Ipv4Addr::UNSPECIFIED),
+            ipv6: Some(Ipv6Addr::UNSPECIFIED),
+        };
+        let via_own = |family| {
+            Via::Gateway(match family {
+                Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+                Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+            })
+        };
+        let through = all_routes(planner, &digester.with_gateways(own), via_own, &mut bytes);
         Self {
             planner: planner.clone(),
             digester,
             exported,
             mesh,
-            through: PerFamily::of(|_| None),
+            through,
             bytes,
         }
     }
 
-    /// The digester that is used.
+    /// The digester that is used, but for the gateways of a node.
     #[must_use]
     pub fn digester(&self) -> Digester {
         self.digester
@@ -69,24 +82,25 @@ impl Expected {
     pub fn of(&mut self, node: &str) -> Option<Digest> {
         let planner = self.planner.clone();
         let view = planner.view(node)?;
-        let mut digest = self.digester.empty();
+        let digester = self.digester.with_gateways(gateways_of(&view));
+        let mut digest = digester.empty();
         for row in planner.own_rows(node)? {
-            digest.add(self.digester.hash_planned(row, &mut self.bytes));
+            digest.add(digester.hash_planned(row, &mut self.bytes));
         }
         for family in FAMILIES {
             if view.is_in_mesh(family) {
                 digest.add_all(self.mesh.get(family));
                 for (preferred, held) in planner.other_peers(&view, family) {
-                    self.exchange(&mut digest, preferred, held);
+                    self.exchange(&digester, &mut digest, preferred, held);
                 }
             }
             match view.via(family) {
                 None => continue,
                 Some(Via::Exporter) => digest.add_all(self.exported.get(family)),
-                Some(Via::Gateway(via)) => digest.add_all(self.through_gateway(family, via)),
+                Some(Via::Gateway(_)) => digest.add_all(self.through.get(family)),
             }
             for (preferred, held) in planner.other_routes(&view, family) {
-                self.exchange(&mut digest, preferred, held);
+                self.exchange(&digester, &mut digest, preferred, held);
             }
         }
         Some(digest)
@@ -105,37 +119,41 @@ impl Expected {
         Some(self.digester.laid_over(planned, differences))
     }
 
-    fn exchange(&mut self, digest: &mut Digest, preferred: Row, held: Option<Row>) {
-        digest.subtract(self.digester.hash_planned(preferred, &mut self.bytes));
+    fn exchange(
+        &mut self,
+        digester: &Digester,
+        digest: &mut Digest,
+        preferred: Row,
+        held: Option<Row>,
+    ) {
+        digest.subtract(digester.hash_planned(preferred, &mut self.bytes));
         if let Some(row) = held {
-            digest.add(self.digester.hash_planned(row, &mut self.bytes));
+            digest.add(digester.hash_planned(row, &mut self.bytes));
         }
     }
+}
 
-    fn through_gateway(&mut self, family: Family, via: IpAddr) -> &Digest {
-        let (planner, digester) = (self.planner.clone(), &self.digester);
-        let known = self.through.get_mut(family);
-        let known = known.take().filter(|(known, _)| *known == via);
-        let (_, digest) = known.unwrap_or_else(|| {
-            let wanted = |of| (of == family).then_some(Via::Gateway(via));
-            let digests = all_routes(&planner, digester, wanted, &mut self.bytes);
-            (via, digests.get(family).clone())
-        });
-        &self.through.get_mut(family).insert((via, digest)).1
+/// The gateways that a node's routes lead through.
+fn gateways_of(view: &View) -> Gateways {
+    let mut gateways = Gateways::default();
+    for family in FAMILIES {
+        if let Some(Via::Gateway(via)) = view.via(family) {
+            gateways.insert(via);
+        }
     }
+    gateways
 }
 
 /// The digests of the routes to all prefixes of each family, through whom `via` says.
 fn all_routes(
     planner: &Planner,
     digester: &Digester,
-    via: impl Fn(Family) -> Option<Via>,
+    via: impl Fn(Family) -> Via,
     bytes: &mut Bytes,
 ) -> PerFamily<Digest> {
     let mut digests = PerFamily::of(|_| digester.empty());
     for family in FAMILIES {
-        let Some(via) = via(family) else { continue };
-        for row in planner.preferred_routes(family, via) {
+        for row in planner.preferred_routes(family, via(family)) {
             let hash = digester.hash_planned(row, bytes);
             digests.get_mut(family).add(hash);
         }

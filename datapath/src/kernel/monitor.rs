@@ -10,11 +10,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::MsgFlags;
 
 use super::attention::Attention;
+use super::follow::{Follower, Notice};
 use super::message::read_u16;
 use super::neigh::{NUD_NOARP, NUD_PERMANENT, RTM_NEWNEIGH};
 use super::nft;
 use super::socket::{Buffer, Message};
 use crate::error::Error;
+use crate::state::NodeState;
 
 /// The multicast groups of rtnetlink that report what an observation reads.
 const GROUPS: [(&str, u32); 10] = [
@@ -92,6 +94,40 @@ impl Monitor {
             });
         }
         changed
+    }
+
+    /// Reads all notices that wait, and keeps tables up with them that were read after [`Self::drain`] and before any other notice was. Never
+    /// blocks.
+    ///
+    /// Of the rows that are followed only the datapath's are kept up. Whatever the notices do not tell whole is [`Notice::Anything`], and the
+    /// tables are then of no use any more.
+    pub fn follow(&mut self, tables: &mut NodeState) -> Notice {
+        let Some(attention) = &mut self.attention else {
+            return if self.drain() {
+                Notice::Anything
+            } else {
+                Notice::Nothing
+            };
+        };
+        let mut follower = Follower::of(tables);
+        let mut notice = Notice::Nothing;
+        let lost = drain(&self.route, |message| {
+            if attention.is_concerned(message) {
+                notice = notice.max(follower.follow(message));
+            }
+            false
+        });
+        let netfilter = self.netfilter.as_ref();
+        let is_nat_other = netfilter.is_some_and(|netfilter| {
+            drain(netfilter, |message| {
+                nft::is_of_our_tables(message.kind, message.payload)
+            })
+        });
+        if lost || is_nat_other {
+            Notice::Anything
+        } else {
+            notice
+        }
     }
 }
 

@@ -498,7 +498,7 @@ pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
-    flags: u16,
+    pub(super) flags: u16,
     sequence: u32,
     pub(super) payload: &'a [u8],
     whole: &'a [u8],

@@ -81,13 +81,12 @@ pub(super) fn join<'p, 'a>(
             concerned.entry(part).or_default().push(at);
         }
     }
-    let probed: HashMap<PairKey, &'p Pair<'a>> =
-        pairs.iter().map(|pair| (pair.key, pair)).collect();
     demand
         .pairs
         .par_iter()
         .map(|&(key, needed)| {
-            let pair = probed.get(&key).copied();
+            let probed = pairs.binary_search_by_key(&key, |pair| pair.key);
+            let pair = probed.ok().map(|at| &pairs[at]);
             let mut crosses = BTreeSet::new();
             let mut covered = false;
             if (needed || !concerned.is_empty())

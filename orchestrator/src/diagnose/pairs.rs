@@ -11,7 +11,7 @@ use datapath::state::Family;
 use floater::wire::{Failure, Layer, Protocol, Rtt};
 
 use super::scope::Scope;
-use crate::evidence::{Ask, NodeRef};
+use crate::evidence::{Ask, NodeRef, ProbeRecord};
 use crate::probe_plan::LARGE_BYTES;
 use crate::report::{CellId, layer_word};
 use crate::sequential::{Decision, Losses};
@@ -26,6 +26,15 @@ pub(super) struct PairKey {
 }
 
 impl PairKey {
+    fn of(record: &ProbeRecord) -> Self {
+        Self {
+            src: record.src,
+            dst: record.dst,
+            layer: record.layer,
+            family: record.family,
+        }
+    }
+
     pub(super) fn cell(self) -> CellId {
         CellId {
             src: place(self.src.cluster),
@@ -70,26 +79,26 @@ const IMPOSTOR_ROUNDS: u32 = 2;
 
 /// What one protocol saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct Tally<'a> {
     /// Packets or connections tried, in all rounds.
     pub(super) sent: u64,
     /// Those that were answered.
     pub(super) received: u64,
     /// The same without the losses of starved floaters.
     pub(super) losses: Losses,
-    failure: Option<Failure>,
+    failure: Option<&'a Failure>,
     /// Rounds in which somebody else answered.
     impostors: u32,
 }
 
-impl Tally {
+impl Tally<'_> {
     /// None where the protocol was not used.
     fn decision(&self) -> Option<Decision> {
         (self.sent > 0).then(|| self.losses.decision())
     }
 
     fn is_refused(&self) -> bool {
-        self.failure == Some(Failure::Refused)
+        self.failure == Some(&Failure::Refused)
     }
 }
 
@@ -98,10 +107,10 @@ impl Tally {
 pub(super) struct Pair<'a> {
     pub(super) key: PairKey,
     pub(super) target: IpAddr,
-    pub(super) icmp: Tally,
+    pub(super) icmp: Tally<'a>,
     /// Echoes of [`LARGE_BYTES`].
-    pub(super) large: Tally,
-    pub(super) tcp: Tally,
+    pub(super) large: Tally<'a>,
+    pub(super) tcp: Tally<'a>,
     pub(super) fate: Fate,
     rtts: Vec<(Protocol, &'a Rtt)>,
     unknown: Vec<&'a str>,
@@ -181,7 +190,7 @@ impl<'a> Pair<'a> {
         }
         if let Some(failure) = &outcome.failure {
             tally.impostors += u32::from(matches!(failure, Failure::WrongIdentity { .. }));
-            tally.failure = Some(failure.clone());
+            tally.failure = Some(failure);
         }
         if let Some(rtt) = outcome.rtt.as_ref().filter(|_| !is_large) {
             self.rtts.push((protocol, rtt));
@@ -248,7 +257,7 @@ impl<'a> Pair<'a> {
         let tallies = [("icmp", &self.icmp)].into_iter().chain(large);
         for (protocol, tally) in tallies.chain([("tcp", &self.tcp)]) {
             if tally.received < tally.sent {
-                let why = tally.failure.as_ref().map_or_else(String::new, |failure| {
+                let why = tally.failure.map_or_else(String::new, |failure| {
                     format!(" ({})", failure_words(failure))
                 });
                 words.push(format!(
@@ -325,8 +334,9 @@ impl<'a> Pair<'a> {
 
     /// Whether more packets could tell what these do not.
     fn is_open(&self) -> bool {
-        let undecided =
-            |tally: &Tally| tally.decision() == Some(Decision::Undecided) || tally.impostors == 1;
+        let undecided = |tally: &Tally<'_>| {
+            tally.decision() == Some(Decision::Undecided) || tally.impostors == 1
+        };
         self.silent
             || [&self.icmp, &self.large, &self.tcp]
                 .into_iter()
@@ -366,37 +376,48 @@ fn failure_words(failure: &Failure) -> String {
     }
 }
 
-/// The probes put together by pair, not judged yet.
-fn gather<'a>(scope: &Scope<'a>) -> BTreeMap<PairKey, Pair<'a>> {
-    let mut pairs: BTreeMap<PairKey, Pair<'a>> = BTreeMap::new();
-    for record in &scope.gathered.probes {
-        let key = PairKey {
-            src: record.src,
-            dst: record.dst,
-            layer: record.layer,
-            family: record.family,
-        };
-        let pair = pairs
-            .entry(key)
-            .or_insert_with(|| Pair::new(key, record.target));
-        for ask in &record.asks {
-            pair.add(record.protocol, record.payload_bytes >= LARGE_BYTES, ask);
+/// The probes of those pairs that are wanted put together by pair, sorted, not judged yet.
+fn gather<'a>(scope: &Scope<'a>, is_wanted: impl Fn(&[&'a ProbeRecord]) -> bool) -> Vec<Pair<'a>> {
+    let mut records: Vec<&ProbeRecord> = scope.gathered.probes.iter().collect();
+    // What was added to the plan later may concern a pair that it had before.
+    records.sort_by_key(|record| PairKey::of(record));
+    let of_pairs = records.chunk_by(|left, right| PairKey::of(left) == PairKey::of(right));
+    let mut pairs = Vec::new();
+    for records in of_pairs.filter(|records| is_wanted(records)) {
+        let [first, ..] = records else { continue };
+        let mut pair = Pair::new(PairKey::of(first), first.target);
+        for record in records {
+            for ask in &record.asks {
+                pair.add(record.protocol, record.payload_bytes >= LARGE_BYTES, ask);
+            }
         }
+        pairs.push(pair);
     }
     pairs
 }
 
+/// Whether everything came back whenever it was asked for, so that nothing is left to ask.
+fn is_whole(record: &ProbeRecord) -> bool {
+    record.asks.iter().all(|ask| match &ask.outcome {
+        Ok(outcome) => outcome.received == outcome.sent && outcome.failure.is_none(),
+        Err(_) => false,
+    })
+}
+
 /// The pairs of which more packets would tell more, sorted.
 pub(super) fn open(scope: &Scope<'_>) -> Vec<PairKey> {
-    let pairs = gather(scope).into_values();
-    pairs.filter(Pair::is_open).map(|pair| pair.key).collect()
+    let pairs = gather(scope, |records| {
+        !records.iter().all(|record| is_whole(record))
+    });
+    let open = pairs.iter().filter(|pair| pair.is_open());
+    open.map(|pair| pair.key).collect()
 }
 
 /// The pairs that were probed, sorted; sentences about those of which nobody knows are added to `unjudged`.
 pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pair<'a>> {
-    let mut pairs = gather(scope);
+    let mut pairs = gather(scope, |_| true);
     let unwell = unwell(scope, &pairs);
-    for pair in pairs.values_mut() {
+    for pair in &mut pairs {
         let at = (pair.key.dst, pair.key.layer);
         // The kernel answers for a node whatever becomes of its floater; for a pod only while the pod lives.
         let reason = match pair.key.layer {
@@ -420,7 +441,6 @@ pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pa
             ));
         }
     }
-    let pairs: Vec<Pair<'a>> = pairs.into_values().collect();
     unjudged.extend(undecided(scope, &pairs));
     pairs
 }
@@ -458,10 +478,7 @@ fn undecided(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> Vec<String> {
 }
 
 /// Floaters that could not be asked, or that did not say what came of their last probes.
-fn unwell(
-    scope: &Scope<'_>,
-    pairs: &BTreeMap<PairKey, Pair<'_>>,
-) -> BTreeMap<(NodeRef, Layer), String> {
+fn unwell(scope: &Scope<'_>, pairs: &[Pair<'_>]) -> BTreeMap<(NodeRef, Layer), String> {
     let mut unwell = BTreeMap::new();
     for node in scope.all_nodes() {
         for layer in [Layer::Host, Layer::Pod] {
@@ -470,7 +487,7 @@ fn unwell(
             }
         }
     }
-    for pair in pairs.values().filter(|pair| pair.silent) {
+    for pair in pairs.iter().filter(|pair| pair.silent) {
         if let Some(reason) = pair.unknown.last() {
             unwell
                 .entry((pair.key.src, pair.key.layer))

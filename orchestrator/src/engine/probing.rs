@@ -180,11 +180,8 @@ impl Probing {
                 Ok(_) => "its floater said nothing about it".to_owned(),
                 Err(why) => why.clone(),
             });
-            self.gathered.probes[at].asks.push(Ask {
-                outcome,
-                // Both ends have to have spoken before anything is excused.
-                excused: None,
-            });
+            // Both ends have to have spoken before anything is excused.
+            self.note(at, outcome);
         }
         self.round.done.push((chunk, health.ok()));
     }
@@ -306,8 +303,15 @@ impl Probing {
     }
 
     fn unknown(&mut self, at: usize, why: &str) {
-        self.gathered.probes[at].asks.push(Ask {
-            outcome: Err(why.to_owned()),
+        self.note(at, Err(why.to_owned()));
+    }
+
+    fn note(&mut self, at: usize, outcome: Result<Outcome, String>) {
+        let asks = &mut self.gathered.probes[at].asks;
+        // Most are asked once, and a list that grows by itself has room for four.
+        asks.reserve_exact(1);
+        asks.push(Ask {
+            outcome,
             excused: None,
         });
     }

@@ -110,7 +110,7 @@ impl Engine {
         let Some(expected) = common.expected(planner, node) else {
             return Ok(false);
         };
-        let digester = common.digester();
+        let digester = &common.digester().with_gateways(expected.gateways());
         let (local, digest) = if std::mem::take(&mut self.is_fresh) {
             let rows = planner.rows(node).into_iter().flatten();
             let neighbours = rows.filter_map(|row| match row {
