@@ -81,6 +81,8 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// The protocol number of ICMP.
+    pub const ICMP: u8 = 1;
     /// The protocol number of UDP.
     pub const UDP: u8 = 17;
 
@@ -99,7 +101,7 @@ impl Packet {
         }
     }
 
-    /// The answer to it.
+    /// The answer to it. A kernel's echo reply may be cut on the way, whatever the request forbids (`icmp_sk_init`).
     #[must_use]
     pub fn answer(&self) -> Self {
         Self {
@@ -108,6 +110,7 @@ impl Packet {
             src_port: self.dst_port,
             dst_port: self.src_port,
             ttl: 64,
+            dont_fragment: self.dont_fragment && self.protocol != Self::ICMP,
             ..*self
         }
     }

@@ -19,6 +19,8 @@ mod reports;
 mod scale;
 #[path = "diagnose/traps.rs"]
 mod traps;
+#[path = "diagnose/tunnels.rs"]
+mod tunnels;
 
 use fleet::{BOTH, IPV4, IPV6, Spec, gateway, healthy, judged, many, p2p, titles};
 use floater::wire::Layer;

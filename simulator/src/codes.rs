@@ -17,15 +17,28 @@ pub const fn injection(code: Code) -> Injection {
     use Code as C;
     use Injection::{Impossible, Possible};
     match code {
-        C::FdbMissing
+        C::AddressMissing
+        | C::DevDeleted
+        | C::FdbMissing
         | C::FdbWrongVtep
         | C::ForwardOff
         | C::GatewayDown
+        | C::InnerMtuTooBig
+        | C::L2MtuMismatch
+        | C::NatMissing
         | C::NeighMissing
         | C::NeighStaleMac
+        | C::NodeDown
+        | C::PolicyRouteHijack
+        | C::RouteBlackhole
         | C::RouteMissing
         | C::RouteWrongDev
-        | C::TunnelDevDown => Possible,
+        | C::Rpfilter
+        | C::TunnelDevDown
+        | C::TunnelPortMismatch
+        | C::V6ForwardOff
+        | C::VniMismatch
+        | C::VtepLocalStale => Possible,
         C::Jitter | C::Latency | C::LossGray | C::QueueDrop | C::RateLimited | C::Reorder => {
             Impossible("the simulated underlay delays and drops no packets")
         }
@@ -99,7 +112,7 @@ mod tests {
             }
         }
         let unknown = read_injectable("NO-SUCH").expect_err("no code");
-        assert!(unknown.contains("none of FDB-MISSING, "), "{unknown}");
+        assert!(unknown.contains("none of ADDRESS-MISSING, "), "{unknown}");
         assert!(read("fdb-missing").is_none());
     }
 }

@@ -5,7 +5,7 @@
 //!   run ──► API server ──► pods/proxy ──► floater (a value) ──► session, on a clock of its own
 //!                                             │                     │ an echo, a connection
 //!                                             ▼                     ▼
-//!             tables of its node: topology + NodeConfig + edits ◄── walk over the nodes of both clusters and the underlay
+//!             tables of its node: topology + NodeConfig + changes ◄── walk over the nodes of both clusters and the underlay
 //! ```
 //!
 //! Nothing is kept for a node but what was changed on it on purpose, and nothing for a pair but whether pairs of its kind are well.
@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use datapath::api;
+use datapath::diff::Change;
 use datapath::digest::{Digester, Expected};
 use datapath::nodeconfig::desired;
 use datapath::plan::Planner;
@@ -30,7 +31,6 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::apiserver::{Resource, Store};
-use crate::fault::Edit;
 use crate::network;
 use crate::objects;
 use crate::reconciler::{Configs, spec_of};
@@ -80,7 +80,8 @@ struct Holders {
 #[derive(Debug, Default)]
 struct Own {
     pods: BTreeMap<String, Pod>,
-    edits: Vec<Edit>,
+    /// Made on purpose, in their order.
+    changes: Vec<Change>,
 }
 
 impl VirtualFleet {
@@ -163,30 +164,30 @@ impl VirtualFleet {
     }
 
     /// Whether somebody changed something of a cluster's nodes, so that it is not as others of its kind are.
-    fn is_edited(&self, cluster: usize) -> bool {
+    fn is_changed(&self, cluster: usize) -> bool {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let mut places =
             (0..self.clusters[cluster].nodes.len()).map(|node| Place { cluster, node });
-        places.any(|place| nodes.get(&place).is_some_and(|own| !own.edits.is_empty()))
+        places.any(|place| nodes.get(&place).is_some_and(|own| !own.changes.is_empty()))
     }
 
-    /// Lays edits over a node's tables.
-    pub(crate) fn edit(&self, place: Place, edits: Vec<Edit>) {
+    /// Lays changes over a node's tables.
+    pub(crate) fn change(&self, place: Place, changes: Vec<Change>) {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        nodes.entry(place).or_default().edits.extend(edits);
+        nodes.entry(place).or_default().changes.extend(changes);
         drop(nodes);
         self.forget();
     }
 
-    /// Takes all edits off again.
+    /// Takes all of them off again.
     pub(crate) fn clear(&self) {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        nodes.values_mut().for_each(|own| own.edits.clear());
+        nodes.values_mut().for_each(|own| own.changes.clear());
         drop(nodes);
         self.forget();
     }
 
-    /// What was found out may be so no longer: objects, pods or edits have changed.
+    /// What was found out may be so no longer: objects, pods or what is laid over tables have changed.
     pub(crate) fn forget(&self) {
         self.memory.forget();
     }
@@ -249,7 +250,7 @@ impl VirtualFleet {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let own = nodes.get(&place);
         let pods = own.into_iter().flat_map(|own| own.pods.values());
-        let edits = own.map_or(&[][..], |own| &own.edits);
+        let changes = own.map_or(&[][..], |own| &own.changes);
         let number = u32::try_from(place.cluster).unwrap_or(u32::MAX);
         tables::of_node(
             self.cluster(place),
@@ -257,7 +258,7 @@ impl VirtualFleet {
             self.node(place),
             pods,
             wanted,
-            edits,
+            changes,
         )
     }
 
@@ -287,7 +288,7 @@ impl VirtualFleet {
     fn counted(&self, place: Place, digester: Digester) -> Option<Counted> {
         let planner = self.configs.planner()?;
         let name = self.config_name(place);
-        if self.is_written(&name) || self.is_edited(place.cluster) {
+        if self.is_written(&name) || self.is_changed(place.cluster) {
             return None;
         }
         let mut state = self.tables_with(place, |bare| {

@@ -5,6 +5,7 @@ mod access;
 mod demo;
 mod faults;
 mod field;
+mod injection;
 mod inputs;
 mod kubectl;
 mod lifecycle;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::injection::{has_no_place, node_of};
 use datapath::digest::{Digester, Key, Scope};
 use datapath::state::{NeighbourState, NodeState};
 use floater::wire::{
@@ -126,7 +127,8 @@ fn a_digest_is_that_of_the_whole_tables() {
     lab.down();
 }
 
-/// Every row but what a kernel learns and counts by itself, in an order of no meaning.
+/// Every row but what a kernel learns and counts by itself, in an order of no meaning. The index of a tunnel is such a count: one that is
+/// made anew has the next that is free.
 fn rows(state: &NodeState) -> BTreeSet<String> {
     let mut state = state.clone();
     state
@@ -140,6 +142,9 @@ fn rows(state: &NodeState) -> BTreeSet<String> {
                 if row.get(counter).is_some() {
                     row[counter] = json!(0);
                 }
+            }
+            if row["kind"]["kind"] == "vxlan" {
+                row["index"] = json!(0);
             }
             if let Some(hops) = row.get_mut("hops").and_then(Value::as_array_mut) {
                 hops.sort_by_key(ToString::to_string);
@@ -161,6 +166,21 @@ fn judged(report: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
         key.join(" ")
     });
     (findings.collect(), cells.collect())
+}
+
+/// What is found and where, each once.
+fn blamed(report: &Value) -> Vec<String> {
+    let findings = report["findings"].as_array().unwrap().iter();
+    let mut found: Vec<String> = findings
+        .map(|one| {
+            let word = |pointer| one.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
+            let place = [word("/element/cluster"), word("/element/node")].join("/");
+            format!("{} at {place}", word("/code"))
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// The same fleet with kernels and without.
@@ -194,17 +214,23 @@ fn tables_are_those_of_a_kernel_also_after_every_fault() {
             }
         };
         compare("healthy");
+        // Without any help of agents.
+        labs[0].place.run(["sim", "freeze"]).expect(0);
         for code in simulator::control::fault_list() {
+            let at = format!("c1/{},c2", node_of(code));
+            let is_refused = has_no_place(code, mode, family);
             for lab in &labs {
-                let inject = ["sim", "fault", "inject", code.word(), "--at", "c1/n1,c2"];
-                lab.place.run(inject).expect(0);
+                let inject = ["sim", "fault", "inject", code.word(), "--at", &at];
+                lab.place
+                    .run(inject)
+                    .expect(if is_refused { 65 } else { 0 });
             }
             compare(code.word());
             for lab in &labs {
                 lab.place.run(["sim", "fault", "clear"]).expect(0);
             }
+            compare(&format!("{code} cleared"));
         }
-        compare("cleared");
         labs.into_iter().for_each(Lab::down);
     }
 }
@@ -226,20 +252,20 @@ fn every_fault_is_found_as_in_a_kernel() {
         let [kernel, computed] = [0, 1].map(|at| labs[at].dr(&[]));
         assert_eq!((kernel.0, computed.0), (Some(0), Some(0)));
         assert_eq!(judged(&kernel.1), judged(&computed.1), "healthy");
-        for code in simulator::control::fault_list() {
+        let codes = simulator::control::fault_list().into_iter();
+        for code in codes.filter(|code| !has_no_place(*code, mode, family)) {
+            let node = node_of(code);
             let found = [0, 1].map(|at| {
                 let place = &labs[at].place;
-                let inject = ["sim", "fault", "inject", code.word(), "--at", "c1,c2"];
+                let to = format!("c1/{node},c2");
+                let inject = ["sim", "fault", "inject", code.word(), "--at", &to];
                 place.run(inject).expect(0);
                 let (exit, report) = labs[at].dr(&[]);
                 place.run(["sim", "fault", "clear"]).expect(0);
+                assert_eq!(blamed(&report), [format!("{code} at c1/{node}")]);
                 (exit, judged(&report))
             });
             assert_eq!(found[0], found[1], "{mode} {family} {code}");
-            assert!(
-                !found[1].1.0.is_empty(),
-                "{mode} {family} {code}: nothing was found"
-            );
         }
         labs.into_iter().for_each(Lab::down);
     }

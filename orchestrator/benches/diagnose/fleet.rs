@@ -9,7 +9,9 @@ use datapath::digest::{Differences, Digester, Expected, Key, Scope};
 use datapath::mac::Mac;
 use datapath::nodeconfig::TABLE;
 use datapath::plan::Planner;
-use datapath::state::{Address, Family, LinkKind, NodeState, RouteKind, RuleAction, TABLE_MAIN};
+use datapath::state::{
+    Address, Family, LinkKind, NextHop, NodeState, RouteKind, RuleAction, TABLE_MAIN,
+};
 use datapath::walk::{End, Layer as Laid, Packet, World, verdict};
 use floater::wire::Layer;
 use ipnet::{IpNet, Ipv4Net};
@@ -283,8 +285,8 @@ fn down(state: &mut NodeState, name: &str) {
     state.neighbours.retain(|row| row.link != name);
 }
 
-/// Faults of twelve codes at a gateway; the last argument is the peer cluster that some are about.
-pub(crate) const FAULTS: [Fault; 12] = [
+/// Faults of fifteen codes at a gateway; the last argument is the peer cluster that some are about.
+pub(crate) const FAULTS: [Fault; 15] = [
     ("FDB-MISSING", 0, |state, peer| {
         state.fdb.retain(|row| row.dst != Some(underlay(peer, 0)));
     }),
@@ -341,5 +343,24 @@ pub(crate) const FAULTS: [Fault; 12] = [
                 state.sysctls.insert(row);
             }
         }
+    }),
+    ("DEV-DELETED", 0, |state, _| {
+        down(state, "vx-bridge");
+        state.links.retain(|row| row.name != "vx-bridge");
+        state.addresses.retain(|row| row.link != "vx-bridge");
+        state.fdb.retain(|row| row.link != "vx-bridge");
+        state
+            .sysctls
+            .retain(|row| !row.name.contains(".vx-bridge."));
+    }),
+    ("VTEP-LOCAL-STALE", 0, |state, peer| {
+        tunnel(state, |vxlan| vxlan.local = Some(underlay(peer, 77)));
+    }),
+    // With its last IPv4 address a link loses its IPv4 routes and neighbours.
+    ("ADDRESS-MISSING", 0, |state, _| {
+        let leads = |hop: &NextHop| hop.link == "vx-bridge";
+        state.addresses.retain(|row| row.link != "vx-bridge");
+        state.routes.retain(|row| !row.hops.iter().any(leads));
+        state.neighbours.retain(|row| row.link != "vx-bridge");
     }),
 ];

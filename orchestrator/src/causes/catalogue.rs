@@ -565,10 +565,11 @@ pub const CATALOGUE: &[Cause] = &[
     },
     Cause {
         code: Code::V6ForwardOff,
-        title: "the node does not forward IPv6",
-        meaning: "As FORWARD-OFF, in IPv6 alone. Where the setting can be read the code is FORWARD-OFF.",
-        proof: "Only packets speak: IPv6 fails, IPv4 passes.",
-        fix: "sysctl -w net.ipv6.conf.all.forwarding=1",
+        title: "IPv6 is switched off on a link that carries it, or the node does not forward it",
+        meaning: "With disable_ipv6 the kernel takes all IPv6 addresses, routes and neighbours of a link away and drops what \
+                  arrives there. Where net.ipv6.conf.*.forwarding is seen to be 0 the code is FORWARD-OFF.",
+        proof: "net.ipv6.conf.LINK.disable_ipv6 is 1; or IPv6 fails, IPv4 passes, and the tables that would tell why cannot be read.",
+        fix: "sysctl -w net.ipv6.conf.LINK.disable_ipv6=0, net.ipv6.conf.all.forwarding=1",
         undiagnosed: None,
     },
     Cause {

@@ -119,10 +119,19 @@ pub(super) fn join<'p, 'a>(
 }
 
 /// The suspicions that explain a pair: those that are known to harm, or else any, unless the tables let the packet through with them.
-/// Where only one protocol is lost no row of a table is to blame, and where somebody else answers none that drops.
+/// Where only one protocol is lost no row of a table is to blame, and where somebody else answers none that drops. Where large packets
+/// alone are lost it is a link of another size.
 fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
-    if joined.fate() != Fate::Lost || joined.pair.is_some_and(|pair| pair.has_impostor()) {
+    if joined.pair.is_some_and(|pair| pair.has_impostor()) {
         return Vec::new();
+    }
+    match joined.fate() {
+        Fate::Lost => {}
+        Fate::Large => {
+            let crosses = joined.crosses.iter().copied();
+            return crosses.filter(|&at| suspicions[at].is_of_size()).collect();
+        }
+        _ => return Vec::new(),
     }
     let hard: Vec<usize> = joined
         .crosses

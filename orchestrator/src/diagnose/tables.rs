@@ -45,6 +45,13 @@ pub(super) struct Suspicion {
     pub(super) fix: Fix,
 }
 
+impl Suspicion {
+    /// Whether it is that a link takes larger or smaller packets than planned, which small ones do not notice.
+    pub(super) fn is_of_size(&self) -> bool {
+        matches!(self.code, Code::InnerMtuTooBig | Code::L2MtuMismatch)
+    }
+}
+
 /// So many rows that went along are named as evidence; the rest is counted.
 const NAMED: usize = 6;
 

@@ -14,7 +14,7 @@ use super::fleet::{
 };
 
 /// Fleets that every fault is tried in, each with a node that holds rows for the peer west/n1 on the tunnel and family.
-fn fleets() -> Vec<(Gathered, &'static str, Family)> {
+pub(crate) fn fleets() -> Vec<(Gathered, &'static str, Family)> {
     let mut all = Vec::new();
     for families in [IPV4, IPV6, BOTH] {
         for &family in families {
@@ -76,7 +76,7 @@ fn mac(gathered: &Gathered, place: &str, tunnel: &str) -> Mac {
 }
 
 /// Checks that the only finding is this one, that cells of its family alone suffer, and that all of them cross the two clusters.
-fn expect(gathered: &mut Gathered, code: &str, place: &str, kind: &str, family: Family) {
+pub(crate) fn expect(gathered: &mut Gathered, code: &str, place: &str, kind: &str, family: Family) {
     let judged = judged(gathered);
     let finding = only(&judged);
     let (cluster, node) = place.split_once('/').expect("a place");
@@ -334,53 +334,6 @@ fn forward_off() {
     }
 }
 
-fn down(tables: &mut NodeState, tunnel: &str, family: Family) {
-    tables.links.get_mut(tunnel).expect("a tunnel").up = false;
-    tables.links.get_mut(tunnel).expect("a tunnel").carrier = false;
-    tables
-        .routes
-        .retain(|row| row.hops.iter().all(|hop| hop.link != tunnel));
-    tables.neighbours.retain(|row| row.link != tunnel);
-    if family == Family::Ipv6 {
-        tables.addresses.retain(|row| row.link != tunnel);
-    }
-}
-
-#[test]
-fn tunnel_dev_down() {
-    for (mut gathered, tunnel, family) in fleets() {
-        down(tables(&mut gathered, "west/n1"), tunnel, family);
-        expect(&mut gathered, "TUNNEL-DEV-DOWN", "west/n1", "link", family);
-    }
-}
-
-#[test]
-fn dev_deleted() {
-    for (mut gathered, tunnel, family) in fleets() {
-        let tables = tables(&mut gathered, "west/n1");
-        down(tables, tunnel, Family::Ipv6);
-        tables.links.retain(|link| link.name != tunnel);
-        tables.fdb.retain(|row| row.link != tunnel);
-        tables
-            .sysctls
-            .retain(|row| !row.name.contains(&format!(".{tunnel}.")));
-        expect(&mut gathered, "DEV-DELETED", "west/n1", "link", family);
-    }
-}
-
-#[test]
-fn local_tunnels_are_judged_as_well() {
-    for family in [Family::Ipv4, Family::Ipv6] {
-        let tunnel = match family {
-            Family::Ipv4 => "vx-local",
-            Family::Ipv6 => "vx-local-6",
-        };
-        let mut gathered = healthy(&[gateway("east", BOTH), gateway("west", BOTH)]);
-        down(tables(&mut gathered, "east/n2"), tunnel, family);
-        expect(&mut gathered, "TUNNEL-DEV-DOWN", "east/n2", "link", family);
-    }
-}
-
 fn underlay_down(tables: &mut NodeState) {
     let link = tables.links.get_mut("eth0").expect("a link");
     link.up = false;
@@ -564,36 +517,6 @@ fn translations_that_could_not_be_looked_at_are_not_missing() {
         }),
         "{:?}",
         mapped.unjudged
-    );
-}
-
-#[test]
-fn tunnels_that_differ() {
-    type Change = fn(&mut datapath::state::Vxlan);
-    let changes: [(&str, Change); 2] = [
-        ("VNI-MISMATCH", |vxlan| vxlan.vni = 99),
-        ("TUNNEL-PORT-MISMATCH", |vxlan| vxlan.port = 4999),
-    ];
-    for (code, change) in changes {
-        let mut gathered = healthy(&[gateway("east", IPV4), gateway("west", IPV4)]);
-        let link = tables(&mut gathered, "east/n1")
-            .links
-            .get_mut("vx-bridge")
-            .expect("a tunnel");
-        if let datapath::state::LinkKind::Vxlan(vxlan) = &mut link.kind {
-            change(vxlan);
-        }
-        expect(&mut gathered, code, "east/n1", "link", Family::Ipv4);
-    }
-    let mut gathered = healthy(&[gateway("east", IPV4), gateway("west", IPV4)]);
-    tables(&mut gathered, "east/n1")
-        .links
-        .get_mut("vx-bridge")
-        .expect("a tunnel")
-        .mtu = 1500;
-    assert_eq!(
-        titles(&judged(&mut gathered)),
-        ["warning INNER-MTU-TOO-BIG at east/n1 link"]
     );
 }
 

@@ -112,7 +112,7 @@ fn the_order_of_answers_changes_no_byte() {
     assert_eq!(reports[0], reports[2]);
 }
 
-/// Faults of twelve codes among hundreds of clusters whose networks lose one packet in a hundred besides.
+/// Faults of fifteen codes among hundreds of clusters whose networks lose one packet in a hundred besides.
 #[test]
 fn chance_hides_no_fault_and_accuses_nobody() {
     let mut fleet = Virtual::new(400);

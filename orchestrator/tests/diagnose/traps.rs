@@ -12,7 +12,7 @@ use super::fleet::{
     only, outcome, p2p, probe, route, settle, tables, titles,
 };
 
-fn three() -> Gathered {
+pub(crate) fn three() -> Gathered {
     healthy(&[
         gateway("east", IPV4),
         gateway("north", IPV4),
@@ -20,7 +20,7 @@ fn three() -> Gathered {
     ])
 }
 
-fn probed(
+pub(crate) fn probed(
     mut gathered: Gathered,
     mut change: impl FnMut(&mut orchestrator::evidence::ProbeRecord),
 ) -> Gathered {
@@ -33,7 +33,7 @@ pub(crate) fn lose(record: &mut orchestrator::evidence::ProbeRecord) {
     super::fleet::lose(record, Failure::Timeout);
 }
 
-fn look(gathered: &Gathered) -> orchestrator::diagnose::Judged {
+pub(crate) fn look(gathered: &Gathered) -> orchestrator::diagnose::Judged {
     let judged = diagnose(gathered, &What::default());
     consistent(gathered, &judged);
     judged

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::fleet::{Fleet, Ground};
 use crate::Error;
-use crate::fault::{self, Changed, Injected, Undo, Victim};
+use crate::fault::{self, Injected, Undo, Victim};
 use crate::network::NodeNet;
 use crate::topology::{Cluster, Node};
 use crate::virtual_clusters::{Place, VirtualFleet};
@@ -109,20 +109,25 @@ impl Fleet {
             return fault::refused(format!("there is no cluster `{cluster}`"));
         };
         let routers: Vec<IpAddr> = known.segment.routers.iter().map(IpNet::addr).collect();
-        let edits_of = |node: &Node, state: &NodeState| {
+        let changes_of = |node: &Node, state: &NodeState| {
             let victim = Victim {
                 cluster,
                 node,
+                is_gateway: fault::is_gateway(self.root(), cluster, &node.name),
                 state,
                 routers: &routers,
             };
-            fault::edits(code, &victim, peer.clone())
+            fault::changes(code, &victim, peer.clone())
         };
         match site {
             Site::Kernel(net) => {
-                let before = self.observe(net)?;
-                fault::carry_out(&edits_of(&net.node, &before)?, net)?;
-                let changed = Changed::between(before, &self.observe(net)?);
+                let mut kernel = self.kernel(net)?;
+                let before = kernel.observe().map_err(Error::failed(format!(
+                    "read the tables of {}/{}",
+                    net.cluster, net.node.name
+                )))?;
+                let set = changes_of(&net.node, &before)?;
+                let changed = fault::carry_out(&set, before, &mut kernel)?;
                 info!(rows = ?changed.rows, "changed");
                 Ok(Undo::Kernel {
                     net: net.clone(),
@@ -131,7 +136,8 @@ impl Fleet {
             }
             Site::Virtual(fleet, place) => {
                 let node = &known.nodes[place.node];
-                fleet.edit(*place, edits_of(node, &fleet.tables(*place))?);
+                let set = changes_of(node, &fleet.tables(*place))?;
+                fleet.change(*place, set.changes);
                 Ok(Undo::Overlay)
             }
         }
@@ -185,12 +191,5 @@ impl Fleet {
         let network = self.network(doing)?;
         let opened = network.opener.open(&net.netns, LinuxKernel::open)?;
         opened.map_err(Error::failed(doing()))
-    }
-
-    fn observe(&self, net: &NodeNet) -> Result<NodeState, Error> {
-        self.kernel(net)?.observe().map_err(Error::failed(format!(
-            "read the tables of {}/{}",
-            net.cluster, net.node.name
-        )))
     }
 }

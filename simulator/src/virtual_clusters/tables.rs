@@ -3,18 +3,20 @@
 //!
 //! Left out is what a kernel learns by traffic (dynamic neighbours, multicast groups) and counts (drops).
 
+mod changes;
+
 use std::net::{IpAddr, Ipv6Addr};
 
+use datapath::diff::Change;
 use datapath::mac::Mac;
 use datapath::nodeconfig::{METRIC_IPV6, PROTOCOL};
 use datapath::state::{
-    Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
+    Address, Family, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
     RouteKind, Rule, RuleAction, Sysctl, TABLE_LOCAL, TABLE_MAIN,
 };
 use ipnet::IpNet;
 use netns_harness::wire;
 
-use crate::fault::Edit;
 use crate::network::{
     self, ETH0, FIRST_POD, POD_ROUTER_V4, POD_ROUTER_V6, bridge_index, default_route, mac,
 };
@@ -48,14 +50,14 @@ struct Namespace {
     has_ipv6: bool,
 }
 
-/// A node that holds what is wanted of it (a function of the node as it is without), with some pods and with edits laid over all of it, in their order.
+/// A node that holds what is wanted of it (a function of the node as it is without), with some pods and with changes laid over all of it, in their order.
 pub(super) fn of_node<'a>(
     cluster: &Cluster,
     number: u32,
     node: &Node,
     pods: impl Iterator<Item = &'a Pod>,
     wanted: impl FnOnce(&NodeState) -> NodeState,
-    edits: &[Edit],
+    changes: &[Change],
 ) -> NodeState {
     let mut namespace = Namespace::new(true, cluster.has_ipv6());
     let mtu = cluster.underlay.mtu;
@@ -83,7 +85,7 @@ pub(super) fn of_node<'a>(
     for pod in pods {
         namespace.pod(cluster, node, pod);
     }
-    edits.iter().for_each(|edit| namespace.edit(edit));
+    changes.iter().for_each(|change| namespace.change(change));
     namespace.state
 }
 
@@ -426,119 +428,6 @@ impl Namespace {
                 table: TABLE_MAIN,
             };
             self.route(&link, &route);
-        }
-    }
-
-    fn name_of(&self, index: u32) -> Option<String> {
-        let mut links = self.state.links.iter();
-        links
-            .find(|link| link.index == index)
-            .map(|link| link.name.clone())
-    }
-
-    /// Does what a kernel does that is asked for an edit. What concerns no link that is there is refused by a kernel, and has no effect.
-    fn edit(&mut self, edit: &Edit) {
-        match edit {
-            Edit::NoForwarding(family) => return self.stop_forwarding(*family),
-            Edit::RemoveRoute(route) => {
-                let key = (route.table, route.dst, metric(route.dst));
-                self.state.routes.remove(&key);
-                return;
-            }
-            _ => {}
-        }
-        let index = match edit {
-            Edit::AddForwarding { link, .. }
-            | Edit::Down { link }
-            | Edit::RemoveForwarding { link, .. }
-            | Edit::RemoveNeighbour { link, .. }
-            | Edit::SetNeighbour { link, .. } => *link,
-            Edit::AddRoute(route) | Edit::RemoveRoute(route) => route.index,
-            Edit::NoForwarding(_) => return,
-        };
-        let Some(link) = self.name_of(index) else {
-            return;
-        };
-        match edit {
-            Edit::AddForwarding { mac, vtep, .. } => {
-                self.state.fdb.insert(Fdb {
-                    link,
-                    mac: *mac,
-                    dst: Some(*vtep),
-                    permanent: true,
-                });
-            }
-            Edit::AddRoute(route) => self.route(&link, route),
-            Edit::Down { .. } => self.down(&link),
-            Edit::RemoveForwarding { mac, vtep, .. } => {
-                self.state.fdb.remove(&(link, *mac, Some(*vtep)));
-            }
-            Edit::RemoveNeighbour { ip, .. } => {
-                self.state.neighbours.remove(&(link, *ip));
-            }
-            Edit::SetNeighbour { ip, mac, .. } => self.neighbour(&link, *ip, *mac),
-            Edit::NoForwarding(_) | Edit::RemoveRoute(_) => {}
-        }
-    }
-
-    fn stop_forwarding(&mut self, family: Family) {
-        let prefix = format!("net.{family}.conf.");
-        let names: Vec<String> = self
-            .state
-            .sysctls
-            .iter()
-            .filter(|row| row.name.starts_with(&prefix) && row.name.ends_with(".forwarding"))
-            .map(|row| row.name.clone())
-            .collect();
-        names.iter().for_each(|name| self.set(name, 0));
-        if family == Family::Ipv6 {
-            // It is no router of its subnets any more.
-            let nets: Vec<IpNet> = self
-                .state
-                .addresses
-                .iter()
-                .map(|row| row.net)
-                .filter(|net| net.addr().is_ipv6() && net.prefix_len() < 127)
-                .collect();
-            for net in nets {
-                let key = (TABLE_LOCAL, IpNet::from(net.network()), 0);
-                self.state.routes.remove(&key);
-            }
-        }
-    }
-
-    /// A link goes down: its neighbours go, and its routes but those to its own IPv4 addresses; its IPv6 addresses go with all of theirs
-    /// (`fib_disable_ip`, `neigh_ifdown`, `addrconf_ifdown`).
-    fn down(&mut self, name: &str) {
-        if let Some(link) = self.state.links.get_mut(name) {
-            (link.up, link.carrier) = (false, false);
-        }
-        self.state.neighbours.retain(|row| row.link != name);
-        self.state
-            .addresses
-            .retain(|row| row.link != name || row.net.addr().is_ipv4());
-        let own: Vec<IpNet> = self
-            .state
-            .addresses
-            .iter()
-            .filter(|row| row.link == name)
-            .map(|row| IpNet::from(row.net.addr()))
-            .collect();
-        let routes: Vec<Route> = self
-            .state
-            .routes
-            .iter()
-            .filter(|route| route.hops.iter().any(|hop| hop.link == name))
-            .filter(|route| !(route.table == TABLE_LOCAL && own.contains(&route.dst)))
-            .cloned()
-            .collect();
-        for mut route in routes {
-            let key = (route.table, route.dst, route.metric);
-            self.state.routes.remove(&key);
-            route.hops.retain(|hop| hop.link != name);
-            if !route.hops.is_empty() {
-                self.state.routes.insert(route);
-            }
         }
     }
 }

@@ -32,7 +32,7 @@ const SAMPLE: u64 = 256;
 const ICMP_HEADER: u32 = 8;
 const TCP_HEADER: u32 = 40;
 /// The IP protocol numbers.
-const ICMP: u8 = 1;
+const ICMP: u8 = Packet::ICMP;
 const ICMPV6: u8 = 58;
 const TCP: u8 = 6;
 
@@ -218,7 +218,7 @@ impl VirtualFleet {
         let names = cluster.nodes.iter();
         let mut names = names.map(|node| cluster_node_name(&cluster.name, &node.name));
         let is_plain = cluster.global_cidrs_map.is_empty()
-            && !self.is_edited(place.cluster)
+            && !self.is_changed(place.cluster)
             && !names.any(|name| self.is_written(&name));
         let end = is_plain.then(|| PairEnd {
             mode: cluster.mode,

@@ -34,12 +34,11 @@ pub(super) async fn run(
         .map(|cluster| cluster.name.clone())
         .collect();
     if let Some(code) = fault {
-        let nodes = topology
+        let each = topology
             .clusters
-            .iter()
-            .map(|cluster| cluster.nodes.len())
-            .sum();
-        fits(code, names.len(), nodes)?;
+            .first()
+            .map_or(0, |cluster| cluster.nodes.len());
+        fits(code, names.len(), each)?;
     }
     let mut lab = OwnLab::up("demo", topology, interrupt, progress).await?;
     let judged = diagnose(arguments, fault, &lab, &names, interrupt, progress).await;
@@ -94,24 +93,32 @@ async fn diagnose(
     dr::diagnose_own(options, interrupt).await
 }
 
-/// The gateway node of the first cluster, and what it cannot reach any more where the code concerns a peer: the second
-/// cluster.
+/// The gateway node of the first cluster, or another node where the code is not about gateways; and what it cannot reach any more where the
+/// code concerns a peer: the second cluster.
 fn place(code: Code, clusters: &[String]) -> String {
     match clusters {
         [first, second, ..] if concerns_a_peer(code) => format!("{first}/n1,{second}"),
+        [first, ..] if code == Code::NodeDown => format!("{first}/n2"),
         [first, ..] => format!("{first}/n1"),
         [] => String::new(),
     }
 }
 
-/// Whether a fault would break anything in such a fleet.
-fn fits(code: Code, clusters: usize, nodes: usize) -> Result<(), Failure> {
-    if clusters < 2 && (concerns_a_peer(code) || code == Code::TunnelDevDown) {
+/// Whether a fault would break anything in such a fleet, of clusters with `each` nodes.
+fn fits(code: Code, clusters: usize, each: usize) -> Result<(), Failure> {
+    let is_of_a_node = matches!(code, Code::ForwardOff | Code::GatewayDown | Code::NodeDown);
+    // Without another cluster there is no tunnel, and nothing that leads to one.
+    if clusters < 2 && !is_of_a_node {
         return Err(Failure::Usage(format!(
             "--fault {code} is about another cluster, so it needs --clusters 2 at least"
         )));
     }
-    if nodes < 2 {
+    if each < 2 && code == Code::NodeDown {
+        return Err(Failure::Usage(format!(
+            "--fault {code} is about a node that is no gateway, so it needs --nodes 2 at least"
+        )));
+    }
+    if clusters * each < 2 {
         return Err(Failure::Usage(format!(
             "--fault {code} is about another node, so it needs --nodes 2 or --clusters 2 at least"
         )));
@@ -127,6 +134,7 @@ fn concerns_a_peer(code: Code) -> bool {
             | Code::FdbWrongVtep
             | Code::NeighMissing
             | Code::NeighStaleMac
+            | Code::RouteBlackhole
             | Code::RouteMissing
             | Code::RouteWrongDev
     )
@@ -141,6 +149,7 @@ mod tests {
         let clusters = ["c1", "c2", "c3"].map(str::to_owned);
         assert_eq!(place(Code::FdbMissing, &clusters), "c1/n1,c2");
         assert_eq!(place(Code::GatewayDown, &clusters), "c1/n1");
+        assert_eq!(place(Code::NodeDown, &clusters), "c1/n2");
         assert_eq!(place(Code::FdbMissing, &clusters[..1]), "c1/n1");
     }
 
@@ -152,6 +161,10 @@ mod tests {
             (Code::TunnelDevDown, 1, 2, false),
             (Code::ForwardOff, 1, 2, true),
             (Code::GatewayDown, 1, 1, false),
+            (Code::GatewayDown, 2, 1, true),
+            (Code::NodeDown, 1, 2, true),
+            (Code::NodeDown, 2, 1, false),
+            (Code::VniMismatch, 1, 2, false),
         ] {
             let refused = fits(code, clusters, nodes);
             assert_eq!(refused.is_ok(), good, "{code} {clusters} {nodes}");

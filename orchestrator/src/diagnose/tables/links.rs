@@ -1,11 +1,12 @@
 //! Tunnels that are not what was planned, and the rows that went with them.
 
 use datapath::code::Code;
-use datapath::diff::{Change, name_of};
+use datapath::diff::{Change, name_of, needs_remaking};
 use datapath::element::{ElementKind, Fix};
-use datapath::state::{Address, Family, Link, LinkKind, NeighbourState, Row};
+use datapath::state::{Address, Family, Link, LinkKind, NeighbourState, Row, Sysctl};
 
 use super::commands::{restore, with_rows, words};
+use super::rows::setting;
 use super::{Node, Suspicion, added, consequences, wanted};
 use crate::graph::{Part, family_of_tunnel, tunnel_named};
 
@@ -22,13 +23,17 @@ pub(super) fn suspicions(node: &Node<'_>, changes: &[Change]) -> Vec<Suspicion> 
             Change::Add(Row::Address(row)) => {
                 found.extend(address(node, row, change.row()));
             }
+            Change::Replace {
+                from: Row::Sysctl(from),
+                to: Row::Sysctl(to),
+            } => found.extend(ipv6_off(node, from, to)),
             _ => {}
         }
     }
-    // An address that is gone with its link follows from the link's own difference.
+    // An address that is gone with its link, or with the link's IPv6, follows from that.
     let links: Vec<&'static str> = found
         .iter()
-        .filter(|suspicion| suspicion.kind == ElementKind::Link)
+        .filter(|suspicion| matches!(suspicion.kind, ElementKind::Link | ElementKind::Sysctl))
         .filter(|suspicion| {
             !matches!(
                 suspicion.code,
@@ -210,6 +215,15 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
     Some(suspicion)
 }
 
+/// IPv6 is switched off on a tunnel that carries it: the kernel takes away all that it had of it.
+fn ipv6_off(node: &Node<'_>, from: &Sysctl, to: &Sysctl) -> Option<Suspicion> {
+    let place = from.name.strip_prefix("net.ipv6.conf.")?;
+    let place = place.strip_suffix(".disable_ipv6")?;
+    tunnel_named(&place.replace('/', "."))?;
+    let is_off = from.value != 0 && to.value == 0;
+    is_off.then(|| setting(node, Code::V6ForwardOff, from, to, place, Family::Ipv6))
+}
+
 /// Makes a tunnel that does not exist.
 fn again(node: &Node<'_>, to: &Link) -> Fix {
     match restore(&Row::Link(to.clone())) {
@@ -218,18 +232,13 @@ fn again(node: &Node<'_>, to: &Link) -> Fix {
     }
 }
 
-/// Removes what has the tunnel's name and makes the tunnel.
+/// Removes what has the tunnel's name and makes the tunnel; [`absorb`] puts back what stands on it.
 fn anew(node: &Node<'_>, to: &Link) -> Fix {
     let fix = node.fix(words(&["ip", "link", "del", &to.name]));
     match restore(&Row::Link(to.clone())) {
         Some(argv) => node.and(fix, argv),
         None => fix,
     }
-    .and_advice(&format!(
-        "start the datapath's agent on {}, which puts back the rows of {}",
-        node.place(),
-        to.name
-    ))
 }
 
 fn address(node: &Node<'_>, address: &Address, row: &Row) -> Option<Suspicion> {
@@ -271,6 +280,7 @@ pub(super) fn absorb<'c>(
         }
     }
     for (suspicion, changes) in found.iter_mut().zip(taken) {
+        let is_remade = changes.iter().any(|change| is_remade(suspicion, change));
         let others: Vec<&Change> = changes
             .into_iter()
             .filter(|change| !matches!(change.row(), Row::Link(_)) && !is_itself(suspicion, change))
@@ -278,8 +288,14 @@ pub(super) fn absorb<'c>(
         suspicion
             .evidence
             .extend(consequences(node.scope, node.at, &others));
-        let rows: Vec<&Row> = others.iter().filter_map(|change| wanted(change)).collect();
-        suspicion.fix = with_rows(node, std::mem::take(&mut suspicion.fix), &rows);
+        let fix = std::mem::take(&mut suspicion.fix);
+        suspicion.fix = if is_remade {
+            let rows = standing_on(node, suspicion.link);
+            with_rows(node, fix, &rows.iter().collect::<Vec<_>>())
+        } else {
+            let rows: Vec<&Row> = others.iter().filter_map(|change| wanted(change)).collect();
+            with_rows(node, fix, &rows)
+        };
         // What the rows that went along concern, the link concerns: their ways cross it.
         if suspicion.kind == ElementKind::Address && !others.is_empty() {
             suspicion.soft = false;
@@ -289,7 +305,40 @@ pub(super) fn absorb<'c>(
 }
 
 fn is_itself(suspicion: &Suspicion, change: &Change) -> bool {
-    suspicion.kind == ElementKind::Address && name_of(change.row()) == suspicion.name
+    suspicion.kind != ElementKind::Link && name_of(change.row()) == suspicion.name
+}
+
+/// Whether the fix removes a link and makes it anew, so that rows go which are there now.
+fn is_remade(suspicion: &Suspicion, change: &Change) -> bool {
+    let Change::Replace {
+        from: Row::Link(from),
+        to: Row::Link(to),
+    } = change
+    else {
+        return false;
+    };
+    suspicion.code != Code::TunnelDevDown && needs_remaking(from, to)
+}
+
+/// What is planned to stand on a link.
+fn standing_on(node: &Node<'_>, link: Option<&'static str>) -> Vec<Row> {
+    let planned = node.intended.desired(node.scope, node.at);
+    let rows = planned.iter().flat_map(|planned| planned.rows());
+    let rows = rows.filter(|row| !matches!(row, Row::Link(_)));
+    rows.filter(|row| link.is_some_and(|link| is_on(row, link)))
+        .collect()
+}
+
+fn is_on(row: &Row, link: &str) -> bool {
+    match row {
+        Row::Link(row) => row.name == link,
+        Row::Address(row) => row.link == link,
+        Row::Fdb(row) => row.link == link,
+        Row::Neighbour(row) => row.link == link,
+        Row::Route(row) => row.hops.iter().any(|hop| hop.link == link),
+        Row::Sysctl(row) => row.name.split('.').nth(3) == Some(link),
+        Row::Nat(_) | Row::Rule(_) => false,
+    }
 }
 
 /// Whether a row's difference follows from a link's.
@@ -298,16 +347,7 @@ fn takes(suspicion: &Suspicion, change: &Change) -> bool {
         return false;
     };
     let row = change.row();
-    let on_link = match row {
-        Row::Link(row) => row.name == link,
-        Row::Address(row) => row.link == link,
-        Row::Fdb(row) => row.link == link,
-        Row::Neighbour(row) => row.link == link,
-        Row::Route(row) => row.hops.iter().any(|hop| hop.link == link),
-        Row::Sysctl(row) => row.name.split('.').nth(3) == Some(link),
-        Row::Nat(_) | Row::Rule(_) => false,
-    };
-    if !on_link {
+    if !is_on(row, link) {
         return false;
     }
     let gone = added(change).is_some();
@@ -319,7 +359,9 @@ fn takes(suspicion: &Suspicion, change: &Change) -> bool {
         (Code::InnerMtuTooBig | Code::L2MtuMismatch, _) => false,
         (Code::NeighStaleMac, Row::Neighbour(_)) => gone || replaced_by_kernel,
         (Code::NeighStaleMac, _) => false,
-        (Code::TunnelDevDown, Row::Fdb(_) | Row::Sysctl(_)) => false,
+        (Code::V6ForwardOff, Row::Sysctl(row)) => row.name == suspicion.name,
+        (Code::TunnelDevDown | Code::V6ForwardOff, Row::Fdb(_)) => false,
+        (Code::TunnelDevDown, Row::Sysctl(_)) => false,
         (Code::AddressMissing, Row::Fdb(_) | Row::Sysctl(_)) => false,
         // The kernel drops the routes of a family with its last address.
         (Code::AddressMissing, Row::Route(row)) => {

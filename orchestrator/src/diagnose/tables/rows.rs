@@ -466,7 +466,8 @@ fn effective_rp_filter(node: &Node<'_>, link: &str) -> i64 {
         .unwrap_or(0)
 }
 
-fn setting(
+/// A setting of a link that is not as planned.
+pub(super) fn setting(
     node: &Node<'_>,
     code: Code,
     from: &Sysctl,
@@ -474,16 +475,14 @@ fn setting(
     place: &str,
     family: Family,
 ) -> Suspicion {
-    let part = match tunnel_named(&place.replace('/', ".")) {
-        Some(link) => Part::Link(link),
-        None => Part::Lower(family),
-    };
+    let link = tunnel_named(&place.replace('/', "."));
+    let part = link.map_or(Part::Lower(family), Part::Link);
     Suspicion {
         code,
         at: node.at,
         kind: ElementKind::Sysctl,
         name: to.name.clone(),
-        link: None,
+        link,
         parts: vec![(node.at, part)],
         soft: false,
         summary: format!(
