@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use serde::Serialize;
 
 use crate::agent::Timing;
@@ -136,10 +137,26 @@ enum Verb {
     },
 }
 
+impl Verb {
+    /// Itself, where its arguments go together.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let replica = match &self {
+            Self::Controller { replica, .. }
+            | Self::Elector { replica, .. }
+            | Self::Manager { replica, .. } => replica,
+            _ => return Ok(self),
+        };
+        match replica.rule() {
+            None => Ok(self),
+            Some(rule) => Err(Self::command().error(ErrorKind::ValueValidation, rule)),
+        }
+    }
+}
+
 /// Runs the program on its arguments, without the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let words = std::iter::once(OsString::from("clusterlink")).chain(args);
-    let verb = match Verb::try_parse_from(words) {
+    let verb = match Verb::try_parse_from(words).and_then(Verb::checked) {
         Ok(verb) => verb,
         Err(error) => {
             // Nothing can be done about a closed terminal.

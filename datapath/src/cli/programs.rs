@@ -87,30 +87,31 @@ pub(super) enum Which {
 }
 
 impl Replica {
-    fn common(self, process: &Process) -> Result<Common, Error> {
-        let timing = lease::Timing {
+    fn timing(&self) -> lease::Timing {
+        lease::Timing {
             duration: Duration::from_secs(self.lease_duration),
             deadline: Duration::from_secs(self.renew_deadline),
             retry: Duration::from_secs(self.retry_period),
-        };
-        // client-go asks for the same: a waiting replica's pause has jitter.
-        if timing.duration <= timing.deadline
-            || timing.deadline.as_secs_f64() <= timing.retry.as_secs_f64() * 1.2
-        {
-            return Err(Error::Input {
-                file: "the command line".to_owned(),
-                line: None,
-                rule: "--lease-duration has to be longer than --renew-deadline, and that longer than 1.2 times --retry-period".to_owned(),
-            });
         }
-        Ok(Common {
+    }
+
+    /// What is wrong with its times, by the rules of client-go: a waiting replica's pause has jitter.
+    pub(super) fn rule(&self) -> Option<&'static str> {
+        let timing = self.timing();
+        let is_fit =
+            timing.duration > timing.deadline && timing.deadline > timing.retry.mul_f64(1.2);
+        (!is_fit).then_some("--lease-duration has to be longer than --renew-deadline, and that longer than 1.2 times --retry-period")
+    }
+
+    fn common(self, process: &Process) -> Common {
+        Common {
+            timing: self.timing(),
             identity: self.identity.unwrap_or_else(identity),
             namespace: self.namespace,
-            timing,
             metrics: process.metrics.clone(),
             readiness: process.readiness.clone(),
             stop: process.stop.clone(),
-        })
+        }
     }
 }
 
@@ -138,7 +139,7 @@ pub(super) fn controller(
     listening: Listening,
 ) -> Result<ExitCode, Error> {
     run("controller", listening, |process| async move {
-        let common = replica.common(&process)?;
+        let common = replica.common(&process);
         let cluster = cluster(member).await?;
         let elector = async {
             if elects {
@@ -159,7 +160,7 @@ pub(super) fn elector(
     listening: Listening,
 ) -> Result<ExitCode, Error> {
     run("elector", listening, |process| async move {
-        let common = replica.common(&process)?;
+        let common = replica.common(&process);
         programs::elector(cluster(member).await?, common).await;
         Ok(())
     })
@@ -178,7 +179,7 @@ pub(super) fn manager(
         Which::On => Mode::On,
     };
     run("manager", listening, |process| async move {
-        let common = replica.common(&process)?;
+        let common = replica.common(&process);
         programs::manager(client(kubeconfig).await?, Managing { mode, limit }, common).await;
         Ok(())
     })

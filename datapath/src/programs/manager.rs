@@ -193,8 +193,10 @@ impl Manager {
                 self.listed.insert(key);
             }
             (Watching::Config, Change::Set(name, object)) => {
-                let spec = self.writer.held(&name, &object);
-                self.inventory.lend(&name, spec.as_ref());
+                // One that cannot be read lends what it lent before: its tunnels have not changed.
+                if let Some(spec) = self.writer.held(&name, &object) {
+                    self.inventory.lend(&name, Some(&spec));
+                }
             }
             (Watching::Config, Change::Gone(name)) => self.no_config(&name),
             (Watching::Config, Change::Listed(names)) => {

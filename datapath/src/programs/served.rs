@@ -27,17 +27,25 @@ const HEAD: Duration = Duration::from_secs(5);
 
 /// Whether a program knows everything that it decides by.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Readiness(Arc<AtomicUsize>);
+pub(crate) struct Readiness(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    awaited: AtomicUsize,
+    known: AtomicUsize,
+}
 
 impl Readiness {
     /// Something more has to be known; it is when what this returns is [done](Awaited::done).
     pub(crate) fn awaits(&self) -> Awaited {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.0.awaited.fetch_add(1, Ordering::AcqRel);
         Awaited(Some(self.clone()))
     }
 
+    /// A program that does not say yet what it waits for is not ready either.
     fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
+        let known = self.0.known.load(Ordering::Acquire);
+        known > 0 && known == self.0.awaited.load(Ordering::Acquire)
     }
 }
 
@@ -49,7 +57,7 @@ impl Awaited {
     /// It is known. Once is enough.
     pub(crate) fn done(&mut self) {
         if let Some(readiness) = self.0.take() {
-            readiness.0.fetch_sub(1, Ordering::AcqRel);
+            readiness.0.known.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
