@@ -51,10 +51,8 @@ fn whoever_is_left_takes_over() {
     let world = World::new(&[]);
     cluster(&world, "a", "p2p");
     let arguments = |identity: &str| {
-        let words = ["--identity", identity]
-            .iter()
-            .chain(&QUICK)
-            .map(|word| (*word).to_owned());
+        let words = [&["--identity", identity], &QUICK[..]].concat();
+        let words = words.into_iter().map(str::to_owned);
         [world.as_manager(), words.collect()].concat()
     };
     let mut one = Program::start("manager", &arguments("one"));

@@ -14,14 +14,18 @@ use super::world::PATIENCE;
 
 const KOSMOS: &str = "/apis/kosmos.io/v1alpha1";
 
-/// What was planned, and of what: the specs and found prefixes of all objects.
+/// What was planned, and what was found and elected for that. A Cluster's spec is its operator's, and the API fills in its defaults
+/// whenever anybody writes to it.
 fn decided(control: &Endpoint) -> BTreeMap<String, Value> {
     let kinds = ["clusters", "clusternodes", "nodeconfigs"];
     let all = kinds.map(|kind| {
         let items = control.items(&format!("{KOSMOS}/{kind}")).into_iter();
         items.map(move |item| {
             let name = item["metadata"]["name"].as_str().unwrap().to_owned();
-            let decided = json!([item["spec"], item["status"]["clusterLinkStatus"]]);
+            let decided = match kind {
+                "clusters" => item["status"]["clusterLinkStatus"].clone(),
+                _ => item["spec"].clone(),
+            };
             (format!("{kind} {name}"), decided)
         })
     });
