@@ -140,11 +140,11 @@ enum Verb {
 impl Verb {
     /// Itself, where its arguments go together.
     fn checked(self) -> Result<Self, clap::Error> {
-        let replica = match &self {
-            Self::Controller { replica, .. }
-            | Self::Elector { replica, .. }
-            | Self::Manager { replica, .. } => replica,
-            _ => return Ok(self),
+        let (Self::Controller { replica, .. }
+        | Self::Elector { replica, .. }
+        | Self::Manager { replica, .. }) = &self
+        else {
+            return Ok(self);
         };
         match replica.rule() {
             None => Ok(self),

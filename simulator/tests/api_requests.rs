@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, Connection, EventKind, NoPods, PodDialer, Resource};
+use simulator::apiserver::{Connection, EventKind, PodDialer, Resource};
 
 #[path = "api/asked.rs"]
 #[allow(dead_code, reason = "shared with a test that uses all of it")]

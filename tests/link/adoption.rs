@@ -27,6 +27,9 @@ fn what_changed_while_the_api_was_away_is_known_when_it_is_back() {
     cluster(&world, "a", "p2p");
     cluster_node(world.store(CONTROL), "a", "n1", 1, 1);
     let mut managers = [0, 1].map(|_| Program::start("manager", &world.as_manager()));
+    for manager in &mut managers {
+        manager.said("everything is listed");
+    }
     adopted(&world);
     let mut host = 1;
     // A moment; longer than a leader goes on without the API; and one after which the server has forgotten all watches.

@@ -41,9 +41,6 @@ impl Program {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if std::env::var_os("LINK_ECHO").is_some() {
-                    eprintln!("{line}");
-                }
                 // A test that does not listen any more still wants the pipe empty.
                 let _ = sender.send(line);
             }

@@ -363,12 +363,13 @@ impl Board {
             let same_status = former
                 .as_ref()
                 .is_some_and(|former| former["status"] == status(condition.is_true));
-            let same_reason = former
-                .as_ref()
-                .is_some_and(|former| former["reason"] == *condition.reason);
+            let is_same = same_status
+                && former
+                    .as_ref()
+                    .is_some_and(|former| former["reason"] == *condition.reason);
             // Nobody needs to be told that something is well that never was otherwise.
             let is_first_word = former.is_none() && condition.is_true;
-            if !(same_status && same_reason) && !is_first_word {
+            if !is_same && !is_first_word {
                 turned.push(condition.clone());
             }
             let since = former.filter(|_| same_status);

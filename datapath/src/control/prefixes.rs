@@ -295,9 +295,7 @@ impl Found {
                 patch["status"]["clusterLinkStatus"][field] = texts.into();
             }
         }
-        if patch.get("status").is_none() {
-            return None;
-        }
+        patch.get("status")?;
         patch["metadata"]["resourceVersion"] = cluster["metadata"]["resourceVersion"].clone();
         Some(patch)
     }

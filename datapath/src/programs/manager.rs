@@ -125,8 +125,12 @@ pub(crate) async fn manager(client: Client, managing: Managing, mut common: Comm
     let mut writes: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
     loop {
         let is_known = manager.listed.len() == 3;
-        if is_known {
-            awaited.done();
+        if is_known && awaited.done() {
+            info!(
+                clusters = manager.inventory.clusters().len(),
+                nodes = manager.inventory.nodes().len(),
+                "everything is listed"
+            );
         }
         let leads = is_known && leading.is_now();
         if leads {

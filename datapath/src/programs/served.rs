@@ -54,11 +54,13 @@ impl Readiness {
 pub(crate) struct Awaited(Option<Readiness>);
 
 impl Awaited {
-    /// It is known. Once is enough.
-    pub(crate) fn done(&mut self) {
-        if let Some(readiness) = self.0.take() {
-            readiness.0.known.fetch_add(1, Ordering::AcqRel);
-        }
+    /// It is known. Whether that is news; once is enough.
+    pub(crate) fn done(&mut self) -> bool {
+        let Some(readiness) = self.0.take() else {
+            return false;
+        };
+        readiness.0.known.fetch_add(1, Ordering::AcqRel);
+        true
     }
 }
 
@@ -83,13 +85,10 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readines
         let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                // Out of descriptors, say: others may give some back.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, say: others may give some back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
         let (metrics, readiness) = (metrics.clone(), readiness.clone());
         tokio::spawn(async move {
