@@ -30,7 +30,7 @@ pub(super) const LIMIT: usize = 1_400_000;
 /// Where a program says how it is.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Listening {
-    /// Where to serve /metrics, /healthz and /readyz, for example [::]:8080 (default: nowhere)
+    /// Where to serve /metrics, /healthz and /readyz, for example 0.0.0.0:8080 (default: nowhere)
     #[arg(long, value_name = "ADDRESS", env = "CLUSTERLINK_LISTEN")]
     listen: Option<SocketAddr>,
 }

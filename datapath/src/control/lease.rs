@@ -218,6 +218,7 @@ impl Contender {
             }
             (Ask::Read, Answer::Absent) => {
                 self.observed = None;
+                self.sent = None;
                 self.then = Some(Ask::Create(self.record(None, wall)));
                 self.next = now;
             }
@@ -263,6 +264,10 @@ impl Contender {
 
     /// The same record at another version is no sign of life.
     fn see(&mut self, record: Record, version: String, now: Duration) {
+        if record.holder != self.identity {
+            // Only a write of its own makes it the leader again.
+            self.sent = None;
+        }
         match &mut self.observed {
             Some(held) if held.record == record => held.version = version,
             _ => {
