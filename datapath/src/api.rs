@@ -17,6 +17,14 @@ pub const CLUSTER_LABEL: &str = "kosmos.io/cluster";
 /// The label (and annotation) key that marks the control-plane cluster, with the value `root`.
 pub const ROLE_LABEL: &str = "kosmos.io/cluster-role";
 
+/// The CustomResourceDefinitions of Cluster, ClusterNode and NodeConfig, as YAML: those of Kosmos, and `status.conditions` in addition.
+/// In a control plane that has Kosmos' own, conditions are dropped, and everything else is the same.
+pub const DEFINITIONS: [&str; 3] = [
+    include_str!("../crds/clusters.yaml"),
+    include_str!("../crds/clusternodes.yaml"),
+    include_str!("../crds/nodeconfigs.yaml"),
+];
+
 /// The part of `ObjectMeta` that the planner reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

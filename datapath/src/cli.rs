@@ -1,32 +1,33 @@
 //! The program `clusterlink` (feature `clusterlink`).
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 
-use crate::agent::{self, Timing};
+use crate::agent::Timing;
 use crate::api::NodeConfigSpec;
 use crate::diff::diff;
 use crate::error::{Error, Problem, ProblemKind};
-use crate::kernel::{LinuxKernel, Monitor};
+use crate::kernel::LinuxKernel;
 use crate::nodeconfig::desired;
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
 use crate::walk::{End, Packet, World, walk};
 
 mod input;
+mod programs;
 
 /// A wrong command line (`EX_USAGE`).
 const USAGE: u8 = 64;
 
-/// The multi-cluster datapath of one node.
+/// The multi-cluster datapath: the agent of a node, and the programs of its control plane.
 #[derive(Parser)]
 #[command(name = "clusterlink", version)]
 enum Verb {
@@ -46,6 +47,50 @@ enum Verb {
         /// How long rows stay after the NodeConfig was deleted, seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         grace: u64,
+        #[command(flatten)]
+        listening: programs::Listening,
+    },
+    /// Keep a member cluster's objects in the control plane: a ClusterNode for each Node, the prefixes of its pods and services, and,
+    /// unless --no-elector is given, which node is its gateway.
+    ///
+    /// Of several replicas one writes, by a Lease in the member cluster. What is known stays while an API server is away.
+    Controller {
+        #[command(flatten)]
+        member: programs::MemberOptions,
+        /// Leave the gateway to an elector that runs by itself
+        #[arg(long)]
+        no_elector: bool,
+        #[command(flatten)]
+        replica: programs::Replica,
+        #[command(flatten)]
+        listening: programs::Listening,
+    },
+    /// Keep a member cluster's gateway: a ready node that is it already, or else the first ready node by name.
+    Elector {
+        #[command(flatten)]
+        member: programs::MemberOptions,
+        #[command(flatten)]
+        replica: programs::Replica,
+        #[command(flatten)]
+        listening: programs::Listening,
+    },
+    /// Keep the NodeConfigs of a fleet as its Clusters and ClusterNodes say, and conditions on those objects.
+    ///
+    /// Of several replicas one writes, by a Lease in the control plane.
+    Manager {
+        /// The control plane's kubeconfig (default: KUBECONFIG, or the pod's service account)
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// Which NodeConfigs are written: `auto` leaves out those that are larger than --node-config-limit, and says so on their objects
+        #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
+        node_configs: programs::Which,
+        /// The largest NodeConfig that `auto` writes, in bytes of JSON; etcd takes no object of more than 1.5 MiB
+        #[arg(long, value_name = "BYTES", default_value_t = programs::LIMIT)]
+        node_config_limit: usize,
+        #[command(flatten)]
+        replica: programs::Replica,
+        #[command(flatten)]
+        listening: programs::Listening,
     },
     /// Print the changes that would make this node what a NodeConfig says.
     ///
@@ -92,10 +137,26 @@ enum Verb {
     },
 }
 
+impl Verb {
+    /// Itself, where its arguments go together.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let (Self::Controller { replica, .. }
+        | Self::Elector { replica, .. }
+        | Self::Manager { replica, .. }) = &self
+        else {
+            return Ok(self);
+        };
+        match replica.rule() {
+            None => Ok(self),
+            Some(rule) => Err(Self::command().error(ErrorKind::ValueValidation, rule)),
+        }
+    }
+}
+
 /// Runs the program on its arguments, without the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let words = std::iter::once(OsString::from("clusterlink")).chain(args);
-    let verb = match Verb::try_parse_from(words) {
+    let verb = match Verb::try_parse_from(words).and_then(Verb::checked) {
         Ok(verb) => verb,
         Err(error) => {
             // Nothing can be done about a closed terminal.
@@ -127,13 +188,38 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
             node,
             kubeconfig,
             grace,
+            listening,
         } => {
             let timing = Timing {
                 grace: Duration::from_secs(grace),
                 ..Timing::default()
             };
-            serve(&format!("{cluster}-{node}"), kubeconfig, timing)
+            programs::agent(&format!("{cluster}-{node}"), kubeconfig, timing, listening)
         }
+        Verb::Controller {
+            member,
+            no_elector,
+            replica,
+            listening,
+        } => programs::controller(member, !no_elector, replica, listening),
+        Verb::Elector {
+            member,
+            replica,
+            listening,
+        } => programs::elector(member, replica, listening),
+        Verb::Manager {
+            kubeconfig,
+            node_configs,
+            node_config_limit,
+            replica,
+            listening,
+        } => programs::manager(
+            kubeconfig,
+            node_configs,
+            node_config_limit,
+            replica,
+            listening,
+        ),
         Verb::Diff {
             file,
             name,
@@ -223,41 +309,6 @@ fn observe(file: Option<PathBuf>) -> Result<NodeState, Error> {
             Ok(state)
         }
     }
-}
-
-fn serve(name: &str, kubeconfig: Option<PathBuf>, timing: Timing) -> Result<ExitCode, Error> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // A second initialisation, in a program that did it already, changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .try_init();
-    let missing = |what: &str, why: &dyn std::fmt::Display| Error::Missing {
-        what: what.to_owned(),
-        why: why.to_string(),
-    };
-    let mut kernel = LinuxKernel::open()?;
-    let monitor = Monitor::open()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| missing("a runtime", &error))?;
-    runtime.block_on(async {
-        let client = input::client(kubeconfig).await?;
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-                .map_err(|error| missing("a signal handler", &error))?;
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        };
-        let events = agent::events(client, name);
-        agent::keep(&mut kernel, monitor, events, timing, stop).await
-    })?;
-    Ok(ExitCode::SUCCESS)
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Error> {

@@ -43,6 +43,7 @@ pub mod api;
 #[cfg(feature = "clusterlink")]
 pub mod cli;
 pub mod code;
+pub mod control;
 pub mod diff;
 pub mod digest;
 #[cfg(feature = "clusterlink")]
@@ -56,8 +57,14 @@ pub mod memory;
 pub mod nodeconfig;
 pub mod plan;
 pub mod printable;
+#[cfg(feature = "clusterlink")]
+mod programs;
+#[cfg(feature = "kube")]
+pub mod rbac;
 pub mod reconcile;
 pub mod state;
 pub mod table;
 pub mod tunnel;
 pub mod walk;
+#[cfg(feature = "kube")]
+pub mod watching;

@@ -323,9 +323,16 @@ fn the_agent_looks_once_for_a_config_and_never_for_what_others_do() {
             .expect("a runtime");
         runtime.block_on(async {
             let timing = Timing::default();
-            let agent = keep(&mut kernel, monitor, stream.boxed(), timing, async {
-                let _ = stopped.await;
-            });
+            let agent = keep(
+                &mut kernel,
+                monitor,
+                stream.boxed(),
+                timing,
+                |_| {},
+                async {
+                    let _ = stopped.await;
+                },
+            );
             let scenario = quiet_scenario(&mut admin, looks, events, stop);
             let (ended, ()) = tokio::join!(agent, scenario);
             ended.expect("a clean end");
@@ -354,9 +361,16 @@ fn the_agent_keeps_its_config_and_its_head() {
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            let agent = keep(&mut kernel, monitor, stream.boxed(), timing, async {
-                let _ = stopped.await;
-            });
+            let agent = keep(
+                &mut kernel,
+                monitor,
+                stream.boxed(),
+                timing,
+                |_| {},
+                async {
+                    let _ = stopped.await;
+                },
+            );
             let (ended, ()) = tokio::join!(agent, scenario(&mut admin, events, stop));
             ended.expect("a clean end");
         });

@@ -56,6 +56,11 @@ fn wrong_words_are_64_and_help_is_not_wrong() {
         &["walk", "nowhere"],
         &["diff", "--file"],
         &["agent", "--grace", "x"],
+        &["controller"],
+        &["manager", "--node-configs", "some"],
+        &["manager", "--renew-deadline", "15"],
+        &["manager", "--renew-deadline", "2"],
+        &["elector", "--cluster", "a", "--listen", "8080"],
     ] {
         let output = clusterlink(words);
         assert_eq!(output.status.code(), Some(64), "{words:?}");

@@ -91,6 +91,7 @@ mod resource;
 mod review;
 mod selector;
 mod serve;
+mod service_ranges;
 mod shape;
 mod status;
 mod store;

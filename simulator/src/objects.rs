@@ -188,6 +188,28 @@ pub(crate) fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
+/// The names and prefixes of a cluster's ServiceCIDRs: each has one of a family at most.
+pub(crate) fn service_cidrs(cluster: &Cluster) -> Vec<(String, Vec<String>)> {
+    let of = |is_ipv4: bool| {
+        let nets = cluster.service_cidrs.iter();
+        nets.filter(move |net| net.addr().is_ipv4() == is_ipv4)
+            .map(ToString::to_string)
+    };
+    let (mut ipv4, mut ipv6) = (of(true), of(false));
+    let mut objects = Vec::new();
+    loop {
+        let cidrs: Vec<String> = ipv4.next().into_iter().chain(ipv6.next()).collect();
+        if cidrs.is_empty() {
+            return objects;
+        }
+        let name = match objects.len() {
+            0 => "kubernetes".to_owned(),
+            more => format!("kubernetes-{}", more + 1),
+        };
+        objects.push((name, cidrs));
+    }
+}
+
 /// The key that the lab's floaters prove themselves with, in hexadecimal.
 pub(crate) fn secret(key_hex: &str) -> Value {
     json!({

@@ -1,4 +1,7 @@
-//! The datapath's control plane in miniature: it elects gateways, plans, and writes NodeConfigs.
+//! The datapath's control plane in miniature: it drives `datapath`'s own engines over the objects of all clusters at once.
+//!
+//! Who is the gateway, which objects count, and what is planned, is decided there; here is only what a lab does otherwise than the programs
+//! `clusterlink elector` and `manager`: it reads and writes the stores themselves, and it can be frozen.
 //!
 //! It knows nothing but the objects of the APIs, and reaches the agents by NodeConfigs alone. Those are not stored: all of a large fleet
 //! together are quadratic in its size, so each is made of the plan when it is asked for. One that has to stay as it is while the plan
@@ -11,8 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datapath::agent;
-use datapath::api::{Cluster, ClusterNode, Fleet, NodeConfigSpec};
-use serde::de::DeserializeOwned;
+use datapath::api::{ClusterNode, NodeConfigSpec};
+use datapath::control::configs::differences;
+use datapath::control::gateways;
+use datapath::control::inventory::{Inventory, Kind};
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -36,18 +41,10 @@ pub(crate) struct Reconciler {
     /// The first is the control-plane cluster.
     members: Vec<Member>,
     freezer: Arc<Freezer>,
-    former: Mutex<Former>,
     /// Where NodeConfigs are made when they are asked for.
     configs: Arc<Configs>,
-    /// What was planned last, and how often something was.
-    generated: Mutex<(Fleet, u64)>,
-}
-
-/// Every object as it could be read last, by name.
-#[derive(Debug, Default)]
-struct Former {
-    clusters: BTreeMap<String, Cluster>,
-    cluster_nodes: BTreeMap<String, ClusterNode>,
+    /// The objects as they count, and how often something was planned of them.
+    known: Mutex<(Inventory, u64)>,
 }
 
 impl Reconciler {
@@ -56,9 +53,8 @@ impl Reconciler {
         let reconciler = Self {
             members,
             freezer,
-            former: Mutex::default(),
             configs: configs.clone(),
-            generated: Mutex::default(),
+            known: Mutex::default(),
         };
         reconciler.root().generate(Resource::NODE_CONFIGS, configs);
         reconciler
@@ -71,45 +67,57 @@ impl Reconciler {
 
     /// Elects everywhere, and plans where something has changed.
     pub(crate) fn step(&self) {
-        self.elect_all();
-        let fleet = self.fleet();
-        let mut generated = self
-            .generated
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_new = generated.1 == 0 || generated.0 != fleet;
-        let planner = if is_new {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (inventory, revision) = &mut *known;
+        self.take_in(inventory);
+        self.elect_all(inventory);
+        self.take_in(inventory);
+        let is_new = *revision == 0 || !inventory.is_planned();
+        if is_new {
             self.keep_frozen();
-            let planner = self.configs.plan(&fleet);
-            *generated = (fleet, generated.1 + 1);
-            planner
-        } else {
-            match self.configs.planner() {
-                Some(planner) => planner,
-                None => return,
-            }
-        };
+            inventory.plan();
+            self.configs.set(inventory.planner());
+            *revision += 1;
+        }
+        let planner = inventory.planner();
         let frozen = self.freezer.now();
         let root = self.root();
         let (held, _) = root.list(Resource::NODE_CONFIGS, None);
         let held = held
             .iter()
             .filter_map(|one| one["metadata"]["name"].as_str());
-        for name in held {
-            if planner.view(name).is_none() && !self.is_frozen(&frozen, name) {
-                // Somebody else may have removed it meanwhile.
-                let _ = root.delete(Resource::NODE_CONFIGS, None, name);
-            }
+        let is_current = |name: &str| !is_new && root.is_stub(Resource::NODE_CONFIGS, None, name);
+        let (gone, put) = differences(planner, held, is_current);
+        for name in gone
+            .into_iter()
+            .filter(|name| !self.is_frozen(&frozen, name))
+        {
+            // Somebody else may have removed it meanwhile.
+            let _ = root.delete(Resource::NODE_CONFIGS, None, name);
         }
-        for name in planner.nodes() {
-            let is_current = !is_new && root.is_stub(Resource::NODE_CONFIGS, None, name);
-            if is_current || self.is_frozen(&frozen, name) {
-                continue;
-            }
-            let put = root.put_stub(Resource::NODE_CONFIGS, None, name, generated.1);
+        for name in put
+            .into_iter()
+            .filter(|name| !self.is_frozen(&frozen, name))
+        {
+            let put = root.put_stub(Resource::NODE_CONFIGS, None, name, *revision);
             if let Err(status) = put {
                 warn!(name, ?status, "cannot write a NodeConfig");
             }
+        }
+    }
+
+    /// Reads all objects of the control plane.
+    fn take_in(&self, inventory: &mut Inventory) {
+        for (kind, resource) in [
+            (Kind::Cluster, Resource::CLUSTERS),
+            (Kind::ClusterNode, Resource::CLUSTER_NODES),
+        ] {
+            let (objects, _) = self.root().list(resource, None);
+            let named = objects.iter().filter_map(|object| {
+                let name = object["metadata"]["name"].as_str()?;
+                Some((name, &**object))
+            });
+            inventory.relist(kind, named);
         }
     }
 
@@ -138,19 +146,18 @@ impl Reconciler {
         }
     }
 
-    fn elect_all(&self) {
-        let mut by_cluster: BTreeMap<String, Vec<ClusterNode>> = BTreeMap::new();
-        for node in self.fleet().cluster_nodes {
-            let nodes = by_cluster.entry(node.spec.cluster_name.clone());
-            nodes.or_default().push(node);
+    fn elect_all(&self, inventory: &Inventory) {
+        let mut by_cluster: BTreeMap<&str, Vec<ClusterNode>> = BTreeMap::new();
+        for (_, node) in inventory.nodes().iter() {
+            let nodes = by_cluster.entry(&node.spec.cluster_name);
+            nodes.or_default().push(node.clone());
         }
         for member in &self.members {
-            let mine = by_cluster.remove(&member.name).unwrap_or_default();
+            let mine = by_cluster.remove(member.name.as_str()).unwrap_or_default();
             self.elect(member, &mine);
         }
     }
 
-    /// The gateway of a cluster is its first ready node by name, and stays it while it is ready.
     fn elect(&self, member: &Member, mine: &[ClusterNode]) {
         if self.freezer.cluster(&member.name) {
             return;
@@ -161,22 +168,12 @@ impl Reconciler {
             .filter(|node| objects::is_ready(node))
             .filter_map(|node| node["metadata"]["name"].as_str())
             .collect();
-        let elected = elected(mine, &ready);
-        for node in mine {
-            let wanted = elected == Some(node.spec.node_name.as_str());
-            if node.spec.is_gateway() == wanted {
-                continue;
-            }
-            let roles = if wanted {
-                json!(["gateway"])
-            } else {
-                json!([])
-            };
+        for roles in gateways::roles(mine, &ready) {
             let put = self.root().put(
                 Resource::CLUSTER_NODES,
                 None,
-                &node.metadata.name,
-                |object| object["spec"]["roles"] = roles,
+                &roles.cluster_node,
+                |object| object["spec"]["roles"] = json!(roles.roles),
             );
             if let Err(status) = put {
                 warn!(
@@ -213,19 +210,6 @@ impl Reconciler {
     pub(crate) fn inputs(&self) -> Inputs {
         Inputs::open(&self.members)
     }
-
-    /// The planner's input. An object that cannot be read counts as it was before: a slip in one of them must not take rows from
-    /// its node, nor those that lead there from all others.
-    fn fleet(&self) -> Fleet {
-        let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-        let root = self.root();
-        Fleet {
-            clusters: read(root, Resource::CLUSTERS, &mut former.clusters),
-            cluster_nodes: read(root, Resource::CLUSTER_NODES, &mut former.cluster_nodes),
-            // They are made of the plan and say nothing new.
-            node_configs: Vec::new(),
-        }
-    }
 }
 
 /// Whether a change of a NodeConfig is somebody else's: ours make it what is planned.
@@ -234,45 +218,6 @@ fn is_foreign(event: &Event, root: &Store) -> bool {
         .as_str()
         .unwrap_or_default();
     !root.is_stub(Resource::NODE_CONFIGS, None, name)
-}
-
-/// The node that has to be the gateway, of a cluster's nodes in any order.
-fn elected<'a>(nodes: &'a [ClusterNode], ready: &BTreeSet<&str>) -> Option<&'a str> {
-    let mut candidates: Vec<&ClusterNode> = nodes
-        .iter()
-        .filter(|node| ready.contains(node.spec.node_name.as_str()))
-        .collect();
-    candidates.sort_by(|one, other| one.spec.node_name.cmp(&other.spec.node_name));
-    candidates
-        .iter()
-        .find(|node| node.spec.is_gateway())
-        .or(candidates.first())
-        .map(|node| node.spec.node_name.as_str())
-}
-
-/// The objects of a kind that are there, each as it could be read last.
-fn read<T: DeserializeOwned + Clone>(
-    root: &Store,
-    resource: Resource,
-    former: &mut BTreeMap<String, T>,
-) -> Vec<T> {
-    let (objects, _) = root.list(resource, None);
-    let mut held = std::mem::take(former);
-    for object in &objects {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let before = held.remove(name);
-        let read = match T::deserialize(&**object) {
-            Ok(read) => Some(read),
-            Err(error) => {
-                warn!(kind = resource.kind, name, %error, "unreadable object; it counts as it was before");
-                before
-            }
-        };
-        if let Some(read) = read {
-            former.insert(name.to_owned(), read);
-        }
-    }
-    former.values().cloned().collect()
 }
 
 /// The rows of a NodeConfig object; none where it cannot be read.
@@ -286,36 +231,6 @@ pub(crate) fn spec_of(object: &Value) -> Option<NodeConfigSpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datapath::api::ClusterNodeSpec;
-
-    fn node(name: &str, gateway: bool) -> ClusterNode {
-        ClusterNode {
-            spec: ClusterNodeSpec {
-                node_name: name.to_owned(),
-                roles: if gateway {
-                    vec!["gateway".to_owned()]
-                } else {
-                    Vec::new()
-                },
-                ..ClusterNodeSpec::default()
-            },
-            ..ClusterNode::default()
-        }
-    }
-
-    #[test]
-    fn the_first_ready_node_is_elected_and_stays_while_it_is_ready() {
-        let ready = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
-        let fresh = [node("n2", false), node("n1", false)];
-        assert_eq!(elected(&fresh, &ready(&["n1", "n2"])), Some("n1"));
-        assert_eq!(elected(&fresh, &ready(&["n2"])), Some("n2"));
-        let settled = [node("n1", false), node("n2", true)];
-        assert_eq!(elected(&settled, &ready(&["n1", "n2"])), Some("n2"));
-        assert_eq!(elected(&settled, &ready(&["n1"])), Some("n1"));
-        assert_eq!(elected(&settled, &ready(&[])), None);
-        let two = [node("n1", true), node("n2", true)];
-        assert_eq!(elected(&two, &ready(&["n1", "n2"])), Some("n1"));
-    }
 
     /// The control plane of a generated fleet, planned once.
     fn planned() -> (Arc<Store>, Reconciler) {

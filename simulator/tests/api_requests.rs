@@ -6,64 +6,16 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, Connection, EventKind, NoPods, PodDialer, Resource};
+use simulator::apiserver::{Connection, EventKind, PodDialer, Resource};
 
+#[path = "api/asked.rs"]
+#[allow(dead_code, reason = "shared with a test that uses all of it")]
+mod asked;
 #[path = "api/tls.rs"]
 #[allow(dead_code, reason = "shared with tests that serve over TLS")]
 mod tls;
 
-/// A cluster in the process, asked by its administrator.
-struct Asked(Arc<ApiCluster>);
-
-/// An answer: its code and its body, JSON or text.
-#[derive(Debug)]
-struct Answer {
-    code: u16,
-    body: Value,
-}
-
-impl Asked {
-    fn new() -> Self {
-        Self(tls::cluster(Arc::new(NoPods)))
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", format!("Bearer {}", tls::TOKEN));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = Full::new(bytes::Bytes::from(body.to_owned()));
-        let response = self.0.handle(request.body(body).unwrap()).await;
-        let code = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
-        Answer { code, body }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[], "").await
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> Answer {
-        let json = [("content-type", "application/json")];
-        self.send("POST", path, &json, &body.to_string()).await
-    }
-
-    async fn patch(&self, path: &str, kind: &str, body: &Value) -> Answer {
-        let media = format!("application/{kind}");
-        self.send(
-            "PATCH",
-            path,
-            &[("content-type", &media)],
-            &body.to_string(),
-        )
-        .await
-    }
-}
+use asked::Asked;
 
 const WHOAMI: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";

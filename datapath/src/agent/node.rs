@@ -7,26 +7,25 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject};
-use kube::core::GroupVersionKind;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
+use kube::api::{Api, DynamicObject};
+use kube::runtime::watcher::{self, DefaultBackoff};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
 use super::{Event, Keeper, Settled, Timing, settle};
-use crate::api::{GROUP, VERSION};
 use crate::diff::ChangeSet;
 use crate::error::Error;
 use crate::kernel::{Monitor, Notice};
 use crate::nodeconfig::TUNNELS;
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
+use crate::watching::{Notice, kosmos, watched};
 
 /// Keeps one node as its NodeConfig says until `stop` ends.
 ///
-/// Applying blocks the caller's thread for milliseconds, so give this future a thread of its own.
+/// Applying blocks the caller's thread for milliseconds, so give this future a thread of its own. `looked` is told after each look
+/// whether the node's tables are as they should be.
 ///
 /// # Errors
 /// [`Error::Missing`] when the monitor cannot be waited for. Everything else is logged and tried again.
@@ -35,6 +34,7 @@ pub async fn keep(
     monitor: Monitor,
     wanted: impl Stream<Item = Event>,
     timing: Timing,
+    mut looked: impl FnMut(bool),
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let start = Instant::now();
@@ -70,6 +70,7 @@ pub async fn keep(
         if keeper.is_due(now()) {
             let settled = known.settle(kernel, monitor.get_mut(), &mut keeper);
             keeper.settled(settled.is_true, now());
+            looked(settled.is_true);
         }
     }
 }
@@ -192,14 +193,13 @@ fn readiness_of(monitor: Monitor) -> Result<AsyncFd<Monitor>, Error> {
 
 /// The events of one NodeConfig. Ends never; failures of the API are logged and retried with growing delays.
 pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
-    let kind = GroupVersionKind::gvk(GROUP, VERSION, "NodeConfig");
-    let resource = ApiResource::from_gvk_with_plural(&kind, "nodeconfigs");
+    let resource = kosmos("NodeConfig", "nodeconfigs");
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     // This one only: a node has no business with the others'.
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let name = name.to_owned();
     let mut seen = false;
-    let translate = move |event: Result<watcher::Event<DynamicObject>, watcher::Error>| {
+    let translate = move |event: Notice| {
         let is_own =
             |object: &DynamicObject| object.metadata.name.as_deref() == Some(name.as_str());
         let translated = match event {
@@ -222,37 +222,5 @@ pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
         };
         std::future::ready(translated)
     };
-    let mut is_free = true;
-    let relisted = move |event: Result<watcher::Event<DynamicObject>, watcher::Error>| {
-        let kept = match event {
-            // The server has forgotten where the watch was. The list that follows is no repetition of something that failed, so it
-            // waits for nothing; a server that says so again and again is a failing one.
-            Err(error) if is_free && is_expired(&error) => {
-                is_free = false;
-                None
-            }
-            other => {
-                is_free |= matches!(
-                    other,
-                    Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_))
-                );
-                Some(other)
-            }
-        };
-        std::future::ready(kept)
-    };
-    watcher(api, only)
-        .filter_map(relisted)
-        .default_backoff()
-        .filter_map(translate)
-}
-
-/// Whether the server says 410 Gone.
-fn is_expired(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::WatchError(status) => status.code == 410,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
-        _ => false,
-    }
+    watched(api, only, DefaultBackoff::default()).filter_map(translate)
 }

@@ -1,9 +1,7 @@
 //! What the program reads, and what is wrong with it: file, line, rule.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde::Deserialize;
 
 use crate::api::{Fleet, NodeConfig, NodeConfigSpec};
@@ -84,32 +82,4 @@ pub(super) fn refusal(file: &Path, rule: impl Into<String>) -> Error {
         line: None,
         rule: rule.into(),
     }
-}
-
-fn text(file: &Path) -> Result<String, Error> {
-    Ok(Source::read(file)?.text)
-}
-
-/// A client of the control plane. Refusals quote nothing of a kubeconfig: it holds keys.
-pub(super) async fn client(kubeconfig: Option<PathBuf>) -> Result<Client, Error> {
-    let config = match kubeconfig {
-        Some(file) => {
-            let bad = |rule: &str| refusal(&file, rule);
-            let text = text(&file)?;
-            let parsed = Kubeconfig::from_yaml(&text)
-                .map_err(|_| bad("it has to be a kubeconfig (kind Config, version v1)"))?;
-            kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
-                .await
-                .map_err(|_| bad("its current context has to name a cluster and a user of it"))?
-        }
-        None => kube::Config::infer().await.map_err(|_| Error::Missing {
-            what: "access to the Kubernetes API".to_owned(),
-            why: "there is neither --kubeconfig nor KUBECONFIG nor a pod's service account"
-                .to_owned(),
-        })?,
-    };
-    Client::try_from(config).map_err(|_| Error::Missing {
-        what: "access to the Kubernetes API".to_owned(),
-        why: "the kubeconfig's certificates or keys cannot be used".to_owned(),
-    })
 }

@@ -185,6 +185,16 @@ pub(crate) static LEASE: &[Column] = &[
     AGE,
 ];
 
+pub(crate) static SERVICE_CIDR: &[Column] = &[
+    NAME,
+    text("CIDRs", |o, _| {
+        let cidrs = o["spec"]["cidrs"].as_array().into_iter().flatten();
+        let cidrs: Vec<&str> = cidrs.filter_map(Value::as_str).collect();
+        cidrs.join(",").into()
+    }),
+    AGE,
+];
+
 pub(crate) static ROLE: &[Column] = &[
     NAME,
     Column {

@@ -10,14 +10,10 @@ use super::shape;
 
 /// The definitions of `kosmos.io`, as every cluster has them.
 pub(crate) static KOSMOS: LazyLock<Vec<Value>> = LazyLock::new(|| {
-    [
-        include_str!("../../crds/clusters.yaml"),
-        include_str!("../../crds/clusternodes.yaml"),
-        include_str!("../../crds/nodeconfigs.yaml"),
-    ]
-    .into_iter()
-    .filter_map(|text| serde_saphyr::from_str(text).ok())
-    .collect()
+    datapath::api::DEFINITIONS
+        .into_iter()
+        .filter_map(|text| serde_saphyr::from_str(text).ok())
+        .collect()
 });
 
 static KOSMOS_SERVED: LazyLock<Vec<Vec<Arc<Served>>>> =

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::crd_schema;
 use super::kinds::Served;
 use super::resource::Resource;
+use super::service_ranges;
 use super::store::Inner;
 
 /// Sets a field that is not set.
@@ -338,17 +339,10 @@ pub(crate) fn allocate(inner: &Inner, served: &Served, object: &mut Value) {
     if spec["type"] == "ExternalName" {
         return;
     }
-    if !spec["clusterIP"].is_string() {
-        let taken: std::collections::BTreeSet<String> = inner
-            .list(Resource::SERVICES, None)
-            .filter_map(|service| service["spec"]["clusterIP"].as_str().map(str::to_owned))
-            .collect();
-        let free = (2_u16..=u16::MAX)
-            .map(|n| format!("10.96.{}.{}", n >> 8, n & 255))
-            .find(|ip| !taken.contains(ip));
-        if let Some(ip) = free {
-            spec["clusterIP"] = ip.into();
-        }
+    if !spec["clusterIP"].is_string()
+        && let Some(ip) = service_ranges::free(inner)
+    {
+        spec["clusterIP"] = ip.into();
     }
     let ip = spec["clusterIP"].clone();
     if ip != "None" {

@@ -54,6 +54,7 @@ fn groups(store: &Store) -> Groups {
         "apps",
         "authentication.k8s.io",
         "authorization.k8s.io",
+        "networking.k8s.io",
         "rbac.authorization.k8s.io",
         "apiextensions.k8s.io",
         "coordination.k8s.io",

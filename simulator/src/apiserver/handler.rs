@@ -143,15 +143,22 @@ fn attributes(
         } else {
             target.namespace.clone()
         },
-        name: target.name.as_deref().map(|name| {
-            if proxied {
-                proxy::pod_name(name).to_owned()
-            } else {
-                name.to_owned()
-            }
-        }),
+        name: match target.name.as_deref() {
+            Some(name) if proxied => Some(proxy::pod_name(name).to_owned()),
+            Some(name) => Some(name.to_owned()),
+            None => chosen_name(query),
+        },
         path: None,
     }
+}
+
+/// The name of the only object that a list or watch chooses: rights to objects by name are rights to such lists of them, too.
+fn chosen_name(query: &Query) -> Option<String> {
+    let chosen = query.get("fieldSelector")?.split(',');
+    let names = chosen.filter_map(|one| one.strip_prefix("metadata.name="));
+    let mut names = names.map(|name| name.strip_prefix('=').unwrap_or(name));
+    let name = names.next().filter(|name| !name.is_empty())?;
+    names.all(|other| other == name).then(|| name.to_owned())
 }
 
 /// Requests outside resources.

@@ -141,6 +141,15 @@ static ROWS: &[Row] = &[
         )
     },
     row(Resource::LEASES, "lease", &[], columns::LEASE),
+    Row {
+        status: true,
+        ..row(
+            Resource::SERVICE_CIDRS,
+            "servicecidr",
+            &[],
+            columns::SERVICE_CIDR,
+        )
+    },
     row(
         Resource::CLUSTER_ROLE_BINDINGS,
         "clusterrolebinding",

@@ -48,6 +48,7 @@ resources! {
     EVENTS = "" "v1" "events" "Event" true;
     DAEMON_SETS = "apps" "v1" "daemonsets" "DaemonSet" true;
     LEASES = "coordination.k8s.io" "v1" "leases" "Lease" true;
+    SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs" "ServiceCIDR" false;
     ROLES = "rbac.authorization.k8s.io" "v1" "roles" "Role" true;
     ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "rolebindings" "RoleBinding" true;
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles" "ClusterRole" false;

@@ -43,7 +43,18 @@ pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Resul
         }
     }
     if let Some(schema) = &served.custom {
-        crd_schema::validate(schema, new, &mut causes);
+        let mut found = Vec::new();
+        crd_schema::validate(schema, new, &mut found);
+        if let Some(old) = old {
+            // Whatever was wrong before and was not touched does not stand in the way of other changes (ratcheting).
+            let mut before = Vec::new();
+            crd_schema::validate(schema, old, &mut before);
+            found.retain(|cause| {
+                let is_touched = at(old, &cause.field) != at(new, &cause.field);
+                is_touched || !before.contains(cause)
+            });
+        }
+        causes.append(&mut found);
     } else if r == Resource::DAEMON_SETS {
         daemon_set(new, old, &mut causes);
     } else if r == Resource::PODS {
@@ -65,6 +76,19 @@ pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Resul
         let name = metadata["name"].as_str().unwrap_or_default();
         Err(Status::invalid(r, name, &causes))
     }
+}
+
+/// The value at a path such as `spec.ports[0].port`.
+fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    let steps = path
+        .split(['.', '['])
+        .map(|step| step.trim_end_matches(']'));
+    steps
+        .filter(|step| !step.is_empty())
+        .try_fold(object, |value, step| match step.parse::<usize>() {
+            Ok(index) if value.is_array() => value.get(index),
+            _ => value.get(step),
+        })
 }
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";

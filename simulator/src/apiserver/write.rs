@@ -14,7 +14,7 @@ use super::request::Query;
 use super::resource::Resource;
 use super::status::{Cause, Status};
 use super::store::{Inner, Store, key};
-use super::{defaults, ids, pod_security, rbac, validate};
+use super::{defaults, ids, pod_security, rbac, service_ranges, validate};
 
 /// A write as it was asked for.
 pub(crate) struct Write<'a> {
@@ -129,6 +129,7 @@ impl Write<'_> {
             self.admit(inner, &object)?;
             defaults::allocate(inner, self.served, &mut object);
             validate::object(self.served, &object, None)?;
+            service_ranges::check(inner, self.served, &object)?;
             if dry {
                 return self.rehearse(inner, object);
             }

@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::process::Spawner;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -564,6 +565,11 @@ async fn seed(
     for node in &cluster.nodes {
         let node = objects::node(node, &now);
         stored("a Node", store.create(Resource::NODES, None, node))?;
+    }
+    for (name, cidrs) in objects::service_cidrs(cluster) {
+        let object = json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
+        let made = store.create(Resource::SERVICE_CIDRS, None, object);
+        stored("a ServiceCIDR", made)?;
     }
     let namespace = objects::namespace(objects::NAMESPACE);
     create(api, token, "/api/v1/namespaces", &namespace).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use datapath::api::{Fleet, NodeConfigSpec};
+use datapath::api::NodeConfigSpec;
 use datapath::plan::Planner;
 use serde_json::Value;
 use tracing::warn;
@@ -20,15 +20,13 @@ impl std::fmt::Debug for Configs {
 }
 
 impl Configs {
-    /// Plans a fleet; whoever asks from now on gets what it says.
-    pub(super) fn plan(&self, fleet: &Fleet) -> Arc<Planner> {
-        let planner = Arc::new(Planner::of(fleet));
+    /// What was planned; whoever asks from now on gets what it says.
+    pub(super) fn set(&self, planner: &Arc<Planner>) {
         for objection in planner.objections() {
             warn!(%objection, "the plan cannot work as it is written");
         }
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         *held = Some(planner.clone());
-        planner
     }
 
     /// What was planned last.

@@ -3,13 +3,13 @@
 //! A kubelet writes its Node's status every ten seconds although nothing happened: with 5000 nodes that is 500 changes per second,
 //! of which the planner reads nothing. So every object is kept as the planner reads it, and compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datapath::api::{Cluster, ClusterNode};
+use datapath::control::kept::Kept;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{Member, is_foreign};
@@ -30,17 +30,65 @@ struct Input {
     store: Arc<Store>,
     resource: Resource,
     watch: Watch,
-    held: BTreeMap<String, Read>,
+    held: Held,
 }
 
-/// What the planner reads of an object.
-#[derive(Debug, PartialEq)]
-enum Read {
-    Cluster(Box<Cluster>),
-    ClusterNode(Box<ClusterNode>),
+/// What the planner reads of objects.
+#[derive(Debug)]
+enum Held {
+    Clusters(Kept<Cluster>),
+    ClusterNodes(Kept<ClusterNode>),
     /// Whether a Node is ready; nothing else of it counts.
-    Ready(bool),
-    Unreadable,
+    Ready(BTreeMap<String, bool>),
+}
+
+impl Held {
+    fn of(resource: Resource) -> Self {
+        if resource == Resource::NODES {
+            Self::Ready(BTreeMap::new())
+        } else if resource == Resource::CLUSTERS {
+            Self::Clusters(Kept::default())
+        } else {
+            Self::ClusterNodes(Kept::default())
+        }
+    }
+
+    /// Takes an object in; whether the planner reads something else of it than before.
+    fn set(&mut self, name: &str, object: &Value) -> bool {
+        match self {
+            Self::Clusters(held) => held.set(name, object).is_any(),
+            Self::ClusterNodes(held) => held.set(name, object).is_any(),
+            Self::Ready(held) => {
+                let is_ready = objects::is_ready(object);
+                held.get(name) != Some(&is_ready) && {
+                    held.insert(name.to_owned(), is_ready);
+                    true
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        match self {
+            Self::Clusters(held) => held.remove(name).is_any(),
+            Self::ClusterNodes(held) => held.remove(name).is_any(),
+            Self::Ready(held) => held.remove(name).is_some(),
+        }
+    }
+
+    fn missing_in(&self, listed: &BTreeSet<&str>) -> Vec<String> {
+        match self {
+            Self::Clusters(held) => held.missing_in(listed),
+            Self::ClusterNodes(held) => held.missing_in(listed),
+            Self::Ready(held) => {
+                let names = held.keys();
+                names
+                    .filter(|name| !listed.contains(name.as_str()))
+                    .cloned()
+                    .collect()
+            }
+        }
+    }
 }
 
 impl Inputs {
@@ -104,7 +152,7 @@ impl Input {
             watch: store.watch(resource, store.version()),
             store: store.clone(),
             resource,
-            held: BTreeMap::new(),
+            held: Held::of(resource),
         };
         input.relist();
         input
@@ -113,10 +161,15 @@ impl Input {
     /// Reads all objects anew. Changes that the watch still holds are taken once more, which alters nothing.
     fn relist(&mut self) {
         let (objects, _) = self.store.list(self.resource, None);
-        let held = objects.iter();
-        self.held = held
-            .map(|object| (name_of(object).to_owned(), read(self.resource, object)))
-            .collect();
+        let mut listed = BTreeSet::new();
+        for object in &objects {
+            let name = name_of(object);
+            self.held.set(name, object);
+            listed.insert(name);
+        }
+        for name in self.held.missing_in(&listed) {
+            self.held.remove(&name);
+        }
     }
 
     async fn next(&mut self) -> bool {
@@ -128,15 +181,8 @@ impl Input {
     fn take(&mut self, event: &Event) -> bool {
         let name = name_of(&event.object);
         match event.kind {
-            EventKind::Added | EventKind::Modified => {
-                let new = read(self.resource, &event.object);
-                let is_news = self.held.get(name) != Some(&new);
-                if is_news {
-                    self.held.insert(name.to_owned(), new);
-                }
-                is_news
-            }
-            EventKind::Deleted => self.held.remove(name).is_some(),
+            EventKind::Added | EventKind::Modified => self.held.set(name, &event.object),
+            EventKind::Deleted => self.held.remove(name),
             EventKind::Relist => {
                 self.relist();
                 true
@@ -147,18 +193,6 @@ impl Input {
 
 fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
-}
-
-fn read(resource: Resource, object: &Value) -> Read {
-    if resource == Resource::NODES {
-        return Read::Ready(objects::is_ready(object));
-    }
-    let read = if resource == Resource::CLUSTERS {
-        Cluster::deserialize(object).map(|cluster| Read::Cluster(Box::new(cluster)))
-    } else {
-        ClusterNode::deserialize(object).map(|node| Read::ClusterNode(Box::new(node)))
-    };
-    read.unwrap_or(Read::Unreadable)
 }
 
 #[cfg(test)]

@@ -14,17 +14,23 @@ const FOR_FEATURES: &[(&str, &str)] = &[(
     "kube builds only where the version of the Kubernetes API has been chosen",
 )];
 
-/// The modules of `orchestrator` that decide and do no I/O, though the crate around them does.
-const PURE: &[&str] = &[
-    "causes",
-    "diagnose",
-    "evidence",
-    "explain",
-    "glob",
-    "graph",
-    "matrix",
-    "probe_plan",
-    "report",
+/// The modules that decide and do no I/O, though the crate around them does: its folder, and their names.
+const PURE: &[(&str, &[&str])] = &[
+    ("datapath", &["control", "diff", "plan", "walk"]),
+    (
+        "orchestrator",
+        &[
+            "causes",
+            "diagnose",
+            "evidence",
+            "explain",
+            "glob",
+            "graph",
+            "matrix",
+            "probe_plan",
+            "report",
+        ],
+    ),
 ];
 
 /// What such a module would do I/O, read a clock or know a cluster with.
@@ -91,28 +97,27 @@ pub(crate) fn unused_dependencies(cargo: &Cargo) -> Result<(), String> {
 
 /// The modules that decide name nothing that does I/O.
 pub(crate) fn pure_modules(cargo: &Cargo) -> Result<(), String> {
-    let sources = cargo.root().join("orchestrator/src");
     let mut broken = BTreeSet::new();
-    for (path, text) in texts(&sources)? {
-        let Ok(inside) = path.strip_prefix(&sources) else {
-            continue;
-        };
-        let module = inside
-            .components()
-            .next()
-            .map(|first| first.as_os_str().to_string_lossy());
-        let module = module.unwrap_or_default();
-        let is_test = inside.file_stem().is_some_and(|stem| stem == "tests");
-        if is_test || !PURE.contains(&module.trim_end_matches(".rs")) {
-            continue;
-        }
-        // Tests may look at the clock.
-        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for word in IMPURE.iter().filter(|word| text.contains(**word)) {
-            broken.insert(format!(
-                "orchestrator/src/{} names {word}",
-                inside.display()
-            ));
+    for (package, modules) in PURE {
+        let sources = cargo.root().join(package).join("src");
+        for (path, text) in texts(&sources)? {
+            let Ok(inside) = path.strip_prefix(&sources) else {
+                continue;
+            };
+            let module = inside
+                .components()
+                .next()
+                .map(|first| first.as_os_str().to_string_lossy());
+            let module = module.unwrap_or_default();
+            let is_test = inside.file_stem().is_some_and(|stem| stem == "tests");
+            if is_test || !modules.contains(&module.trim_end_matches(".rs")) {
+                continue;
+            }
+            // Tests may look at the clock.
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for word in IMPURE.iter().filter(|word| text.contains(**word)) {
+                broken.insert(format!("{package}/src/{} names {word}", inside.display()));
+            }
         }
     }
     told(broken)

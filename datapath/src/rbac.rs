@@ -1,0 +1,303 @@
+//! The rights that the programs need, each in each cluster, and no more (feature `kube`).
+//!
+//! | who | where | what |
+//! |---|---|---|
+//! | agent | control plane | NodeConfigs: read |
+//! | controller | member | Nodes, ServiceCIDRs and the CNI's objects: read; three ConfigMaps and the pods of kube-system: read; its two Leases; services: create, which it only asks for as a dry run |
+//! | controller | control plane | its own Cluster: read, change; ClusterNodes: read, make, change, remove; Events |
+//! | manager | control plane | Clusters and ClusterNodes: read, their conditions; NodeConfigs: read, make, change, remove; its Lease; Events |
+//!
+//! No rule has a wildcard, none gives Secrets, and what can be narrowed by name is. ClusterNodes cannot: RBAC knows no labels, and names
+//! that are to be made are not known before.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
+use kube::api::ObjectMeta;
+
+use crate::api::GROUP;
+
+/// The Lease of the controller, in the member cluster.
+pub const CONTROLLER_LEASE: &str = "clusterlink-controller";
+/// The Lease of the elector, in the member cluster; Kosmos' elector has the same, so that only one of them elects.
+pub const ELECTOR_LEASE: &str = "elector";
+/// The Lease of the manager, in the control plane; Kosmos' network-manager has the same, so that only one of them writes.
+pub const MANAGER_LEASE: &str = "network-manager";
+
+/// The group of roles and bindings.
+const RBAC: &str = "rbac.authorization.k8s.io";
+/// Where Events about objects of no namespace are.
+const EVENTS: &str = "default";
+
+/// What somebody may do in one cluster.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rights {
+    /// Everywhere in it.
+    pub everywhere: Vec<PolicyRule>,
+    /// In single namespaces.
+    pub within: BTreeMap<String, Vec<PolicyRule>>,
+}
+
+/// The objects that give somebody rights.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Grant {
+    /// Of the whole cluster; none where there are no rights everywhere.
+    pub cluster_role: Option<ClusterRole>,
+    /// See `cluster_role`.
+    pub cluster_role_binding: Option<ClusterRoleBinding>,
+    /// One for each namespace.
+    pub roles: Vec<Role>,
+    /// One for each of `roles`.
+    pub role_bindings: Vec<RoleBinding>,
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
+    let owned = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(owned(resources)),
+        verbs: owned(verbs),
+        ..PolicyRule::default()
+    }
+}
+
+fn named(group: &str, resources: &[&str], verbs: &[&str], names: &[&str]) -> PolicyRule {
+    PolicyRule {
+        resource_names: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+        ..rule(group, resources, verbs)
+    }
+}
+
+/// What leader election by these Leases needs. Creation cannot be narrowed by name.
+fn leases(names: &[&str]) -> Vec<PolicyRule> {
+    const COORDINATION: &str = "coordination.k8s.io";
+    vec![
+        rule(COORDINATION, &["leases"], &["create"]),
+        named(COORDINATION, &["leases"], &["get", "update"], names),
+    ]
+}
+
+fn events() -> PolicyRule {
+    rule("", &["events"], &["create", "get", "patch"])
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+
+/// The agents' in the control plane.
+#[must_use]
+pub fn agent() -> Rights {
+    Rights {
+        everywhere: vec![rule(GROUP, &["nodeconfigs"], READ)],
+        within: BTreeMap::new(),
+    }
+}
+
+/// The controller's and elector's in their own cluster; `namespace` is where their Leases are.
+#[must_use]
+pub fn controller_in_member(namespace: &str) -> Rights {
+    let mut own = leases(&[CONTROLLER_LEASE, ELECTOR_LEASE]);
+    own.push(rule("", &["services"], &["create"]));
+    let mut within = BTreeMap::from([
+        (
+            "kube-flannel".to_owned(),
+            vec![named("", &["configmaps"], READ, &["kube-flannel-cfg"])],
+        ),
+        (
+            "kube-system".to_owned(),
+            vec![
+                named(
+                    "",
+                    &["configmaps"],
+                    READ,
+                    &["cilium-config", "kube-flannel-cfg", "kubeadm-config"],
+                ),
+                rule("", &["pods"], &["list"]),
+            ],
+        ),
+    ]);
+    within.entry(namespace.to_owned()).or_default().extend(own);
+    Rights {
+        everywhere: vec![
+            rule("", &["nodes"], READ),
+            rule("networking.k8s.io", &["servicecidrs"], READ),
+            rule(
+                "crd.projectcalico.org",
+                &["blockaffinities", "ippools"],
+                READ,
+            ),
+            rule("cilium.io", &["ciliumnodes"], READ),
+        ],
+        within,
+    }
+}
+
+/// The controller's and elector's of a cluster in the control plane.
+#[must_use]
+pub fn controller_in_control_plane(cluster: &str) -> Rights {
+    Rights {
+        everywhere: vec![
+            named(
+                GROUP,
+                &["clusters"],
+                &["get", "list", "patch", "watch"],
+                &[cluster],
+            ),
+            named(GROUP, &["clusters/status"], &["patch"], &[cluster]),
+            rule(
+                GROUP,
+                &["clusternodes"],
+                &["create", "delete", "get", "list", "patch", "watch"],
+            ),
+        ],
+        within: BTreeMap::from([(EVENTS.to_owned(), vec![events()])]),
+    }
+}
+
+/// The manager's in the control plane; `namespace` is where its Lease is.
+#[must_use]
+pub fn manager(namespace: &str) -> Rights {
+    let mut within = BTreeMap::from([(EVENTS.to_owned(), vec![events()])]);
+    within
+        .entry(namespace.to_owned())
+        .or_default()
+        .extend(leases(&[MANAGER_LEASE]));
+    Rights {
+        everywhere: vec![
+            rule(GROUP, &["clusters"], &["get", "list", "patch", "watch"]),
+            rule(GROUP, &["clusternodes"], READ),
+            rule(
+                GROUP,
+                &["clusternodes/status", "clusters/status"],
+                &["patch"],
+            ),
+            rule(
+                GROUP,
+                &["nodeconfigs"],
+                &["create", "delete", "get", "list", "patch", "watch"],
+            ),
+        ],
+        within,
+    }
+}
+
+impl Rights {
+    /// The objects that give these rights to a service account; all of them have the same name and labels.
+    #[must_use]
+    pub fn granted(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+        account: &str,
+        account_namespace: &str,
+    ) -> Grant {
+        let metadata = |namespace: Option<&str>| ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            labels: (!labels.is_empty()).then(|| labels.clone()),
+            ..ObjectMeta::default()
+        };
+        let role_ref = |kind: &str| RoleRef {
+            api_group: RBAC.to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+        };
+        let subjects = || {
+            Some(vec![Subject {
+                kind: "ServiceAccount".to_owned(),
+                name: account.to_owned(),
+                namespace: Some(account_namespace.to_owned()),
+                ..Subject::default()
+            }])
+        };
+        let mut grant = Grant::default();
+        if !self.everywhere.is_empty() {
+            grant.cluster_role = Some(ClusterRole {
+                metadata: metadata(None),
+                rules: Some(self.everywhere.clone()),
+                ..ClusterRole::default()
+            });
+            grant.cluster_role_binding = Some(ClusterRoleBinding {
+                metadata: metadata(None),
+                role_ref: role_ref("ClusterRole"),
+                subjects: subjects(),
+            });
+        }
+        for (namespace, rules) in &self.within {
+            grant.roles.push(Role {
+                metadata: metadata(Some(namespace)),
+                rules: Some(rules.clone()),
+            });
+            grant.role_bindings.push(RoleBinding {
+                metadata: metadata(Some(namespace)),
+                role_ref: role_ref("Role"),
+                subjects: subjects(),
+            });
+        }
+        grant
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Rights> {
+        vec![
+            agent(),
+            controller_in_member("kosmos-system"),
+            controller_in_control_plane("east"),
+            manager("kosmos-system"),
+        ]
+    }
+
+    #[test]
+    fn no_rule_says_everything_and_none_gives_secrets() {
+        for rights in all() {
+            for rule in rights
+                .everywhere
+                .iter()
+                .chain(rights.within.values().flatten())
+            {
+                let words = [&rule.api_groups, &rule.resources]
+                    .into_iter()
+                    .flatten()
+                    .flatten();
+                for word in words.chain(&rule.verbs) {
+                    assert!(
+                        !word.contains('*') && word != "secrets" && word != "deletecollection",
+                        "{rule:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_grant_names_its_role_wherever_it_binds_it() {
+        let grant =
+            manager("kosmos-system").granted("m", &BTreeMap::new(), "account", "kosmos-system");
+        assert_eq!(grant.roles.len(), 2);
+        for binding in &grant.role_bindings {
+            assert_eq!(
+                (
+                    binding.role_ref.kind.as_str(),
+                    binding.role_ref.name.as_str()
+                ),
+                ("Role", "m")
+            );
+        }
+        let of = grant
+            .cluster_role_binding
+            .expect("rights everywhere")
+            .subjects
+            .unwrap_or_default();
+        assert_eq!(of[0].namespace.as_deref(), Some("kosmos-system"));
+    }
+}

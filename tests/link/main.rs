@@ -1,0 +1,11 @@
+//! The programs of the datapath's control plane, as processes, against simulated API servers: every test starts `clusterlink` as a cluster
+//! would, with the rights that `datapath::rbac` gives it and no others, and judges the objects that come of it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod adoption;
+mod failover;
+mod fleet;
+mod lab;
+mod objects;
+mod process;
+mod world;
