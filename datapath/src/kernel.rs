@@ -22,6 +22,7 @@ mod address;
 mod attention;
 mod follow;
 mod foreign;
+
 mod link;
 mod listener;
 mod message;
@@ -37,7 +38,7 @@ mod shared;
 mod socket;
 mod sysctl;
 
-pub use follow::Notice;
+pub use follow::Followed;
 pub use foreign::MOST_FOREIGN;
 pub use listener::{Heard, Listener};
 pub use monitor::Monitor;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use datapath::api::{Fleet, NodeConfigSpec};
 use datapath::diff::{Change, ChangeSet, diff};
-use datapath::kernel::{LinuxKernel, Monitor, Notice};
+use datapath::kernel::{Followed, LinuxKernel, Monitor};
 use datapath::mac::Mac;
 use datapath::nodeconfig::{TABLE, desired};
 use datapath::plan::plan;
@@ -417,9 +417,9 @@ fn every_drift_is_seen_noticed_and_repaired_in_one_round() {
             let set = diff(&wanted, &drifted);
             assert!(!set.is_empty(), "{what} is not seen");
             match monitor.follow(&mut tables) {
-                Notice::Nothing => panic!("{what} is not noticed"),
-                Notice::Rows => assert_eq!(diff(&wanted, &tables), set, "{what}"),
-                Notice::Anything => assert!(
+                Followed::Nothing => panic!("{what} is not noticed"),
+                Followed::Rows => assert_eq!(diff(&wanted, &tables), set, "{what}"),
+                Followed::Anything => assert!(
                     !changes.iter().all(is_removed_row),
                     "{what} is told row by row"
                 ),
@@ -431,7 +431,7 @@ fn every_drift_is_seen_noticed_and_repaired_in_one_round() {
             let repaired = kernel.observe().expect("an observation");
             let left = diff(&wanted, &repaired);
             assert!(left.is_empty(), "{what}:\n{set}\nleaves\n{left}");
-            if monitor.follow(&mut tables) == Notice::Rows {
+            if monitor.follow(&mut tables) == Followed::Rows {
                 let left = diff(&wanted, &tables);
                 assert!(left.is_empty(), "{what} seems to leave\n{left}");
             }

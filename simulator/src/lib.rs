@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod agents;
-pub mod apiserver;
 pub mod codes;
 pub mod control;
 mod error;
@@ -27,4 +26,5 @@ mod state;
 pub mod topology;
 mod virtual_clusters;
 
+pub use apiserver;
 pub use error::Error;

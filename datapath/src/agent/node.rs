@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{Event, Keeper, Settled, Timing, settle};
 use crate::diff::ChangeSet;
 use crate::error::Error;
-use crate::kernel::{Monitor, Notice};
+use crate::kernel::{Followed, Monitor};
 use crate::nodeconfig::TUNNELS;
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
@@ -91,13 +91,13 @@ impl Known {
     fn hear(&mut self, monitor: &mut Monitor) -> bool {
         let notice = match &mut self.tables {
             Some(tables) => monitor.follow(tables),
-            None if monitor.drain() => Notice::Anything,
-            None => Notice::Nothing,
+            None if monitor.drain() => Followed::Anything,
+            None => Followed::Nothing,
         };
-        if notice == Notice::Anything {
+        if notice == Followed::Anything {
             self.tables = None;
         }
-        let has_changed = notice != Notice::Nothing;
+        let has_changed = notice != Followed::Nothing;
         self.has_news |= has_changed;
         has_changed
     }
@@ -169,7 +169,7 @@ impl Kernel for Watched<'_> {
         let is_first = !std::mem::replace(&mut self.is_changed, true);
         self.unread = self.last.take().filter(|_| is_first && applied.is_ok());
         if let Some(tables) = &mut self.unread
-            && self.monitor.follow(tables) != Notice::Rows
+            && self.monitor.follow(tables) != Followed::Rows
         {
             self.unread = None;
         }

@@ -14,7 +14,7 @@ use crate::table::Keyed as _;
 
 /// What notices made of tables. The later ones outweigh the earlier ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Notice {
+pub enum Followed {
     /// Nothing of the datapath's has changed.
     #[default]
     Nothing,
@@ -40,28 +40,28 @@ impl<'a> Follower<'a> {
     }
 
     /// Takes in a notice that concerns the datapath.
-    pub(super) fn follow(&mut self, message: &Message<'_>) -> Notice {
+    pub(super) fn follow(&mut self, message: &Message<'_>) -> Followed {
         let payload = message.payload;
         let is_new = matches!(message.kind, RTM_NEWNEIGH | RTM_NEWROUTE);
         match (message.kind, payload.first()) {
             (RTM_NEWNEIGH | RTM_DELNEIGH, Some(&AF_BRIDGE)) => {
                 let row = neigh::read_fdb(payload, &self.names, self.tables);
-                row.map_or(Notice::Anything, |row| self.forwarding_row(row, is_new))
+                row.map_or(Followed::Anything, |row| self.forwarding_row(row, is_new))
             }
             (RTM_NEWNEIGH | RTM_DELNEIGH, _) => {
                 let row = neigh::read(payload, &self.names);
-                row.map_or(Notice::Anything, |row| self.neighbour(row, is_new))
+                row.map_or(Followed::Anything, |row| self.neighbour(row, is_new))
             }
             (RTM_NEWROUTE | RTM_DELROUTE, _) => {
                 let row = route::read(payload, &self.names);
                 let replaces = message.flags & NLM_F_REPLACE != 0;
-                row.map_or(Notice::Anything, |row| self.route(row, is_new, replaces))
+                row.map_or(Followed::Anything, |row| self.route(row, is_new, replaces))
             }
-            _ => Notice::Anything,
+            _ => Followed::Anything,
         }
     }
 
-    fn forwarding_row(&mut self, row: Fdb, is_new: bool) -> Notice {
+    fn forwarding_row(&mut self, row: Fdb, is_new: bool) -> Followed {
         let rows = &mut self.tables.fdb;
         let is_owned = is_owned_fdb(&row);
         let former = if is_new {
@@ -72,7 +72,7 @@ impl<'a> Follower<'a> {
                     && other.dst != row.dst
             };
             if rows.iter().any(replaces) {
-                return Notice::Anything;
+                return Followed::Anything;
             }
             rows.insert(row.clone())
         } else {
@@ -84,7 +84,7 @@ impl<'a> Follower<'a> {
     }
 
     /// What the kernel learns is followed, too, but is nobody's change unless it takes the place of a row that was made.
-    fn neighbour(&mut self, row: Neighbour, is_new: bool) -> Notice {
+    fn neighbour(&mut self, row: Neighbour, is_new: bool) -> Followed {
         let rows = &mut self.tables.neighbours;
         let is_owned = is_owned_neighbour(&row);
         let (former, now) = if is_new {
@@ -96,7 +96,7 @@ impl<'a> Follower<'a> {
         changed((is_owned && is_new) || was_owned, former != now)
     }
 
-    fn route(&mut self, row: Route, is_new: bool, replaces: bool) -> Notice {
+    fn route(&mut self, row: Route, is_new: bool, replaces: bool) -> Followed {
         let rows = &mut self.tables.routes;
         let former = rows.get(&row.key());
         let is_same = former == Some(&row);
@@ -108,7 +108,7 @@ impl<'a> Follower<'a> {
             former.is_none() || former.is_some_and(|former| former.hops == row.hops)
         };
         if !is_one || !is_clear {
-            return Notice::Anything;
+            return Followed::Anything;
         }
         if is_new {
             rows.insert(row);
@@ -120,10 +120,10 @@ impl<'a> Follower<'a> {
     }
 }
 
-fn changed(is_owned: bool, is_other: bool) -> Notice {
+fn changed(is_owned: bool, is_other: bool) -> Followed {
     if is_owned && is_other {
-        Notice::Rows
+        Followed::Rows
     } else {
-        Notice::Nothing
+        Followed::Nothing
     }
 }

@@ -1,4 +1,4 @@
-//! Notice of changes that others make.
+//! Followed of changes that others make.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::MsgFlags;
 
 use super::attention::Attention;
-use super::follow::{Follower, Notice};
+use super::follow::{Followed, Follower};
 use super::message::read_u16;
 use super::neigh::{NUD_NOARP, NUD_PERMANENT, RTM_NEWNEIGH};
 use super::nft;
@@ -99,18 +99,18 @@ impl Monitor {
     /// Reads all notices that wait, and keeps tables up with them that were read after [`Self::drain`] and before any other notice was. Never
     /// blocks.
     ///
-    /// Of the rows that are followed only the datapath's are kept up. Whatever the notices do not tell whole is [`Notice::Anything`], and the
+    /// Of the rows that are followed only the datapath's are kept up. Whatever the notices do not tell whole is [`Followed::Anything`], and the
     /// tables are then of no use any more.
-    pub fn follow(&mut self, tables: &mut NodeState) -> Notice {
+    pub fn follow(&mut self, tables: &mut NodeState) -> Followed {
         let Some(attention) = &mut self.attention else {
             return if self.drain() {
-                Notice::Anything
+                Followed::Anything
             } else {
-                Notice::Nothing
+                Followed::Nothing
             };
         };
         let mut follower = Follower::of(tables);
-        let mut notice = Notice::Nothing;
+        let mut notice = Followed::Nothing;
         let lost = drain(&self.route, |message| {
             if attention.is_concerned(message) {
                 notice = notice.max(follower.follow(message));
@@ -124,7 +124,7 @@ impl Monitor {
             })
         });
         if lost || is_nat_other {
-            Notice::Anything
+            Followed::Anything
         } else {
             notice
         }

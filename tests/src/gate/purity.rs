@@ -4,6 +4,8 @@ use super::cargo::Cargo;
 
 /// Each crate with each of its feature sets, built alone: a workspace build unifies features and hides what is missing.
 pub(crate) const ALONE: &[(&str, Option<&str>)] = &[
+    ("apiserver", Some("")),
+    ("apiserver", Some("kosmos")),
     ("datapath", Some("")),
     ("datapath", Some("kernel")),
     ("datapath", Some("kube")),
@@ -18,6 +20,19 @@ pub(crate) const ALONE: &[(&str, Option<&str>)] = &[
 
 /// A crate, its features, and the packages that may not be among its dependencies, at any depth. `word*` is a beginning.
 const FORBIDDEN: &[(&str, &str, &[&str])] = &[
+    (
+        "apiserver",
+        "",
+        &[
+            "datapath",
+            "floater",
+            "kube",
+            "k8s-openapi",
+            "netns-harness",
+            "nix",
+            "simulator",
+        ],
+    ),
     (
         "datapath",
         "",

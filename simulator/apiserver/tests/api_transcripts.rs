@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
+use apiserver::{ApiCluster, NoPods, Options, Resource};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Map, Value, json};
-use simulator::apiserver::{ApiCluster, NoPods, Options, Resource};
 
 const TRANSCRIPTS: &str = include_str!("data/transcripts.jsonl");
 

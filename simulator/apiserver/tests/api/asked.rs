@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use apiserver::{ApiCluster, NoPods};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
-use simulator::apiserver::{ApiCluster, NoPods};
 
 use crate::tls;
 

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use apiserver::Resource;
 use serde_json::{Value, json};
-use simulator::apiserver::Resource;
 
 #[path = "api/asked.rs"]
 #[allow(dead_code, reason = "shared with a test that uses all of it")]

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use apiserver::{ApiCluster, Connection, EventKind, NoPods, PodDialer, Resource};
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, StreamBody};
@@ -24,7 +25,6 @@ use kube::api::{
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
-use simulator::apiserver::{ApiCluster, Connection, EventKind, NoPods, PodDialer, Resource};
 
 /// A client within the process.
 fn inside(cluster: &Arc<ApiCluster>) -> Client {

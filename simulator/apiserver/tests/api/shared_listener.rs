@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apiserver::{ApiCluster, NoPods, Options, Resource, Routes};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
-use simulator::apiserver::{ApiCluster, NoPods, Options, Resource, Routes};
 
 use super::tls;
 

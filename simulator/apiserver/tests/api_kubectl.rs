@@ -238,7 +238,7 @@ kubectl_test!(daemons_and_custom_kinds_are_waited_for, |k| {
             .cluster
             .store()
             .put_status(
-                simulator::apiserver::Resource::PODS,
+                apiserver::Resource::PODS,
                 Some("work"),
                 name,
                 status.clone(),
@@ -341,7 +341,7 @@ kubectl_test!(watches_end_with_their_subject, |k| {
     let (watched, ()) = tokio::join!(
         k.output("get configmap w -w -o name --request-timeout=3s", ""),
         async {
-            let mut watch = store.watch(simulator::apiserver::Resource::CONFIG_MAPS, 0);
+            let mut watch = store.watch(apiserver::Resource::CONFIG_MAPS, 0);
             watch.next().await;
         }
     );

@@ -5,10 +5,10 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use apiserver::{ApiCluster, NoPods, Options, Resource, Routes};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use simulator::apiserver::{ApiCluster, NoPods, Options, Resource, Routes};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let names: Vec<String> = std::env::args().skip(1).collect();

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use apiserver::{ApiCluster, NoPods, Options, PodDialer, Resource, Routes};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use simulator::apiserver::{ApiCluster, NoPods, Options, PodDialer, Resource, Routes};
 
 /// A running cluster; it ends with the test's runtime.
 pub(crate) struct Running {

@@ -8,10 +8,15 @@ use super::kinds::{Columns, Served};
 use super::resource::Resource;
 use super::shape;
 
+#[cfg(feature = "kosmos")]
+const DEFINITIONS: &[&str] = &datapath::api::DEFINITIONS;
+#[cfg(not(feature = "kosmos"))]
+const DEFINITIONS: &[&str] = &[];
+
 /// The definitions of `kosmos.io`, as every cluster has them.
 pub(crate) static KOSMOS: LazyLock<Vec<Value>> = LazyLock::new(|| {
-    datapath::api::DEFINITIONS
-        .into_iter()
+    DEFINITIONS
+        .iter()
         .filter_map(|text| serde_saphyr::from_str(text).ok())
         .collect()
 });
@@ -115,7 +120,7 @@ pub(crate) fn priority(version: &str) -> (u8, u64, u64) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "kosmos"))]
 mod tests {
     use super::*;
 

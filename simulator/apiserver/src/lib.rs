@@ -12,7 +12,7 @@
 //!
 //! use http_body_util::{BodyExt as _, Empty};
 //! use serde_json::{Value, json};
-//! use simulator::apiserver::{ApiCluster, NoPods, Options, Resource};
+//! use apiserver::{ApiCluster, NoPods, Options, Resource};
 //!
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 //! # runtime.block_on(async {
@@ -102,7 +102,7 @@ mod write;
 
 pub use answer::{Body, BodyError};
 pub use generated::Generator;
-pub(crate) use generated::is_stub;
+pub use generated::is_stub;
 pub use resource::Resource;
 pub use serve::Routes;
 pub use status::{Cause, Status};

@@ -18,7 +18,8 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
 const MARK: &str = "\0generated";
 
 /// Whether an object is a stub.
-pub(crate) fn is_stub(object: &Value) -> bool {
+#[must_use]
+pub fn is_stub(object: &Value) -> bool {
     object.get(MARK).is_some()
 }
 
@@ -78,7 +79,7 @@ impl Store {
     }
 
     /// Stores as a whole what is about to be changed; its version stays.
-    pub(crate) fn materialize(&self, resource: Resource, namespace: Option<&str>, name: &str) {
+    pub fn materialize(&self, resource: Resource, namespace: Option<&str>, name: &str) {
         let key = key(namespace, name);
         let held = self.lock().get(resource, &key);
         let Some(stub) = held.filter(|object| is_stub(object)) else {

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use apiserver::{Connection, EventKind, PodDialer, Resource};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use simulator::apiserver::{Connection, EventKind, PodDialer, Resource};
 
 #[path = "api/asked.rs"]
 #[allow(dead_code, reason = "shared with a test that uses all of it")]
