@@ -159,6 +159,33 @@ fn whoever_leaves_releases_it_and_the_next_need_not_wait() {
     assert!(contender("c").leave(seconds(1), Micros(1)).is_none());
 }
 
+#[test]
+fn a_lead_that_ended_comes_back_by_a_write_and_not_by_a_word() {
+    let (mut one, mut server) = (contender("a"), Server::default());
+    turn(&mut one, &mut server, seconds(0));
+    let own = server.held.clone();
+    let stolen = Record {
+        holder: "b".to_owned(),
+        seconds: Some(15),
+        ..Record::default()
+    };
+    server.write(&stolen);
+    turn(&mut one, &mut server, seconds(2));
+    assert_eq!(one.leads_until(seconds(2)), None);
+    // Somebody puts back what stood there.
+    server.held = own.map(|(record, version)| (record, version + 2));
+    let mut now = seconds(2);
+    while one.poll(now, Micros(0)).is_none() {
+        now = one.deadline().expect("a retry");
+    }
+    let answer = server.answer(&Ask::Read);
+    one.answer(answer, now, Micros(0));
+    assert!(now < seconds(10));
+    assert_eq!(one.leads_until(now), None);
+    turn(&mut one, &mut server, now);
+    assert!(one.leads_until(now).is_some());
+}
+
 /// What becomes of one request.
 #[derive(Debug, Clone, Copy)]
 struct Fate {
