@@ -37,7 +37,7 @@ use crate::reconciler::{Configs, spec_of};
 use crate::topology::{Cluster, Node, Topology};
 use floaters::Placed;
 pub(crate) use floaters::Pods;
-use tables::Pod;
+use tables::{Laid, Pod};
 use walking::{Holder, Memory};
 
 /// The clusters without a kernel of a lab.
@@ -81,7 +81,7 @@ struct Holders {
 struct Own {
     pods: BTreeMap<String, Pod>,
     /// Made on purpose, in their order.
-    changes: Vec<Change>,
+    changes: Vec<Laid>,
 }
 
 impl VirtualFleet {
@@ -174,7 +174,8 @@ impl VirtualFleet {
     /// Lays changes over a node's tables.
     pub(crate) fn change(&self, place: Place, changes: Vec<Change>) {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        nodes.entry(place).or_default().changes.extend(changes);
+        let own = nodes.entry(place).or_default();
+        own.changes.extend(Laid::all(changes));
         drop(nodes);
         self.forget();
     }

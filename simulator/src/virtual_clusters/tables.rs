@@ -7,7 +7,6 @@ mod changes;
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use datapath::diff::Change;
 use datapath::mac::Mac;
 use datapath::nodeconfig::{METRIC_IPV6, PROTOCOL};
 use datapath::state::{
@@ -21,6 +20,8 @@ use crate::network::{
     self, ETH0, FIRST_POD, POD_ROUTER_V4, POD_ROUTER_V6, bridge_index, default_route, mac,
 };
 use crate::topology::{Cluster, Node};
+
+pub(super) use changes::Laid;
 
 /// `RTPROT_KERNEL`.
 const OF_THE_KERNEL: u8 = 2;
@@ -57,7 +58,7 @@ pub(super) fn of_node<'a>(
     node: &Node,
     pods: impl Iterator<Item = &'a Pod>,
     wanted: impl FnOnce(&NodeState) -> NodeState,
-    changes: &[Change],
+    changes: &[Laid],
 ) -> NodeState {
     let mut namespace = Namespace::new(true, cluster.has_ipv6());
     let mtu = cluster.underlay.mtu;
@@ -85,7 +86,7 @@ pub(super) fn of_node<'a>(
     for pod in pods {
         namespace.pod(cluster, node, pod);
     }
-    changes.iter().for_each(|change| namespace.change(change));
+    changes.iter().for_each(|laid| namespace.lay(laid));
     namespace.state
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Faults take away and lead astray, so that is what is here: a link that is switched on, or IPv6, is given nothing back.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use datapath::diff::{Change, name_of, needs_remaking};
@@ -10,9 +11,64 @@ use ipnet::IpNet;
 
 use super::{METRIC_ADDRCONF, Namespace};
 
+/// What is laid over a node's tables.
+#[derive(Debug)]
+pub(in crate::virtual_clusters) enum Laid {
+    Change(Change),
+    /// A link that was made anew, and all that stood on it put back: thousands of rows in a large fleet, which stay what they are.
+    Anew(Link),
+}
+
+impl Laid {
+    /// Changes, with the rows that are put back on links that are made anew left out.
+    pub(in crate::virtual_clusters) fn all(changes: Vec<Change>) -> Vec<Self> {
+        let put_back: BTreeSet<String> = changes.iter().filter_map(put_back_on).collect();
+        let changes = changes.into_iter();
+        let changes = changes.filter(|change| put_back_on(change).is_none());
+        let laid = changes.map(|change| match change {
+            Change::Replace {
+                from: Row::Link(from),
+                to: Row::Link(to),
+            } if put_back.contains(&to.name) && needs_remaking(&from, &to) => Self::Anew(to),
+            other => Self::Change(other),
+        });
+        laid.collect()
+    }
+}
+
+/// The link of a row that is stated again because the kernel drops it with its link; none of any other change.
+fn put_back_on(change: &Change) -> Option<String> {
+    let Change::Replace { from, to } = change else {
+        return None;
+    };
+    if from != to {
+        return None;
+    }
+    match to {
+        Row::Address(row) => Some(row.link.clone()),
+        Row::Fdb(row) => Some(row.link.clone()),
+        Row::Neighbour(row) => Some(row.link.clone()),
+        Row::Route(row) => row.hops.first().map(|hop| hop.link.clone()),
+        Row::Sysctl(row) => Some(row.name.split('.').nth(3)?.replace('/', ".")),
+        Row::Link(_) | Row::Nat(_) | Row::Rule(_) => None,
+    }
+}
+
 impl Namespace {
+    pub(super) fn lay(&mut self, laid: &Laid) {
+        match laid {
+            Laid::Change(change) => self.change(change),
+            Laid::Anew(link) => {
+                // As it would be after the rows were put back one by one.
+                if self.state.links.get(&link.name).is_some() {
+                    self.state.links.insert(link.clone());
+                }
+            }
+        }
+    }
+
     /// What stands on a link that is not there is refused by a kernel, and has no effect.
-    pub(super) fn change(&mut self, change: &Change) {
+    fn change(&mut self, change: &Change) {
         match change {
             Change::Add(row) => self.put(row),
             Change::Remove(row) => self.take(row),
