@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use mimalloc::MiMalloc;
 use tui::lab::{HIDDEN_CLUSTERLINK, HIDDEN_FLOATER, HIDDEN_LAB};
 
-/// A run and a lab of thousands of clusters make and drop millions of small values on all cores; a fifth of their time would be the C
+/// A run and a lab of thousands of clusters make and drop millions of small values on all cores; a quarter of the lab's time was the C
 /// library's allocator.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
