@@ -58,6 +58,11 @@ impl<R: Keyed> Table<R> {
         self.0.values()
     }
 
+    /// The rows from a key on, ordered by key.
+    pub fn from_key(&self, key: &R::Key) -> impl Iterator<Item = &R> {
+        self.0.range(key..).map(|(_, row)| row)
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -66,12 +66,15 @@ impl<'a> Follower<'a> {
         let is_owned = is_owned_fdb(&row);
         let former = if is_new {
             // A MAC other than that of floods leads to one place, so this row may have come in place of another one.
-            let replaces = |other: &Fdb| {
-                !row.mac.is_zero()
-                    && (&other.link, other.mac) == (&row.link, row.mac)
-                    && other.dst != row.dst
-            };
-            if rows.iter().any(replaces) {
+            let of_mac = (row.link.clone(), row.mac, None);
+            let is_same = |other: &&Fdb| (&other.link, other.mac) == (&row.link, row.mac);
+            let leads_elsewhere = |other: &Fdb| other.dst != row.dst;
+            if !row.mac.is_zero()
+                && rows
+                    .from_key(&of_mac)
+                    .take_while(is_same)
+                    .any(leads_elsewhere)
+            {
                 return Followed::Anything;
             }
             rows.insert(row.clone())

@@ -112,7 +112,8 @@ impl Monitor {
         let mut follower = Follower::of(tables);
         let mut notice = Followed::Nothing;
         let lost = drain(&self.route, |message| {
-            if attention.is_concerned(message) {
+            // Every notice is read, because some tell which index a link has; tables that are of no use any more are not kept up.
+            if attention.is_concerned(message) && notice != Followed::Anything {
                 notice = notice.max(follower.follow(message));
             }
             false

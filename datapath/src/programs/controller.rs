@@ -9,7 +9,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Preconditions};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::elector::nodes_api;
@@ -71,9 +70,7 @@ struct Controller {
 /// Controls until it is stopped.
 pub(crate) async fn controller(cluster: Cluster, mut common: Common) {
     let clock = Clock::start();
-    let (contest, mut leading) = Contest::new(cluster.member.clone(), CONTROLLER_LEASE, &common);
-    let (end, ended) = watch::channel(false);
-    let contest = tokio::spawn(contest.run(ended));
+    let (contest, mut leading) = Contest::begin(cluster.member.clone(), CONTROLLER_LEASE, &common);
     let (clusters, cluster_nodes) = (
         kosmos("Cluster", "clusters"),
         kosmos("ClusterNode", "clusternodes"),
@@ -178,8 +175,7 @@ pub(crate) async fn controller(cluster: Cluster, mut common: Common) {
         }
     }
     drop(writes);
-    end.send_replace(true);
-    let _ = contest.await;
+    contest.end().await;
 }
 
 async fn write_node(pen: Pen, command: Command) -> Done {

@@ -10,7 +10,6 @@ use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
 use kube::runtime::watcher;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::leader::Contest;
@@ -47,9 +46,7 @@ struct Elector {
 /// Elects until it is stopped.
 pub(crate) async fn elector(cluster: Cluster, mut common: Common) {
     let clock = Clock::start();
-    let (contest, mut leading) = Contest::new(cluster.member.clone(), ELECTOR_LEASE, &common);
-    let (end, ended) = watch::channel(false);
-    let contest = tokio::spawn(contest.run(ended));
+    let (contest, mut leading) = Contest::begin(cluster.member.clone(), ELECTOR_LEASE, &common);
     let pen = Pen::new(
         &cluster.control,
         "ClusterNode",
@@ -129,8 +126,7 @@ pub(crate) async fn elector(cluster: Cluster, mut common: Common) {
         }
     }
     drop(writing);
-    end.send_replace(true);
-    let _ = contest.await;
+    contest.end().await;
 }
 
 /// The Nodes of a cluster.

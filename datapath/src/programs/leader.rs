@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt as _};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::metrics::{self, Metrics};
@@ -86,9 +87,32 @@ pub(super) struct Contest {
     patience: Duration,
 }
 
+/// A contest that goes on beside its program's own work.
+pub(super) struct Begun {
+    end: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Begun {
+    /// Ends it, and waits until a Lease that was held is given back.
+    pub(super) async fn end(self) {
+        self.end.send_replace(true);
+        // Should it have panicked, there is nothing to give back.
+        let _ = self.task.await;
+    }
+}
+
 impl Contest {
+    /// Contends from now on.
+    pub(super) fn begin(client: Client, name: &'static str, common: &Common) -> (Begun, Leading) {
+        let (contest, leading) = Self::new(client, name, common);
+        let (end, ended) = watch::channel(false);
+        let task = tokio::spawn(contest.run(ended));
+        (Begun { end, task }, leading)
+    }
+
     /// Nothing is asked before [`run`](Self::run).
-    pub(super) fn new(client: Client, name: &'static str, common: &Common) -> (Self, Leading) {
+    fn new(client: Client, name: &'static str, common: &Common) -> (Self, Leading) {
         let (until, heard) = watch::channel(None);
         let nudge = Arc::new(Notify::new());
         let leading = Leading {
@@ -109,7 +133,7 @@ impl Contest {
     }
 
     /// Contends until `end` is true.
-    pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
+    async fn run(mut self, mut end: watch::Receiver<bool>) {
         let mut holder = None;
         loop {
             self.publish(&mut holder);

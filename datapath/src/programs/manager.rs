@@ -10,7 +10,6 @@ use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::controller::{time, word, write_status};
@@ -66,9 +65,7 @@ struct Pens {
 /// Manages until it is stopped.
 pub(crate) async fn manager(client: Client, managing: Managing, mut common: Common) {
     let clock = Clock::start();
-    let (contest, mut leading) = Contest::new(client.clone(), MANAGER_LEASE, &common);
-    let (end, ended) = watch::channel(false);
-    let contest = tokio::spawn(contest.run(ended));
+    let (contest, mut leading) = Contest::begin(client.clone(), MANAGER_LEASE, &common);
     let kinds = [
         (
             Watching::Object(Kind::Cluster),
@@ -169,8 +166,7 @@ pub(crate) async fn manager(client: Client, managing: Managing, mut common: Comm
         }
     }
     drop(writes);
-    end.send_replace(true);
-    let _ = contest.await;
+    contest.end().await;
 }
 
 impl Manager {
