@@ -74,17 +74,22 @@ impl Tokens {
         account: &Value,
         seconds: i64,
         audiences: &Value,
+        bound: Option<&Value>,
     ) -> (String, Timestamp) {
         let now = Timestamp::now();
         let expires = now
             .checked_add(jiff::SignedDuration::from_secs(seconds))
             .unwrap_or(Timestamp::MAX);
         let name = account["metadata"]["name"].as_str().unwrap_or_default();
-        let claims = json!({
+        let mut claims = json!({
             "aud": audiences, "iss": ISSUER, "iat": now.as_second(), "exp": expires.as_second(),
             "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": account["metadata"]["uid"]}},
             "sub": format!("system:serviceaccount:{namespace}:{name}"),
         });
+        if let Some(bound) = bound {
+            let kind = bound["kind"].as_str().unwrap_or_default().to_lowercase();
+            claims["kubernetes.io"][kind] = json!({"name": bound["name"], "uid": bound["uid"]});
+        }
         let head = URL_SAFE_NO_PAD.encode(json!({"alg": "HS256", "typ": "JWT"}).to_string());
         let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
         let tag = hmac::sign(&self.key, signed.as_bytes());
@@ -129,7 +134,12 @@ impl Tokens {
         hmac::verify(&self.key, signed.as_bytes(), &tag).ok()?;
         let claims = URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok()?;
         let claims: Value = serde_json::from_slice(&claims).ok()?;
-        if claims["exp"].as_i64()? < Timestamp::now().as_second() {
+        if claims["exp"].as_i64()? <= Timestamp::now().as_second() {
+            return None;
+        }
+        // A token that was made for somebody else is none of this API's.
+        let audiences = claims["aud"].as_array()?;
+        if !audiences.iter().any(|audience| audience == ISSUER) {
             return None;
         }
         let bound = &claims["kubernetes.io"];
@@ -137,6 +147,21 @@ impl Tokens {
         let name = account["name"].as_str()?;
         // The account may be gone, or another one of that name may have taken its place.
         let held = store.get(Resource::SERVICE_ACCOUNTS, Some(namespace), name)?;
+        let is_there = |kind: &str| {
+            let wanted = &bound[kind.to_lowercase()];
+            let Some(name) = wanted["name"].as_str() else {
+                return true;
+            };
+            let Some(resource) = bindable(kind) else {
+                return false;
+            };
+            let place = resource.namespaced.then_some(namespace);
+            let held = store.get(resource, place, name);
+            held.is_some_and(|held| held["metadata"]["uid"] == wanted["uid"])
+        };
+        if !BINDABLE.iter().all(|(kind, _)| is_there(kind)) {
+            return None;
+        }
         (held["metadata"]["uid"] == account["uid"]).then(|| {
             User::service_account(namespace, name, account["uid"].as_str().unwrap_or_default())
         })
@@ -146,7 +171,50 @@ impl Tokens {
 /// The issuer and default audience of tokens.
 pub(crate) const ISSUER: &str = "https://floater.test";
 
+/// What a token may be bound to: it ends with the object.
+const BINDABLE: &[(&str, Resource)] = &[
+    ("Node", Resource::NODES),
+    ("Pod", Resource::PODS),
+    ("Secret", Resource::SECRETS),
+];
+
+/// The kind of an object that a token may be bound to.
+pub(crate) fn bindable(kind: &str) -> Option<Resource> {
+    let found = BINDABLE.iter().find(|(name, _)| *name == kind);
+    found.map(|(_, resource)| *resource)
+}
+
 /// Compares without telling by its time where two texts differ.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_ends_at_its_time_and_is_of_its_audience() {
+        let store = Store::default();
+        let inner = json!({"metadata": {"name": "default"}});
+        store
+            .create(Resource::NAMESPACES, None, inner)
+            .expect("a namespace");
+        let account = store
+            .get(Resource::SERVICE_ACCOUNTS, Some("default"), "default")
+            .expect("the account of every namespace");
+        let tokens = Tokens::new("admin".to_owned());
+        let user = |seconds, audience: &str| {
+            let (token, _) = tokens.issue("default", &account, seconds, &json!([audience]), None);
+            let mut headers = HeaderMap::new();
+            let value = format!("Bearer {token}").parse().expect("a header");
+            headers.insert(http::header::AUTHORIZATION, value);
+            tokens.user(&headers, &store).map(|user| user.name)
+        };
+        let name = "system:serviceaccount:default:default".to_owned();
+        assert_eq!(user(600, ISSUER), Ok(name));
+        assert_eq!(user(0, ISSUER), Err(Status::unauthorized()));
+        assert_eq!(user(-1, ISSUER), Err(Status::unauthorized()));
+        assert_eq!(user(600, "vault"), Err(Status::unauthorized()));
+    }
 }

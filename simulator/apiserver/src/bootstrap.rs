@@ -46,6 +46,23 @@ static SHARED: LazyLock<Vec<(Resource, Arc<Value>)>> = LazyLock::new(|| {
             "subjects": subjects});
         shared.push((Resource::CLUSTER_ROLE_BINDINGS, binding));
     }
+    for (name, value, description) in [
+        (
+            "system-cluster-critical",
+            2_000_000_000_i64,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+    ] {
+        let class = json!({"kind": "PriorityClass", "apiVersion": "scheduling.k8s.io/v1",
+            "metadata": {"name": name, "generation": 1}, "value": value, "description": description,
+            "preemptionPolicy": "PreemptLowerPriority"});
+        shared.push((Resource::PRIORITY_CLASSES, class));
+    }
     shared
         .into_iter()
         .map(|(resource, mut object)| {
@@ -77,16 +94,25 @@ fn roles() -> Vec<(&'static str, Value)> {
     const READ: &[&str] = &["get", "list", "watch"];
     const CORE: &[&str] = &[
         "configmaps",
+        "endpoints",
         "events",
         "pods",
         "pods/log",
         "serviceaccounts",
         "services",
     ];
+    const APPS: &[&str] = &[
+        "daemonsets",
+        "deployments",
+        "deployments/scale",
+        "replicasets",
+        "replicasets/scale",
+    ];
     let seen = [
         rule(&[""], CORE, READ),
         rule(&[""], &["namespaces"], READ),
-        rule(&["apps"], &["daemonsets"], READ),
+        rule(&["apps"], APPS, READ),
+        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
     ];
     let edited = [
         rule(
@@ -102,7 +128,8 @@ fn roles() -> Vec<(&'static str, Value)> {
             ],
             ALL,
         ),
-        rule(&["apps"], &["daemonsets"], ALL),
+        rule(&["apps"], APPS, ALL),
+        rule(&["discovery.k8s.io"], &["endpointslices"], READ),
         rule(&["coordination.k8s.io"], &["leases"], ALL),
         rule(&[""], CORE, READ),
         rule(&[""], &["namespaces"], READ),

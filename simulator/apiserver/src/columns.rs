@@ -179,6 +179,85 @@ pub(crate) static DAEMON_SET: &[Column] = &[
     }),
 ];
 
+pub(crate) static DEPLOYMENT: &[Column] = &[
+    NAME,
+    text("Ready", |o, _| {
+        let wanted = o["spec"]["replicas"].as_i64().unwrap_or(1);
+        format!("{}/{wanted}", number(o, "readyReplicas")).into()
+    }),
+    count("Up-to-date", |o, _| number(o, "updatedReplicas")),
+    count("Available", |o, _| number(o, "availableReplicas")),
+    AGE,
+    wide("Containers", |o, _| containers(o, "name")),
+    wide("Images", |o, _| containers(o, "image")),
+    wide("Selector", |o, _| {
+        or_none(&pairs(&o["spec"]["selector"]["matchLabels"]))
+    }),
+];
+
+pub(crate) static REPLICA_SET: &[Column] = &[
+    NAME,
+    count("Desired", |o, _| {
+        o["spec"]["replicas"].as_i64().unwrap_or(1).into()
+    }),
+    count("Current", |o, _| number(o, "replicas")),
+    count("Ready", |o, _| number(o, "readyReplicas")),
+    AGE,
+    wide("Containers", |o, _| containers(o, "name")),
+    wide("Images", |o, _| containers(o, "image")),
+    wide("Selector", |o, _| {
+        or_none(&pairs(&o["spec"]["selector"]["matchLabels"]))
+    }),
+];
+
+pub(crate) static ENDPOINTS: &[Column] = &[
+    NAME,
+    text("Endpoints", |o, _| {
+        let mut all = Vec::new();
+        for subset in list(&o["subsets"]) {
+            for address in list(&subset["addresses"]) {
+                for port in list(&subset["ports"]) {
+                    let ip = word(&address["ip"]);
+                    let ip = if ip.contains(':') {
+                        format!("[{ip}]")
+                    } else {
+                        ip.to_owned()
+                    };
+                    all.push(format!("{ip}:{}", port["port"]));
+                }
+            }
+        }
+        few(&all)
+    }),
+    AGE,
+];
+
+pub(crate) static ENDPOINT_SLICE: &[Column] = &[
+    NAME,
+    text("AddressType", |o, _| o["addressType"].clone()),
+    text("Ports", |o, _| {
+        let ports = list(&o["ports"]).map(|port| port["port"].to_string());
+        few(&ports.collect::<Vec<_>>())
+    }),
+    text("Endpoints", |o, _| {
+        let addresses = list(&o["endpoints"])
+            .flat_map(|endpoint| list(&endpoint["addresses"]))
+            .map(|address| word(address).to_owned());
+        few(&addresses.collect::<Vec<_>>())
+    }),
+    AGE,
+];
+
+pub(crate) static PRIORITY_CLASS: &[Column] = &[
+    NAME,
+    text("Value", |o, _| o["value"].clone()),
+    text("Global-Default", |o, _| {
+        (o["globalDefault"] == json!(true)).into()
+    }),
+    AGE,
+    text("PreemptionPolicy", |o, _| o["preemptionPolicy"].clone()),
+];
+
 pub(crate) static LEASE: &[Column] = &[
     NAME,
     text("Holder", |o, _| o["spec"]["holderIdentity"].clone()),
@@ -280,6 +359,15 @@ fn word(value: &Value) -> &str {
 
 fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>" } else { text }.into()
+}
+
+/// The first three of a list, and how many there are besides.
+fn few(all: &[String]) -> Value {
+    match all.len() {
+        0 => "<none>".into(),
+        1..=3 => all.join(",").into(),
+        more => format!("{} + {} more...", all[..3].join(","), more - 3).into(),
+    }
 }
 
 fn unknown(value: Value) -> Value {

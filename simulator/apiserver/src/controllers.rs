@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::daemonset;
-use super::delete;
+use super::replicated::is_ready;
 use super::resource::Resource;
-use super::store::{EventKind, Inner, Store, Table, key_of};
+use super::store::{self, Change, EventKind, Inner, Store, Table, key_of};
+use super::{daemonset, delete, deployment, replicaset, scheduler};
 
 /// Runs until it is stopped. Everything is done in one task: an idle cluster costs one parked future.
 pub(crate) async fn run(store: Arc<Store>, stop: impl Future) {
@@ -38,11 +38,16 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
     let mut touched: BTreeSet<Table> = BTreeSet::new();
     let mut gone: BTreeSet<String> = BTreeSet::new();
     let mut bared: BTreeSet<String> = BTreeSet::new();
+    let mut dead: BTreeSet<String> = BTreeSet::new();
     let mut ending: Vec<(Table, Arc<Value>)> = Vec::new();
     match seen.and_then(|seen| inner.since(seen)) {
         Some(changes) => {
             for change in changes {
                 touched.insert(change.table);
+                if change.table == Resource::NODES.table() && lost(change) {
+                    let name = &change.object["metadata"]["name"];
+                    dead.extend(name.as_str().map(str::to_owned));
+                }
                 if change.kind == EventKind::Deleted {
                     gone.extend(uid(&change.object));
                     if change.table == Resource::CONFIG_MAPS.table()
@@ -75,9 +80,21 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
         collect(inner, &gone);
         waiting(inner);
     }
-    if has(Resource::DAEMON_SETS) || has(Resource::NODES) || has(Resource::PODS) {
+    for node in dead {
+        unready_pods(inner, &node);
+    }
+    let is_placed = has(Resource::NODES) || has(Resource::PODS);
+    if has(Resource::DAEMON_SETS) || is_placed {
         daemonset::reconcile(inner);
-        daemonset::schedule(inner);
+    }
+    let is_replicated = has(Resource::REPLICA_SETS) || has(Resource::DEPLOYMENTS);
+    if is_replicated || is_placed {
+        // What the sets have is what the Deployments decide by.
+        replicaset::reconcile(inner);
+        deployment::reconcile(inner);
+    }
+    if has(Resource::DAEMON_SETS) || is_replicated || is_placed {
+        scheduler::schedule(inner);
     }
     end_namespaces(inner);
     for namespace in bared {
@@ -87,6 +104,33 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
         }
     }
     version
+}
+
+/// Whether a node was ready before a change and is not any more.
+fn lost(change: &Change) -> bool {
+    let before = change.before.as_deref();
+    before.is_some_and(is_ready) && !is_ready(&change.object)
+}
+
+/// Says of the pods of a node that nobody hears of that they are not ready: no kubelet is there to say it. They stay until
+/// somebody deletes them, and where no kubelet confirms it, beyond that.
+fn unready_pods(inner: &mut Inner, node: &str) {
+    let pods: Vec<Arc<Value>> = inner
+        .list(Resource::PODS, None)
+        .filter(|pod| pod["spec"]["nodeName"] == node && is_ready(pod))
+        .collect();
+    for pod in pods {
+        let mut new = (*pod).clone();
+        let conditions = new["status"]["conditions"].as_array_mut();
+        for condition in conditions.into_iter().flatten() {
+            if condition["type"] == "Ready" {
+                condition["status"] = "False".into();
+                condition["reason"] = "NodeNotReady".into();
+                condition["lastTransitionTime"] = store::now().into();
+            }
+        }
+        inner.replace(Resource::PODS, &pod, new);
+    }
 }
 
 fn uid(object: &Value) -> Option<String> {

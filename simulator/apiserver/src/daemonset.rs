@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::defaults;
 use super::delete;
 use super::managed::{self, Writer};
+use super::replicated::{controlled, is_ready, owned_by};
 use super::resource::Resource;
-use super::selector;
+use super::scheduler::{self, TOLERATED};
 use super::shape;
-use super::store::{self, Inner, key, key_of};
-use super::{events, pod_security};
+use super::store::{Inner, key, key_of};
+use super::{events, pod_security, priority};
 
 /// Brings every DaemonSet one step closer; what it writes wakes it again.
 pub(crate) fn reconcile(inner: &mut Inner) {
@@ -28,23 +29,13 @@ pub(crate) fn reconcile(inner: &mut Inner) {
 
 fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
     let namespace = set["metadata"]["namespace"].as_str().unwrap_or_default();
-    let uid = &set["metadata"]["uid"];
-    let pods: Vec<Arc<Value>> = inner
-        .list(Resource::PODS, Some(namespace))
-        .filter(|pod| {
-            pod["metadata"]["ownerReferences"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|owner| owner["uid"] == *uid && owner["controller"] == json!(true))
-        })
-        .collect();
+    let pods = controlled(inner, Resource::PODS, set);
     let deleting = set["metadata"]["deletionTimestamp"].is_string();
     let template = &set["spec"]["template"];
     let hash = hash(template);
     let mut held: BTreeMap<&str, &Arc<Value>> = BTreeMap::new();
     for pod in &pods {
-        held.insert(pod["spec"]["nodeName"].as_str().unwrap_or_default(), pod);
+        held.insert(node_of(pod), pod);
     }
     let (mut desired, mut current, mut misplaced) = (0, 0, 0);
     let (mut ready, mut updated, mut unavailable) = (0_i64, 0, 0);
@@ -95,16 +86,21 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
         }
         let held = inner.get(Resource::NAMESPACES, &key(None, namespace));
         for node in missing {
-            let pod = pod(set, node, &hash);
+            let mut pod = pod(set, node, &hash);
             let refused = held
                 .as_ref()
-                .and_then(|held| pod_security::violation(held, &pod["spec"]));
+                .and_then(|held| pod_security::violation(held, &pod["spec"]))
+                .or_else(|| priority::resolve(inner, &mut pod).err());
             if let Some(why) = refused {
                 // The real one tries one pod first, too, and all others only once that succeeded.
                 let name = pod["metadata"]["name"].as_str().unwrap_or_default();
                 let message = format!("Error creating: pods {name:?} is forbidden: {why}");
                 events::warn(inner, set, "FailedCreate", &message, "daemonset-controller");
                 break;
+            }
+            // Upstream leaves all of them to the scheduler, which has to find what is in the way only here.
+            if !scheduler::is_port_taken(inner, &pod["spec"], node) {
+                pod["spec"]["nodeName"] = node.into();
             }
             // A pod of that name that somebody else made stands in the way; the next change tries again.
             let _ = inner.create(Resource::PODS, Some(namespace), pod);
@@ -152,12 +148,15 @@ fn one(inner: &mut Inner, set: &Arc<Value>, nodes: &[Arc<Value>]) {
     }
 }
 
-fn is_ready(pod: &Value) -> bool {
-    pod["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+/// The node that a daemon's pod is meant for, whether it is there already or not.
+fn node_of(pod: &Value) -> &str {
+    const NAME: &str = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
+    let bound = pod["spec"]["nodeName"].as_str();
+    let meant = || pod.pointer(NAME).and_then(Value::as_str);
+    bound
+        .filter(|node| !node.is_empty())
+        .or_else(meant)
+        .unwrap_or_default()
 }
 
 fn most_unavailable(strategy: &Value, desired: i64) -> i64 {
@@ -171,78 +170,21 @@ fn most_unavailable(strategy: &Value, desired: i64) -> i64 {
     most.max(1)
 }
 
-/// What every daemon's pod tolerates.
-const TOLERATED: &[(&str, &str)] = &[
-    ("node.kubernetes.io/not-ready", "NoExecute"),
-    ("node.kubernetes.io/unreachable", "NoExecute"),
-    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
-    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
-    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
-    ("node.kubernetes.io/unschedulable", "NoSchedule"),
-];
-
-/// Whether a pod of this specification may run on a node: selector, required affinity, taints.
-pub(crate) fn fits(spec: &Value, node: &Value) -> bool {
-    let labels = &node["metadata"]["labels"];
-    let selected = spec["nodeSelector"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .all(|(name, value)| labels.get(name) == Some(value));
-    let named = spec["nodeName"]
-        .as_str()
-        .is_none_or(|name| name.is_empty() || node["metadata"]["name"] == name);
-    let required =
-        &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
-    let near = required["nodeSelectorTerms"]
-        .as_array()
-        .is_none_or(|terms| terms.iter().any(|term| term_holds(term, node)));
-    selected && named && near && tolerated(spec, node)
+/// Whether a node gets a daemon: what is meant for it, and what every daemon tolerates or this one does.
+fn fits(spec: &Value, node: &Value) -> bool {
+    let mut tolerant = json!({"tolerations": spec["tolerations"]});
+    add_tolerations(&mut tolerant, spec["hostNetwork"] == json!(true));
+    scheduler::is_chosen(spec, node) && scheduler::untolerated(&tolerant, node).is_none()
 }
 
-fn term_holds(term: &Value, node: &Value) -> bool {
-    let list = |name: &str| term[name].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (labels, fields) = (list("matchExpressions"), list("matchFields"));
-    let names = json!({"metadata.name": node["metadata"]["name"]});
-    // A term that says nothing selects nothing.
-    !(labels.is_empty() && fields.is_empty())
-        && labels
-            .iter()
-            .all(|one| selector::expression_holds(one, &node["metadata"]["labels"]))
-        && fields
-            .iter()
-            .all(|one| selector::expression_holds(one, &names))
-}
-
-fn tolerated(spec: &Value, node: &Value) -> bool {
-    let daemon = |taint: &Value| {
-        TOLERATED
-            .iter()
-            .any(|(name, effect)| taint["key"] == *name && taint["effect"] == *effect)
-            || taint["key"] == "node.kubernetes.io/network-unavailable"
-                && spec["hostNetwork"] == json!(true)
-    };
-    let own = |taint: &Value| {
-        spec["tolerations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|toleration| {
-                let word = |field: &str| toleration[field].as_str().unwrap_or_default();
-                let effect = word("effect").is_empty() || taint["effect"] == word("effect");
-                let all = word("key").is_empty() && word("operator") == "Exists";
-                let same = taint["key"] == word("key")
-                    && (word("operator") == "Exists"
-                        || taint["value"].as_str().unwrap_or_default() == word("value"));
-                effect && (all || same)
-            })
-    };
-    node["spec"]["taints"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|taint| taint["effect"] != "PreferNoSchedule")
-        .all(|taint| daemon(taint) || own(taint))
+/// Adds what every daemon's pod tolerates.
+fn add_tolerations(spec: &mut Value, host: bool) {
+    let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    let network = ("node.kubernetes.io/network-unavailable", "NoSchedule");
+    for (key, effect) in TOLERATED.iter().chain(host.then_some(&network)) {
+        tolerations.push(json!({"key": key, "operator": "Exists", "effect": effect}));
+    }
+    spec["tolerations"] = tolerations.into();
 }
 
 /// A short name for a template, the same for equal ones.
@@ -293,10 +235,7 @@ fn pod(set: &Value, node: &str, hash: &str) -> Value {
         set["metadata"]["annotations"]["deprecated.daemonset.template.generation"].clone();
     let mut metadata = json!({
         "name": format!("{name}-{node}"), "generateName": format!("{name}-"), "labels": labels,
-        "ownerReferences": [{
-            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": name, "uid": set["metadata"]["uid"],
-            "controller": true, "blockOwnerDeletion": true,
-        }],
+        "ownerReferences": owned_by(set),
     });
     if template["metadata"]["annotations"].is_object() {
         metadata["annotations"] = template["metadata"]["annotations"].clone();
@@ -306,13 +245,8 @@ fn pod(set: &Value, node: &str, hash: &str) -> Value {
     spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}],
     });
-    let mut tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
-    let network = ("node.kubernetes.io/network-unavailable", "NoSchedule");
     let host = spec["hostNetwork"] == json!(true);
-    for (key, effect) in TOLERATED.iter().chain(host.then_some(&network)) {
-        tolerations.push(json!({"key": key, "operator": "Exists", "effect": effect}));
-    }
-    spec["tolerations"] = tolerations.into();
+    add_tolerations(&mut spec, host);
     let mut pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec});
     let writer = Writer {
         manager: "kube-controller-manager",
@@ -320,113 +254,13 @@ fn pod(set: &Value, node: &str, hash: &str) -> Value {
         subresource: "",
     };
     managed::update(&shape::builtin("Pod"), true, &json!({}), &mut pod, &writer);
-    pod["spec"]["nodeName"] = node.into();
     defaults::prepare_pod(&mut pod);
     pod
-}
-
-/// Gives pods without a node one: the fitting node that has the fewest.
-pub(crate) fn schedule(inner: &mut Inner) {
-    let waiting: Vec<Arc<Value>> = inner
-        .list(Resource::PODS, None)
-        .filter(|pod| {
-            pod["spec"]["nodeName"]
-                .as_str()
-                .unwrap_or_default()
-                .is_empty()
-                && !pod["metadata"]["deletionTimestamp"].is_string()
-                && pod["spec"]["schedulerName"] == "default-scheduler"
-        })
-        .collect();
-    for pod in waiting {
-        let mut best: Option<(usize, String)> = None;
-        for node in inner.list(Resource::NODES, None) {
-            let cordoned = node["spec"]["unschedulable"] == json!(true);
-            if cordoned || !is_ready(&node) || !fits(&pod["spec"], &node) {
-                continue;
-            }
-            let name = node["metadata"]["name"].as_str().unwrap_or_default();
-            let load = inner
-                .list(Resource::PODS, None)
-                .filter(|pod| pod["spec"]["nodeName"] == name)
-                .count();
-            if best.as_ref().is_none_or(|(least, _)| load < *least) {
-                best = Some((load, name.to_owned()));
-            }
-        }
-        let namespace = pod["metadata"]["namespace"].as_str();
-        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-        let Some(old) = inner.get(Resource::PODS, &key(namespace, name)) else {
-            continue;
-        };
-        let mut new = (*old).clone();
-        match best {
-            Some((_, node)) => new["spec"]["nodeName"] = node.into(),
-            None => {
-                let nodes = inner.list(Resource::NODES, None).count();
-                let message = format!(
-                    "0/{nodes} nodes are available: none is ready, schedulable, and fits the pod's selector, affinity and tolerations."
-                );
-                events::warn(
-                    inner,
-                    &old,
-                    "FailedScheduling",
-                    &message,
-                    "default-scheduler",
-                );
-                unschedulable(&mut new, &message);
-            }
-        }
-        if *old != new {
-            inner.replace(Resource::PODS, &old, new);
-        }
-    }
-}
-
-/// Says in a pod's conditions that it has no node, and why; what says so already stays as it is.
-fn unschedulable(pod: &mut Value, message: &str) {
-    let conditions = pod["status"]["conditions"].as_array().cloned();
-    let mut conditions = conditions.unwrap_or_default();
-    let says_so =
-        |condition: &Value| condition["type"] == "PodScheduled" && condition["message"] == message;
-    if conditions.iter().any(says_so) {
-        return;
-    }
-    conditions.retain(|condition| condition["type"] != "PodScheduled");
-    conditions.push(json!({
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-        "lastProbeTime": null, "lastTransitionTime": store::now(),
-    }));
-    pod["status"]["conditions"] = conditions.into();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn selectors_affinity_and_taints_decide() {
-        let node = json!({"metadata": {"name": "n1", "labels": {"a": "b"}}, "spec": {}});
-        let excluded = json!({"metadata": {"name": "n2", "labels": {"kosmos.io/exclude": "true"}}});
-        let away = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{"matchExpressions": [{"key": "kosmos.io/exclude", "operator": "DoesNotExist"}]}],
-        }}}});
-        assert!(fits(&away, &node));
-        assert!(!fits(&away, &excluded));
-        assert!(fits(&json!({"nodeSelector": {"a": "b"}}), &node));
-        assert!(!fits(&json!({"nodeSelector": {"a": "c"}}), &node));
-        let mut tainted = node.clone();
-        tainted["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]);
-        assert!(!fits(&json!({}), &tainted));
-        assert!(fits(
-            &json!({"tolerations": [{"operator": "Exists"}]}),
-            &tainted
-        ));
-        assert!(fits(
-            &json!({"tolerations": [{"key": "k", "operator": "Equal", "value": "v"}]}),
-            &tainted
-        ));
-    }
 
     #[test]
     fn the_order_of_fields_does_not_change_a_template() {

@@ -47,6 +47,18 @@ pub(crate) fn fill(served: &Served, object: &mut Value) {
         pod_addresses(object);
     } else if r == Resource::DAEMON_SETS {
         daemon_set(object);
+    } else if r == Resource::DEPLOYMENTS {
+        deployment(object);
+    } else if r == Resource::REPLICA_SETS {
+        replica_set(object);
+    } else if r == Resource::ENDPOINTS {
+        for subset in entries(object, "subsets") {
+            ports(subset);
+        }
+    } else if r == Resource::ENDPOINT_SLICES {
+        ports(object);
+    } else if r == Resource::PRIORITY_CLASSES {
+        default(object, "preemptionPolicy", "PreemptLowerPriority");
     } else if r == Resource::CUSTOM_RESOURCE_DEFINITIONS {
         definition(object);
     } else if r == Resource::ROLE_BINDINGS || r == Resource::CLUSTER_ROLE_BINDINGS {
@@ -198,6 +210,46 @@ fn daemon_set(object: &mut Value) {
     );
 }
 
+fn ports(object: &mut Value) {
+    for port in entries(object, "ports") {
+        default(port, "protocol", "TCP");
+    }
+}
+
+fn deployment(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        *spec = json!({});
+    }
+    default(spec, "replicas", 1);
+    default(spec, "strategy", json!({}));
+    let strategy = &mut spec["strategy"];
+    default(strategy, "type", "RollingUpdate");
+    if strategy["type"] == "RollingUpdate" {
+        if !strategy["rollingUpdate"].is_object() {
+            strategy["rollingUpdate"] = json!({});
+        }
+        default(&mut strategy["rollingUpdate"], "maxUnavailable", "25%");
+        default(&mut strategy["rollingUpdate"], "maxSurge", "25%");
+    }
+    default(spec, "revisionHistoryLimit", 10);
+    default(spec, "progressDeadlineSeconds", 600);
+    if let Some(spec) = spec.pointer_mut("/template/spec") {
+        pod_spec(spec);
+    }
+}
+
+fn replica_set(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        *spec = json!({});
+    }
+    default(spec, "replicas", 1);
+    if let Some(spec) = spec.pointer_mut("/template/spec") {
+        pod_spec(spec);
+    }
+}
+
 fn definition(object: &mut Value) {
     let spec = &mut object["spec"];
     if !spec.is_object() {
@@ -238,6 +290,10 @@ pub(crate) fn prepare_create(served: &Served, object: &mut Value) {
         object["status"] = json!({
             "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0,
         });
+    } else if r == Resource::DEPLOYMENTS {
+        object["status"] = json!({});
+    } else if r == Resource::REPLICA_SETS {
+        object["status"] = json!({"replicas": 0});
     } else if r == Resource::SERVICES {
         object["status"] = json!({"loadBalancer": {}});
     } else if r == Resource::CUSTOM_RESOURCE_DEFINITIONS {

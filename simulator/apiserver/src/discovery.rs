@@ -57,7 +57,9 @@ fn groups(store: &Store) -> Groups {
         "networking.k8s.io",
         "rbac.authorization.k8s.io",
         "apiextensions.k8s.io",
+        "scheduling.k8s.io",
         "coordination.k8s.io",
+        "discovery.k8s.io",
     ];
     let mut groups = Groups::new();
     let mut add = |entry: Entry| {

@@ -18,7 +18,7 @@ use super::request::{Accept, Form, Query, Target, is_escaped, media_type};
 use super::resource::Resource;
 use super::status::Status;
 use super::write::{Write, Written};
-use super::{ApiCluster, discovery, impersonate, log, openapi, proxy, review};
+use super::{ApiCluster, discovery, impersonate, log, openapi, proxy, review, scale};
 
 /// The largest body that is read, as in etcd with some room for its encoding.
 const LARGEST: usize = 3 * 1024 * 1024;
@@ -255,6 +255,7 @@ async fn resource(
     let is_pod = served.resource == Resource::PODS;
     match (subresource, name, namespace) {
         ("" | "status" | "finalize", ..) => {}
+        ("scale", Some(_), Some(_)) if served.more.iter().any(|(sub, ..)| *sub == "scale") => {}
         ("eviction", Some(_), Some(_)) if is_pod && request.method() == Method::POST => {}
         ("proxy", Some(name), Some(namespace)) if is_pod => {
             let rest = target.rest.as_deref().unwrap_or_default();
@@ -295,6 +296,11 @@ async fn resource(
     };
     let method = request.method().clone();
     if method == Method::GET || method == Method::HEAD {
+        if let (Some(name), "scale") = (name, subresource) {
+            let held = store.get(served.resource, namespace, name);
+            let held = held.ok_or_else(|| Status::not_found(served.resource, name))?;
+            return Ok(answer::object(200, &scale::of(&held), accept));
+        }
         return match name {
             _ if query.is_true("watch") => read.watch(name),
             Some(name) => read.get(name),
@@ -333,6 +339,10 @@ async fn resource(
         }
         (&Method::POST, Some(_)) if subresource == "eviction" => {
             return Ok(answer::object(201, &write.evict()?, accept));
+        }
+        (&Method::PUT | &Method::PATCH, Some(_)) if subresource == "scale" => {
+            let scale = write.scale(method == Method::PATCH)?;
+            return Ok(answer::object(200, &scale, accept));
         }
         (&Method::PUT, Some(_)) => write.update()?,
         (&Method::PATCH, Some(_)) if subresource != "finalize" => {

@@ -46,11 +46,14 @@ const fn row(
 pub(crate) fn elsewhere(kind: &str) -> Option<(&'static str, &'static str)> {
     match kind {
         "Eviction" => Some(("policy", "v1")),
+        "Scale" => Some(("autoscaling", "v1")),
         "TokenRequest" => Some(("authentication.k8s.io", "v1")),
         _ => None,
     }
 }
 
+/// Verbs of `/scale`.
+const SCALE: &[&str] = &["get", "patch", "update"];
 const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 static ROWS: &[Row] = &[
@@ -59,6 +62,12 @@ static ROWS: &[Row] = &[
         "configmap",
         &["cm"],
         columns::CONFIG_MAP,
+    ),
+    row(
+        Resource::ENDPOINTS,
+        "endpoints",
+        &["ep"],
+        columns::ENDPOINTS,
     ),
     Row {
         selectable: &[
@@ -140,6 +149,31 @@ static ROWS: &[Row] = &[
             columns::DAEMON_SET,
         )
     },
+    Row {
+        status: true,
+        generation: true,
+        categories: &["all"],
+        more: &[("scale", "Scale", SCALE)],
+        ..row(
+            Resource::DEPLOYMENTS,
+            "deployment",
+            &["deploy"],
+            columns::DEPLOYMENT,
+        )
+    },
+    Row {
+        status: true,
+        generation: true,
+        categories: &["all"],
+        selectable: &["status.replicas"],
+        more: &[("scale", "Scale", SCALE)],
+        ..row(
+            Resource::REPLICA_SETS,
+            "replicaset",
+            &["rs"],
+            columns::REPLICA_SET,
+        )
+    },
     row(Resource::LEASES, "lease", &[], columns::LEASE),
     Row {
         status: true,
@@ -148,6 +182,24 @@ static ROWS: &[Row] = &[
             "servicecidr",
             &[],
             columns::SERVICE_CIDR,
+        )
+    },
+    Row {
+        generation: true,
+        ..row(
+            Resource::ENDPOINT_SLICES,
+            "endpointslice",
+            &[],
+            columns::ENDPOINT_SLICE,
+        )
+    },
+    Row {
+        generation: true,
+        ..row(
+            Resource::PRIORITY_CLASSES,
+            "priorityclass",
+            &["pc"],
+            columns::PRIORITY_CLASS,
         )
     },
     row(

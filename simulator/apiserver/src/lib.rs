@@ -68,7 +68,9 @@ mod daemonset;
 mod decode;
 mod defaults;
 mod delete;
+mod deployment;
 mod discovery;
+mod endpoints;
 mod events;
 mod fields;
 mod generated;
@@ -82,13 +84,18 @@ mod managed;
 mod openapi;
 mod patch;
 mod pod_security;
+mod priority;
 mod protobuf;
 mod proxy;
 mod rbac;
 mod read;
+mod replicaset;
+mod replicated;
 mod request;
 mod resource;
 mod review;
+mod scale;
+mod scheduler;
 mod selector;
 mod serve;
 mod service_ranges;
@@ -236,7 +243,7 @@ impl ApiCluster {
         let audiences = serde_json::json!([auth::ISSUER]);
         Some(
             self.tokens
-                .issue(namespace, &account, 365 * 24 * 3600, &audiences)
+                .issue(namespace, &account, 365 * 24 * 3600, &audiences, None)
                 .0,
         )
     }
@@ -273,7 +280,7 @@ impl ApiCluster {
         }
     }
 
-    /// Runs the controllers until it is stopped: DaemonSets, scheduling, the end of namespaces and of what nobody owns.
+    /// Runs the controllers until it is stopped: DaemonSets, Deployments, scheduling, the end of namespaces and of what nobody owns.
     pub async fn run_controllers(self: Arc<Self>, stop: impl Future) {
         controllers::run(self.store.clone(), stop).await;
     }

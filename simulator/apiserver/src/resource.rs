@@ -46,9 +46,14 @@ resources! {
     SERVICE_ACCOUNTS = "" "v1" "serviceaccounts" "ServiceAccount" true;
     SERVICES = "" "v1" "services" "Service" true;
     EVENTS = "" "v1" "events" "Event" true;
+    ENDPOINTS = "" "v1" "endpoints" "Endpoints" true;
+    DEPLOYMENTS = "apps" "v1" "deployments" "Deployment" true;
+    REPLICA_SETS = "apps" "v1" "replicasets" "ReplicaSet" true;
     DAEMON_SETS = "apps" "v1" "daemonsets" "DaemonSet" true;
     LEASES = "coordination.k8s.io" "v1" "leases" "Lease" true;
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs" "ServiceCIDR" false;
+    ENDPOINT_SLICES = "discovery.k8s.io" "v1" "endpointslices" "EndpointSlice" true;
+    PRIORITY_CLASSES = "scheduling.k8s.io" "v1" "priorityclasses" "PriorityClass" false;
     ROLES = "rbac.authorization.k8s.io" "v1" "roles" "Role" true;
     ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "rolebindings" "RoleBinding" true;
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles" "ClusterRole" false;

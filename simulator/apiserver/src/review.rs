@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::auth::{ISSUER, Tokens, User};
+use super::auth::{self, ISSUER, Tokens, User};
 use super::kinds;
 use super::managed::{self, Writer};
 use super::rbac::{self, Attributes};
@@ -181,12 +181,15 @@ pub(crate) fn token(
     let seconds = request["spec"]["expirationSeconds"]
         .as_i64()
         .unwrap_or(3600);
-    if seconds < 600 {
-        let cause = Cause::invalid(
-            "spec.expirationSeconds",
-            &seconds.into(),
-            "may not specify a duration less than 10 minutes",
-        );
+    let rule = if seconds < 600 {
+        Some("may not specify a duration less than 10 minutes")
+    } else if seconds > 1 << 32 {
+        Some("may not specify a duration larger than 2^32 seconds")
+    } else {
+        None
+    };
+    if let Some(rule) = rule {
+        let cause = Cause::invalid("spec.expirationSeconds", &seconds.into(), rule);
         let kind = Resource {
             group: "authentication.k8s.io",
             kind: "TokenRequest",
@@ -198,14 +201,41 @@ pub(crate) fn token(
         Some(list) if !list.is_empty() => request["spec"]["audiences"].clone(),
         _ => json!([ISSUER]),
     };
-    let (token, expires) = tokens.issue(namespace, &account, seconds, &audiences);
+    let bound = bound(store, namespace, &request["spec"]["boundObjectRef"])?;
+    let (token, expires) = tokens.issue(namespace, &account, seconds, &audiences, bound.as_ref());
     Ok(json!({
         "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
         "metadata": {
             "name": name, "namespace": namespace, "uid": account["metadata"]["uid"],
             "creationTimestamp": stamp(jiff::Timestamp::now()),
         },
-        "spec": {"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": null},
+        "spec": {"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": bound},
         "status": {"token": token, "expirationTimestamp": stamp(expires)},
     }))
+}
+
+/// The object that a token is to end with, as far as there is one: a Pod, Secret or Node.
+fn bound(store: &Store, namespace: &str, asked: &Value) -> Result<Option<Value>, Status> {
+    if !asked.is_object() {
+        return Ok(None);
+    }
+    let kind = asked["kind"].as_str().unwrap_or_default();
+    let name = asked["name"].as_str().unwrap_or_default();
+    let Some(resource) = auth::bindable(kind) else {
+        return Err(Status::bad_request(format!(
+            "cannot bind token for serviceaccount to a type {kind:?}"
+        )));
+    };
+    let place = resource.namespaced.then_some(namespace);
+    let held = store
+        .get(resource, place, name)
+        .ok_or_else(|| Status::not_found(resource, name))?;
+    let uid = &held["metadata"]["uid"];
+    if asked["uid"].is_string() && asked["uid"] != *uid {
+        let why = "the UID in the bound object reference does not match the UID in record";
+        return Err(Status::conflict(resource, name, why));
+    }
+    Ok(Some(
+        json!({"kind": kind, "apiVersion": "v1", "name": name, "uid": uid}),
+    ))
 }

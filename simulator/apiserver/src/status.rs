@@ -265,6 +265,11 @@ impl Status {
         Self::invalid_kind(kind, "meta.k8s.io", "", &[cause])
     }
 
+    /// 422 of a Scale.
+    pub fn invalid_scale(name: &str, cause: Cause) -> Self {
+        Self::invalid_kind("Scale", "autoscaling", name, &[cause])
+    }
+
     fn invalid_kind(kind: &str, group: &str, name: &str, causes: &[Cause]) -> Self {
         let texts: Vec<String> = causes
             .iter()

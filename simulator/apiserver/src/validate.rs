@@ -7,6 +7,7 @@ use super::kinds::Served;
 use super::resource::Resource;
 use super::selector;
 use super::status::{Cause, Status};
+use super::{endpoints, priority, replicated};
 
 /// Checks a new state of an object, against the old one where there is one.
 pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Result<(), Status> {
@@ -56,7 +57,16 @@ pub(crate) fn object(served: &Served, new: &Value, old: Option<&Value>) -> Resul
         }
         causes.append(&mut found);
     } else if r == Resource::DAEMON_SETS {
-        daemon_set(new, old, &mut causes);
+        workload(r, new, old, &mut causes);
+    } else if r == Resource::DEPLOYMENTS || r == Resource::REPLICA_SETS {
+        workload(r, new, old, &mut causes);
+        replicated::workload(new, &mut causes);
+    } else if r == Resource::ENDPOINTS {
+        endpoints::endpoints(new, &mut causes);
+    } else if r == Resource::ENDPOINT_SLICES {
+        endpoints::slice(new, old, &mut causes);
+    } else if r == Resource::PRIORITY_CLASSES {
+        priority::class(new, old, &mut causes);
     } else if r == Resource::PODS {
         pod(new, old, &mut causes);
     } else if r == Resource::LEASES {
@@ -190,7 +200,8 @@ fn owners(list: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn daemon_set(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+/// What all kinds have in common that make pods of a template.
+fn workload(resource: Resource, new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let spec = &new["spec"];
     if let Some(old) = old
         && old["spec"]["selector"] != spec["selector"]
@@ -213,7 +224,10 @@ fn daemon_set(new: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
             Cause::invalid(
                 "spec.selector",
                 selector,
-                "empty selector is invalid for daemonset",
+                format_args!(
+                    "empty selector is invalid for {}",
+                    resource.kind.to_lowercase()
+                ),
             )
         });
     }
@@ -283,7 +297,7 @@ fn pod_spec(spec: &Value, field: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-const PORT: &str = "must be between 1 and 65535, inclusive";
+pub(crate) const PORT: &str = "must be between 1 and 65535, inclusive";
 
 const POD_UPDATE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 

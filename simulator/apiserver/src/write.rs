@@ -14,7 +14,7 @@ use super::request::Query;
 use super::resource::Resource;
 use super::status::{Cause, Status};
 use super::store::{Inner, Store, key};
-use super::{defaults, ids, pod_security, rbac, service_ranges, validate};
+use super::{defaults, ids, pod_security, priority, rbac, service_ranges, validate};
 
 /// A write as it was asked for.
 pub(crate) struct Write<'a> {
@@ -127,6 +127,7 @@ impl Write<'_> {
         rbac::check_escalation(self.store, self.user, r, &object)?;
         let object = self.store.write(|inner| -> Result<Arc<Value>, Status> {
             self.admit(inner, &object)?;
+            self.prioritise(inner, &mut object)?;
             defaults::allocate(inner, self.served, &mut object);
             validate::object(self.served, &object, None)?;
             service_ranges::check(inner, self.served, &object)?;
@@ -192,6 +193,17 @@ impl Write<'_> {
             return Err(Status::forbidden(self.resource(), name, why));
         }
         Ok(())
+    }
+
+    /// Gives a pod the priority of its class.
+    fn prioritise(&self, inner: &Inner, object: &mut Value) -> Result<(), Status> {
+        if self.resource() != Resource::PODS {
+            return Ok(());
+        }
+        priority::resolve(inner, object).map_err(|why| {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            Status::forbidden(self.resource(), name, why)
+        })
     }
 
     /// What creating would have answered.
@@ -516,6 +528,7 @@ impl Write<'_> {
                 )?;
                 defaults::prepare_create(self.served, &mut object);
                 self.admit(inner, &object)?;
+                self.prioritise(inner, &mut object)?;
                 defaults::allocate(inner, self.served, &mut object);
                 validate::object(self.served, &object, None)?;
                 if dry {

@@ -9,7 +9,7 @@ mod tls;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apiserver::{ApiCluster, Connection, EventKind, NoPods, PodDialer, Resource};
 use futures::future::BoxFuture;
@@ -544,40 +544,6 @@ async fn requests_reach_pods_and_stream_both_ways() {
     assert_eq!(
         pods.logs("p", &Default::default()).await.expect("a log"),
         "log of p\n"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_clusters_are_cheap_and_writes_are_fast() {
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-        let pages: u64 = status
-            .split(' ')
-            .nth(1)
-            .and_then(|pages| pages.parse().ok())
-            .expect("a number");
-        pages * 4
-    };
-    // What all clusters share is made by the first.
-    let first = tls::cluster(Arc::new(NoPods));
-    let before = resident();
-    let clusters: Vec<_> = (0..300).map(|_| tls::cluster(Arc::new(NoPods))).collect();
-    let each = resident().saturating_sub(before) / 300;
-    println!("{each} KiB per idle cluster");
-    assert!(each < 100, "{each} KiB per idle cluster");
-    drop(clusters);
-
-    let maps: Api<ConfigMap> = Api::namespaced(inside(&first), "default");
-    let started = Instant::now();
-    for n in 0..1000 {
-        let name = format!("c{n}");
-        maps.create(&PostParams::default(), &map(&name, &[("a", "1")]))
-            .await
-            .expect("created");
-    }
-    println!(
-        "{:.0} creates a second",
-        1000.0 / started.elapsed().as_secs_f64()
     );
 }
 

@@ -308,6 +308,104 @@ spec:
     );
 });
 
+const DEPLOYMENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: d}}
+  template:
+    metadata: {labels: {app: d}}
+    spec:
+      containers: [{name: c, image: 'registry.invalid/c:1'}]
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: e}
+subsets: [{addresses: [{ip: 100.64.0.1}, {ip: 100.64.0.2}], ports: [{name: https, port: 6443}]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: e}
+addressType: IPv4
+endpoints: [{addresses: [100.64.0.1]}]
+ports: [{name: https, port: 6443}]
+";
+
+/// Makes every pod ready that is bound to a node, and lets those go that are to end.
+async fn kubelet(cluster: std::sync::Arc<apiserver::ApiCluster>) {
+    let mut watch = cluster.store().watch(apiserver::Resource::PODS, 0);
+    loop {
+        let event = watch.next().await;
+        let pod = &event.object;
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let (pods, place) = (apiserver::Resource::PODS, Some("default"));
+        if pod["metadata"]["deletionTimestamp"].is_string() {
+            let _ = cluster.store().delete(pods, place, name);
+        } else if pod["spec"]["nodeName"].is_string() && pod["status"]["phase"] == "Pending" {
+            let status = serde_json::json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+            let _ = cluster.store().put_status(pods, place, name, status);
+        }
+    }
+}
+
+kubectl_test!(deployments_are_rolled_out_scaled_and_undone, |k| {
+    tokio::spawn(kubelet(k.running.cluster.clone()));
+    k.run("apply --server-side -f -", DEPLOYMENT).await;
+    k.run("rollout status deployment/d --timeout=10s", "").await;
+    k.run(
+        "wait --for=condition=Available deployment/d --timeout=10s",
+        "",
+    )
+    .await;
+    let table = k
+        .run(
+            "get deployments,replicasets,endpointslices,priorityclasses",
+            "",
+        )
+        .await;
+    assert!(
+        table.contains("UP-TO-DATE") && table.contains("2/2"),
+        "{table}"
+    );
+    assert!(table.contains("system-node-critical"), "{table}");
+    let endpoints = k
+        .run(
+            "get endpoints e -o jsonpath={.subsets[0].addresses[1].ip}",
+            "",
+        )
+        .await;
+    assert_eq!(endpoints, "100.64.0.2");
+    k.run("scale deployment d --replicas=3", "").await;
+    k.run("rollout status deployment/d --timeout=10s", "").await;
+    k.run("set image deployment/d c=registry.invalid/c:2", "")
+        .await;
+    k.run("rollout status deployment/d --timeout=10s", "").await;
+    let history = k.run("rollout history deployment/d", "").await;
+    assert!(history.contains('1') && history.contains('2'), "{history}");
+    k.run("rollout undo deployment/d", "").await;
+    k.run("rollout status deployment/d --timeout=10s", "").await;
+    let image = "get pods -l app=d -o jsonpath={.items[*].spec.containers[0].image}";
+    assert_eq!(
+        k.run(image, "").await,
+        ["registry.invalid/c:1"; 3].join(" ")
+    );
+    k.run("rollout restart deployment/d", "").await;
+    k.run("rollout status deployment/d --timeout=10s", "").await;
+    // Typed clients send them in protobuf.
+    k.run(
+        "create deployment e --image=registry.invalid/c:1 --replicas=2 --port=80",
+        "",
+    )
+    .await;
+    k.run("rollout status deployment/e --timeout=10s", "").await;
+    k.run("create priorityclass p --value=5", "").await;
+    k.run("delete deployment d e --timeout=10s", "").await;
+    k.run("wait --for=delete pods -l app=d --timeout=10s", "")
+        .await;
+});
+
 kubectl_test!(rights_are_asked_for_and_refused, |k| {
     assert_eq!(k.run("auth can-i delete pods", "").await.trim(), "yes");
     k.run("create serviceaccount sa", "").await;

@@ -30,10 +30,20 @@ impl Asked {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Answer {
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header("authorization", format!("Bearer {}", tls::TOKEN));
+        let bearer = format!("Bearer {}", tls::TOKEN);
+        let own = [&[("authorization", bearer.as_str())], headers].concat();
+        self.send_as(method, path, &own, body).await
+    }
+
+    /// A request of whoever its headers say.
+    pub(crate) async fn send_as(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
