@@ -4,6 +4,7 @@
 
 mod adoption;
 mod agent;
+mod deploy;
 mod failover;
 mod fleet;
 mod lab;
