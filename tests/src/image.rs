@@ -68,7 +68,10 @@ impl Blob {
 
     fn digest(&self) -> String {
         let hash = digest(&SHA256, &self.bytes);
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hash.as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     fn descriptor(&self) -> Value {
@@ -126,8 +129,18 @@ impl Image {
             "manifests": [named],
         });
         let mut archive = tar::Builder::new(to);
-        add(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        add(&mut archive, "index.json", 0o644, index.to_string().as_bytes())?;
+        add(
+            &mut archive,
+            "oci-layout",
+            0o644,
+            br#"{"imageLayoutVersion":"1.0.0"}"#,
+        )?;
+        add(
+            &mut archive,
+            "index.json",
+            0o644,
+            index.to_string().as_bytes(),
+        )?;
         for blob in [manifest, config, layer] {
             let name = format!("blobs/sha256/{}", blob.digest());
             add(&mut archive, &name, 0o644, &blob.bytes)?;
@@ -167,7 +180,12 @@ pub fn check(executable: &[u8]) -> Result<(), &'static str> {
     const INTERPRETER: u32 = 3;
     let field = |at: usize, len: usize| {
         let bytes = executable.get(at..at + len)?;
-        Some(bytes.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0_usize, |number, byte| number << 8 | usize::from(*byte)),
+        )
     };
     if executable.get(..6) != Some(b"\x7fELF\x02\x01") {
         return Err(NO_PROGRAM);
@@ -177,7 +195,9 @@ pub fn check(executable: &[u8]) -> Result<(), &'static str> {
         return Err(NO_PROGRAM);
     };
     for index in 0..count {
-        let kind = size.checked_mul(index).and_then(|offset| offset.checked_add(start));
+        let kind = size
+            .checked_mul(index)
+            .and_then(|offset| offset.checked_add(start));
         let kind = kind.and_then(|at| at.checked_add(4).and_then(|_| field(at, 4)));
         match kind {
             None => return Err(NO_PROGRAM),
@@ -194,7 +214,11 @@ pub fn check(executable: &[u8]) -> Result<(), &'static str> {
 ///
 /// # Errors
 /// The file system's.
-pub fn write_all(executable: &[u8], version: &str, folder: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+pub fn write_all(
+    executable: &[u8],
+    version: &str,
+    folder: &Path,
+) -> io::Result<Vec<std::path::PathBuf>> {
     std::fs::create_dir_all(folder)?;
     let each = IMAGES.iter().map(|image| {
         let path = folder.join(format!("{}.tar", image.name));
@@ -229,9 +253,13 @@ mod tests {
     fn an_image_is_found_from_its_index_by_digests_down_to_the_program() {
         for image in IMAGES {
             let mut archive = Vec::new();
-            image.write(b"program", "1.2.3", &mut archive).expect("written");
+            image
+                .write(b"program", "1.2.3", &mut archive)
+                .expect("written");
             let mut again = Vec::new();
-            image.write(b"program", "1.2.3", &mut again).expect("written");
+            image
+                .write(b"program", "1.2.3", &mut again)
+                .expect("written");
             assert_eq!(archive, again, "the same bytes each time");
             let files = files(&archive);
             let blob = |descriptor: &Value| {
@@ -240,7 +268,11 @@ mod tests {
                 let bytes = &files[&format!("blobs/sha256/{name}")];
                 assert_eq!(descriptor["size"], bytes.len());
                 let hash = digest(&SHA256, bytes);
-                let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                let hash: String = hash
+                    .as_ref()
+                    .iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect();
                 assert_eq!(hash, name);
                 bytes
             };
@@ -252,7 +284,10 @@ mod tests {
             assert_eq!(config["config"]["User"], USER);
             let layer = blob(&manifest["layers"][0]);
             let root = self::files(layer);
-            assert_eq!(root.into_iter().collect::<Vec<_>>(), [(PROGRAM.to_owned(), b"program".to_vec())]);
+            assert_eq!(
+                root.into_iter().collect::<Vec<_>>(),
+                [(PROGRAM.to_owned(), b"program".to_vec())]
+            );
         }
     }
 
