@@ -13,6 +13,7 @@ pub(crate) mod agents;
 pub(crate) mod api;
 pub(crate) mod budget;
 pub(crate) mod deploy;
+pub(crate) mod events;
 pub(crate) mod look;
 pub(crate) mod objects;
 pub(crate) mod patience;

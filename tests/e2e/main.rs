@@ -11,4 +11,5 @@ mod kubectl;
 mod lifecycle;
 mod progress;
 mod records;
+mod upkeep;
 mod virtual_clusters;

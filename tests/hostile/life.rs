@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::server::{Conn, Request};
 
-use crate::fake::{ESCAPES, Fake, NAMESPACE, On, event, list, pod};
-use crate::trial::{Behaviour, Trial};
+use crate::fake::{ESCAPES, Fake, NAMESPACE, On, event, list, node, pod};
+use crate::trial::{Behaviour, Seen, Trial};
 
 /// A cluster in which the run's own floaters are to be created; it waits a few seconds for them.
 fn bare(change: impl FnOnce(Fake) -> Fake) -> Trial {
@@ -32,6 +33,23 @@ fn left(name: &str, expires: &str) -> Value {
 }
 
 const PAST: &str = "2001-01-01T00:00:00Z";
+
+/// Its floaters' pods are bound and do not start.
+fn starting(fake: &mut Fake) {
+    for pod in &mut fake.pods {
+        pod["status"] = json!({"phase": "Pending", "containerStatuses": [{"name": "floater", "ready": false,
+            "state": {"waiting": {"reason": "ContainerCreating"}}}]});
+    }
+}
+
+/// Why the cluster is not wholly observed has to hold this.
+fn says(seen: &Seen<'_>, word: &str) -> Result<(), String> {
+    let reason = seen.reason("evil0");
+    match reason.contains(word) || seen.stderr.contains(word) {
+        true => Ok(()),
+        false => Err(format!("no `{word}` in `{reason}`")),
+    }
+}
 
 /// Whether the run tried to remove an object by a path that leads elsewhere.
 fn keeps_to_paths(trial: Trial) -> Trial {
@@ -237,6 +255,134 @@ pub(crate) const TABLE: &[Behaviour] = &[
             })
             .with(|fake| fake.pods.clear())
         })
+    }),
+    ("events of a pod that does not start", || {
+        bare(|fake| {
+            fake.on(On::Events, |_, _, conn| {
+                let event = |name: &str, at: &str, message: &str| json!({"metadata": {"name": at}, "type": "Warning", "reason": "FailedMount",
+                    "message": message, "lastTimestamp": at, "involvedObject": {"kind": "Pod", "name": name}});
+                list(conn, &[
+                    event("fh", "2001-01-01T00:00:02Z", "secret \"of-the-run\" not found"),
+                    event("fh", "2001-01-01T00:00:01Z", "an older word"),
+                    event("other", "2001-01-01T00:00:03Z", "another pod's word"),
+                ])
+            })
+            .with(starting)
+        })
+        .check(|seen| says(seen, "FailedMount: secret \"of-the-run\" not found"))
+    }),
+    ("events that may not be read", || {
+        bare(|fake| {
+            fake.on(On::Events, |_, _, conn| conn.status(403, "no"))
+                .with(starting)
+        })
+        .check(
+            |seen| match seen.stderr.matches("grant `list` on events").count() {
+                1 => Ok(()),
+                count => Err(format!("it was said {count} times: {}", seen.stderr)),
+            },
+        )
+    }),
+    ("a namespace in termination for ever", || {
+        bare(|fake| {
+            fake.on(On::Namespace, |_, request, conn| {
+                if request.path.ends_with(NAMESPACE) {
+                    return conn.json(&json!({"metadata": {"name": NAMESPACE, "uid": "ns-uid", "deletionTimestamp": PAST}}));
+                }
+                conn.status(404, "not here")
+            })
+        })
+        .check(|seen| match seen.stderr.contains("this run uses namespace kosmos-system-") {
+            true => Ok(()),
+            false => Err(format!("no word of it: {}", seen.stderr)),
+        })
+    }),
+    ("namespaces that all end at once", || {
+        bare(|fake| {
+            fake.on(On::Create, |_, request, conn| {
+                if request.path.ends_with("/namespaces") {
+                    return conn.bytes(201, b"{}");
+                }
+                let body = json!({"kind": "Status", "code": 403, "message": "is being terminated",
+                    "details": {"causes": [{"reason": "NamespaceTerminating"}]}});
+                conn.bytes(403, body.to_string().as_bytes())
+            })
+        })
+        .check(|seen| says(seen, "is removed again and again"))
+    }),
+    ("a node that is gone, its pods as they were", || {
+        let silent = |fake: &Fake, what: On, request: &Request, conn: &mut Conn| {
+            if request.path.contains("gone") {
+                return conn.idle();
+            }
+            fake.plainly(what, request, conn)
+        };
+        let fake = Fake::new()
+            .on(On::Info, move |fake, request, conn| {
+                silent(fake, On::Info, request, conn)
+            })
+            .on(On::Tables, move |fake, request, conn| {
+                silent(fake, On::Tables, request, conn)
+            })
+            .with(|fake| {
+                let mut gone = node("n2", "100.64.200.3");
+                gone["status"]["conditions"][0]["status"] = json!("Unknown");
+                fake.nodes.push(gone);
+                for (layer, ip) in [("host", "100.64.200.3"), ("pod", "10.250.0.3")] {
+                    let mut left = pod(&format!("{layer}-gone"), layer, "n2", ip);
+                    left["status"]["conditions"][0]["status"] = json!("False");
+                    fake.pods.push(left);
+                }
+            });
+        Trial::of(fake).check(|seen| says(seen, "n2: the node is not ready ("))
+    }),
+    ("creation throttled for an hour", || {
+        bare(|fake| {
+            fake.on(On::Create, |_, _, conn| {
+                conn.head(429, &["Retry-After: 3600", "Content-Length: 2"])?;
+                conn.raw(b"{}")
+            })
+        })
+    }),
+    ("creation throttled for no time, for ever", || {
+        bare(|fake| {
+            fake.on(On::Create, |_, _, conn| {
+                conn.head(429, &["Retry-After: 0", "Content-Length: 2"])?;
+                conn.raw(b"{}")
+            })
+        })
+        .check(|seen| match seen.fakes[0].created() {
+            0..=40 => Ok(()),
+            many => Err(format!("it was asked {many} times")),
+        })
+    }),
+    ("warnings of escapes, ever others", || {
+        bare(|fake| {
+            fake.on(On::Pods, |fake, _, conn| {
+                let warnings: Vec<String> = (0..40)
+                    .map(|number| {
+                        let number = number + fake.asked().len();
+                        format!(
+                            "Warning: 299 - \"\u{9b}31m\u{202e}owned {number} \\\"{}\\\"\"",
+                            "x".repeat(900)
+                        )
+                    })
+                    .collect();
+                let body =
+                    json!({"metadata": {"resourceVersion": "1"}, "items": fake.pods}).to_string();
+                let length = format!("Content-Length: {}", body.len());
+                let mut headers: Vec<&str> = warnings.iter().map(String::as_str).collect();
+                headers.extend(["Content-Type: application/json", &length]);
+                conn.head(200, &headers)?;
+                conn.raw(body.as_bytes())
+            })
+        })
+        .check(
+            |seen| match seen.stderr.matches("its API server warns").count() {
+                10 => Ok(()),
+                count => Err(format!("{count} warnings are told")),
+            },
+        )
     }),
     ("removal never answered", || {
         bare(|fake| fake.on(On::Delete, |_, _, conn| conn.idle()))

@@ -16,18 +16,22 @@ use super::budget::{Budget, Charged, Spent};
 mod applied;
 mod pages;
 mod trouble;
+mod warnings;
 
 pub(crate) use applied::Write;
 pub(crate) use pages::Listed;
 use trouble::transport_words;
 pub(crate) use trouble::words;
+pub(crate) use warnings::Warnings;
 
 /// How long a read or a write may take, from the first byte sent to the last one received.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait before a request that a busy server refused is tried again, unless the server itself says how long.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
-/// The longest pause that a server may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause that is made for a server that asks for one; one that asks for more is not asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a server that says each time when to come back is asked.
+const TRIES_ON_DEMAND: usize = 10;
 /// The most bytes of one answer; a page of a list that is larger is asked for in smaller pages.
 const MAX_ANSWER: usize = 8 << 20;
 /// The most bytes of a line of a streamed answer.
@@ -43,6 +47,7 @@ pub(crate) struct Api {
     /// The same, whose answers are charged to `budget`.
     client: kube::Client,
     budget: Budget,
+    warnings: Warnings,
 }
 
 /// Why a request came to nothing.
@@ -55,6 +60,8 @@ pub(crate) enum Failure {
         /// The server's words.
         message: String,
     },
+    /// Nothing can be made in a namespace that is being removed; the server's words.
+    Ending(String),
     /// The answer is larger than one may be.
     TooLarge,
     /// The cluster has used up what it may cost.
@@ -74,6 +81,10 @@ impl Failure {
         matches!(self, Self::Status { code: 404, .. })
     }
 
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Status { code: 403, .. })
+    }
+
     pub(crate) fn is_already_there(&self) -> bool {
         matches!(self, Self::Status { code: 409, .. })
     }
@@ -83,7 +94,7 @@ impl Failure {
         match self {
             Self::Status { code, .. } => matches!(code, 429 | 500 | 502 | 503 | 504),
             Self::Transport(_) => true,
-            Self::Spent(_) | Self::TooLarge => false,
+            Self::Ending(_) | Self::Spent(_) | Self::TooLarge => false,
         }
     }
 }
@@ -98,6 +109,7 @@ impl fmt::Display for Failure {
                 write!(f, "the API server answers {code}")
             }
             Self::Status { code, message } => write!(f, "{message} ({code})"),
+            Self::Ending(message) => f.write_str(message),
             Self::TooLarge => write!(f, "an answer is larger than {} MiB", MAX_ANSWER >> 20),
             Self::Spent(spent) => write!(f, "{spent}"),
             Self::Transport(why) => f.write_str(why),
@@ -110,6 +122,29 @@ impl fmt::Display for Failure {
 #[serde(default)]
 struct Status {
     message: String,
+    details: Option<Details>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Details {
+    causes: Option<Vec<Cause>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Cause {
+    reason: String,
+}
+
+impl Status {
+    /// Whether the namespace that something was to be made in is being removed.
+    fn is_ending(&self) -> bool {
+        let causes = self.details.iter().flat_map(|details| &details.causes);
+        causes
+            .flatten()
+            .any(|cause| cause.reason == "NamespaceTerminating")
+    }
 }
 
 impl Api {
@@ -128,17 +163,24 @@ impl Api {
             base: client,
             client: kube::Client::new(charged, "default"),
             budget,
+            warnings: Warnings::unheard(),
         }
+    }
+
+    /// The same, whose server's warnings are told.
+    pub(crate) fn warning(mut self, warnings: Warnings) -> Self {
+        self.warnings = warnings;
+        self
     }
 
     /// The same cluster with a budget of its own: whatever a run has cost, what it made is removed.
     pub(crate) fn afresh(&self, time: Duration) -> Self {
-        Self::new(self.base.clone(), Budget::new(time))
+        Self::new(self.base.clone(), Budget::new(time)).warning(self.warnings.clone())
     }
 
     /// The same cluster, which may take so long from now on; whatever else it may cost goes on from where it was.
     pub(crate) fn renewed(&self, time: Duration) -> Self {
-        Self::new(self.base.clone(), self.budget.renewed(time))
+        Self::new(self.base.clone(), self.budget.renewed(time)).warning(self.warnings.clone())
     }
 
     /// How long the cluster may still take.
@@ -158,7 +200,13 @@ impl Api {
         let passed_on = parts.uri.path().contains("/proxy/");
         let request = Request::from_parts(parts, Body::from(body));
         match tokio::time::timeout(limit, self.client.send(request)).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                // What a pod says that the server passes on is none of the server's.
+                if !passed_on {
+                    self.warnings.hear(response.headers());
+                }
+                Ok(response)
+            }
             Ok(Err(error)) => Err(transport_words(&error)),
             // The server has answered for itself before it is asked to pass anything on.
             Err(_) if passed_on => Err(Failure::Transport(format!(
@@ -193,25 +241,38 @@ impl Api {
             return Ok(body);
         }
         let said: Status = serde_json::from_slice(&body).unwrap_or_default();
-        let failure = Failure::Status {
-            code: status.as_u16(),
-            message: words(&said.message),
+        let message = words(&said.message);
+        let failure = if said.is_ending() {
+            Failure::Ending(message)
+        } else {
+            let code = status.as_u16();
+            Failure::Status { code, message }
         };
         Err((failure, pause))
     }
 
-    /// The same with a second and a third try for a server whose refusal says that it has done nothing.
+    /// The same with a second and a third try for a server whose refusal says that it has done nothing; with more of them where it
+    /// says each time when to come back, as long as the cluster's time allows.
     async fn insist(
         &self,
         request: impl Fn() -> Result<Request<Vec<u8>>, Failure>,
         again: &[u16],
     ) -> Result<Bytes, Failure> {
-        for pause in PAUSES {
-            match self.call(request()?).await {
-                Err((Failure::Status { code, .. }, asked)) if again.contains(&code) => {
-                    tokio::time::sleep(asked.unwrap_or(pause).min(LONGEST_PAUSE)).await;
-                }
-                result => return result.map_err(|(failure, _)| failure),
+        let mut pauses = PAUSES.iter();
+        for _ in 1..TRIES_ON_DEMAND {
+            let (failure, asked) = match self.call(request()?).await {
+                Ok(body) => return Ok(body),
+                Err(failed) => failed,
+            };
+            let is_busy = matches!(&failure, Failure::Status { code, .. } if again.contains(code));
+            let pause = match asked {
+                Some(asked) if asked > LONGEST_PAUSE => None,
+                Some(asked) => Some(asked),
+                None => pauses.next().copied(),
+            };
+            match pause.filter(|pause| is_busy && *pause < self.budget.left()) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(failure),
             }
         }
         self.call(request()?).await.map_err(|(failure, _)| failure)
@@ -263,7 +324,7 @@ impl Api {
         self.insist(post, &[429]).await.map(drop)
     }
 
-    /// Deletes an object, of exactly this uid where one is given.
+    /// Deletes an object, of exactly this uid where one is given; a server that has too much to do is asked again.
     pub(crate) async fn delete(&self, path: &str, uid: Option<&str>) -> Result<(), Failure> {
         let mut options = serde_json::json!({
             "kind": "DeleteOptions",
@@ -273,15 +334,9 @@ impl Api {
         if let Some(uid) = uid {
             options["preconditions"] = serde_json::json!({"uid": uid});
         }
-        let request = with_json(request(
-            Method::DELETE,
-            path,
-            options.to_string().into_bytes(),
-        )?)?;
-        self.call(request)
-            .await
-            .map(drop)
-            .map_err(|(failure, _)| failure)
+        let body = options.to_string().into_bytes();
+        let delete = || with_json(request(Method::DELETE, path, body.clone())?);
+        self.insist(delete, &[429]).await.map(drop)
     }
 }
 

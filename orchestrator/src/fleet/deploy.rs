@@ -10,14 +10,16 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api::{Api, Failure, words};
-use super::look;
-use super::objects::{Happening, Pod};
+use super::api::{Api, Failure};
+use super::objects::Pod;
 use super::remove::Ledger;
+use super::{events, look};
 use crate::manifest::Spec;
 
 /// How long to wait before a list that failed or a watch that broke is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How long to wait between two lists where no watch is allowed.
+const POLL: Duration = Duration::from_secs(1);
 /// How long floaters may take to become ready before those that run and are not ready are asked themselves, and how long to wait
 /// between two such questions.
 const GRACE: Duration = Duration::from_secs(2);
@@ -25,8 +27,28 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Why the floaters of a layer could not be deployed or made, by layer.
 pub(crate) type Refused = BTreeMap<Layer, String>;
 
+/// How long a namespace that is being removed may take to be gone; its pods have a second to end, its controller looks every few.
+const ENDING: Duration = Duration::from_secs(12);
+
+/// Why floaters' objects were not created.
+pub(crate) enum Unmade {
+    /// Their namespace began to go meanwhile.
+    Ending,
+    /// Their namespace is being removed and was not gone in time.
+    Stuck,
+    /// In words.
+    Refused(String),
+}
+
+impl From<String> for Unmade {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
+}
+
 /// Creates the floaters' objects in a task that outlives whoever waits for it, so that the record of what may exist is
-/// never shorter than the truth. A layer whose own object is refused costs itself.
+/// never shorter than the truth. A layer whose own object is refused costs itself. A namespace that is being removed is waited for
+/// until it is gone, and made again.
 ///
 /// # Errors
 /// Which object that all layers need could not be created and why.
@@ -36,49 +58,63 @@ pub(crate) async fn create(
     api: Api,
     spec: Spec,
     able: Vec<String>,
-) -> Result<Refused, String> {
+) -> Result<Refused, Unmade> {
     let task = tokio::spawn(async move {
-        let Some(entry) = ledger.open(&cluster, &api, &spec, able) else {
-            return Err("the run is being ended".to_owned());
-        };
+        let ended = || Unmade::Refused("the run is being ended".to_owned());
+        let entry = ledger.open(&cluster, &api, &spec, able).ok_or_else(ended)?;
         let _busy = entry.busy.lock().await;
-        let path = format!("/api/v1/namespaces/{}", spec.namespace);
-        match api.get::<super::objects::Object>(&path).await {
-            Ok(_) => {}
-            Err(failure) if failure.is_absent() => {
-                entry.made_namespace();
-                match api
-                    .create(&spec.namespace().collection, &spec.namespace().value)
-                    .await
-                {
-                    Ok(()) => {}
-                    // Somebody was faster: then it is theirs.
-                    Err(failure) if failure.is_already_there() => entry.made_no_namespace(),
-                    Err(failure) => return Err(not_created("Namespace", &failure)),
-                }
+        if !has_namespace(&api, &spec.namespace).await? {
+            entry.made_namespace();
+            let namespace = spec.namespace();
+            match api.create(&namespace.collection, &namespace.value).await {
+                Ok(()) => {}
+                // Somebody was faster: then it is theirs.
+                Err(failure) if failure.is_already_there() => entry.made_no_namespace(),
+                Err(failure) => return Err(not_created("Namespace", &failure).into()),
             }
-            Err(failure) => return Err(not_created("Namespace", &failure)),
         }
         let mut refused = Refused::new();
         for object in spec.objects() {
             if ledger.is_closed() {
-                return Err("the run is being ended".to_owned());
+                return Err(ended());
             }
             match (
                 api.create(&object.collection, &object.value).await,
                 object.layer,
             ) {
                 (Ok(()), _) => {}
+                (Err(Failure::Ending(_)), _) => return Err(Unmade::Ending),
+                // The namespace went between two requests.
+                (Err(failure), _) if failure.is_absent() => return Err(Unmade::Ending),
                 (Err(failure), Some(layer)) => {
                     refused.insert(layer, not_created(object.kind, &failure));
                 }
-                (Err(failure), None) => return Err(not_created(object.kind, &failure)),
+                (Err(failure), None) => return Err(not_created(object.kind, &failure).into()),
             }
         }
         Ok(refused)
     });
     task.await
-        .unwrap_or_else(|_| Err("the floaters could not be deployed".to_owned()))
+        .unwrap_or_else(|_| Err("the floaters could not be deployed".to_owned().into()))
+}
+
+/// Whether a namespace is there, once it is not being removed.
+///
+/// # Errors
+/// It cannot be looked at, or is not gone in time.
+async fn has_namespace(api: &Api, name: &str) -> Result<bool, Unmade> {
+    let path = format!("/api/v1/namespaces/{name}");
+    let deadline = Instant::now() + ENDING.min(api.left());
+    loop {
+        match api.get::<super::objects::Object>(&path).await {
+            Ok(found) if found.metadata.deletion_timestamp.is_none() => return Ok(true),
+            Ok(_) if Instant::now() >= deadline => return Err(Unmade::Stuck),
+            // A run has the right to get it, not to watch it.
+            Ok(_) => tokio::time::sleep(PAUSE).await,
+            Err(failure) if failure.is_absent() => return Ok(false),
+            Err(failure) => return Err(not_created("Namespace", &failure).into()),
+        }
+    }
 }
 
 fn not_created(kind: &str, failure: &Failure) -> String {
@@ -128,11 +164,15 @@ pub(crate) struct Ready {
     pub(crate) pods: Vec<Pod>,
     /// Layers that nobody makes pods for, in the words of who refuses.
     pub(crate) refused: Refused,
+    /// Whether the namespace was removed meanwhile, and everything in it.
+    pub(crate) is_ended: bool,
+    /// What could not be done as it should be, and what would help, one sentence each.
+    pub(crate) notes: BTreeSet<String>,
 }
 
 /// Waits until every node has a floater in each layer that is ready, or runs and answers a question put to itself, or until the
-/// layer's pods are refused; at most until `deadline`. What there is at the end is returned: some nodes without a floater do
-/// not keep the others from being asked.
+/// layer's pods are refused or the namespace is removed; at most until `deadline`. What there is at the end is returned: some nodes
+/// without a floater do not keep the others from being asked.
 pub(crate) async fn ready(
     api: &Api,
     spec: &Spec,
@@ -147,6 +187,8 @@ pub(crate) async fn ready(
         pods: BTreeMap::new(),
         answering: BTreeSet::new(),
         refused,
+        is_ended: false,
+        notes: BTreeSet::new(),
     };
     let waiting = wait(api, spec, deadline, answers, &mut waited);
     // Time being up is an answer as well: the pods say what they lack.
@@ -154,6 +196,8 @@ pub(crate) async fn ready(
     Ready {
         pods: waited.pods.into_values().collect(),
         refused: waited.refused,
+        is_ended: waited.is_ended,
+        notes: waited.notes,
     }
 }
 
@@ -166,11 +210,16 @@ struct Waited<'a> {
     /// The uids of those that answer without being ready.
     answering: BTreeSet<String>,
     refused: Refused,
+    is_ended: bool,
+    notes: BTreeSet<String>,
 }
 
 impl Waited<'_> {
     /// Whether nothing more is to come; pods that lack their ports never will.
     fn is_complete(&self) -> bool {
+        if self.is_ended {
+            return true;
+        }
         let there: BTreeSet<(Layer, &str)> = self
             .pods
             .values()
@@ -201,32 +250,33 @@ impl Waited<'_> {
         let answering = futures::future::join_all(asked).await;
         self.answering.extend(answering.into_iter().flatten());
         for &layer in self.layers {
-            let has_pods = self.pods.values().any(|pod| pod.layer() == Some(layer));
-            if !has_pods
-                && !self.refused.contains_key(&layer)
-                && let Some(why) = refusal(api, spec, layer).await
-            {
-                self.refused.insert(layer, why);
+            let pods = self.pods.values();
+            let mut pods = pods.filter(|pod| pod.layer() == Some(layer) && !pod.is_going());
+            if pods.next().is_some() || self.refused.contains_key(&layer) {
+                continue;
+            }
+            if is_ending(api, &spec.namespace).await {
+                self.is_ended = true;
+                return;
+            }
+            match events::refusal(api, spec, layer).await {
+                Ok(Some(why)) => {
+                    self.refused.insert(layer, why);
+                }
+                Ok(None) => {}
+                Err(note) => self.notes.extend(note),
             }
         }
     }
 }
 
-/// Why a layer's DaemonSet gets no pods, in its controller's words: pod security, a quota, an admission webhook, a security
-/// context constraint.
-async fn refusal(api: &Api, spec: &Spec, layer: Layer) -> Option<String> {
-    let name = spec.set_name(layer);
-    let collection = format!("/api/v1/namespaces/{}/events", spec.namespace);
-    let events = api.first_page::<Happening>(&collection).await.ok()?;
-    let event = events.into_iter().rev().find(|event| {
-        event.involved_object.kind == "DaemonSet"
-            && event.involved_object.name == name
-            && event.reason.as_deref() == Some("FailedCreate")
-    })?;
-    let why = words(&event.message.unwrap_or_default());
-    Some(format!(
-        "the cluster refuses the pods of DaemonSet {name}: {why}"
-    ))
+/// Whether a namespace is going or gone.
+async fn is_ending(api: &Api, name: &str) -> bool {
+    let path = format!("/api/v1/namespaces/{name}");
+    match api.get::<super::objects::Object>(&path).await {
+        Ok(found) => found.metadata.deletion_timestamp.is_some(),
+        Err(failure) => failure.is_absent(),
+    }
 }
 
 async fn wait(
@@ -239,6 +289,7 @@ async fn wait(
     let collection = look::pods(&spec.namespace);
     let selector = look::of_run(&spec.run);
     let mut ask_at = Instant::now() + GRACE;
+    let mut may_watch = true;
     loop {
         let Ok(found) = api
             .list::<Pod>(&collection, &selector, look::MAX_PODS)
@@ -253,10 +304,23 @@ async fn wait(
             return;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        let watch = api
-            .watch(&collection, &selector, &found.version, left)
-            .await;
-        if let Ok(mut events) = watch {
+        let watch = match may_watch {
+            true => api
+                .watch(&collection, &selector, &found.version, left)
+                .await
+                .map(Some),
+            false => Ok(None),
+        };
+        if let Err(failure) = &watch
+            && failure.is_forbidden()
+        {
+            may_watch = false;
+            waited.notes.insert(format!(
+                "pods of namespace {} may not be watched, so they are listed every second: grant `watch` on pods",
+                spec.namespace
+            ));
+        }
+        if let Ok(Some(mut events)) = watch {
             loop {
                 // Time goes on under a flood of events, too: whose turn it is, is drawn.
                 let goes_on = tokio::select! {
@@ -283,7 +347,7 @@ async fn wait(
                 return;
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(if may_watch { PAUSE } else { POLL }).await;
     }
 }
 

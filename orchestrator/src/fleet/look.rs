@@ -199,7 +199,7 @@ async fn floaters(api: &Api, namespace: &str) -> Result<(Vec<Pod>, BTreeSet<u16>
     let selector = format!("{NAME_LABEL}={NAME}");
     let all = match api.list::<Pod>("/api/v1/pods", &selector, MAX_PODS).await {
         Ok(all) => all.items,
-        Err(Failure::Status { code: 403, .. }) => {
+        Err(failure) if failure.is_forbidden() => {
             api.list::<Pod>(&pods(namespace), &selector, MAX_PODS)
                 .await?
                 .items
@@ -296,7 +296,7 @@ pub(crate) async fn pod_ips(api: &Api, seen: &Seen) -> BTreeMap<String, Vec<IpAd
             .all(|node| ips.contains_key(&node.metadata.name))
     };
     if !take(seen.floaters.as_deref().unwrap_or_default())
-        && let Ok(pods) = api.first_page::<Pod>("/api/v1/pods").await
+        && let Ok(pods) = api.first_page::<Pod>("/api/v1/pods", "").await
     {
         take(&pods);
     }

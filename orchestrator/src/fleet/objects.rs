@@ -53,7 +53,18 @@ pub(crate) struct Object {
 pub(crate) struct Happening {
     pub(crate) reason: Option<String>,
     pub(crate) message: Option<String>,
+    pub(crate) r#type: Option<String>,
+    last_timestamp: Option<String>,
+    event_time: Option<String>,
     pub(crate) involved_object: Involved,
+}
+
+impl Happening {
+    /// When it happened last, as the server writes times; empty where it does not say.
+    pub(crate) fn at(&self) -> &str {
+        let (last, first) = (&self.last_timestamp, &self.event_time);
+        last.as_deref().or(first.as_deref()).unwrap_or_default()
+    }
 }
 
 /// What it happened to.
@@ -361,8 +372,23 @@ impl Pod {
         })
     }
 
-    /// Why it is not ready, as far as it says.
-    pub(crate) fn trouble(&self) -> String {
+    /// Why it is not ready, as far as it says and as far as `event`, the latest warning about it, says more.
+    pub(crate) fn trouble(&self, event: Option<&str>) -> String {
+        let own = self.own_trouble();
+        match event {
+            // A scheduler writes the same words to the pod's status.
+            Some(event)
+                if !event
+                    .split_once(": ")
+                    .is_some_and(|(_, said)| own.contains(said)) =>
+            {
+                format!("{own}; {event}")
+            }
+            _ => own,
+        }
+    }
+
+    fn own_trouble(&self) -> String {
         let name = &self.metadata.name;
         if self.is_going() {
             return format!("pod {name} is being removed");
@@ -481,19 +507,29 @@ mod tests {
                 {"type": "PodScheduled", "status": "False", "message": "no free ports"}]},
         }));
         assert_eq!(waiting.node(), Some("n2"));
-        assert_eq!(waiting.trouble(), "pod p is not scheduled: no free ports");
+        assert_eq!(
+            waiting.trouble(None),
+            "pod p is not scheduled: no free ports"
+        );
         let broken = pod(json!({
             "metadata": {"name": "p"},
             "status": {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]},
         }));
         assert_eq!(
-            broken.trouble(),
+            broken.trouble(None),
             "pod p does not run: ErrImagePull: no such image"
+        );
+        let pulled = Some("Failed: no such image");
+        assert_eq!(broken.trouble(pulled), broken.trouble(None));
+        let mounted = Some("FailedMount: secret \"s\" not found");
+        assert_eq!(
+            broken.trouble(mounted),
+            "pod p does not run: ErrImagePull: no such image; FailedMount: secret \"s\" not found"
         );
         // An evicted pod has no container status at all.
         let evicted = pod(
             json!({"metadata": {"name": "p"}, "status": {"phase": "Failed", "reason": "Evicted"}}),
         );
-        assert_eq!(evicted.trouble(), "pod p is Failed: Evicted");
+        assert_eq!(evicted.trouble(None), "pod p is Failed: Evicted");
     }
 }

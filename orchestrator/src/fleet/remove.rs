@@ -458,7 +458,7 @@ pub(crate) async fn sweep(api: &Api, namespace: &str, now: Timestamp) -> Sweep {
             .list::<Object>(&format!("/{group}/{plural}"), &selector, MAX_SWEPT)
             .await;
         let listed = match everywhere {
-            Err(Failure::Status { code: 403, .. }) => {
+            Err(failure) if failure.is_forbidden() => {
                 let collection = format!("/{group}/namespaces/{namespace}/{plural}");
                 api.list::<Object>(&collection, &selector, MAX_SWEPT).await
             }

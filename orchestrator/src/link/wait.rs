@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use datapath::api::{CLUSTER_LABEL, GROUP, VERSION};
+use datapath::control::conditions::PLANNED;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -186,10 +187,7 @@ pub(super) async fn nodes_applied(
                     Some(words) => why = why.or(Some(words)),
                 },
                 None => {
-                    why = why.or(Some(format!(
-                        "{} is not planned yet",
-                        words("NodeConfig", node)
-                    )))
+                    why = why.or(Some(unplanned(node)));
                 }
             }
         }
@@ -197,6 +195,18 @@ pub(super) async fn nodes_applied(
         Ok(why.map(|why| format!("{done} of {all} are as planned ({why})")))
     })
     .await
+}
+
+/// Why a node has no NodeConfig, as far as the manager told.
+fn unplanned(node: &Value) -> String {
+    let conditions = node["status"]["conditions"].as_array();
+    let mut each = conditions.into_iter().flatten();
+    let said = each.find(|one| one["type"] == PLANNED && one["status"] != "True");
+    let name = words("ClusterNode", node);
+    match said.and_then(|one| one["message"].as_str()) {
+        Some(why) => format!("{name}: {}", datapath::printable::printable(why, 300)),
+        None => format!("{name} is not planned yet"),
+    }
 }
 
 /// Why a node is not what its NodeConfig says, as far as its agent told; none where it is.

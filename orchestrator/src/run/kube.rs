@@ -18,7 +18,6 @@ use crate::descriptors::Descriptors;
 use crate::engine::messages::{Ask, Asked, Command, FloaterId, Input, ProbeOrder, TargetFacts};
 use crate::engine::{self, Purpose};
 use crate::fleet::agents::Agent;
-use crate::fleet::deploy::Refused;
 use crate::fleet::look;
 use crate::inventory::Target;
 
@@ -27,6 +26,7 @@ mod opened;
 mod own;
 mod sweeps;
 
+use ask::Lacking;
 use opened::Open;
 pub(super) use sweeps::Sweeps;
 
@@ -326,9 +326,9 @@ impl Shared {
                 return Err("it is swept".to_owned());
             }
         }
-        let none = Refused::new();
+        let none = Lacking::default();
         let asked = async {
-            let asked = match open.standing(&api, &none) {
+            let asked = match open.standing(&api, &context.options.namespace, &none) {
                 Some(floaters) => Ok(floaters.ask(context, ask).await),
                 None if ask.standing_only => Err("no floaters stand ready".to_owned()),
                 None => own::own(context, &open, &api, ask).await,
@@ -371,9 +371,9 @@ impl Shared {
             return Ok(agent.clone());
         }
         let open = self.opened(floater.cluster, || {}).await?;
-        let none = Refused::new();
+        let none = Lacking::default();
         let api = open.api.renewed(self.context.left());
-        if let Some(floaters) = open.standing(&api, &none) {
+        if let Some(floaters) = open.standing(&api, &self.context.options.namespace, &none) {
             let found = floaters.agents(&self.context, &self.context.layers());
             let mut agents = locked(&self.agents);
             for (node, layer, agent) in found {

@@ -139,13 +139,21 @@ impl Api {
         )))
     }
 
-    /// The first page of a list.
+    /// The first page of a list; of what the field selector chooses, where it is not empty.
     pub(crate) async fn first_page<T: DeserializeOwned + Send + 'static>(
         &self,
         collection: &str,
+        fields: &str,
     ) -> Result<Vec<T>, Failure> {
+        let chosen = match fields {
+            "" => String::new(),
+            fields => format!("&fieldSelector={}", encoded(fields)),
+        };
         for limit in PAGE_SIZES {
-            match self.read(&format!("{collection}?limit={limit}")).await {
+            match self
+                .read(&format!("{collection}?limit={limit}{chosen}"))
+                .await
+            {
                 Err(Failure::TooLarge) => {}
                 body => return Ok(read::<T>(body?).await?.0.items),
             }

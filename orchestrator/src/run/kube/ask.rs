@@ -1,6 +1,6 @@
 //! The floaters of one cluster, asked for a sign of life and for the tables of their nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +19,27 @@ use crate::fleet::{FLOATERS_AT_ONCE, concurrently};
 
 /// How long a floater that does not answer is waited for at least once the others have answered.
 const LATE: Duration = Duration::from_secs(5);
+/// Within how long of the first question tables that did not come are asked for a second time.
+const BRIEF: Duration = Duration::from_secs(5);
+
+/// Why floaters are not there, in the words of the cluster.
+#[derive(Default)]
+pub(super) struct Lacking {
+    /// Why the floaters of a layer could not be deployed or made.
+    pub(super) refused: Refused,
+    /// The latest warning about pods that are not ready, by their name.
+    pub(super) events: BTreeMap<String, String>,
+}
 
 /// The pods of some floaters of a cluster, and the key that these know.
 pub(super) struct Floaters<'a> {
     pub(super) api: &'a Api,
     pub(super) seen: &'a Seen,
     pub(super) pods: Vec<&'a Pod>,
-    /// Why the floaters of a layer could not be deployed or made.
-    pub(super) refused: &'a Refused,
+    /// Why some are not there.
+    pub(super) lacking: &'a Lacking,
+    /// Their namespace.
+    pub(super) namespace: &'a str,
     pub(super) run_key: &'a Arc<[u8]>,
 }
 
@@ -52,7 +65,7 @@ impl Floaters<'_> {
             let name = &node.metadata.name;
             for &layer in layers {
                 let pod = by_place.get(&(name.as_str(), layer)).copied();
-                let agent = self.agent(context, node, layer, pod, &gates);
+                let agent = self.agent(node, layer, pod, &gates);
                 agents.push((name.clone(), layer, agent));
             }
         }
@@ -61,7 +74,6 @@ impl Floaters<'_> {
 
     fn agent(
         &self,
-        context: &Context,
         node: &Node,
         layer: Layer,
         pod: Option<&Pod>,
@@ -70,16 +82,18 @@ impl Floaters<'_> {
         match pod {
             // Whether it is ready is its node's opinion; its own answer is better.
             Some(pod) if pod.is_ready() || pod.runs() => {
-                let namespace = &context.options.namespace;
                 let (api, id, key) = (self.api, &self.seen.id, self.run_key);
                 // Both places are known: it was found by them.
-                Agent::new(api, namespace, id, pod, key, gates)
+                Agent::new(api, self.namespace, id, pod, key, gates)
                     .ok_or_else(|| "its pod does not say where it is".to_owned())
             }
             _ if !node.is_ready() => Err("the node is not ready".to_owned()),
             _ if !node.runs_linux() => Err("it is not a Linux node".to_owned()),
-            Some(pod) => Err(pod.trouble()),
-            None => Err(match self.refused.get(&layer) {
+            Some(pod) => {
+                let event = self.lacking.events.get(&pod.metadata.name);
+                Err(pod.trouble(event.map(String::as_str)))
+            }
+            None => Err(match self.lacking.refused.get(&layer) {
                 Some(why) => why.clone(),
                 None => "there is no floater on the node".to_owned(),
             }),
@@ -119,9 +133,17 @@ impl Floaters<'_> {
             .collect();
         let answers = answers(context, questions).await;
         let mut agents = Vec::new();
+        let nodes = self.seen.nodes.iter().filter(|node| !node.is_ready());
+        let unready: BTreeSet<&str> = nodes.map(|node| node.metadata.name.as_str()).collect();
         for ((node, layer, agent), answer) in floaters.into_iter().zip(answers) {
             let failed = || Answer::dead("asking it failed within this program".to_owned());
-            let answer = answer.unwrap_or_else(failed);
+            let mut answer = answer.unwrap_or_else(failed);
+            if let Some(reason) = &answer.dead
+                && unready.contains(node.as_str())
+            {
+                // What is left of its pods is what was true before.
+                answer = Answer::dead(format!("the node is not ready ({reason})"));
+            }
             if layer == Layer::Host {
                 let tables = answer
                     .tables
@@ -213,6 +235,7 @@ async fn answer(
     deadline: Instant,
 ) -> Answer {
     let mut tables = None;
+    let began = Instant::now();
     if layer == Layer::Host {
         let read = agent.tables(expected, deadline).await;
         if read.is_ok() {
@@ -226,7 +249,13 @@ async fn answer(
     // A floater that can be asked and cannot read tables still can probe.
     // That it is the floater of this node its signature says.
     match agent.info(deadline).await {
-        Ok(_) => Answer { dead: None, tables },
+        Ok(_) => {
+            // An answer that broke off on its way is asked for again; one that took long has used up its time.
+            if tables.is_some() && began.elapsed() < BRIEF {
+                tables = Some(agent.tables(expected, deadline).await);
+            }
+            Answer { dead: None, tables }
+        }
         Err(reason) => match tables {
             Some(Err(first)) => Answer::dead(first),
             _ => Answer::dead(reason),

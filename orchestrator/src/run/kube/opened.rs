@@ -7,15 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Context;
-use super::ask::Floaters;
+use super::ask::{Floaters, Lacking};
 use crate::engine::claims::UNREACHED;
-use crate::fleet::api::Api;
+use crate::fleet::api::{Api, Warnings};
 use crate::fleet::budget::Budget;
-use crate::fleet::deploy::Refused;
 use crate::fleet::look::{self, Seen};
 use crate::fleet::objects::{Node, Pod};
 use crate::inventory::{Role, Target};
 use crate::kubeconfig::{Reach, RemoteKubeconfig};
+use crate::run::Progress;
 
 /// How long floaters that are kept live.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -44,15 +44,21 @@ pub(super) struct Ready {
 }
 
 impl Open {
-    /// The floaters that stand ready; none where there are none. No layer of theirs was refused.
-    pub(super) fn standing<'a>(&'a self, api: &'a Api, none: &'a Refused) -> Option<Floaters<'a>> {
+    /// The floaters that stand ready; none where there are none. Nothing of theirs is lacking.
+    pub(super) fn standing<'a>(
+        &'a self,
+        api: &'a Api,
+        namespace: &'a str,
+        none: &'a Lacking,
+    ) -> Option<Floaters<'a>> {
         let (ready, floaters) = (self.standing.as_ref()?, self.seen.floaters.as_ref().ok()?);
         let is_theirs = |pod: &&Pod| pod.run() == Some(ready.run.as_str());
         Some(Floaters {
             api,
             seen: &self.seen,
             pods: floaters.iter().filter(is_theirs).collect(),
-            refused: none,
+            lacking: none,
+            namespace,
             run_key: &ready.run_key,
         })
     }
@@ -67,7 +73,12 @@ pub(super) async fn open(
     answered: impl FnOnce(),
 ) -> Result<Open, String> {
     let namespace = &context.options.namespace;
-    let api = Api::new(target.client(idle).await?, Budget::new(time(context)));
+    // Not the whole context: its ledger holds this API, and ends what it holds when it is dropped.
+    let (name, progress) = (target.name.clone(), Arc::clone(&context.options.progress));
+    let warnings = Warnings::new(move |warning| {
+        progress(Progress::Warning(format!("{name}: {warning}")));
+    });
+    let api = Api::new(target.client(idle).await?, Budget::new(time(context))).warning(warnings);
     let seen = look::look(&api, namespace, answered).await?;
     let standing = match &seen.floaters {
         Err(_) => None,
