@@ -1,7 +1,12 @@
 //! The datapath deploys itself, and goes: clusters that nobody linked, over their APIs, with the programs as their pods.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tests::client::Endpoint;
 use tests::lab::Lab;
@@ -163,11 +168,15 @@ workloads: {floater: false}
 #[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
 fn clusters_are_linked_carry_packets_and_are_as_before_when_they_have_left() {
     let bare = Bare::up(TWO);
-    assert_eq!(
-        bare.status("east").0,
-        Some(69),
-        "there is no control plane yet"
-    );
+    let status = [
+        "status",
+        "--kubeconfig",
+        &bare.kubeconfig,
+        "--context",
+        "east",
+    ];
+    let ran = bare.link(&status).expect(69);
+    assert!(ran.stderr.contains("link install"), "{}", ran.stderr);
 
     let planned = bare.install("east", &["--dry-run"]).expect(0);
     assert!(
@@ -273,7 +282,7 @@ workloads: {floater: false}
     let before = bare.installed("east");
     for (more, named) in [
         // The same pods' prefix at both.
-        (&[][..], "10.1.0.0/16"),
+        (&[][..], "CIDR-OVERLAP"),
         (&["--ip-family", "ipv6"], "ipv6"),
         (&["--namespace", "elsewhere"], "elsewhere"),
     ] {
@@ -292,6 +301,215 @@ workloads: {floater: false}
     assert_eq!(bare.traces("north/n1"), Vec::<String>::new());
     bare.join("north", "east", &[]).expect(0);
     bare.down();
+}
+
+/// A deed that is interrupted as soon as it says this; what it came to.
+fn interrupted(bare: &Bare, words: &[&str], at: &str) -> Ran {
+    let mut child = bare
+        .lab
+        .place
+        .start(["link"].iter().chain(words).chain(&["-v"]));
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    for line in lines.by_ref().map_while(Result::ok) {
+        said += &line;
+        said.push('\n');
+        if line.contains(at) {
+            kill(pid, Signal::SIGINT).unwrap();
+            break;
+        }
+    }
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let status = child.wait().unwrap();
+    Ran {
+        code: status.code(),
+        stdout: String::new(),
+        stderr: said + &rest.join("\n"),
+    }
+}
+
+#[test]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
+fn a_join_that_is_interrupted_leaves_nothing_whatever_it_was_at() {
+    let bare = Bare::up(TWO);
+    bare.install("east", &[]).expect(0);
+    let before = bare.installed("east");
+    let join = [
+        "join",
+        "--name",
+        "west",
+        "--kubeconfig",
+        &bare.kubeconfig,
+        "--context",
+        "west",
+        "--host-kubeconfig",
+        &bare.kubeconfig,
+        "--host-context",
+        "east",
+    ];
+    for stage in [
+        "asking west",
+        "linking west",
+        "create ServiceAccount kosmos-system/clusterlink-agent-west",
+        "create Namespace",
+        "create Secret",
+        "create DaemonSet",
+        "create Cluster west",
+        "waiting for the programs",
+        "sending packets",
+    ] {
+        let ran = interrupted(&bare, &join, stage).expect(130);
+        assert!(ran.stderr.contains(stage), "{stage}: {}", ran.stderr);
+        assert!(
+            !ran.stderr.contains("not removed"),
+            "{stage}: {}",
+            ran.stderr
+        );
+        assert_eq!(bare.installed("west"), BTreeSet::new(), "{stage}");
+        assert_eq!(bare.installed("east"), before, "{stage}");
+        let nodes = bare
+            .endpoint("east")
+            .items(&format!("{KOSMOS}/clusternodes"));
+        let of_west = |node: &&Value| node["spec"]["clusterName"] == "west";
+        assert_eq!(nodes.iter().find(of_west), None, "{stage}");
+        for node in ["west/n1", "west/n2"] {
+            assert_eq!(bare.traces(node), Vec::<String>::new(), "{stage}");
+        }
+    }
+    bare.down();
+}
+
+#[test]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
+fn a_member_that_is_dead_leaves_by_force_and_what_it_has_is_named() {
+    let bare = Bare::up(TWO);
+    bare.install("east", &[]).expect(0);
+    bare.join("west", "east", &[]).expect(0);
+    // None of its programs does anything any more, and its API is not asked.
+    bare.lab
+        .place
+        .run(["sim", "freeze", "--at", "west"])
+        .expect(0);
+    let host = [
+        "--host-kubeconfig",
+        &bare.kubeconfig,
+        "--host-context",
+        "east",
+    ];
+    let unjoin = [&["unjoin", "--name", "west"][..], &host].concat();
+    bare.link(&unjoin).expect(64);
+    let ran = bare.link(&[&unjoin[..], &["--force", "--wait", "3s"]].concat());
+    let ran = ran.expect(0);
+    assert!(ran.stdout.contains("stays: "), "{}", ran.stdout);
+    let east = bare.endpoint("east");
+    for kind in ["clusters", "clusternodes", "nodeconfigs"] {
+        let items = east.items(&format!("{KOSMOS}/{kind}"));
+        let is_west = |item: &&Value| {
+            let name = item["metadata"]["name"].as_str().unwrap_or_default();
+            name.starts_with("west")
+        };
+        assert_eq!(items.iter().find(is_west), None, "{kind}");
+    }
+    let accounts = east.items("/api/v1/namespaces/kosmos-system/serviceaccounts");
+    let is_west = |item: &&Value| {
+        let name = item["metadata"]["name"].as_str().unwrap_or_default();
+        name.ends_with("-west")
+    };
+    assert_eq!(
+        accounts.iter().find(is_west),
+        None,
+        "its tokens are worth nothing any more"
+    );
+    // It may come back, and then nothing of it is in its own way.
+    bare.lab.place.run(["sim", "thaw"]).expect(0);
+    bare.join("west", "east", &[]).expect(0);
+    bare.down();
+}
+
+#[test]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
+fn no_packet_is_lost_while_every_program_gets_another_image() {
+    let bare = Bare::up(&TWO.replace("floater: false", "floater: true"));
+    bare.install("east", &[]).expect(0);
+    bare.join("west", "east", &[]).expect(0);
+    let pods = bare
+        .endpoint("west")
+        .items("/api/v1/namespaces/kosmos-system/pods");
+    let target = pods
+        .iter()
+        .find(|pod| pod["metadata"]["name"] == "floater-n2");
+    let target = target
+        .and_then(|pod| pod["status"]["podIP"].as_str())
+        .unwrap();
+    let pinger = Pinger::start(&bare, "east/n2/floater-n2", target);
+    for cluster in ["east", "west"] {
+        let words = [
+            "upgrade",
+            "--kubeconfig",
+            &bare.kubeconfig,
+            "--context",
+            cluster,
+            "--version",
+            "v2",
+        ];
+        let ran = bare.link(&words).expect(0);
+        assert!(ran.stdout.contains("clusterlink:v2"), "{}", ran.stdout);
+        let again = bare.link(&words).expect(0);
+        assert!(again.stdout.contains("already"), "{}", again.stdout);
+    }
+    let sent = pinger.end();
+    assert!(sent > 1000, "{sent} packets are no proof");
+    let (code, status) = bare.status("east");
+    assert_eq!(code, Some(0), "{status:#}");
+    bare.down();
+}
+
+/// Echo requests from a pod, one as soon as the one before is answered, without a pause.
+struct Pinger {
+    over: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Pinger {
+    fn start(bare: &Bare, at: &str, target: &str) -> Self {
+        const AT_ONCE: &str = "500";
+        let over = Arc::new(AtomicBool::new(false));
+        let program = tests::program::floaterctl().to_str().unwrap();
+        let words = [
+            "sim",
+            "exec",
+            at,
+            "--",
+            program,
+            "__floater",
+            "ping",
+            "-c",
+            AT_ONCE,
+            target,
+        ];
+        let words = words.map(str::to_owned);
+        let seen = over.clone();
+        let mut command = bare.lab.place.command(&words);
+        let thread = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !seen.load(Ordering::Relaxed) {
+                let ran = Ran::of(command.output().unwrap()).expect(0);
+                let answered = format!("{AT_ONCE} of {AT_ONCE} answered");
+                assert!(ran.stdout.contains(&answered), "{}", ran.stdout);
+                sent += 500;
+            }
+            sent
+        });
+        Self { over, thread }
+    }
+
+    /// How many were sent, all of which were answered.
+    #[track_caller]
+    fn end(self) -> u64 {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no packet was lost")
+    }
 }
 
 /// The commands of a chapter's first block, without comments.

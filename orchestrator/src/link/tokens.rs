@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use super::cluster::{Cluster, Server};
 use super::objects::{Object, is_ours};
-use super::wanted::{self, Token};
+use super::wanted::{self, ACCOUNT_UID, Token};
 use crate::Error;
 
 #[derive(Deserialize)]
@@ -44,7 +44,21 @@ pub(super) async fn secrets(
             rbac::controller_account(&member.name),
         ),
     ] {
-        let planned = wanted::secret(settings, &member.name, name, server, &Token::default());
+        let of = format!(
+            "/api/v1/namespaces/{}/serviceaccounts/{account}",
+            settings.namespace
+        );
+        let held: Result<Value, _> = control_plane.api.get(&of).await;
+        let held = held.map_err(|failure| Error::Missing {
+            what: format!("service account {account} of {}", control_plane.name),
+            why: failure.to_string(),
+        })?;
+        let uid = held["metadata"]["uid"].as_str().unwrap_or_default();
+        let token = Token {
+            account: uid.to_owned(),
+            ..Token::default()
+        };
+        let planned = wanted::secret(settings, &member.name, name, server, &token);
         let held = member.get(&planned.path()).await;
         let held = held.map_err(|failure| Error::Missing {
             what: format!("{} of {}", planned.words(), member.name),
@@ -53,37 +67,43 @@ pub(super) async fn secrets(
         if held.is_some_and(|held| lasts(&held, &planned.value)) {
             continue;
         }
-        let token = token(control_plane, &settings.namespace, &account).await?;
+        let token = new(control_plane, &of, token).await?;
         objects.push(wanted::secret(settings, &member.name, name, server, &token));
     }
     Ok(objects)
 }
 
-/// Whether a Secret leads to the same server and its token lasts for half of a new one's time at least.
+/// Whether a Secret leads to the same server, as the same account, and its token lasts for half of a new one's time at least.
 fn lasts(held: &Value, planned: &Value) -> bool {
-    let expires = held["metadata"]["annotations"][rbac::TOKEN_EXPIRES].as_str();
+    let annotations = &held["metadata"]["annotations"];
+    let expires = annotations[rbac::TOKEN_EXPIRES].as_str();
     let expires = expires.and_then(|text| text.parse::<Timestamp>().ok());
     let half = SignedDuration::from_secs(TOKEN_LIFETIME / 2);
     is_ours(held)
+        && annotations[ACCOUNT_UID] == planned["metadata"]["annotations"][ACCOUNT_UID]
         && held["data"]["kubeconfig"] == planned["data"]["kubeconfig"]
         && expires.is_some_and(|at| at > Timestamp::now() + half)
 }
 
-async fn token(cluster: &Cluster, namespace: &str, account: &str) -> Result<Token, Error> {
-    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+/// Asks for a token of the account at a path.
+async fn new(cluster: &Cluster, account: &str, token: Token) -> Result<Token, Error> {
     let question = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
         "spec": {"expirationSeconds": TOKEN_LIFETIME},
     });
-    let answer: Result<Answer, _> = cluster.api.ask(&path, &question).await;
+    let answer: Result<Answer, _> = cluster
+        .api
+        .ask(&format!("{account}/token"), &question)
+        .await;
     let answer = answer.map_err(|failure| Error::Missing {
-        what: format!("a token of {namespace}/{account} in {}", cluster.name),
+        what: format!("a token of {account} in {}", cluster.name),
         why: failure.to_string(),
     })?;
     Ok(Token {
         token: answer.status.token,
         expires: answer.status.expiration_timestamp,
+        ..token
     })
 }
 
@@ -94,17 +114,22 @@ mod tests {
 
     #[test]
     fn a_token_is_kept_while_it_lasts_and_leads_to_the_same_server() {
-        let secret = |days: i64, kubeconfig: &str| {
+        let of = |account: &str, days: i64, kubeconfig: &str| {
             let at = Timestamp::now() + SignedDuration::from_hours(24 * days);
             json!({
                 "metadata": {
                     "labels": {MANAGED_BY_LABEL: MANAGED_BY},
-                    "annotations": {rbac::TOKEN_EXPIRES: at.to_string()},
+                    "annotations": {rbac::TOKEN_EXPIRES: at.to_string(), ACCOUNT_UID: account},
                 },
                 "data": {"kubeconfig": kubeconfig},
             })
         };
+        let secret = |days, kubeconfig| of("u1", days, kubeconfig);
         let wanted = secret(0, "same");
+        assert!(
+            !lasts(&of("u2", 20, "same"), &wanted),
+            "the account was made anew"
+        );
         assert!(lasts(&secret(20, "same"), &wanted));
         assert!(
             !lasts(&secret(10, "same"), &wanted),

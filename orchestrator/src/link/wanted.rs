@@ -101,7 +101,12 @@ pub(super) fn accounts(settings: &Settings, member: &str) -> Vec<Object> {
 pub(super) struct Token {
     pub(super) token: String,
     pub(super) expires: String,
+    /// The uid of the account that it is of: with another one it is worth nothing.
+    pub(super) account: String,
 }
+
+/// The annotation of a Secret that says which account its token is of, by uid.
+pub(super) const ACCOUNT_UID: &str = "kosmos.io/clusterlink-account";
 
 /// A member's own objects before its programs: what they may do at home. The namespace comes first.
 pub(super) fn home(settings: &Settings, member: &str) -> Vec<Object> {
@@ -128,7 +133,7 @@ pub(super) fn secret(
             "namespace": settings.namespace,
             "name": name,
             "labels": labels(Some(member)),
-            "annotations": {rbac::TOKEN_EXPIRES: token.expires},
+            "annotations": {rbac::TOKEN_EXPIRES: token.expires, ACCOUNT_UID: token.account},
         },
         "type": "Opaque",
         "data": secret_data(&[(KUBECONFIG_KEY, &kubeconfig), (TOKEN_KEY, &token.token)]),
