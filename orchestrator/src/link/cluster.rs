@@ -95,7 +95,7 @@ impl Cluster {
 
     /// Where programs in other clusters find its API: what a kubeconfig for them says, or else what this one says, unless that is an
     /// address of the operator's own machine; then where the cluster itself says that its API is.
-    pub(super) async fn from_inside(&self, inner: Option<&Selected>) -> Result<Server, Error> {
+    pub(super) async fn inner_server(&self, inner: Option<&Selected>) -> Result<Server, Error> {
         let selected = inner.unwrap_or(&self.selected);
         let server = Server {
             url: selected.server().trim_end_matches('/').to_owned(),

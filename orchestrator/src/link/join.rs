@@ -65,7 +65,7 @@ pub async fn install(order: &Install, context: &Context) -> Result<Outcome, Erro
     check_name("--cluster-name", &order.name)?;
     context.say(Told::Phase(format!("asking {}", order.name)));
     let cluster = Cluster::reach(&order.name, &order.place.kubeconfig).await?;
-    let server = cluster.from_inside(order.place.inner.as_ref()).await?;
+    let server = cluster.inner_server(order.place.inner.as_ref()).await?;
     let settings = &order.settings;
     let mut first = wanted::control_plane(settings);
     first.push(told_server(settings, &server));
@@ -96,7 +96,7 @@ pub async fn join(order: &Join, context: &Context) -> Result<Outcome, Error> {
     let (member, mut control_plane) = tokio::try_join!(member, host)?;
     let settings = &order.settings;
     let server = match &order.host.inner {
-        Some(inner) => control_plane.from_inside(Some(inner)).await?,
+        Some(inner) => control_plane.inner_server(Some(inner)).await?,
         None => server_of(settings, &control_plane).await?,
     };
     let clusters = clusters(&control_plane).await?;

@@ -199,11 +199,8 @@ async fn member(order: &Unjoin) -> Result<Option<Cluster>, Error> {
 pub async fn uninstall(order: &Uninstall, context: &Context) -> Result<Removed, Error> {
     context.say(Told::Phase("asking the control plane".to_owned()));
     let mut control_plane = Cluster::reach("the control plane", &order.place.kubeconfig).await?;
-    let known = match clusters(&control_plane).await {
-        Ok(known) => known,
-        // Nothing is installed, or no more than a part of it.
-        Err(_) => Vec::new(),
-    };
+    // None where nothing is installed, or no more than a part of it.
+    let known = clusters(&control_plane).await.unwrap_or_default();
     let name_of = |cluster: &Value| {
         cluster["metadata"]["name"]
             .as_str()
