@@ -19,6 +19,8 @@ mod reporting;
 mod settings;
 mod settle;
 
+pub mod underlay;
+
 pub use keeper::{Event, Keeper, Timing};
 #[cfg(feature = "kube")]
 pub use node::{News, Told, events, keep};

@@ -17,6 +17,7 @@ use crate::diff::diff;
 use crate::error::{Error, Problem, ProblemKind};
 use crate::kernel::LinuxKernel;
 use crate::nodeconfig::desired;
+use crate::programs::Plan;
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
 use crate::walk::{End, Packet, World, walk};
@@ -44,6 +45,9 @@ enum Verb {
         /// The control plane's kubeconfig; without it the environment's or the pod's own.
         #[arg(long, value_name = "FILE")]
         kubeconfig: Option<PathBuf>,
+        /// Whether this node's rows are planned here, of the fleet's Clusters and ClusterNodes: `auto` does so where there is no NodeConfig
+        #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+        plan: Plan,
         /// How long rows stay after the NodeConfig was deleted, seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         grace: u64,
@@ -187,6 +191,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
             cluster,
             node,
             kubeconfig,
+            plan,
             grace,
             listening,
         } => {
@@ -194,7 +199,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
                 grace: Duration::from_secs(grace),
                 ..Timing::default()
             };
-            programs::agent(&format!("{cluster}-{node}"), kubeconfig, timing, listening)
+            programs::agent((&cluster, &node), kubeconfig, plan, timing, listening)
         }
         Verb::Controller {
             member,

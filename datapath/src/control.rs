@@ -5,6 +5,7 @@
 //!   member's CNI ──► prefixes ► Cluster.status ├► inventory ┤
 //!   ready nodes ───► gateways ► roles ────────┘  (planner)  └─► conditions ─► conditions and Events on the objects
 //!
+//!   local: the rows of one node, by itself
 //!   leaving: NodeConfigs, ClusterNodes and finalizer of a cluster that goes
 //!   lease: which of several replicas does so
 //! ```
@@ -19,6 +20,7 @@ pub mod inventory;
 pub mod kept;
 pub mod lease;
 pub mod leaving;
+pub mod local;
 pub mod nodes;
 pub mod prefixes;
 #[cfg(feature = "kube")]

@@ -253,8 +253,9 @@ pub fn member_accounts(settings: &Settings) -> [Account; 2] {
 pub fn control_plane_accounts(settings: &Settings) -> [Account; 2] {
     let (cluster, namespace) = (&settings.cluster, &settings.namespace);
     let controller = rbac::controller_in_control_plane(cluster, namespace);
+    let agent = rbac::agent().with(rbac::agent_detecting(cluster));
     [
-        account(settings, &agent_account(cluster), "agent", &rbac::agent()),
+        account(settings, &agent_account(cluster), "agent", &agent),
         account(
             settings,
             &controller_account(cluster),

@@ -10,19 +10,23 @@
 
 pub(crate) mod access;
 mod controller;
+mod detecting;
 mod elector;
 mod evidence;
 mod leader;
 mod manager;
 pub(crate) mod metrics;
 mod objects;
+mod planning;
 pub(crate) mod served;
 mod tokens;
 mod told;
 
 pub(crate) use controller::controller;
+pub(crate) use detecting::detect;
 pub(crate) use elector::elector;
 pub(crate) use manager::manager;
+pub(crate) use planning::{Plan, follow};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! | who | where | what |
 //! |---|---|---|
-//! | agent | control plane | NodeConfigs: read, their status |
+//! | agent | control plane | NodeConfigs: read, their status; to find its underlay its own Cluster: read, and ClusterNodes: read, change; to plan by itself Clusters and ClusterNodes: read |
 //! | controller | member | Nodes, ServiceCIDRs and the CNI's objects: read; three ConfigMaps and the pods of kube-system: read; its two Leases; services: create, which it only asks for as a dry run; the two Secrets with its own and the agents' token: read, change |
 //! | controller | control plane | its own Cluster: read, change; ClusterNodes: read, make, change, remove; tokens of its own account and of the agents'; Events |
 //! | manager | control plane | Clusters: read, their conditions and finalizers; ClusterNodes: read, their conditions, remove; NodeConfigs: read, make, change, remove; its Lease; Events |
@@ -130,6 +130,29 @@ pub fn agent() -> Rights {
     }
 }
 
+/// What an agent needs beside [`agent`] to find its node's link and addresses by itself: its own Cluster says how, and its ClusterNode takes
+/// what it found. Names of ClusterNodes are not known when this is given, and one account serves all nodes of a cluster.
+#[must_use]
+pub fn agent_detecting(cluster: &str) -> Rights {
+    Rights {
+        everywhere: vec![
+            named(GROUP, &["clusters"], READ, &[cluster]),
+            rule(GROUP, &["clusternodes"], &["get", "list", "patch", "watch"]),
+        ],
+        within: BTreeMap::new(),
+    }
+}
+
+/// What an agent needs beside [`agent`] to plan by itself. A Cluster may hold a kubeconfig, which RBAC cannot leave out: give this where none does, or
+/// where whoever is root on a node may have it.
+#[must_use]
+pub fn agent_planning() -> Rights {
+    Rights {
+        everywhere: vec![rule(GROUP, &["clusters", "clusternodes"], READ)],
+        within: BTreeMap::new(),
+    }
+}
+
 /// The controller's and elector's in their own cluster; `namespace` is where their Leases and the two Secrets are.
 #[must_use]
 pub fn controller_in_member(namespace: &str) -> Rights {
@@ -238,6 +261,16 @@ pub fn manager(namespace: &str) -> Rights {
 }
 
 impl Rights {
+    /// These and others.
+    #[must_use]
+    pub fn with(mut self, others: Self) -> Self {
+        self.everywhere.extend(others.everywhere);
+        for (namespace, rules) in others.within {
+            self.within.entry(namespace).or_default().extend(rules);
+        }
+        self
+    }
+
     /// The objects that give these rights to a service account; all of them have the same name and labels.
     #[must_use]
     pub fn granted(
@@ -300,7 +333,7 @@ mod tests {
 
     fn all() -> Vec<Rights> {
         vec![
-            agent(),
+            agent().with(agent_detecting("east")).with(agent_planning()),
             controller_in_member("kosmos-system"),
             controller_in_control_plane("east", "kosmos-system"),
             manager("kosmos-system"),

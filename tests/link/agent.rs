@@ -8,6 +8,7 @@ use datapath::diff::{Change, ChangeSet};
 use datapath::kernel::LinuxKernel;
 use datapath::mac::Mac;
 use datapath::nodeconfig::spec_digest;
+use datapath::rbac::{self, Rights};
 use datapath::reconcile::Kernel as _;
 use datapath::state::{Address, Link, LinkKind, NodeState, Route, Row, Vxlan};
 use datapath::table::Table;
@@ -22,7 +23,7 @@ use super::process::Program;
 use super::world::{CONTROL, PATIENCE, World};
 
 /// Runs a test in a network namespace of its own, with a loopback and a link `eth0` for the underlay.
-fn on_a_node(test: impl FnOnce(&mut LinuxKernel) + Send) {
+pub(crate) fn on_a_node(test: impl FnOnce(&mut LinuxKernel) + Send) {
     let netns = Netns::create().unwrap();
     let ran = netns.run(|| {
         let mut kernel = LinuxKernel::open().unwrap();
@@ -93,17 +94,14 @@ fn lasting(kernel: &mut LinuxKernel) -> NodeState {
     }
 }
 
-fn agent(world: &World) -> Program {
-    let kubeconfig = world.as_agent("a");
-    let words = [
-        "--cluster",
-        "a",
-        "--node",
-        "n1",
-        "--kubeconfig",
-        kubeconfig.to_str().unwrap(),
-    ];
-    Program::start("agent", &words.map(str::to_owned))
+/// Starts the agent of the node with these options and rights beside those of every agent.
+pub(crate) fn agent(world: &World, options: &[&str], more: Rights) -> Program {
+    let kubeconfig = world.as_agent("a", more);
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let words = ["--cluster", "a", "--node", "n1", "--kubeconfig", kubeconfig];
+    let words = [&words[..], options].concat();
+    let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    Program::start("agent", &words)
 }
 
 /// The NodeConfig of the agent's node, once its agent says of this state that it is so.
@@ -136,7 +134,7 @@ fn an_agent_tells_what_it_holds_and_leaves_nothing_behind() {
             cluster_node(world.store(CONTROL), name, "n1", net, 1);
         }
         let mut manager = Program::start("manager", &world.as_manager());
-        let _agent = agent(&world);
+        let _agent = agent(&world, &[], Rights::default());
         let object = told(&world, "the agent's word", |object| {
             is_applied(object, "True") && object["spec"]["routes"].is_array()
         });
@@ -212,7 +210,7 @@ fn an_agent_that_starts_again_tells_so_and_changes_nothing() {
             cluster_node(world.store(CONTROL), name, "n1", net, 1);
         }
         let _manager = Program::start("manager", &world.as_manager());
-        let mut first = agent(&world);
+        let mut first = agent(&world, &[], Rights::default());
         let is_linked =
             |object: &Value| is_applied(object, "True") && object["spec"]["routes"].is_array();
         let before = told(&world, "the agent's word", is_linked);
@@ -220,7 +218,7 @@ fn an_agent_that_starts_again_tells_so_and_changes_nothing() {
         let tables = lasting(kernel);
         // The API's times are whole seconds.
         std::thread::sleep(Duration::from_millis(1100));
-        let mut second = agent(&world);
+        let mut second = agent(&world, &[], Rights::default());
         let after = told(&world, "another run's word", |object| {
             object["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
         });
@@ -234,5 +232,79 @@ fn an_agent_that_starts_again_tells_so_and_changes_nothing() {
             .delete(Resource::CLUSTERS, None, "a")
             .unwrap();
         second.said("the settings of the node stay as they are");
+    });
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn an_agent_finds_its_underlay_and_follows_it() {
+    on_a_node(|kernel| {
+        let world = World::new(&[]);
+        cluster(&world, "a", "p2p");
+        cluster(&world, "b", "p2p");
+        let store = world.store(CONTROL);
+        let finds = |object: &mut Value| {
+            object["spec"]["clusterLinkOptions"]["defaultNICName"] = json!("*");
+            object["spec"]["clusterLinkOptions"]["autodetectionMethod"] =
+                json!("can-reach=100.64.2.2");
+        };
+        store.put(Resource::CLUSTERS, None, "a", finds).unwrap();
+        cluster_node(store, "b", "n1", 2, 1);
+        let node = json!({"metadata": {"name": "a-n1"}, "spec": {"clusterName": "a", "nodeName": "n1", "podCIDRs": ["10.1.1.0/24"]}});
+        store.create(Resource::CLUSTER_NODES, None, node).unwrap();
+        let _manager = Program::start("manager", &world.as_manager());
+        let mut agent = agent(&world, &[], rbac::agent_detecting("a"));
+        agent.said("wrote the node's underlay");
+        let found = |what: &str, ip: &str| {
+            let (_, took) = world.until(CONTROL, Resource::CLUSTER_NODES, what, |nodes| {
+                let spec = &nodes["a-n1"]["spec"];
+                (spec["interfaceName"] == "eth0" && spec["ip"] == ip).then_some(())
+            });
+            println!("{what}: {took:?}");
+        };
+        found("the underlay", "100.64.1.1");
+        told(&world, "its rows", |object| {
+            is_applied(object, "True") && object["spec"]["routes"].is_array()
+        });
+        let tunnel =
+            |kernel: &mut LinuxKernel| kernel.observe().unwrap().links.get("vx-bridge").cloned();
+        assert_eq!(tunnel(kernel).map(|link| link.mtu), Some(1450));
+
+        // The link gets another address in place of its own, and takes shorter packets: the agent learns both without being told.
+        let address = |net: &str| {
+            Row::Address(Address {
+                link: "eth0".into(),
+                net: net.parse().unwrap(),
+            })
+        };
+        // One after the other: the kernel takes a second address of a network away with the first.
+        for change in [
+            Change::Remove(address("100.64.1.1/16")),
+            Change::Add(address("100.64.1.7/16")),
+        ] {
+            kernel.apply(&ChangeSet::ordered(vec![change])).unwrap();
+        }
+        found("another address", "100.64.1.7");
+        let link = kernel.observe().unwrap().links.get("eth0").unwrap().clone();
+        let shorter = Link {
+            mtu: 1400,
+            ..link.clone()
+        };
+        kernel
+            .apply(&ChangeSet::ordered(vec![Change::Replace {
+                from: Row::Link(link),
+                to: Row::Link(shorter),
+            }]))
+            .unwrap();
+        let began = Instant::now();
+        while tunnel(kernel).is_none_or(|link| link.mtu != 1350) {
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "{:?}",
+                tunnel(kernel)
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        println!("another MTU: {:?}", began.elapsed());
     });
 }

@@ -42,6 +42,11 @@ fn fleet(members: &[&str]) -> (World, Vec<Program>) {
         }
         programs.push(Program::start("controller", &world.as_member(name)));
     }
+    // Until both have the same services the plan changes to and fro, of which the last step may need no NodeConfig.
+    world.until(CONTROL, Resource::CLUSTERS, "prefixes", |clusters| {
+        let is_known = |one: &Value| one["status"]["clusterLinkStatus"]["serviceCIDRs"].is_array();
+        clusters.values().all(is_known).then_some(())
+    });
     world.until(
         CONTROL,
         Resource::NODE_CONFIGS,

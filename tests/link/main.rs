@@ -10,6 +10,7 @@ mod fleet;
 mod lab;
 mod leaving;
 mod objects;
+mod planning;
 mod process;
 mod tokens;
 mod world;

@@ -117,6 +117,27 @@ impl Program {
             == Some(&1.0)
     }
 
+    /// What it has in memory, bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kibibytes * 1024
+    }
+
+    /// How long it has computed.
+    pub(crate) fn computed(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // After the name, which may hold anything: fields 14 and 15, in hundredths of a second.
+        let fields = text.rsplit_once(") ").unwrap().1.split(' ');
+        let ticks = fields.skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Ends it without a word to it.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -178,8 +178,8 @@ impl World {
         .to_vec()
     }
 
-    /// The path of the kubeconfig of a cluster's agents.
-    pub(crate) fn as_agent(&self, cluster: &str) -> PathBuf {
+    /// The path of the kubeconfig of a cluster's agents, which may do more than each agent; the same each time.
+    pub(crate) fn as_agent(&self, cluster: &str, more: Rights) -> PathBuf {
         let account = rbac::agent_account(cluster);
         let path = self
             .folder
@@ -188,7 +188,10 @@ impl World {
         if path.exists() {
             return path;
         }
-        self.mounted(&account, &self.token(CONTROL, &account, &rbac::agent()))
+        self.mounted(
+            &account,
+            &self.token(CONTROL, &account, &rbac::agent().with(more)),
+        )
     }
 
     /// Whether whoever has a token may do something with a kind of `kosmos.io`.

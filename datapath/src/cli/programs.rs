@@ -23,7 +23,7 @@ use crate::manifests;
 use crate::programs::access::client;
 use crate::programs::metrics::{self, Metrics};
 use crate::programs::served::{self, Readiness};
-use crate::programs::{self, Cluster, Common, Managing};
+use crate::programs::{self, Cluster, Common, Managing, Plan};
 
 /// The largest NodeConfig that `auto` writes, bytes of JSON: etcd takes 1.5 MiB, and the API server adds its own.
 pub(super) const LIMIT: usize = 1_400_000;
@@ -198,12 +198,15 @@ async fn cluster(options: MemberOptions) -> Result<Cluster, Error> {
 
 /// Runs the agent of one node.
 pub(super) fn agent(
-    name: &str,
+    (cluster, node): (&str, &str),
     kubeconfig: Option<PathBuf>,
+    plan: Plan,
     timing: Timing,
     listening: Listening,
 ) -> Result<ExitCode, Error> {
     log();
+    let name = &format!("{cluster}-{node}");
+    let observer = LinuxKernel::open()?;
     let mut kernel = LinuxKernel::open()?;
     // A container's own is read-only.
     let settings = Path::new(manifests::SETTINGS);
@@ -223,7 +226,11 @@ pub(super) fn agent(
         let stop = async move { drop(stop.wait_for(|is_over| *is_over).await) };
         let (told, news) = futures::channel::mpsc::unbounded();
         let reporting = agent::report(client.clone(), name, env!("CARGO_PKG_VERSION"), news);
+        let (look, looks) = futures::channel::mpsc::unbounded();
+        let detecting = programs::detect(client.clone(), cluster, node, observer, looks);
         let looked = |is_true: bool| {
+            // Whoever finds the underlay ends with whoever keeps the rows.
+            drop(look.unbounded_send(()));
             let outcome = if is_true { "true" } else { "false" };
             process
                 .metrics
@@ -239,11 +246,14 @@ pub(super) fn agent(
             // Whoever writes it ends after whoever tells it.
             other => drop(told.unbounded_send(other)),
         };
-        let events = agent::events(client, name);
+        let (out, events) = futures::channel::mpsc::unbounded();
+        let planning = programs::follow(client, name, plan, out);
         let keeping = agent::keep(&mut kernel, monitor, events, timing, tell, stop);
         tokio::select! {
             kept = keeping => kept,
             () = reporting => Ok(()),
+            () = detecting => Ok(()),
+            () = planning => Ok(()),
         }
     })?;
     Ok(ExitCode::SUCCESS)
