@@ -12,9 +12,17 @@
 mod keeper;
 #[cfg(feature = "kube")]
 mod node;
+mod report;
+#[cfg(feature = "kube")]
+mod reporting;
+#[cfg(feature = "kube")]
+mod settings;
 mod settle;
 
 pub use keeper::{Event, Keeper, Timing};
 #[cfg(feature = "kube")]
-pub use node::{events, keep};
+pub use node::{News, Told, events, keep};
+pub use report::{APPLIED, Account, Reporter, Version};
+#[cfg(feature = "kube")]
+pub use reporting::report;
 pub use settle::{Settled, settle};

@@ -16,9 +16,13 @@ pub const VERSION: &str = "v1alpha1";
 pub const CLUSTER_LABEL: &str = "kosmos.io/cluster";
 /// The label (and annotation) key that marks the control-plane cluster, with the value `root`.
 pub const ROLE_LABEL: &str = "kosmos.io/cluster-role";
+/// The finalizer of a Cluster whose nodes hold rows. Whoever joins a cluster puts it there; the manager takes it away once the nodes are
+/// bare, or have been silent for too long.
+pub const ROWS_FINALIZER: &str = "kosmos.io/clusterlink-rows";
 
-/// The CustomResourceDefinitions of Cluster, ClusterNode and NodeConfig, as YAML: those of Kosmos, and `status.conditions` in addition.
-/// In a control plane that has Kosmos' own, conditions are dropped, and everything else is the same.
+/// The CustomResourceDefinitions of Cluster, ClusterNode and NodeConfig, as YAML: those of Kosmos, and in addition
+/// `status.conditions` and what agents report in the status of a NodeConfig. In a control plane that has Kosmos' own, these are dropped,
+/// and everything else is the same.
 pub const DEFINITIONS: [&str; 3] = [
     include_str!("../crds/clusters.yaml"),
     include_str!("../crds/clusternodes.yaml"),
@@ -50,6 +54,9 @@ pub struct Metadata {
         deserialize_with = "nullable"
     )]
     pub annotations: BTreeMap<String, String>,
+    /// When its deletion was asked for; none of an object that is to stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
 }
 
 /// A member cluster (`clusters.kosmos.io`).
@@ -63,6 +70,16 @@ pub struct Cluster {
     /// What is known of it.
     #[serde(deserialize_with = "nullable")]
     pub status: ClusterStatus,
+}
+
+impl Cluster {
+    /// Its settings where it takes part in the datapath: it has them, is enabled, and is not about to go.
+    #[must_use]
+    pub fn part(&self) -> Option<&ClusterLinkOptions> {
+        let stays = self.metadata.deletion_timestamp.is_none();
+        let options = self.spec.cluster_link_options.as_ref();
+        options.filter(|options| options.enable && stays)
+    }
 }
 
 /// `clusters.kosmos.io`, `.spec`.
@@ -255,6 +272,21 @@ pub struct NodeConfigSpec {
     /// The neighbours.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub arps: Vec<Arp>,
+}
+
+impl NodeConfigSpec {
+    /// How many rows there are, of all lists.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let tables = self.devices.len() + self.routes.len() + self.iptables.len();
+        tables + self.fdbs.len() + self.arps.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A tunnel of a NodeConfig.

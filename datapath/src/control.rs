@@ -5,6 +5,7 @@
 //!   member's CNI ──► prefixes ► Cluster.status ├► inventory ┤
 //!   ready nodes ───► gateways ► roles ────────┘  (planner)  └─► conditions ─► conditions and Events on the objects
 //!
+//!   leaving: NodeConfigs, ClusterNodes and finalizer of a cluster that goes
 //!   lease: which of several replicas does so
 //! ```
 //!
@@ -17,5 +18,8 @@ pub mod gateways;
 pub mod inventory;
 pub mod kept;
 pub mod lease;
+pub mod leaving;
 pub mod nodes;
 pub mod prefixes;
+#[cfg(feature = "kube")]
+pub mod tokens;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -70,6 +71,8 @@ pub struct LinuxKernel {
     /// None on a kernel without nfnetlink.
     netfilter: Option<Netlink>,
     is_nat_readable: bool,
+    /// Where the settings below `net.` are written.
+    settings: PathBuf,
 }
 
 impl LinuxKernel {
@@ -84,7 +87,18 @@ impl LinuxKernel {
             route,
             netfilter: Netlink::open(NETLINK_NETFILTER, "nfnetlink").ok(),
             is_nat_readable: true,
+            settings: PathBuf::from(sysctl::FOLDER),
         })
+    }
+
+    /// Writes settings below this folder in place of /proc/sys/net: a container without privilege sees that one read-only, and may have the
+    /// same folder of its node somewhere else.
+    #[must_use]
+    pub fn with_settings_in(self, folder: PathBuf) -> Self {
+        Self {
+            settings: folder,
+            ..self
+        }
     }
 
     /// Whether the last observation could read address translation. That takes `CAP_NET_ADMIN`; without it the table `nat` is empty
@@ -322,7 +336,7 @@ impl LinuxKernel {
         if rows.is_empty() {
             return;
         }
-        match sysctl::write(&self.route, &rows) {
+        match sysctl::write(&self.route, &self.settings, &rows) {
             Ok(failed) => {
                 for (place, error) in failed {
                     failures.add_io(place, &error);

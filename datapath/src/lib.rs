@@ -53,7 +53,11 @@ pub mod error;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod mac;
+#[cfg(feature = "kube")]
+pub mod manifests;
 pub mod memory;
+#[cfg(feature = "kube")]
+pub mod moment;
 pub mod nodeconfig;
 pub mod plan;
 pub mod printable;

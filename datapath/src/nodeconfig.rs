@@ -4,9 +4,12 @@
 //! of the underlay link, so an observation of the node lends them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::Serialize;
+use siphasher::sip::SipHasher13;
 
 use crate::api::{Device, NodeConfigSpec};
 pub use crate::error::Part;
@@ -101,6 +104,30 @@ pub(crate) fn desired_rows<'p>(
         rows.try_part(part, &name, |rows| rows.planned(row));
     }
     (rows.state, rows.problems)
+}
+
+/// What a NodeConfig's rows are, in 16 hexadecimal digits: the same for the same rows in any order, on any machine and of any version of
+/// this program. It is no protection against somebody who wants two configs to have the same one.
+#[must_use]
+pub fn spec_digest(config: &NodeConfigSpec) -> String {
+    fn sum<R: Serialize>(list: u8, rows: &[R]) -> u64 {
+        let print = |row: &R| {
+            let mut hasher = SipHasher13::new();
+            hasher.write_u8(list);
+            // Rows are text and numbers: nothing in them cannot be written.
+            hasher.write(&serde_json::to_vec(row).unwrap_or_default());
+            hasher.finish()
+        };
+        rows.iter().map(print).fold(0, u64::wrapping_add)
+    }
+    let sums = [
+        sum(0, &config.devices),
+        sum(1, &config.routes),
+        sum(2, &config.iptables),
+        sum(3, &config.fdbs),
+        sum(4, &config.arps),
+    ];
+    format!("{:016x}", sums.into_iter().fold(0, u64::wrapping_add))
 }
 
 #[derive(Default)]

@@ -17,6 +17,7 @@ mod manager;
 pub(crate) mod metrics;
 mod objects;
 pub(crate) mod served;
+mod tokens;
 mod told;
 
 pub(crate) use controller::controller;

@@ -2,13 +2,16 @@
 //!
 //! | who | where | what |
 //! |---|---|---|
-//! | agent | control plane | NodeConfigs: read |
-//! | controller | member | Nodes, ServiceCIDRs and the CNI's objects: read; three ConfigMaps and the pods of kube-system: read; its two Leases; services: create, which it only asks for as a dry run |
-//! | controller | control plane | its own Cluster: read, change; ClusterNodes: read, make, change, remove; Events |
-//! | manager | control plane | Clusters and ClusterNodes: read, their conditions; NodeConfigs: read, make, change, remove; its Lease; Events |
+//! | agent | control plane | NodeConfigs: read, their status |
+//! | controller | member | Nodes, ServiceCIDRs and the CNI's objects: read; three ConfigMaps and the pods of kube-system: read; its two Leases; services: create, which it only asks for as a dry run; the two Secrets with its own and the agents' token: read, change |
+//! | controller | control plane | its own Cluster: read, change; ClusterNodes: read, make, change, remove; tokens of its own account and of the agents'; Events |
+//! | manager | control plane | Clusters: read, their conditions and finalizers; ClusterNodes: read, their conditions, remove; NodeConfigs: read, make, change, remove; its Lease; Events |
 //!
-//! No rule has a wildcard, none gives Secrets, and what can be narrowed by name is. ClusterNodes cannot: RBAC knows no labels, and names
-//! that are to be made are not known before.
+//! No rule has a wildcard, none gives a Secret but the two by name, and what can be narrowed by name is. ClusterNodes cannot: RBAC knows no
+//! labels, and names that are to be made are not known before.
+//!
+//! A finalizer of an object is changed with the object. The subresource `finalizers` is asked for by `OwnerReferencesPermissionEnforcement`
+//! only, of whoever makes an object the owner of another, which nobody does here.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +28,31 @@ pub const CONTROLLER_LEASE: &str = "clusterlink-controller";
 pub const ELECTOR_LEASE: &str = "elector";
 /// The Lease of the manager, in the control plane; Kosmos' network-manager has the same, so that only one of them writes.
 pub const MANAGER_LEASE: &str = "network-manager";
+
+/// The Secret of a member cluster with the agents' access to the control plane.
+pub const AGENT_SECRET: &str = "clusterlink-agent";
+/// The Secret of a member cluster with the controller's access to the control plane.
+pub const CONTROLLER_SECRET: &str = "clusterlink-controller";
+/// The key of both Secrets that holds a kubeconfig, which names [`TOKEN_KEY`] as its token file.
+pub const KUBECONFIG_KEY: &str = "kubeconfig";
+/// The key of both Secrets that holds the token, which the controller renews.
+pub const TOKEN_KEY: &str = "token";
+/// The annotation of both Secrets that says when the token expires, as RFC 3339.
+pub const TOKEN_EXPIRES: &str = "kosmos.io/clusterlink-token-expires";
+/// How long a token lasts that is asked for, seconds: 30 days.
+pub const TOKEN_LIFETIME: i64 = 30 * 24 * 3600;
+
+/// The service account that a cluster's agents have in the control plane.
+#[must_use]
+pub fn agent_account(cluster: &str) -> String {
+    format!("clusterlink-agent-{cluster}")
+}
+
+/// The service account that a cluster's controller has in the control plane.
+#[must_use]
+pub fn controller_account(cluster: &str) -> String {
+    format!("clusterlink-controller-{cluster}")
+}
 
 /// The group of roles and bindings.
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -94,16 +122,25 @@ const READ: &[&str] = &["get", "list", "watch"];
 #[must_use]
 pub fn agent() -> Rights {
     Rights {
-        everywhere: vec![rule(GROUP, &["nodeconfigs"], READ)],
+        everywhere: vec![
+            rule(GROUP, &["nodeconfigs"], READ),
+            rule(GROUP, &["nodeconfigs/status"], &["patch"]),
+        ],
         within: BTreeMap::new(),
     }
 }
 
-/// The controller's and elector's in their own cluster; `namespace` is where their Leases are.
+/// The controller's and elector's in their own cluster; `namespace` is where their Leases and the two Secrets are.
 #[must_use]
 pub fn controller_in_member(namespace: &str) -> Rights {
     let mut own = leases(&[CONTROLLER_LEASE, ELECTOR_LEASE]);
     own.push(rule("", &["services"], &["create"]));
+    own.push(named(
+        "",
+        &["secrets"],
+        &["get", "patch"],
+        &[AGENT_SECRET, CONTROLLER_SECRET],
+    ));
     let mut within = BTreeMap::from([
         (
             "kube-flannel".to_owned(),
@@ -138,9 +175,18 @@ pub fn controller_in_member(namespace: &str) -> Rights {
     }
 }
 
-/// The controller's and elector's of a cluster in the control plane.
+/// The controller's and elector's of a cluster in the control plane; `namespace` is where the cluster's service accounts are.
 #[must_use]
-pub fn controller_in_control_plane(cluster: &str) -> Rights {
+pub fn controller_in_control_plane(cluster: &str, namespace: &str) -> Rights {
+    let accounts = [agent_account(cluster), controller_account(cluster)];
+    let tokens = named(
+        "",
+        &["serviceaccounts/token"],
+        &["create"],
+        &accounts.each_ref().map(String::as_str),
+    );
+    let mut within = BTreeMap::from([(EVENTS.to_owned(), vec![events()])]);
+    within.entry(namespace.to_owned()).or_default().push(tokens);
     Rights {
         everywhere: vec![
             named(
@@ -156,7 +202,7 @@ pub fn controller_in_control_plane(cluster: &str) -> Rights {
                 &["create", "delete", "get", "list", "patch", "watch"],
             ),
         ],
-        within: BTreeMap::from([(EVENTS.to_owned(), vec![events()])]),
+        within,
     }
 }
 
@@ -171,7 +217,11 @@ pub fn manager(namespace: &str) -> Rights {
     Rights {
         everywhere: vec![
             rule(GROUP, &["clusters"], &["get", "list", "patch", "watch"]),
-            rule(GROUP, &["clusternodes"], READ),
+            rule(
+                GROUP,
+                &["clusternodes"],
+                &["delete", "get", "list", "watch"],
+            ),
             rule(
                 GROUP,
                 &["clusternodes/status", "clusters/status"],
@@ -252,13 +302,13 @@ mod tests {
         vec![
             agent(),
             controller_in_member("kosmos-system"),
-            controller_in_control_plane("east"),
+            controller_in_control_plane("east", "kosmos-system"),
             manager("kosmos-system"),
         ]
     }
 
     #[test]
-    fn no_rule_says_everything_and_none_gives_secrets() {
+    fn no_rule_says_everything_and_none_gives_secrets_but_two_by_name() {
         for rights in all() {
             for rule in rights
                 .everywhere
@@ -269,14 +319,33 @@ mod tests {
                     .into_iter()
                     .flatten()
                     .flatten();
+                let names = rule.resource_names.clone().unwrap_or_default();
                 for word in words.chain(&rule.verbs) {
                     assert!(
-                        !word.contains('*') && word != "secrets" && word != "deletecollection",
+                        !word.contains('*') && word != "deletecollection",
                         "{rule:?}"
                     );
+                    if word == "secrets" {
+                        assert_eq!(names, [AGENT_SECRET, CONTROLLER_SECRET]);
+                        assert_eq!(rule.verbs, ["get", "patch"]);
+                    }
+                    if word == "serviceaccounts/token" {
+                        assert_eq!(
+                            names,
+                            ["clusterlink-agent-east", "clusterlink-controller-east"]
+                        );
+                        assert_eq!(rule.verbs, ["create"]);
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn where_events_and_accounts_share_a_namespace_both_are_given() {
+        let rights = controller_in_control_plane("east", "default");
+        assert_eq!(rights.within["default"].len(), 2);
+        assert_eq!(controller_in_control_plane("east", "other").within.len(), 2);
     }
 
     #[test]

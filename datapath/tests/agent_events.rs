@@ -139,7 +139,8 @@ async fn news_gaps_nonsense_and_absence_are_told_apart() {
     let mut stream = std::pin::pin!(events(client, "a-n1"));
     while received.len() < 7 {
         let next = tokio::time::timeout(Duration::from_secs(20), stream.next()).await;
-        received.push(next.expect("news in time").expect("a stream without end"));
+        let news = next.expect("news in time").expect("a stream without end");
+        received.push(news.event);
     }
     assert_eq!(received[0], wanted("10.1.0.0/16"));
     assert_eq!(received[1], wanted("10.2.0.0/16"));
@@ -157,6 +158,66 @@ async fn news_gaps_nonsense_and_absence_are_told_apart() {
         assert!(
             path.contains("fieldSelector=metadata.name%3Da-n1"),
             "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_only_the_status_says_is_no_news() {
+    let counted = |version: u32, generation: u32, uid: &str, cidr: &str| {
+        let mut object = object("a-n1", version, routed(cidr));
+        object["metadata"]["generation"] = json!(generation);
+        object["metadata"]["uid"] = json!(uid);
+        object["status"] = json!({"digest": version.to_string()});
+        object
+    };
+    let modified = |object: Value| json!({"type": "MODIFIED", "object": object});
+    let script = Arc::new(Mutex::new(Script {
+        lists: vec![
+            list(1, json!([counted(1, 1, "u", "10.1.0.0/16")])),
+            list(9, json!([counted(9, 2, "u", "10.2.0.0/16")])),
+        ],
+        watches: vec![
+            vec![
+                modified(counted(2, 1, "u", "10.1.0.0/16")),
+                modified(counted(3, 2, "u", "10.2.0.0/16")),
+                modified(counted(4, 2, "u", "10.2.0.0/16")),
+                expired(),
+            ],
+            vec![
+                // Deleted and made anew while nobody watched.
+                modified(counted(10, 1, "other", "10.2.0.0/16")),
+            ],
+        ],
+        ..Script::default()
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(serve(listener, script));
+    let uri = format!("http://{address}").parse().expect("a URI");
+    let client = Client::try_from(Config::new(uri)).expect("a client");
+    let mut stream = std::pin::pin!(events(client, "a-n1"));
+    let mut received = Vec::new();
+    while received.len() < 3 {
+        let next = tokio::time::timeout(Duration::from_secs(20), stream.next()).await;
+        let news = next.expect("news in time").expect("a stream without end");
+        let of = news.of.expect("an object");
+        received.push((
+            news.event,
+            of.uid,
+            of.generation,
+            news.status["digest"].clone(),
+        ));
+    }
+    let expected = [
+        ("10.1.0.0/16", "u", 1, "1"),
+        ("10.2.0.0/16", "u", 2, "3"),
+        ("10.2.0.0/16", "other", 1, "10"),
+    ];
+    for (received, (cidr, uid, generation, status)) in received.into_iter().zip(expected) {
+        assert_eq!(
+            received,
+            (wanted(cidr), uid.to_owned(), generation, json!(status))
         );
     }
 }

@@ -604,3 +604,48 @@ fn an_open_kernel_and_monitor_serve_their_namespace_from_any_thread() {
     assert!(second_monitor.drain());
     assert!(!second_monitor.drain());
 }
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_container_that_may_not_write_its_own_settings_writes_where_its_nodes_are_mounted() {
+    use nix::mount::{MsFlags, mount};
+    let folder = std::env::temp_dir().join(format!("settings-{}", std::process::id()));
+    std::fs::create_dir(&folder).expect("a folder");
+    let worker = std::thread::spawn({
+        let folder = folder.clone();
+        move || {
+            use nix::sched::{CloneFlags, unshare};
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+            let none = None::<&str>;
+            let bind = |from: &str, to: &std::path::Path, flags: MsFlags| {
+                mount(Some(from), to, none, flags, none)
+            };
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(none, "/", none, private, none).expect("private mounts");
+            bind("/proc/sys/net", &folder, MsFlags::MS_BIND).expect("the node's folder");
+            let own = std::path::Path::new("/proc/sys");
+            bind("/proc/sys", own, MsFlags::MS_BIND).expect("a mount to protect");
+            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            let kept = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            bind("/proc/sys", own, read_only | kept).expect("a read-only folder");
+
+            let mut kernel = LinuxKernel::open().expect("sockets");
+            kernel
+                .apply(&underlay("und.1", &["100.64.0.1/16"]))
+                .expect("an underlay");
+            let name = "net.ipv4.conf.und/1.rp_filter";
+            let set = ChangeSet::ordered(vec![Change::Add(Row::Sysctl(Sysctl {
+                name: name.into(),
+                value: 2,
+            }))]);
+            assert!(kernel.apply(&set).is_err(), "it is read-only");
+            let mut kernel = kernel.with_settings_in(folder);
+            kernel.apply(&set).expect("a setting");
+            let state = kernel.observe().expect("an observation");
+            assert_eq!(state.sysctls.get(name).map(|row| row.value), Some(2));
+        }
+    });
+    let ended = worker.join();
+    std::fs::remove_dir(&folder).expect("an empty folder");
+    ended.expect("no panic in the namespace");
+}

@@ -1,5 +1,6 @@
 //! Programs inside of namespaces, which die with whoever started them.
 
+mod root;
 mod vfork;
 
 use std::ffi::{CString, OsString};
@@ -25,10 +26,12 @@ use nix::unistd::{Pid, getpid};
 use crate::Error;
 use crate::namespace::Netns;
 
+pub use root::Root;
+
 /// A program to start.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The executable; no search is made for it.
+    /// The executable, as seen from its root; no search is made for it.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
@@ -38,6 +41,8 @@ pub struct Program {
     pub log: PathBuf,
     /// Where it runs.
     pub netns: Netns,
+    /// What it sees of the machine's files; none for all of them.
+    pub root: Option<Root>,
 }
 
 type Request = (Program, mpsc::SyncSender<Result<Child, Error>>);
@@ -203,14 +208,17 @@ fn start(program: &Program) -> Result<Child, Error> {
         .iter()
         .map(|(name, value)| word([name.as_bytes(), b"=", value.as_bytes()].concat()))
         .collect::<Result<Vec<_>, _>>()?;
-    let pid = vfork::spawn(
-        &path,
-        &args,
-        &env,
-        program.netns.as_fd(),
-        null.as_fd(),
-        log.as_fd(),
-    )
+    let root = program.root.as_ref().map(Root::prepare).transpose();
+    let root = root.map_err(Error::doing(doing()))?;
+    let pid = vfork::spawn(&vfork::Start {
+        path: &path,
+        args: &args,
+        env: &env,
+        netns: program.netns.as_fd(),
+        null: null.as_fd(),
+        log: log.as_fd(),
+        root: root.as_ref(),
+    })
     .map_err(Error::doing(doing()))?;
     Ok(Child { pid, ended: None })
 }
@@ -401,6 +409,7 @@ mod tests {
             env: vec![("SPAWNER_TEST".into(), getpid().to_string().into())],
             log: log.clone(),
             netns: netns.clone(),
+            root: None,
         };
         let mut child = spawner
             .spawn(program("readlink /proc/self/ns/net"))
@@ -425,6 +434,41 @@ mod tests {
             masks,
             ["SigBlk:", "0000000000000000", "SigIgn:", "0000000000000000"]
         );
+
+        // Of the machine's files it has what it needs to run, and what was put into its root.
+        let folder = log.with_extension("root");
+        let token = log.with_extension("token");
+        std::fs::write(&token, "t0").expect("write");
+        let mut confined = program(
+            "cat /run/secrets/token; ls -d /etc /root /tmp; cat /proc/self/mountinfo | grep -c secrets",
+        );
+        confined.root = Some(Root {
+            folder: folder.clone(),
+            binds: vec![(token.clone(), "/run/secrets/token".into())],
+        });
+        let mut child = spawner.spawn(confined.clone()).expect("spawn");
+        child.wait().expect("wait");
+        let written = std::fs::read_to_string(&log).expect("read");
+        std::fs::remove_file(&log).expect("remove");
+        assert!(
+            written.starts_with("t0") && written.ends_with("\n1\n"),
+            "{written}"
+        );
+        assert_eq!(written.matches("No such file").count(), 3, "{written}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read");
+        assert!(
+            !mounts.contains("secrets/token"),
+            "nobody else sees its mounts"
+        );
+        confined.root = Some(Root {
+            folder: folder.clone(),
+            binds: vec![(token.clone(), "/run/../../x".into())],
+        });
+        spawner
+            .spawn(confined)
+            .expect_err("a place outside of the root");
+        std::fs::remove_dir_all(&folder).expect("nothing of the machine is in it any more");
+        std::fs::remove_file(&token).expect("remove");
 
         let mut missing = program("");
         missing.program = "/nonexistent/program".into();

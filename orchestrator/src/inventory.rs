@@ -212,6 +212,24 @@ pub struct Inventory {
     pub warnings: Vec<String>,
 }
 
+/// One cluster: a context of a file, or of what kubectl would read where none is named; the current context where none is named.
+///
+/// # Errors
+/// [`Error::Usage`] where there is no file at all, [`Error::Input`] where the file or its context breaks a rule.
+pub fn selected(file: Option<&Path>, context: Option<&str>) -> Result<Selected, Error> {
+    let file = match file {
+        Some(file) => kubeconfig::read(file)?,
+        None => {
+            let home = std::env::var_os("HOME").map(PathBuf::from);
+            default_file(std::env::var_os("KUBECONFIG").as_ref(), home.as_deref())?
+        }
+    };
+    match context {
+        Some(context) => file.select(context),
+        None => file.select(file.current()?),
+    }
+}
+
 /// Reads the inventory from files; with [`InventoryOptions::fleet`] it is the control plane alone, role [`Role::Fleet`].
 ///
 /// # Errors

@@ -157,6 +157,21 @@ impl Selected {
         self.entry.server()
     }
 
+    /// Who vouches for the server, base64 of PEM, where its entry says so.
+    pub(crate) fn authority_data(&self) -> Option<String> {
+        self.entry.cluster.certificate_authority_data.clone()
+    }
+
+    /// The name that the server's certificate has to have, where its entry says so.
+    pub(crate) fn server_name(&self) -> Option<String> {
+        self.entry.cluster.tls_server_name.clone()
+    }
+
+    /// Whether the server need not prove who it is.
+    pub(crate) fn trusts_anybody(&self) -> bool {
+        self.entry.cluster.insecure_skip_tls_verify == Some(true)
+    }
+
     /// What proves that another entry reaches the same server.
     pub(crate) fn identity(&self) -> Identity {
         self.entry.identity()

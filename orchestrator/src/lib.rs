@@ -20,6 +20,7 @@ pub mod glob;
 pub mod graph;
 pub mod inventory;
 pub mod kubeconfig;
+pub mod link;
 pub mod manifest;
 pub mod matrix;
 mod memory;

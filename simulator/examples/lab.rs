@@ -17,6 +17,7 @@ fn caller() -> Result<Caller, Error> {
         program,
         lab_verb: vec!["__lab".into()],
         floater_verb: vec!["__floater".into()],
+        clusterlink_verb: vec!["__clusterlink".into()],
     })
 }
 

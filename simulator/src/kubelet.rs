@@ -12,11 +12,14 @@
 //! A node stays ready as long as nobody says otherwise of it by its status: the kubelet's link to the API is out of band: no fault of the fleet's network hides a pod's state.
 
 pub(crate) mod environment;
+mod image;
 mod probe;
 mod status;
+mod volumes;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,7 +28,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use netns_harness::namespace::Netns;
-use netns_harness::process::Spawner;
+use netns_harness::process::{Other, Root, Spawner};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
@@ -33,27 +37,42 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::Error;
-use crate::apiserver::{Connection, EventKind, PodDialer, Resource, Store};
+use crate::apiserver::{ApiCluster, Connection, EventKind, PodDialer, Resource, Store};
+use crate::freeze::Freezer;
 use crate::network::{Network, NodeNet};
+pub(crate) use image::{Image, Images};
 use probe::Probe;
 pub(crate) use status::{Container, PodStatus};
-use workload::Workload;
+use volumes::Volumes;
+use workload::{Contained, Workload};
 
-/// The image that is known, by the base name of its repository.
-const IMAGE: &str = "clusterlink-floater";
 /// The longest pause before a container is started anew.
 const BACK_OFF: Duration = Duration::from_secs(60);
 
-/// What the known image is on this machine.
+/// A cluster's API as its pods reach it, over the fleet's own network.
 #[derive(Debug, Clone)]
-pub(crate) struct Image {
-    /// The executable and its first arguments.
-    pub(crate) program: PathBuf,
-    pub(crate) verb: Vec<std::ffi::OsString>,
-    /// What every process of the lab has in its environment.
-    pub(crate) env: Vec<(String, std::ffi::OsString)>,
-    /// Run it inside of the lab's own process.
-    pub(crate) shared: bool,
+pub(crate) struct Inside {
+    /// Who signed its certificate, PEM.
+    pub(crate) authority: String,
+    /// Where it is.
+    pub(crate) address: SocketAddr,
+}
+
+/// What the kubelets of a cluster are made with.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) cluster: String,
+    pub(crate) network: Arc<Network>,
+    pub(crate) spawner: Arc<Spawner>,
+    pub(crate) images: Images,
+    /// Where what pods write is kept.
+    pub(crate) logs: PathBuf,
+    /// Where the files are that pods are given.
+    pub(crate) files: PathBuf,
+    /// None where pods cannot reach the API: there the programs of the datapath are not run.
+    pub(crate) inside: Option<Inside>,
+    /// What says which of the datapath's programs stand still.
+    pub(crate) freezer: Arc<Freezer>,
 }
 
 /// The kubelets of a cluster.
@@ -62,13 +81,26 @@ pub(crate) struct Kubelet {
     cluster: String,
     network: Arc<Network>,
     spawner: Arc<Spawner>,
-    image: Image,
+    images: Images,
     logs: PathBuf,
-    store: OnceLock<Arc<Store>>,
+    files: PathBuf,
+    inside: Option<Inside>,
+    freezer: Arc<Freezer>,
+    /// The processes that are programs of the datapath, by `namespace/name` of their pods.
+    held: Mutex<BTreeMap<String, Held>>,
+    api: OnceLock<Arc<ApiCluster>>,
     /// What this machine lacked for a pod's network, the first time.
     lacking: OnceLock<Error>,
     /// Where each pod's network is, by `namespace/name`.
     places: Mutex<BTreeMap<String, Netns>>,
+}
+
+/// A program of the datapath that runs.
+#[derive(Debug)]
+struct Held {
+    process: Other,
+    /// The node whose agent it is; none where it is another program.
+    agent_of: Option<String>,
 }
 
 struct Worker {
@@ -95,20 +127,18 @@ pub(crate) fn key_of(pod: &Value) -> String {
 }
 
 impl Kubelet {
-    pub(crate) fn new(
-        cluster: &str,
-        network: Arc<Network>,
-        spawner: Arc<Spawner>,
-        image: Image,
-        logs: PathBuf,
-    ) -> Arc<Self> {
+    pub(crate) fn new(made: Made) -> Arc<Self> {
         Arc::new(Self {
-            cluster: cluster.to_owned(),
-            network,
-            spawner,
-            image,
-            logs,
-            store: OnceLock::new(),
+            cluster: made.cluster,
+            network: made.network,
+            spawner: made.spawner,
+            images: made.images,
+            logs: made.logs,
+            files: made.files,
+            inside: made.inside,
+            freezer: made.freezer,
+            held: Mutex::default(),
+            api: OnceLock::new(),
             lacking: OnceLock::new(),
             places: Mutex::default(),
         })
@@ -120,9 +150,10 @@ impl Kubelet {
     }
 
     /// Watches the pods of the cluster and runs those of its nodes, until it is dropped.
-    pub(crate) async fn run(self: Arc<Self>, store: Arc<Store>) {
+    pub(crate) async fn run(self: Arc<Self>, api: Arc<ApiCluster>) {
+        let store = api.store().clone();
         // Set once: a kubelet runs once.
-        let _ = self.store.set(store.clone());
+        let _ = self.api.set(api);
         let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
         let mut watch = store.watch(Resource::PODS, 0);
         loop {
@@ -155,6 +186,45 @@ impl Kubelet {
             }
             workers.retain(|_, worker| !worker.task.is_finished());
         }
+    }
+
+    /// Has the datapath's programs stand still or go on, as the freezer says now.
+    pub(crate) fn hold(&self) {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.values().for_each(|program| self.heed(program));
+    }
+
+    /// Stops a program, or lets it go on. A node's freezing is its agent's alone: whatever else runs there is its cluster's.
+    fn heed(&self, program: &Held) {
+        let is_still = match &program.agent_of {
+            Some(node) => self.freezer.node(&self.cluster, node),
+            None => self.freezer.cluster(&self.cluster),
+        };
+        let signal = if is_still {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        program.process.signal(signal);
+    }
+
+    /// Takes note of a program of the datapath that was started.
+    fn keep(&self, key: &str, object: &Value, workload: &Workload) {
+        let process = workload.id().and_then(|id| Other::find(id).ok().flatten());
+        let Some(process) = process else { return };
+        let is_agent = object.pointer("/spec/containers/0/args/0") == Some(&"agent".into());
+        let program = Held {
+            process,
+            agent_of: is_agent.then(|| text(object, "/spec/nodeName").to_owned()),
+        };
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.heed(&program);
+        held.insert(key.to_owned(), program);
+    }
+
+    /// The cluster's objects; none before it runs.
+    fn store(&self) -> Option<&Arc<Store>> {
+        self.api.get().map(|api| api.store())
     }
 
     /// Starts or notifies the worker of a pod that is bound to one of our nodes.
@@ -222,8 +292,14 @@ impl Kubelet {
         if let Ok(Err(error)) = removed {
             warn!(cluster = self.cluster, key, %error, "cannot remove a pod's link");
         }
+        self.held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        // Most pods have none.
+        let _ = std::fs::remove_dir_all(self.files_of(&key));
         if pod.borrow().is_some()
-            && let Some(store) = self.store.get()
+            && let Some(store) = self.store()
         {
             // Whoever deleted it for good was faster.
             let (namespace, name) = (
@@ -243,12 +319,15 @@ impl Kubelet {
         pod: &mut watch::Receiver<Option<Arc<Value>>>,
     ) {
         let mut status = PodStatus::new(object, node.node.ips().collect());
-        if let Some(container) = unrunnable(object) {
-            status.container = container;
-            self.publish(object, &mut status);
-            leaving(pod).await;
-            return;
-        }
+        let image = match runnable(object) {
+            Ok(image) => image,
+            Err(container) => {
+                status.container = container;
+                self.publish(object, &mut status);
+                leaving(pod).await;
+                return;
+            }
+        };
         let host_network = object.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
         let netns = if host_network {
             status.pod_ips = node.node.ips().collect();
@@ -292,7 +371,7 @@ impl Kubelet {
         loop {
             let started = tokio::time::Instant::now();
             let outcome = self
-                .run_once(object, node, &netns, &log, &mut status, pod)
+                .run_once((object, image), node, &netns, &log, &mut status, pod)
                 .await;
             let Some(container) = outcome else {
                 return;
@@ -313,23 +392,43 @@ impl Kubelet {
     /// Starts the container and follows it to its end; none when the pod had to go.
     async fn run_once(
         &self,
-        object: &Arc<Value>,
+        (object, image): (&Arc<Value>, Image),
         node: &Arc<NodeNet>,
         netns: &Netns,
         log: &std::path::Path,
         status: &mut PodStatus,
         pod: &mut watch::Receiver<Option<Arc<Value>>>,
     ) -> Option<Container> {
-        let store = self.store.get()?;
-        let env = match environment::of(object, &node.node, &status.pod_ips, store) {
+        let api = self.api.get()?;
+        let unfit = |why| Some(Container::Waiting("CreateContainerConfigError", why));
+        let env = environment::of(image, object, &node.node, &status.pod_ips, api.store());
+        let env = match env {
             Ok(env) => env,
-            Err(why) => return Some(Container::Waiting("CreateContainerConfigError", why)),
+            Err(why) => return unfit(why),
         };
-        let args = environment::args(object, &env);
-        let mut workload = match self.start(object, node, netns, log, env, args).await {
+        let volumes = match self.volumes(image, object) {
+            Ok(volumes) => volumes,
+            Err(why) => return unfit(why),
+        };
+        let mut written = match self.write(&volumes) {
+            Ok(written) => written,
+            Err(why) => return unfit(why),
+        };
+        let args = environment::args(image, object, &env);
+        let start = Start {
+            object,
+            image,
+            env,
+            args,
+            volumes: volumes.as_ref(),
+        };
+        let mut workload = match self.start(start, node, netns, log).await {
             Ok(workload) => workload,
             Err(why) => return Some(Container::Waiting("RunContainerError", why)),
         };
+        if volumes.is_some() {
+            self.keep(&key_of(object), object, &workload);
+        }
         status.start();
         let probe = Probe::of(object, &status.pod_ips);
         let mut prober = probe.prober();
@@ -357,20 +456,52 @@ impl Kubelet {
                         self.publish(object, status);
                     }
                 }
+                () = changed(volumes.as_ref(), api, written) => match self.write(&volumes) {
+                    Ok(again) => written = again,
+                    Err(why) => {
+                        // What is there stays, as a kubelet has it.
+                        warn!(cluster = self.cluster, why, "cannot write a pod's files");
+                        written = api.store().version();
+                    }
+                },
             }
         }
     }
 
+    /// The files of a pod; none for one that needs none.
+    fn volumes(&self, image: Image, pod: &Value) -> Result<Option<Volumes>, String> {
+        match image {
+            Image::Floater => Ok(None),
+            Image::Clusterlink => Volumes::of(pod, &self.files_of(&key_of(pod))).map(Some),
+        }
+    }
+
+    /// Brings the files of a pod up to date; with the version of the objects that they are of.
+    fn write(&self, volumes: &Option<Volumes>) -> Result<u64, String> {
+        let Some(volumes) = volumes else { return Ok(0) };
+        let (Some(api), Some(inside)) = (self.api.get(), &self.inside) else {
+            return Err(
+                "the datapath of this fleet runs outside of pods (sim up --bare)".to_owned(),
+            );
+        };
+        volumes.write(api, inside)
+    }
+
     async fn start(
         &self,
-        object: &Value,
+        start: Start<'_>,
         node: &Arc<NodeNet>,
         netns: &Netns,
         log: &std::path::Path,
-        env: Vec<(String, String)>,
-        args: Vec<String>,
     ) -> Result<Workload, String> {
-        if self.image.shared {
+        let Start {
+            object,
+            image,
+            mut env,
+            args,
+            volumes,
+        } = start;
+        if self.images.shared && image == Image::Floater {
             return workload::shared(self.network.clone(), netns, &env).await;
         }
         let hostname = if object.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
@@ -378,12 +509,35 @@ impl Kubelet {
         } else {
             text(object, "/metadata/name").to_owned()
         };
-        workload::process(&self.spawner, &self.image, netns, log, env, args, hostname).await
+        if let Some(Inside { address, .. }) = self.inside.as_ref().filter(|_| volumes.is_some()) {
+            let (host, port) = (address.ip().to_string(), address.port().to_string());
+            env.push(("KUBERNETES_SERVICE_HOST".to_owned(), host));
+            env.push(("KUBERNETES_SERVICE_PORT".to_owned(), port));
+        }
+        let binds = volumes.map(Volumes::binds);
+        let root = binds.map(|binds| Root {
+            folder: self.files_of(&key_of(object)).join("root"),
+            binds,
+        });
+        let verb = self.images.verb(image);
+        let container = Contained {
+            program: &self.images.program,
+            args: verb
+                .iter()
+                .cloned()
+                .chain(args.into_iter().map(OsString::from))
+                .collect(),
+            own: &self.images.env,
+            env,
+            hostname,
+            root,
+        };
+        workload::process(&self.spawner, container, netns, log).await
     }
 
     /// Writes a pod's status where it changed; a pod that is gone has none.
     fn publish(&self, object: &Value, status: &mut PodStatus) {
-        let (Some(store), Some(value)) = (self.store.get(), status.changed()) else {
+        let (Some(store), Some(value)) = (self.store(), status.changed()) else {
             return;
         };
         let (namespace, name) = (
@@ -400,27 +554,44 @@ impl Kubelet {
     }
 
     fn log_path(&self, key: &str) -> PathBuf {
+        self.logs.join(format!("{}.log", self.file_name(key)))
+    }
+
+    fn files_of(&self, key: &str) -> PathBuf {
+        self.files.join(self.file_name(key))
+    }
+
+    fn file_name(&self, key: &str) -> String {
         // Names in Kubernetes hold no slashes and no underscores.
-        self.logs
-            .join(format!("{}_{}.log", self.cluster, key.replace('/', "_")))
+        format!("{}_{}", self.cluster, key.replace('/', "_"))
     }
 }
 
-/// What there is to say of a pod that no simulated node runs.
-pub(crate) fn unrunnable(pod: &Value) -> Option<Container> {
+/// What a container is started with.
+struct Start<'a> {
+    object: &'a Value,
+    image: Image,
+    env: Vec<(String, String)>,
+    args: Vec<String>,
+    volumes: Option<&'a Volumes>,
+}
+
+/// Returns once the files of a pod are not up to date any more.
+async fn changed(volumes: Option<&Volumes>, api: &ApiCluster, since: u64) {
+    match volumes {
+        Some(volumes) => volumes.changed(api, since).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The image that a simulated node runs for a pod, or what there is to say of the pod.
+pub(crate) fn runnable(pod: &Value) -> Result<Image, Container> {
     if pod.pointer("/spec/initContainers/0").is_some() {
         // Running the others without it would pretend that it had succeeded.
         let why = "a simulated node runs no init containers";
-        return Some(Container::Waiting("PodInitializing", why.to_owned()));
+        return Err(Container::Waiting("PodInitializing", why.to_owned()));
     }
-    (!is_known_image(text(pod, "/spec/containers/0/image"))).then_some(Container::NoImage)
-}
-
-/// Whether an image's repository ends in the known name, whatever its registry and tag.
-fn is_known_image(image: &str) -> bool {
-    let image = image.split('@').next().unwrap_or_default();
-    let base = image.rsplit('/').next().unwrap_or_default();
-    base.split(':').next() == Some(IMAGE)
+    Image::of(text(pod, "/spec/containers/0/image")).ok_or(Container::NoImage)
 }
 
 /// Whether a pod was asked to go, or is gone.
@@ -467,30 +638,5 @@ impl PodDialer for Kubelet {
 
     fn log(&self, namespace: &str, pod: &str) -> io::Result<Vec<u8>> {
         std::fs::read(self.log_path(&format!("{namespace}/{pod}")))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_image_is_known_by_its_base_name() {
-        for image in [
-            "clusterlink-floater",
-            "clusterlink-floater:v1",
-            "ghcr.io/kosmos-io/clusterlink-floater:latest",
-            "localhost:5000/x/clusterlink-floater@sha256:00",
-        ] {
-            assert!(is_known_image(image), "{image}");
-        }
-        for image in [
-            "",
-            "nginx",
-            "clusterlink-floater-x:1",
-            "clusterlink-floater/x",
-        ] {
-            assert!(!is_known_image(image), "{image}");
-        }
     }
 }

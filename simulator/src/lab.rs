@@ -13,6 +13,7 @@ mod fleet;
 mod neighbours;
 mod requests;
 mod requirements;
+mod seeding;
 mod steps;
 
 use std::ffi::OsString;

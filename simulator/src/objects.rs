@@ -1,5 +1,7 @@
 //! The objects that a simulated cluster starts with.
 
+use std::net::SocketAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use datapath::api;
@@ -186,6 +188,23 @@ pub(crate) fn cluster_node(cluster: &Cluster, node: &Node) -> Value {
 /// A namespace.
 pub(crate) fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+/// Where a cluster says that its own API is: what the API server itself writes.
+pub(crate) fn endpoint_slice(address: SocketAddr) -> Value {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": family,
+        "endpoints": [{"addresses": [address.ip()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": address.port(), "protocol": "TCP"}],
+    })
 }
 
 /// The names and prefixes of a cluster's ServiceCIDRs: each has one of a family at most.

@@ -1,5 +1,6 @@
-//! One certificate authority per lab and one certificate for all of its servers, which share the loopback address.
+//! One certificate authority per lab, one certificate for all of its servers on the loopback address, and one for each that nodes reach.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -9,12 +10,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::Error;
 
 /// What the lab's servers prove themselves with.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Authority {
     /// The authority's certificate, PEM, for kubeconfigs.
     pub(crate) pem: String,
-    /// The servers' side.
+    /// The side of the servers on loopback.
     pub(crate) server: Arc<ServerConfig>,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
@@ -29,37 +31,47 @@ impl Authority {
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let ca_certificate = ca.self_signed(&ca_key).map_err(failed)?;
         let issuer = Issuer::new(ca, ca_key);
-        let key = KeyPair::generate().map_err(failed)?;
-        let mut leaf = CertificateParams::new(vec![
-            "127.0.0.1".to_owned(),
-            "localhost".to_owned(),
-            "kubernetes".to_owned(),
-            "kubernetes.default.svc".to_owned(),
-        ])
-        .map_err(failed)?;
-        leaf.distinguished_name
-            .push(DnType::CommonName, "kube-apiserver");
-        leaf.use_authority_key_identifier_extension = true;
-        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = leaf.signed_by(&key, &issuer).map_err(failed)?;
-        let private =
-            PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
-                doing: "make the lab's certificates".to_owned(),
-                why: why.to_owned(),
-            })?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut server = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(Error::failed("set TLS up"))?
-            .with_no_client_auth()
-            .with_single_cert(vec![CertificateDer::from(certificate)], private)
-            .map_err(Error::failed("set TLS up"))?;
-        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self {
             pem: ca_certificate.pem(),
-            server: Arc::new(server),
+            server: server(&issuer, &["127.0.0.1"])?,
+            issuer,
         })
     }
+
+    /// The side of a server at an address that nodes reach.
+    pub(crate) fn server_at(&self, ip: IpAddr) -> Result<Arc<ServerConfig>, Error> {
+        server(&self.issuer, &[&ip.to_string(), "127.0.0.1"])
+    }
+}
+
+/// A new key and certificate for an API server.
+fn server(issuer: &Issuer<'_, KeyPair>, addresses: &[&str]) -> Result<Arc<ServerConfig>, Error> {
+    let failed = |error: rcgen::Error| Error::failed("make the lab's certificates")(error);
+    let key = KeyPair::generate().map_err(failed)?;
+    let names = ["localhost", "kubernetes", "kubernetes.default.svc"];
+    let names = addresses
+        .iter()
+        .chain(&names)
+        .map(|name| (*name).to_owned());
+    let mut leaf = CertificateParams::new(names.collect::<Vec<_>>()).map_err(failed)?;
+    leaf.distinguished_name
+        .push(DnType::CommonName, "kube-apiserver");
+    leaf.use_authority_key_identifier_extension = true;
+    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = leaf.signed_by(&key, issuer).map_err(failed)?;
+    let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
+        doing: "make the lab's certificates".to_owned(),
+        why: why.to_owned(),
+    })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::failed("set TLS up"))?
+        .with_no_client_auth()
+        .with_single_cert(vec![CertificateDer::from(certificate)], private)
+        .map_err(Error::failed("set TLS up"))?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(server))
 }
 
 /// Random bytes.

@@ -28,6 +28,8 @@ pub struct Caller {
     pub lab_verb: Vec<OsString>,
     /// The verb of a floater.
     pub floater_verb: Vec<OsString>,
+    /// The verb of a program of the datapath.
+    pub clusterlink_verb: Vec<OsString>,
 }
 
 /// What is up.

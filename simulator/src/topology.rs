@@ -46,6 +46,9 @@ pub struct Topology {
     pub floater: bool,
     /// How floaters are run.
     pub floaters: Floaters,
+    /// Whether nobody has linked the clusters: there is no datapath, and nothing of it in their APIs.
+    #[serde(default)]
+    pub bare: bool,
     /// What is broken once the lab is up.
     pub faults: Vec<Fault>,
     /// What a diagnosis has to find.
@@ -317,6 +320,7 @@ pub fn generated(
         clusters,
         floater: true,
         floaters: Floaters::Auto,
+        bare: false,
         faults: Vec::new(),
         expect: Vec::new(),
     })

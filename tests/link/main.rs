@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adoption;
+mod agent;
+mod deploy;
 mod failover;
 mod fleet;
 mod lab;
+mod leaving;
 mod objects;
 mod process;
+mod tokens;
 mod world;

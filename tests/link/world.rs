@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use simulator::apiserver::{ApiCluster, NoPods, Options, Resource, Routes, Store};
 use tempfile::TempDir;
+use tests::client::Endpoint;
 use tests::server::Certificate;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -110,6 +111,12 @@ impl World {
 
     /// The kubeconfig of a service account that has these rights in a cluster, and no others.
     pub(crate) fn account(&self, cluster: &str, name: &str, rights: &Rights) -> PathBuf {
+        let token = self.token(cluster, name, rights);
+        self.kubeconfig(cluster, name, &json!({"token": token}))
+    }
+
+    /// The token of a service account that has these rights in a cluster, and no others.
+    fn token(&self, cluster: &str, name: &str, rights: &Rights) -> String {
         let api = &self.clusters[cluster];
         let account = json!({"metadata": {"name": name, "namespace": NAMESPACE}});
         let store = api.store();
@@ -137,17 +144,80 @@ impl World {
             put(Resource::ROLES, json(role));
             put(Resource::ROLE_BINDINGS, json(binding));
         }
-        let token = api.service_account_token(NAMESPACE, name).unwrap();
-        self.kubeconfig(cluster, name, &token)
+        api.service_account_token(NAMESPACE, name).unwrap()
     }
 
-    fn kubeconfig(&self, cluster: &str, user: &str, token: &str) -> PathBuf {
+    /// A folder with access to the control plane, as it is mounted in a pod: the path of the kubeconfig in it.
+    fn mounted(&self, account: &str, token: &str) -> PathBuf {
+        let folder = self.folder.path().join(format!("mounted-{account}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("token"), token).unwrap();
+        let written = self.kubeconfig(CONTROL, account, &json!({"tokenFile": "token"}));
+        let path = folder.join("kubeconfig");
+        std::fs::rename(written, &path).unwrap();
+        path
+    }
+
+    /// The arguments of a controller whose cluster was joined: with accounts of their own for it and for its agents.
+    pub(crate) fn joined(&self, cluster: &str) -> Vec<String> {
+        let rights = rbac::controller_in_control_plane(cluster, NAMESPACE);
+        let account = rbac::controller_account(cluster);
+        let control = self.mounted(&account, &self.token(CONTROL, &account, &rights));
+        self.token(CONTROL, &rbac::agent_account(cluster), &rbac::agent());
+        let rights = rbac::controller_in_member(NAMESPACE);
+        let own = self.account(cluster, "controller", &rights);
+        [
+            "--cluster",
+            cluster,
+            "--kubeconfig",
+            control.to_str().unwrap(),
+            "--member-kubeconfig",
+            own.to_str().unwrap(),
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// The path of the kubeconfig of a cluster's agents.
+    pub(crate) fn as_agent(&self, cluster: &str) -> PathBuf {
+        let account = rbac::agent_account(cluster);
+        let path = self
+            .folder
+            .path()
+            .join(format!("mounted-{account}/kubeconfig"));
+        if path.exists() {
+            return path;
+        }
+        self.mounted(&account, &self.token(CONTROL, &account, &rbac::agent()))
+    }
+
+    /// Whether whoever has a token may do something with a kind of `kosmos.io`.
+    pub(crate) fn may(
+        &self,
+        cluster: &str,
+        token: &str,
+        verb: &str,
+        resource: &str,
+        name: &str,
+    ) -> bool {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": {
+            "group": "kosmos.io", "verb": verb, "resource": resource, "subresource": subresource, "name": name}}});
+        let kubeconfig = self.kubeconfig(cluster, "asking", &json!({"token": token}));
+        let endpoint = Endpoint::of(kubeconfig, "it");
+        let target = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let (code, answer) = endpoint.call("POST", target, &review);
+        assert_eq!(code, 201, "{answer}");
+        answer["status"]["allowed"] == true
+    }
+
+    fn kubeconfig(&self, cluster: &str, user: &str, access: &Value) -> PathBuf {
         let authority = STANDARD.encode(&Certificate::of_loopback().authority);
         let server = format!("https://{}{}", self.address, Routes::path(cluster));
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": server, "certificate-authority-data": authority}}],
-            "users": [{"name": "it", "user": {"token": token}}],
+            "users": [{"name": "it", "user": access}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
         });
         let path = self.folder.path().join(format!("{cluster}-{user}"));
@@ -160,7 +230,7 @@ impl World {
         let control = self.account(
             CONTROL,
             &format!("controller-{cluster}"),
-            &rbac::controller_in_control_plane(cluster),
+            &rbac::controller_in_control_plane(cluster, NAMESPACE),
         );
         let own = self.account(
             cluster,

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod gate;
+pub mod image;
 pub mod lab;
 pub mod program;
 pub mod proxy;

@@ -2,11 +2,12 @@
 //! line leaves open is in [`crate::config`], so nothing here has `env` or a default that the file could not override.
 
 pub mod diagnosis;
+pub mod link;
 pub mod sim;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use datapath::code::Code;
 
 use crate::output::{ColorChoice, Output};
@@ -81,7 +82,7 @@ pub enum Verb {
     Sim(sim::Sim),
     /// The datapath between clusters
     #[command(subcommand)]
-    Link(Link),
+    Link(link::Link),
     /// Print the completions of a shell
     Completions(Completions),
     /// Print the manual page
@@ -234,37 +235,6 @@ pub struct Explain {
     /// The report that holds the finding
     #[arg(long, value_name = "REPORT.json")]
     pub report: Option<PathBuf>,
-}
-
-/// The datapath between clusters.
-#[derive(Debug, Clone, PartialEq, Subcommand)]
-pub enum Link {
-    /// Print the NodeConfigs that follow from Cluster and ClusterNode objects; touches nothing
-    Plan(LinkPlan),
-}
-
-/// Arguments of `link plan`.
-#[derive(Debug, Clone, Default, PartialEq, Args)]
-pub struct LinkPlan {
-    /// The objects: {"clusters": […], "clusterNodes": […], "nodeConfigs": […]}, JSON or YAML, `-` for stdin
-    #[arg(short, long, value_name = "FLEET")]
-    pub file: Option<PathBuf>,
-    /// The form of the result (default: json)
-    #[arg(short, long, value_enum, value_name = "FORMAT")]
-    pub output: Option<PlanFormat>,
-    /// Print only what changes against an earlier result, or against the plan of other objects
-    #[arg(long, value_name = "OLD")]
-    pub diff: Option<PathBuf>,
-}
-
-/// The forms of a plan.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum PlanFormat {
-    /// JSON.
-    #[default]
-    Json,
-    /// YAML.
-    Yaml,
 }
 
 /// Arguments of `completions`.

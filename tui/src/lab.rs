@@ -31,6 +31,7 @@ pub fn caller() -> Result<Caller, Failure> {
         program,
         lab_verb: vec![OsString::from(HIDDEN_LAB)],
         floater_verb: vec![OsString::from(HIDDEN_FLOATER)],
+        clusterlink_verb: vec![OsString::from(HIDDEN_CLUSTERLINK)],
     })
 }
 
@@ -66,6 +67,7 @@ pub async fn build(
     progress: Progress,
 ) -> Result<control::Lab, Failure> {
     let caller = caller()?;
+    let is_bare = topology.bare;
     let nodes: usize = topology
         .clusters
         .iter()
@@ -114,7 +116,12 @@ pub async fn build(
     }
     let lab = built?;
     progress.say(format_args!(
-        "{name}: every node is as planned, every pod is ready"
+        "{name}: {}, every pod is ready",
+        if is_bare {
+            "nobody has linked the clusters"
+        } else {
+            "every node is as planned"
+        }
     ));
     Ok(lab)
 }

@@ -185,6 +185,25 @@ fn beside(target: &Path) -> std::io::Result<NamedTempFile> {
     Ok(made)
 }
 
+/// Objects by cluster as one stream of YAML documents, as `kubectl apply -f -` takes it.
+///
+/// # Errors
+/// [`Failure::Failed`] for what cannot be YAML.
+pub fn manifests(planned: &[(String, Vec<serde_json::Value>)]) -> Result<String, Failure> {
+    let mut text = String::new();
+    for (cluster, objects) in planned {
+        if objects.is_empty() {
+            text += &format!("# {cluster}: nothing would be made\n");
+        }
+        for object in objects {
+            let yaml = serde_saphyr::to_string(object)
+                .map_err(|error| Failure::Failed(format!("writing YAML: {error}")))?;
+            text += &format!("---\n# in {cluster}\n{}\n", yaml.trim_end());
+        }
+    }
+    Ok(text)
+}
+
 /// Writes text to where it belongs, with a newline at its end.
 ///
 /// # Errors

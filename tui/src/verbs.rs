@@ -8,8 +8,9 @@ mod matrix;
 mod pages;
 mod sim;
 
+use crate::cli::link::Link;
 use crate::cli::sim::Sim;
-use crate::cli::{Cli, Link, Verb};
+use crate::cli::{Cli, Verb};
 use crate::exit::{self, Failure, OK, Outcome};
 use crate::output;
 use crate::progress::{self, Progress};
@@ -44,6 +45,15 @@ pub fn run(cli: &Cli, held: Held) -> Outcome {
         },
         Verb::Explain(arguments) => explain::run(arguments),
         Verb::Link(Link::Plan(arguments)) => link::plan(arguments),
+        Verb::Link(deed) => on_runtime(held, async |interrupt| match deed {
+            Link::Plan(arguments) => link::plan(arguments),
+            Link::Install(arguments) => link::install(arguments, color, progress, &interrupt).await,
+            Link::Join(arguments) => link::join(arguments, color, progress, &interrupt).await,
+            Link::Unjoin(arguments) => link::unjoin(arguments, progress, &interrupt).await,
+            Link::Uninstall(arguments) => link::uninstall(arguments, progress, &interrupt).await,
+            Link::Status(arguments) => link::status(arguments, &interrupt).await,
+            Link::Upgrade(arguments) => link::upgrade(arguments, progress, &interrupt).await,
+        }),
         Verb::Man(arguments) => pages::man(arguments),
         Verb::Matrix(arguments) => on_runtime(held, async |interrupt| {
             matrix::run(arguments, progress, &interrupt).await

@@ -9,32 +9,67 @@ use futures::{Stream, StreamExt};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher::{self, DefaultBackoff};
+use serde_json::Value;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::{Event, Keeper, Settled, Timing, settle};
+use super::settings::Settings;
+use super::{Account, Event, Keeper, Settled, Timing, Version, settle};
+use crate::api::NodeConfigSpec;
 use crate::diff::ChangeSet;
 use crate::error::Error;
 use crate::kernel::{Followed, Monitor};
-use crate::nodeconfig::TUNNELS;
+use crate::nodeconfig::{TUNNELS, spec_digest};
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
 use crate::watching::{Notice, kosmos, watched};
 
+/// What the API says of a NodeConfig.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// What it is now.
+    pub event: Event,
+    /// Which state of which object says so; none where no object does.
+    pub of: Option<Version>,
+    /// The object's status; null where it has none.
+    pub status: Value,
+}
+
+impl From<Event> for News {
+    fn from(event: Event) -> Self {
+        Self {
+            event,
+            of: None,
+            status: Value::Null,
+        }
+    }
+}
+
+/// What an agent tells whoever runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It looked at the node, whose tables now are as they should be, or not.
+    Looked(bool),
+    /// What the status of the NodeConfig shows when it is first seen.
+    Shown(Value),
+    /// What became of the NodeConfig; none while there is none.
+    Account(Option<Account>),
+}
+
 /// Keeps one node as its NodeConfig says until `stop` ends.
 ///
-/// Applying blocks the caller's thread for milliseconds, so give this future a thread of its own. `looked` is told after each look
-/// whether the node's tables are as they should be.
+/// Applying blocks the caller's thread for milliseconds, so give this future a thread of its own. `tell` is told after each look what
+/// came of it.
 ///
 /// # Errors
 /// [`Error::Missing`] when the monitor cannot be waited for. Everything else is logged and tried again.
 pub async fn keep(
     kernel: &mut dyn Kernel,
     monitor: Monitor,
-    wanted: impl Stream<Item = Event>,
+    wanted: impl Stream<Item = impl Into<News>>,
     timing: Timing,
-    mut looked: impl FnMut(bool),
+    mut tell: impl FnMut(Told),
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let start = Instant::now();
@@ -44,6 +79,7 @@ pub async fn keep(
     let mut stop = pin!(stop);
     let mut keeper = Keeper::new(timing);
     let mut known = Known::default();
+    let mut state = State::default();
     loop {
         let wait = keeper
             .deadline()
@@ -53,8 +89,10 @@ pub async fn keep(
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            Some(event) = wanted.next() => {
+            Some(news) = wanted.next() => {
+                let News { event, of, status } = news.into();
                 known.has_news |= matches!(event, Event::Wanted(_));
+                state.take(&event, of, status, &mut tell);
                 keeper.event(event, now());
             }
             ready = monitor.readable_mut() => {
@@ -70,14 +108,88 @@ pub async fn keep(
         if keeper.is_due(now()) {
             let settled = known.settle(kernel, monitor.get_mut(), &mut keeper);
             keeper.settled(settled.is_true, now());
-            looked(settled.is_true);
+            state.settled(&settled, &keeper, &mut tell);
+            tell(Told::Looked(settled.is_true));
         }
+    }
+}
+
+/// Which state of the NodeConfig the agent works on.
+#[derive(Default)]
+struct State {
+    /// None where no object says what is wanted.
+    of: Option<Version>,
+    /// Whether that state cannot be read.
+    is_unreadable: bool,
+    /// The digest of the rows that the kernel held last, and whether it is of the config that is adopted.
+    digest: Option<String>,
+    is_current: bool,
+}
+
+impl State {
+    fn take(
+        &mut self,
+        event: &Event,
+        of: Option<Version>,
+        status: Value,
+        tell: &mut impl FnMut(Told),
+    ) {
+        let is_first = self.of.as_ref().map(|of| &of.uid) != of.as_ref().map(|of| &of.uid);
+        if is_first && of.is_some() {
+            tell(Told::Shown(status));
+        }
+        if self.of.is_some() && of.is_none() {
+            tell(Told::Account(None));
+        }
+        self.of = of;
+        self.is_unreadable = false;
+        match (event, self.of.clone()) {
+            (Event::Wanted(_), _) => self.is_current = false,
+            (Event::Unreadable(rule), Some(of)) => {
+                self.is_unreadable = true;
+                let problems = [format!("it cannot be read: {rule}")];
+                let account = Account::refused(of, self.digest.clone(), "Unreadable", &problems);
+                tell(Told::Account(Some(account)));
+            }
+            (Event::Unreadable(_) | Event::KernelChanged | Event::Withdrawn, _) => {}
+        }
+    }
+
+    fn settled(
+        &mut self,
+        settled: &Settled,
+        keeper: &Keeper<NodeConfigSpec>,
+        tell: &mut impl FnMut(Told),
+    ) {
+        let Some(of) = self.of.clone().filter(|_| !self.is_unreadable) else {
+            return;
+        };
+        let account = match keeper.adopted() {
+            Some(adopted) if settled.is_true => {
+                if !std::mem::replace(&mut self.is_current, true) || self.digest.is_none() {
+                    self.digest = Some(spec_digest(adopted));
+                }
+                let digest = self.digest.clone().unwrap_or_default();
+                Account::applied(of, digest, adopted.len(), &settled.problems)
+            }
+            _ => {
+                let is_adopted = keeper.candidate().is_none();
+                let reason = if is_adopted {
+                    "Incomplete"
+                } else {
+                    "NotAdopted"
+                };
+                Account::refused(of, self.digest.clone(), reason, &settled.problems)
+            }
+        };
+        tell(Told::Account(Some(account)));
     }
 }
 
 /// What the agent knows of the kernel without a look at it.
 #[derive(Default)]
 struct Known {
+    settings: Settings,
     /// The tables as they were at the last look, kept up with the notices since; none where these did not tell all.
     tables: Option<NodeState>,
     /// The underlay links of whose changes there are notices.
@@ -122,8 +234,12 @@ impl Known {
             last: None,
             lower: &lower,
             is_changed: false,
+            settings: &mut self.settings,
         };
-        let settled = settle(&mut watched, keeper);
+        let mut settled = settle(&mut watched, keeper);
+        if settled.is_true && keeper.adopted() == Some(&NodeConfigSpec::default()) {
+            settled.is_true = watched.put_back(&mut settled.problems);
+        }
         self.tables = watched.last;
         self.lower = lower;
         settled
@@ -141,6 +257,37 @@ struct Watched<'a> {
     lower: &'a BTreeSet<String>,
     /// Whether something was changed in this turn.
     is_changed: bool,
+    settings: &'a mut Settings,
+}
+
+impl Watched<'_> {
+    /// Puts the settings back to what they were before the agent; whether that was possible.
+    fn put_back(&mut self, problems: &mut Vec<String>) -> bool {
+        if self.settings.is_empty() {
+            if self.is_changed {
+                info!(
+                    "the settings of the node stay as they are: this run changed none, and what an earlier one found is not known"
+                );
+            }
+            return true;
+        }
+        let observed = match self.observe() {
+            Ok(observed) => observed,
+            Err(error) => {
+                problems.push(error.problem().to_string());
+                return false;
+            }
+        };
+        let set = self.settings.back(&observed);
+        for change in &set.changes {
+            info!(%change, "put back");
+        }
+        // The kernel tells nobody of all settings that it changes along with these.
+        let refused = self.kernel.apply(&set).err().unwrap_or_default();
+        self.last = None;
+        problems.extend(refused.iter().map(|error| error.problem().to_string()));
+        refused.is_empty()
+    }
 }
 
 impl Kernel for Watched<'_> {
@@ -165,6 +312,9 @@ impl Kernel for Watched<'_> {
 
     /// What the kernel itself says of these changes is as good as a look, once: what it does not say, a look finds.
     fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>> {
+        if let Some(observed) = &self.last {
+            self.settings.changing(set, observed);
+        }
         let applied = self.kernel.apply(set);
         let is_first = !std::mem::replace(&mut self.is_changed, true);
         self.unread = self.last.take().filter(|_| is_first && applied.is_ok());
@@ -191,14 +341,16 @@ fn readiness_of(monitor: Monitor) -> Result<AsyncFd<Monitor>, Error> {
     })
 }
 
-/// The events of one NodeConfig. Ends never; failures of the API are logged and retried with growing delays.
-pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
+/// The news of one NodeConfig. Ends never; failures of the API are logged and retried with growing delays. A state that is known, in which
+/// only the status may be another, is no news.
+pub fn events(client: Client, name: &str) -> impl Stream<Item = News> + use<> {
     let resource = kosmos("NodeConfig", "nodeconfigs");
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
     // This one only: a node has no business with the others'.
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let name = name.to_owned();
     let mut seen = false;
+    let mut known: Option<Version> = None;
     let translate = move |event: Notice| {
         let is_own =
             |object: &DynamicObject| object.metadata.name.as_deref() == Some(name.as_str());
@@ -208,13 +360,15 @@ pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
                 None
             }
             Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
-                is_own(&object).then(|| {
+                if is_own(&object) {
                     seen = true;
-                    Event::of_spec(object.data.get("spec"))
-                })
+                    news(&object, &mut known)
+                } else {
+                    None
+                }
             }
-            Ok(watcher::Event::Delete(object)) => is_own(&object).then_some(Event::Withdrawn),
-            Ok(watcher::Event::InitDone) => (!seen).then_some(Event::Withdrawn),
+            Ok(watcher::Event::Delete(object)) => is_own(&object).then(|| gone(&mut known)),
+            Ok(watcher::Event::InitDone) => (!seen).then(|| gone(&mut known)),
             Err(error) => {
                 warn!(%error, "the Kubernetes API does not answer; what is there stays");
                 None
@@ -223,4 +377,27 @@ pub fn events(client: Client, name: &str) -> impl Stream<Item = Event> + use<> {
         std::future::ready(translated)
     };
     watched(api, only, DefaultBackoff::default()).filter_map(translate)
+}
+
+fn gone(known: &mut Option<Version>) -> News {
+    *known = None;
+    Event::Withdrawn.into()
+}
+
+/// What an object says that is not known yet. Servers count the states of a spec; of one that does not everything is news.
+fn news(object: &DynamicObject, known: &mut Option<Version>) -> Option<News> {
+    let of = Version {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        generation: object.metadata.generation.unwrap_or_default(),
+    };
+    let is_counted = !of.uid.is_empty() && of.generation > 0;
+    if is_counted && known.as_ref() == Some(&of) {
+        return None;
+    }
+    *known = Some(of.clone());
+    Some(News {
+        event: Event::of_spec(object.data.get("spec")),
+        of: Some(of),
+        status: object.data.get("status").cloned().unwrap_or_default(),
+    })
 }

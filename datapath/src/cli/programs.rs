@@ -4,7 +4,7 @@ use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::control::configs::Mode;
 use crate::control::lease;
 use crate::error::Error;
 use crate::kernel::{LinuxKernel, Monitor};
+use crate::manifests;
 use crate::programs::access::client;
 use crate::programs::metrics::{self, Metrics};
 use crate::programs::served::{self, Readiness};
@@ -204,6 +205,11 @@ pub(super) fn agent(
 ) -> Result<ExitCode, Error> {
     log();
     let mut kernel = LinuxKernel::open()?;
+    // A container's own is read-only.
+    let settings = Path::new(manifests::SETTINGS);
+    if settings.is_dir() {
+        kernel = kernel.with_settings_in(settings.to_owned());
+    }
     let monitor = Monitor::open()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -215,6 +221,8 @@ pub(super) fn agent(
         let mut awaited = Some(process.readiness.awaits());
         let mut stop = process.stop.clone();
         let stop = async move { drop(stop.wait_for(|is_over| *is_over).await) };
+        let (told, news) = futures::channel::mpsc::unbounded();
+        let reporting = agent::report(client.clone(), name, env!("CARGO_PKG_VERSION"), news);
         let looked = |is_true: bool| {
             let outcome = if is_true { "true" } else { "false" };
             process
@@ -225,15 +233,18 @@ pub(super) fn agent(
                 awaited.done();
             }
         };
-        agent::keep(
-            &mut kernel,
-            monitor,
-            agent::events(client, name),
-            timing,
-            looked,
-            stop,
-        )
-        .await
+        let mut looked = looked;
+        let tell = move |word: agent::Told| match word {
+            agent::Told::Looked(is_true) => looked(is_true),
+            // Whoever writes it ends after whoever tells it.
+            other => drop(told.unbounded_send(other)),
+        };
+        let events = agent::events(client, name);
+        let keeping = agent::keep(&mut kernel, monitor, events, timing, tell, stop);
+        tokio::select! {
+            kept = keeping => kept,
+            () = reporting => Ok(()),
+        }
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::configs::{Mode, Trouble, Writer};
 use super::inventory::{Inventory, Kind};
+use super::leaving::REMOVED;
 use super::prefixes::{Found, Source};
 use crate::element::ElementKind;
 use crate::plan::{Objection, Weight};
@@ -43,7 +44,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    fn good(kind: &'static str, reason: &str) -> Self {
+    pub(super) fn good(kind: &'static str, reason: &str) -> Self {
         Self {
             kind,
             is_true: true,
@@ -52,7 +53,12 @@ impl Condition {
         }
     }
 
-    fn bad(kind: &'static str, reason: &str, message: &str) -> Self {
+    /// What a cluster says of its former leave that takes part again.
+    pub(crate) fn of_return() -> Self {
+        Self::bad(REMOVED, "TakesPart", "the cluster takes part again")
+    }
+
+    pub(super) fn bad(kind: &'static str, reason: &str, message: &str) -> Self {
         Self {
             kind,
             is_true: false,
@@ -190,7 +196,7 @@ fn part(takes_part: bool, told: &[Objection]) -> Condition {
         return Condition::bad(
             PLANNED,
             "TakesNoPart",
-            "its cluster is not enabled, or not known",
+            "its cluster is not enabled, leaves, or is not known",
         );
     }
     let warnings: Vec<&Objection> = told.iter().collect();
@@ -424,6 +430,29 @@ impl Board {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         self.retry
+    }
+
+    /// Whether an object shows everything that it should, or its kind shows nothing.
+    #[must_use]
+    pub fn is_told(&self, id: &Id) -> bool {
+        let (Some(shown), Some(wanted)) = (self.shown.get(id), self.wanted.get(id)) else {
+            return true;
+        };
+        let is_shown = wanted.iter().all(|one| one.is_shown(&shown.conditions));
+        is_shown || self.without.contains(&id.0)
+    }
+
+    /// The `uid` of an object; empty of one that is not there.
+    #[must_use]
+    pub fn uid(&self, id: &Id) -> &str {
+        self.shown.get(id).map_or("", |shown| shown.uid.as_str())
+    }
+
+    /// Whether an object shows a condition of a type.
+    #[must_use]
+    pub fn shows(&self, id: &Id, kind: &str) -> bool {
+        let shown = self.shown.get(id);
+        shown.is_some_and(|shown| shown.conditions.iter().any(|one| one["type"] == kind))
     }
 
     /// Whether the API keeps conditions of a kind.

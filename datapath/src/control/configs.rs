@@ -25,6 +25,15 @@ pub enum Mode {
     On,
 }
 
+/// What is to become of a NodeConfig that the plan does not decide about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// It is to be without rows.
+    Bare,
+    /// It is to be gone.
+    Gone,
+}
+
 /// What is to be done with one NodeConfig.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -86,6 +95,8 @@ pub struct Writer {
     /// What the API has; nothing where it cannot be read.
     held: BTreeMap<String, Option<Print>>,
     due: BTreeSet<Arc<str>>,
+    /// What the plan does not decide about, whatever the mode.
+    orders: BTreeMap<String, Order>,
     /// What is being written.
     busy: BTreeMap<String, Option<Print>>,
     troubles: BTreeMap<String, Trouble>,
@@ -105,6 +116,7 @@ impl Writer {
             limit,
             held: BTreeMap::new(),
             due: BTreeSet::new(),
+            orders: BTreeMap::new(),
             busy: BTreeMap::new(),
             troubles: BTreeMap::new(),
             retries: BTreeMap::new(),
@@ -149,6 +161,15 @@ impl Writer {
         }
     }
 
+    /// Has something become of a NodeConfig, whatever is planned; none where the plan decides again.
+    pub fn order(&mut self, name: &str, order: Option<Order>) {
+        match order {
+            Some(order) => drop(self.orders.insert(name.to_owned(), order)),
+            None => drop(self.orders.remove(name)),
+        }
+        self.due.insert(name.into());
+    }
+
     /// What to do next, of whatever is due. `is_kept` says of which nodes nobody knows what is planned: theirs stay as they are.
     ///
     /// What is given out has to be [reported](Self::done).
@@ -159,8 +180,9 @@ impl Writer {
         is_kept: impl Fn(&str) -> bool,
     ) -> Option<Command> {
         if self.mode == Mode::Off {
-            self.due.clear();
-            return None;
+            self.due.retain(|name| self.orders.contains_key(&**name));
+            self.retries
+                .retain(|name, _| self.orders.contains_key(name));
         }
         let again: Vec<String> = self
             .retries
@@ -197,8 +219,14 @@ impl Writer {
         name: &str,
         is_kept: impl Fn(&str) -> bool,
     ) -> Option<Command> {
-        let Some(spec) = planner.config(name) else {
-            if !is_kept(name) {
+        let order = self.orders.get(name).copied();
+        let spec = match order {
+            Some(Order::Bare) => Some(NodeConfigSpec::default()),
+            Some(Order::Gone) => None,
+            None => planner.config(name),
+        };
+        let Some(spec) = spec else {
+            if order.is_some() || !is_kept(name) {
                 self.forget(name);
                 if self.held.contains_key(name) {
                     self.busy.insert(name.to_owned(), None);
@@ -432,6 +460,31 @@ mod tests {
         ] {
             writer.held("a-n1", &spoilt);
             assert_eq!(serve(&mut writer, &planner, &mut api), ["change a-n1"]);
+        }
+    }
+
+    #[test]
+    fn an_order_counts_whatever_is_planned_and_written() {
+        for mode in [Mode::Auto, Mode::Off] {
+            let mut inventory = inventory();
+            inventory.plan();
+            let planner = inventory.planner().clone();
+            let mut writer = Writer::new(mode, 10);
+            let mut api = BTreeMap::new();
+            let rows = json!({"metadata": {}, "spec": {"routes": [{"cidr": "10.0.0.0/8", "gw": "1.1.1.1", "dev": "vx-bridge"}]}});
+            for name in ["a-n1", "b-n1"] {
+                writer.held(name, &rows);
+                api.insert(name.to_owned(), rows.clone());
+            }
+            writer.order("a-n1", Some(Order::Bare));
+            writer.order("a-n2", Some(Order::Bare));
+            let did = serve(&mut writer, &planner, &mut api);
+            assert_eq!(did, ["change a-n1", "create a-n2"], "{mode:?}");
+            assert_eq!(api["a-n1"]["spec"], json!({}));
+            writer.order("a-n1", Some(Order::Gone));
+            assert_eq!(serve(&mut writer, &planner, &mut api), ["delete a-n1"]);
+            writer.order("a-n1", None);
+            assert!(serve(&mut writer, &planner, &mut api).is_empty());
         }
     }
 

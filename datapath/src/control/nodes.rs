@@ -14,7 +14,7 @@ use crate::api::{CLUSTER_LABEL, GROUP, VERSION};
 /// The annotation of a ClusterNode that holds the addresses that the controller wrote: IPv4, a comma, IPv6; each may be empty.
 pub const ADDRESSES: &str = "clusterlink.kosmos.io/node-addresses";
 /// The label of Nodes that are no place of the datapath, with the value `true`.
-const EXCLUDED: &str = "kosmos.io/exclude";
+pub const EXCLUDED: &str = "kosmos.io/exclude";
 /// The label of Nodes that stand for a whole cluster, with the value `true`.
 const VIRTUAL: &str = "kosmos.io/node";
 

@@ -71,9 +71,14 @@ pub(super) fn place_of(payload: &[u8]) -> Option<u32> {
     read_u32(value).filter(|index| *index != NETCONFA_IFINDEX_ALL.cast_unsigned())
 }
 
-/// Writes settings in the namespace of a socket; each with its place in the caller's list. The answer holds those that failed.
+/// Where the kernel shows its settings below `net.`.
+pub(super) const FOLDER: &str = "/proc/sys/net";
+
+/// Writes settings in the namespace of a socket; each with its place in the caller's list. `root` is where the process sees [`FOLDER`]. The
+/// answer holds those that failed.
 pub(super) fn write(
     socket: &Netlink,
+    root: &Path,
     rows: &[(usize, &Sysctl)],
 ) -> io::Result<Vec<(usize, io::Error)>> {
     in_namespace_of(socket.as_fd(), || {
@@ -81,7 +86,7 @@ pub(super) fn write(
         let mut write = |row: &Sysctl| {
             let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
             let path = path(&row.name).ok_or_else(invalid)?;
-            write_below(&mut folders, Path::new(&path), &row.value.to_string())
+            write_below(&mut folders, root, &path, &row.value.to_string())
         };
         rows.iter()
             .filter_map(|(place, row)| Some((*place, write(row).err()?)))
@@ -91,8 +96,15 @@ pub(super) fn write(
 
 /// Writes a file by way of its folder below /proc/sys/net, which is opened once: to find the one of its namespace the kernel goes through
 /// those of all others.
-fn write_below(folders: &mut Vec<(PathBuf, File)>, path: &Path, value: &str) -> io::Result<()> {
-    let folder: PathBuf = path.components().take(5).collect();
+fn write_below(
+    folders: &mut Vec<(PathBuf, File)>,
+    root: &Path,
+    path: &Path,
+    value: &str,
+) -> io::Result<()> {
+    let family: PathBuf = path.components().take(1).collect();
+    let below = path.strip_prefix(&family).unwrap_or(Path::new("."));
+    let folder = root.join(family);
     let place = match folders.iter().position(|(known, _)| *known == folder) {
         Some(place) => place,
         None => {
@@ -100,24 +112,22 @@ fn write_below(folders: &mut Vec<(PathBuf, File)>, path: &Path, value: &str) -> 
             folders.len() - 1
         }
     };
-    let below = path.strip_prefix(&folder).unwrap_or(Path::new("."));
     let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
     let opened = openat(&folders[place].1, below, flags, Mode::empty())?;
     File::from(opened).write_all(value.as_bytes())
 }
 
-/// The file of a setting: dots part directories, and a slash stands for the dot in a link's name.
-fn path(name: &str) -> Option<String> {
-    let mut path = String::from("/proc/sys");
-    for part in name.split('.') {
+/// The file of a setting below [`FOLDER`]: dots part directories, and a slash stands for the dot in a link's name.
+fn path(name: &str) -> Option<PathBuf> {
+    let mut path = PathBuf::new();
+    for part in name.strip_prefix("net.")?.split('.') {
         let part = part.replace('/', ".");
         if matches!(part.as_str(), "" | "." | "..") {
             return None;
         }
-        path.push('/');
-        path.push_str(&part);
+        path.push(part);
     }
-    path.starts_with("/proc/sys/net/").then_some(path)
+    Some(path)
 }
 
 /// Does something in the network namespace that a socket was opened in.
@@ -166,7 +176,7 @@ mod tests {
     fn names_are_paths_below_net_only() {
         assert_eq!(
             path("net.ipv4.conf.bond0/1820.forwarding").as_deref(),
-            Some("/proc/sys/net/ipv4/conf/bond0.1820/forwarding")
+            Some(Path::new("ipv4/conf/bond0.1820/forwarding"))
         );
         for name in [
             "kernel.hostname",

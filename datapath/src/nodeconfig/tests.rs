@@ -232,3 +232,47 @@ fn the_four_translations_are_read_and_nothing_else() {
         assert!(read(chain, rule).is_err(), "{chain} {rule}");
     }
 }
+
+#[test]
+fn a_digest_is_of_the_rows_and_not_of_their_order() {
+    let route = |cidr: &str| Route {
+        cidr: cidr.into(),
+        gw: "220.0.0.1".into(),
+        dev: "vx-bridge".into(),
+    };
+    let spec = |routes: &[&str]| NodeConfigSpec {
+        routes: routes.iter().map(|cidr| route(cidr)).collect(),
+        ..NodeConfigSpec::default()
+    };
+    let digest = |routes: &[&str]| spec_digest(&spec(routes));
+    assert_eq!(
+        digest(&["10.1.0.0/16", "10.2.0.0/16"]),
+        digest(&["10.2.0.0/16", "10.1.0.0/16"])
+    );
+    assert_ne!(digest(&["10.1.0.0/16"]), digest(&["10.2.0.0/16"]));
+    assert_ne!(
+        digest(&["10.1.0.0/16"]),
+        digest(&["10.1.0.0/16", "10.1.0.0/16"])
+    );
+    // The same words in another list are other rows.
+    let arp = NodeConfigSpec {
+        arps: vec![Arp {
+            ip: "1.1.1.1".into(),
+            mac: "02:00:00:00:00:01".into(),
+            dev: "d".into(),
+        }],
+        ..NodeConfigSpec::default()
+    };
+    let fdb = NodeConfigSpec {
+        fdbs: vec![Fdb {
+            ip: "1.1.1.1".into(),
+            mac: "02:00:00:00:00:01".into(),
+            dev: "d".into(),
+        }],
+        ..NodeConfigSpec::default()
+    };
+    assert_ne!(spec_digest(&arp), spec_digest(&fdb));
+    // Those of another version of this program are the same.
+    assert_eq!(digest(&[]), "0000000000000000");
+    assert_eq!(digest(&["10.1.0.0/16"]), "6b78b3eeba43c206");
+}

@@ -16,10 +16,7 @@ pub fn check(fleet: &Fleet, observed: &Observed) -> Vec<Objection> {
     let taking_part: BTreeSet<&str> = fleet
         .clusters
         .iter()
-        .filter(|cluster| {
-            let options = &cluster.spec.cluster_link_options;
-            options.as_ref().is_some_and(|options| options.enable)
-        })
+        .filter(|cluster| cluster.part().is_some())
         .map(|cluster| cluster.metadata.name.as_str())
         .collect();
     let mut objections: Vec<Objection> = fleet

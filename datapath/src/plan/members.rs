@@ -29,13 +29,10 @@ pub(super) struct ClusterObject {
 
 impl ClusterObject {
     pub(super) fn of(cluster: &Cluster) -> Self {
-        let options = cluster.spec.cluster_link_options.as_ref();
         let status = &cluster.status.cluster_link_status;
         Self {
             uid: cluster.metadata.uid.clone(),
-            options: options
-                .filter(|options| options.enable)
-                .map(|options| Arc::new(options.clone())),
+            options: cluster.part().map(|options| Arc::new(options.clone())),
             pod_cidrs: status.pod_cidrs.clone(),
             service_cidrs: status.service_cidrs.clone(),
         }

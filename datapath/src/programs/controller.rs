@@ -1,11 +1,11 @@
 //! The controller of a member cluster: its Nodes become ClusterNodes, its prefixes its Cluster's status.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::pin::pin;
+use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
 use futures::stream::{FuturesUnordered, StreamExt as _, select_all};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Preconditions};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
@@ -16,12 +16,14 @@ use super::evidence::{self, Gathered};
 use super::leader::Contest;
 use super::objects::{Change, Pen, Wrote, changes};
 use super::told::{Word, tell};
-use super::{CONTROLLER_LEASE, Clock, Cluster, Common, metrics};
+use super::{CONTROLLER_LEASE, Clock, Cluster, Common, metrics, tokens};
 use crate::api::CLUSTER_LABEL;
 use crate::control::conditions::{Board, Condition, Outcome, Show};
 use crate::control::inventory;
+use crate::control::leaving::{is_deleted, leaves};
 use crate::control::nodes::{Command, Links, Member, Node};
 use crate::control::prefixes::Found;
+use crate::moment;
 use crate::watching::kosmos;
 
 /// Until what failed is tried again.
@@ -124,6 +126,8 @@ pub(crate) async fn controller(cluster: Cluster, mut common: Common) {
     let mut writes: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
     let mut looking: Option<BoxFuture<'static, Result<Gathered, String>>> = None;
     let mut retry: Option<Duration> = None;
+    let given = (common.clone(), leading.clone());
+    let mut keeping = pin!(tokens::keep(&cluster, &given.0, &given.1));
     loop {
         let is_known = controller.listed.len() == 3;
         if is_known {
@@ -154,6 +158,7 @@ pub(crate) async fn controller(cluster: Cluster, mut common: Common) {
                 let wait = controller.gathered(gathered, &common);
                 controller.look = Some(clock.now() + wait);
             }
+            () = &mut keeping => {}
             () = leading.turned() => controller.is_dirty = true,
             Some((kind, change)) = events.next() => {
                 controller.take(kind, change, clock.now());
@@ -246,6 +251,18 @@ impl Controller {
             }
             (Kind::Cluster, Change::Set(name, object)) if name == self.member.cluster => {
                 let links = Links::of(&object);
+                let stays = self.cluster.as_ref().map(|one| !leaves(one));
+                if leaves(&object) {
+                    if stays != Some(false) {
+                        info!(
+                            cluster = name,
+                            "the cluster leaves; its ClusterNodes are not written any more"
+                        );
+                    }
+                    self.due.clear();
+                } else {
+                    self.is_dirty |= stays == Some(false);
+                }
                 self.is_dirty |= self.cluster.is_none() || links != self.member.links;
                 self.member.links = links;
                 let cni = |object: &Value| object["spec"]["clusterLinkOptions"]["cni"].clone();
@@ -287,13 +304,15 @@ impl Controller {
             "there is no such Cluster; nothing is written until there is"
         );
         self.board.gone(inventory::Kind::Cluster, &name);
+        self.due.clear();
+        self.is_dirty = true;
         self.cluster = None;
     }
 
     /// Finds what has to be written to ClusterNodes, once what was found before is.
     fn refill(&mut self) {
-        if !self.is_dirty || !self.due.is_empty() || !self.busy.is_empty() || self.cluster.is_none()
-        {
+        let stays = self.cluster.as_ref().is_some_and(|one| !leaves(one));
+        if !self.is_dirty || !self.due.is_empty() || !self.busy.is_empty() || !stays {
             return;
         }
         self.is_dirty = false;
@@ -313,7 +332,8 @@ impl Controller {
         if self.is_telling {
             return None;
         }
-        let (cluster, found) = (self.cluster.as_ref()?, self.found.as_ref()?);
+        let cluster = self.cluster.as_ref().filter(|one| !is_deleted(one))?;
+        let found = self.found.as_ref()?;
         let (pen, name) = (pen.clone(), self.member.cluster.clone());
         let deed = if let Some(patch) = found.patch(cluster) {
             async move { Done::Status(write_status(&pen, &name, &patch).await) }.boxed()
@@ -321,7 +341,7 @@ impl Controller {
             let id = (inventory::Kind::Cluster, name.clone());
             self.board
                 .want(BTreeMap::from([(id, vec![Condition::of_prefixes(found)])]));
-            let show = self.board.next(now, &time())?;
+            let show = self.board.next(now, &moment::now())?;
             async move {
                 let patch = json!({"metadata": {"resourceVersion": show.version}, "status": {"conditions": show.conditions}});
                 let wrote = write_status(&pen, &name, &patch).await;
@@ -511,13 +531,4 @@ pub(super) fn word(show: &Show, turned: &Condition) -> Word {
             turned.message.clone()
         },
     }
-}
-
-/// Now, as conditions write it.
-pub(super) fn time() -> String {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = Timestamp::from_second(i64::try_from(since.as_secs()).unwrap_or_default());
-    now.unwrap_or_default().to_string()
 }

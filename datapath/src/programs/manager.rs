@@ -1,27 +1,29 @@
 //! The manager: NodeConfigs, and what the objects of a fleet say about themselves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _, select_all};
 use kube::Client;
-use kube::api::Api;
+use kube::api::{Api, Preconditions};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::controller::{time, word, write_status};
+use super::controller::{word, write_status};
 use super::leader::Contest;
 use super::metrics::{self, Metrics};
 use super::objects::{Change, Pen, Wrote, changes};
-use super::told::tell;
+use super::told::{Word, tell};
 use super::{Clock, Common, MANAGER_LEASE, Managing};
 use crate::api::{GROUP, VERSION};
-use crate::control::conditions::{self, Board, Outcome, Show};
+use crate::control::conditions::{self, Board, Condition, Outcome, Show};
 use crate::control::configs::{Command, Writer, patch};
 use crate::control::inventory::{Inventory, Kind};
+use crate::control::leaving::{Deed, Leaving, REMOVED};
+use crate::moment;
 use crate::plan::Planner;
 use crate::watching::kosmos;
 
@@ -39,6 +41,7 @@ enum Watching {
 /// What came of a write.
 enum Done {
     Config(Command, Wrote),
+    Left(Deed, Wrote),
     Shown(Show, Wrote),
 }
 
@@ -46,6 +49,7 @@ struct Manager {
     inventory: Inventory,
     writer: Writer,
     board: Board,
+    leaving: Leaving,
     managing: Managing,
     /// The kinds that are known completely.
     listed: BTreeSet<Watching>,
@@ -114,6 +118,7 @@ pub(crate) async fn manager(client: Client, managing: Managing, mut common: Comm
         inventory: Inventory::default(),
         writer: Writer::new(managing.mode, managing.limit),
         board: Board::default(),
+        leaving: Leaving::default(),
         managing,
         listed: BTreeSet::new(),
         is_stale: true,
@@ -132,7 +137,7 @@ pub(crate) async fn manager(client: Client, managing: Managing, mut common: Comm
         let leads = is_known && leading.is_now();
         if leads {
             // A large plan takes longer than whoever renews the Lease may wait for this thread.
-            tokio::task::block_in_place(|| manager.plan());
+            tokio::task::block_in_place(|| manager.plan(clock.now()));
             while writes.len() < AT_ONCE
                 && let Some(deed) = manager.next(&pens, clock.now())
             {
@@ -144,6 +149,7 @@ pub(crate) async fn manager(client: Client, managing: Managing, mut common: Comm
             .deadline()
             .into_iter()
             .chain(manager.board.deadline())
+            .chain(manager.leaving.deadline())
             .min();
         tokio::select! {
             biased;
@@ -175,10 +181,12 @@ impl Manager {
             (Watching::Object(kind), Change::Set(name, object)) => {
                 self.is_stale |= self.inventory.set(kind, &name, &object).is_any();
                 self.board.seen(kind, &name, &object);
+                self.leaving(kind, &name, Some(&object));
             }
             (Watching::Object(kind), Change::Gone(name)) => {
                 self.is_stale |= self.inventory.remove(kind, &name).is_any();
                 self.board.gone(kind, &name);
+                self.leaving(kind, &name, None);
             }
             (Watching::Object(kind), Change::Listed(names)) => {
                 let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
@@ -189,10 +197,15 @@ impl Manager {
                 for name in missing {
                     self.is_stale |= self.inventory.remove(kind, &name).is_any();
                     self.board.gone(kind, &name);
+                    self.leaving(kind, &name, None);
                 }
                 self.listed.insert(key);
             }
             (Watching::Config, Change::Set(name, object)) => {
+                // What only its agent says of it is nothing to plan by.
+                if !self.leaving.config(&name, Some(&object)) {
+                    return;
+                }
                 // One that cannot be read lends what it lent before: its tunnels have not changed.
                 if let Some(spec) = self.writer.held(&name, &object) {
                     self.inventory.lend(&name, Some(&spec));
@@ -209,13 +222,21 @@ impl Manager {
         }
     }
 
+    fn leaving(&mut self, kind: Kind, name: &str, object: Option<&Value>) {
+        match kind {
+            Kind::Cluster => self.leaving.cluster(name, object),
+            Kind::ClusterNode => self.leaving.node(name, object),
+        }
+    }
+
     fn no_config(&mut self, name: &str) {
+        self.leaving.config(name, None);
         self.writer.gone(name);
         self.inventory.lend(name, None);
     }
 
     /// Brings the plan and what is said about it up to what is known.
-    fn plan(&mut self) {
+    fn plan(&mut self, now: Duration) {
         if !self.inventory.is_planned() {
             let began = Instant::now();
             let touched = self.inventory.plan();
@@ -225,13 +246,32 @@ impl Manager {
                 .set(&metrics::PLAN_SECONDS, &[], began.elapsed().as_secs_f64());
             self.is_stale = true;
         }
+        for (name, order) in self.leaving.step(now) {
+            self.writer.order(&name, order);
+            self.is_stale = true;
+        }
         if std::mem::take(&mut self.is_stale) {
             self.say();
         }
     }
 
     fn say(&mut self) {
-        let wanted = conditions::wanted(&self.inventory, &self.writer, self.managing.mode);
+        let mut wanted = conditions::wanted(&self.inventory, &self.writer, self.managing.mode);
+        let leaving: BTreeMap<&str, Condition> = self.leaving.conditions().collect();
+        for (id, wanted) in wanted
+            .iter_mut()
+            .filter(|((kind, _), _)| *kind == Kind::Cluster)
+        {
+            let takes_part = || {
+                self.inventory
+                    .clusters()
+                    .get(&id.1)
+                    .is_some_and(|one| one.part().is_some())
+            };
+            let is_back = || self.board.shows(id, REMOVED) && takes_part();
+            let own = leaving.get(id.1.as_str()).cloned();
+            wanted.extend(own.or_else(|| is_back().then(Condition::of_return)));
+        }
         self.board.want(wanted);
         let (clusters, nodes) = (self.inventory.clusters(), self.inventory.nodes());
         for (kind, known, unreadable) in [
@@ -264,12 +304,41 @@ impl Manager {
         if before != self.writer.troubles() {
             self.say();
         }
-        let show = self.board.next(now, &time())?;
+        let board = &self.board;
+        let is_told = |cluster: &str| board.is_told(&(Kind::Cluster, cluster.to_owned()));
+        if let Some(deed) = self.leaving.next(now, is_told) {
+            let pen = match &deed {
+                Deed::RemoveNode { .. } => pens.nodes.clone(),
+                Deed::Release { .. } => pens.clusters.clone(),
+            };
+            return Some(leave(pen, deed).boxed());
+        }
+        let show = self.board.next(now, &moment::now())?;
         let pen = match show.id.0 {
             Kind::Cluster => pens.clusters.clone(),
             Kind::ClusterNode => pens.nodes.clone(),
         };
         Some(write_conditions(pen, show).boxed())
+    }
+
+    /// Says how a cluster left where its definition has no conditions to say it.
+    fn released(&self, pens: &Pens, name: &str) {
+        if self.board.is_kept(Kind::Cluster) {
+            return;
+        }
+        let told = self.leaving.conditions().find(|(of, _)| *of == name);
+        let Some((_, condition)) = told.filter(|(_, condition)| !condition.is_true) else {
+            return;
+        };
+        let word = Word {
+            kind: Kind::Cluster.word(),
+            name: name.to_owned(),
+            uid: self.board.uid(&(Kind::Cluster, name.to_owned())).to_owned(),
+            is_warning: true,
+            reason: condition.reason,
+            message: condition.message,
+        };
+        tokio::spawn(tell(pens.client.clone(), "clusterlink-manager", word));
     }
 
     fn done(&mut self, pens: &Pens, done: Done, now: Duration) {
@@ -286,6 +355,24 @@ impl Manager {
                     }
                 }
                 self.is_stale |= before.as_ref() != self.writer.trouble(command.name());
+            }
+            Done::Left(deed, wrote) => {
+                match &wrote {
+                    Wrote::Failed(why) => {
+                        warn!(
+                            name = deed.name(),
+                            why, "an object of a cluster that leaves stays"
+                        );
+                    }
+                    Wrote::Done(_) => info!(name = deed.name(), "{}", deed.word()),
+                    Wrote::Conflict | Wrote::Dropped => {}
+                }
+                let is_done = matches!(wrote, Wrote::Done(_));
+                if let (Deed::Release { name, .. }, true) = (&deed, is_done) {
+                    self.released(pens, name);
+                }
+                self.leaving.done(&deed, is_done, now);
+                self.is_stale = true;
             }
             Done::Shown(show, wrote) => {
                 let outcome = match wrote {
@@ -317,6 +404,20 @@ impl Manager {
             }
         }
     }
+}
+
+async fn leave(pen: Pen, deed: Deed) -> Done {
+    let wrote = match &deed {
+        Deed::RemoveNode { name, uid } => {
+            let of = Preconditions {
+                uid: Some(uid.clone()),
+                ..Preconditions::default()
+            };
+            pen.delete(name, Some(of)).await
+        }
+        Deed::Release { name, patch } => pen.merge(name, patch).await,
+    };
+    Done::Left(deed, wrote)
 }
 
 /// Whether a NodeConfig belongs to a cluster that never could be read.

@@ -91,6 +91,11 @@ pub(crate) static LOOKS: Metric = counter(
     "Looks at the node's tables, by whether they were as they should be afterwards.",
 );
 
+pub(crate) static TOKEN_EXPIRY: Metric = gauge(
+    "clusterlink_token_expiry_timestamp_seconds",
+    "When the token of a Secret expires that this controller keeps, seconds since 1970.",
+);
+
 type Labels = Vec<(&'static str, &'static str)>;
 
 /// The numbers of one process.

@@ -1,7 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz` of a program.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -73,7 +73,14 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
         what: format!("the address {address} of --listen"),
         why: crate::printable::io_reason(&why),
     };
-    let listener = TcpListener::bind(address).await.map_err(missing)?;
+    let listener = match TcpListener::bind(address).await {
+        // Every address of a node whose kernel has no IPv6 is every IPv4 address.
+        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    let listener = listener.map_err(missing)?;
     info!(address = %listener.local_addr().map_err(missing)?, "serving /metrics, /healthz and /readyz");
     Ok(listener)
 }

@@ -28,37 +28,71 @@ struct Plan {
     null: RawFd,
     log: RawFd,
     parent: libc::pid_t,
+    /// Null where the program keeps the caller's root.
+    root: *const c_char,
+    /// What is put where below the root; ends with a null.
+    binds: *const Bind,
     errno: c_int,
 }
 
-/// Starts `path` in a namespace, with standard input from `null` and output to `log`; the kernel kills it when the calling
+/// A file or folder that is put in a second place. All pointers are to text that ends with a zero; the last bind has none.
+#[repr(C)]
+struct Bind {
+    source: *const c_char,
+    target: *const c_char,
+}
+
+/// A root of a program's own: its folder, and what of the caller's files is put where in it, as absolute paths outside of it.
+pub(super) struct Root {
+    pub(super) folder: CString,
+    pub(super) binds: Vec<(CString, CString)>,
+}
+
+/// What a program is started with.
+pub(super) struct Start<'a> {
+    /// Where the program is, as seen from its root.
+    pub(super) path: &'a CString,
+    pub(super) args: &'a [CString],
+    pub(super) env: &'a [CString],
+    pub(super) netns: BorrowedFd<'a>,
+    pub(super) null: BorrowedFd<'a>,
+    pub(super) log: BorrowedFd<'a>,
+    pub(super) root: Option<&'a Root>,
+}
+
+/// Starts a program in a namespace, with standard input from `null` and output to `log`; the kernel kills it when the calling
 /// thread ends. The calling thread has all signals blocked; the program starts with none blocked, none ignored, and no
 /// handler.
 #[expect(
     unsafe_code,
     reason = "the standard library forks when a child has to do something first"
 )]
-pub(super) fn spawn(
-    path: &CString,
-    args: &[CString],
-    env: &[CString],
-    netns: BorrowedFd<'_>,
-    null: BorrowedFd<'_>,
-    log: BorrowedFd<'_>,
-) -> io::Result<Pid> {
+pub(super) fn spawn(start: &Start<'_>) -> io::Result<Pid> {
     let pointers = |words: &[CString]| -> Vec<*const c_char> {
         let each = words.iter().map(|word| word.as_ptr());
         each.chain([ptr::null()]).collect()
     };
-    let (args, env) = (pointers(args), pointers(env));
+    let (args, env) = (pointers(start.args), pointers(start.env));
+    let binds = start.root.map_or(&[][..], |root| &root.binds);
+    let binds = binds.iter().map(|(source, target)| Bind {
+        source: source.as_ptr(),
+        target: target.as_ptr(),
+    });
+    let end = Bind {
+        source: ptr::null(),
+        target: ptr::null(),
+    };
+    let binds: Vec<Bind> = binds.chain([end]).collect();
     let mut plan = Plan {
-        path: path.as_ptr(),
+        path: start.path.as_ptr(),
         args: args.as_ptr(),
         env: env.as_ptr(),
-        netns: netns.as_raw_fd(),
-        null: null.as_raw_fd(),
-        log: log.as_raw_fd(),
+        netns: start.netns.as_raw_fd(),
+        null: start.null.as_raw_fd(),
+        log: start.log.as_raw_fd(),
         parent: getpid().as_raw(),
+        root: start.root.map_or(ptr::null(), |root| root.folder.as_ptr()),
+        binds: binds.as_ptr(),
         errno: 0,
     };
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
@@ -89,6 +123,29 @@ pub(super) fn spawn(
     Err(io::Error::from_raw_os_error(errno))
 }
 
+/// Puts the child into a root of its own: mounts that nobody else sees, and that end with it (mount_namespaces(7)).
+///
+/// # Safety
+/// As [`child`], with a root in the plan.
+#[expect(unsafe_code, reason = "only system calls may be made here")]
+unsafe fn is_at_home(plan: &Plan) -> bool {
+    const NOTHING: *const c_char = ptr::null();
+    // SAFETY: all texts of the plan end with a zero and outlive the child's use of them; the list of binds ends with a null.
+    unsafe {
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let mut is_done = libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(NOTHING, c"/".as_ptr(), NOTHING, private, ptr::null()) == 0;
+        let mut bind = plan.binds;
+        while is_done && !(*bind).source.is_null() {
+            let (source, target) = ((*bind).source, (*bind).target);
+            let flags = libc::MS_BIND | libc::MS_REC;
+            is_done = libc::mount(source, target, NOTHING, flags, ptr::null()) == 0;
+            bind = bind.add(1);
+        }
+        is_done && libc::chroot(plan.root) == 0 && libc::chdir(c"/".as_ptr()) == 0
+    }
+}
+
 /// The child between its making and the program.
 #[expect(unsafe_code, reason = "only system calls may be made here")]
 extern "C" fn child(plan: *mut c_void) -> c_int {
@@ -101,7 +158,8 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             && libc::dup2(plan.null, 0) == 0
             && libc::dup2(plan.log, 1) == 1
             && libc::dup2(plan.log, 2) == 2
-            && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0;
+            && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && (plan.root.is_null() || is_at_home(plan));
         if ready {
             if libc::getppid() == plan.parent {
                 // Until `execve` the child runs in the parent's memory: a handler of the parent that ran here would write to

@@ -13,10 +13,12 @@ use serde_json::Value;
 
 use super::budget::{Budget, Charged, Spent};
 
+mod applied;
 mod pages;
 mod trouble;
 mod warnings;
 
+pub(crate) use applied::Write;
 pub(crate) use pages::Listed;
 use trouble::transport_words;
 pub(crate) use trouble::words;

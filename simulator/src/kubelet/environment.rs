@@ -1,7 +1,7 @@
 //! A container's environment and arguments, with everything that they refer to.
 //!
 //! A pod runs with the rights of the lab, which may be root's, and not in a container: whoever may create a pod must not choose
-//! what the loader, the C library or the runtime take from the environment. So only what a floater reads goes through.
+//! what the loader, the C library or the runtime take from the environment. So only what its image reads goes through.
 
 use std::net::IpAddr;
 
@@ -9,21 +9,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::image::Image;
 use super::text;
 use crate::apiserver::{Resource, Store};
 use crate::protocol::ROOT;
 use crate::state::MARKER;
 use crate::topology::Node;
 
-/// Whether a floater reads a variable: `PORT` and `FLOATER_…`, but not those by which the lab knows its own processes.
-fn is_allowed(name: &str) -> bool {
-    let is_floaters = name == "PORT" || name.starts_with("FLOATER_");
-    is_floaters && ![MARKER, ROOT].contains(&name)
+/// Whether the lab knows its own processes by a variable.
+pub(super) fn is_labs(name: &str) -> bool {
+    [MARKER, ROOT].contains(&name)
 }
 
-/// The environment of a pod's first container, in its order and without what no floater reads; or why it cannot be had.
+/// The environment of a pod's first container, in its order and without what its image does not read; or why it cannot be had.
 /// Left out are also variables that only other variables refer to, once those have been expanded.
 pub(crate) fn of(
+    image: Image,
     pod: &Value,
     node: &Node,
     pod_ips: &[IpAddr],
@@ -45,12 +46,12 @@ pub(crate) fn of(
         }
     }
     // Last, so that `$(POD_IP)` is known where an allowed variable refers to it.
-    env.retain(|(name, _)| is_allowed(name));
+    env.retain(|(name, _)| image.reads(name));
     Ok(env)
 }
 
 /// The arguments after the program: what the pod says, or what the image would.
-pub(super) fn args(pod: &Value, env: &[(String, String)]) -> Vec<String> {
+pub(super) fn args(image: Image, pod: &Value, env: &[(String, String)]) -> Vec<String> {
     let args: Vec<String> = pod
         .pointer("/spec/containers/0/args")
         .and_then(Value::as_array)
@@ -60,7 +61,7 @@ pub(super) fn args(pod: &Value, env: &[(String, String)]) -> Vec<String> {
         .map(|arg| expand(arg, env))
         .collect();
     if args.is_empty() {
-        vec!["serve".to_owned()]
+        image.arguments()
     } else {
         args
     }
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_floater_reads_reaches_a_process() {
+    fn only_what_its_image_reads_reaches_a_process() {
         let hostile = [
             "LD_PRELOAD",
             "LD_AUDIT",
@@ -221,9 +222,12 @@ mod tests {
             .collect();
         let pod = json!({"spec": {"containers": [{"env": entries}]}});
         let ips = [IpAddr::from([10, 1, 0, 2])];
-        let env = of(&pod, &node(), &ips, &Store::default()).expect("an environment");
+        let env =
+            of(Image::Floater, &pod, &node(), &ips, &Store::default()).expect("an environment");
         let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(env, [text("PORT", "81"), text("FLOATER_BIND", "10.1.0.2")]);
+        let env = of(Image::Clusterlink, &pod, &node(), &ips, &Store::default());
+        assert_eq!(env, Ok(Vec::new()));
     }
 
     #[test]
@@ -258,7 +262,12 @@ mod tests {
     #[test]
     fn arguments_default_to_those_of_the_image() {
         let pod = |args: Value| json!({"spec": {"containers": [{"args": args}]}});
-        assert_eq!(args(&pod(json!(null)), &[]), ["serve"]);
-        assert_eq!(args(&pod(json!(["ping", "x"])), &[]), ["ping", "x"]);
+        let args = |image, pod| args(image, &pod, &[]);
+        assert_eq!(args(Image::Floater, pod(json!(null))), ["serve"]);
+        assert!(args(Image::Clusterlink, pod(json!(null))).is_empty());
+        assert_eq!(
+            args(Image::Floater, pod(json!(["ping", "x"]))),
+            ["ping", "x"]
+        );
     }
 }

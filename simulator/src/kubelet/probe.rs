@@ -38,6 +38,11 @@ impl Probe {
             value.unwrap_or(default)
         };
         let port = |kind: &str| port_of(pod, probe?.get(kind)?.get("port")?);
+        let host = |kind: &str| {
+            let host = probe.map_or("", |probe| text(probe, &format!("/{kind}/host")));
+            host.parse::<IpAddr>().ok()
+        };
+        let host = host("httpGet").or_else(|| host("tcpSocket"));
         let (port, path) = match (port("httpGet"), port("tcpSocket")) {
             (Some(port), _) => {
                 let path = probe.map_or("", |probe| text(probe, "/httpGet/path"));
@@ -49,7 +54,10 @@ impl Probe {
             (None, port) => (port, None),
         };
         Self {
-            at: ips.first().copied().zip(port).map(SocketAddr::from),
+            at: host
+                .or(ips.first().copied())
+                .zip(port)
+                .map(SocketAddr::from),
             path,
             initial: Duration::from_secs(number("initialDelaySeconds", 0)),
             period: Duration::from_secs(number("periodSeconds", 10).max(1)),
@@ -166,5 +174,10 @@ mod tests {
         assert_eq!(probe.path.as_deref(), Some("/"));
         assert_eq!(probe.period, Duration::from_secs(10));
         assert!(Probe::of(&json!({}), &[]).is_none());
+        let local = json!({"spec": {"containers": [{
+            "readinessProbe": {"httpGet": {"port": 1, "host": "127.0.0.1"}},
+        }]}});
+        let probe = Probe::of(&local, &[IpAddr::from([10, 1, 0, 2])]);
+        assert_eq!(probe.at, Some(([127, 0, 0, 1], 1).into()));
     }
 }

@@ -10,11 +10,10 @@ use datapath::digest::Digester;
 use datapath::state::{Family, NodeState};
 use floater::agent::{Config, Counted, Floater, Here, Sockets, Stopper};
 use netns_harness::namespace::Netns;
-use netns_harness::process::{self, Child, Program, Spawner};
+use netns_harness::process::{self, Child, Program, Root, Spawner};
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
-use super::Image;
 use super::status::Exit;
 use crate::network::Network;
 use crate::readable::Readable;
@@ -106,39 +105,50 @@ pub(super) async fn shared(
     })
 }
 
+/// A container that is a process.
+pub(super) struct Contained<'a> {
+    pub(super) program: &'a Path,
+    pub(super) args: Vec<OsString>,
+    pub(super) env: Vec<(String, String)>,
+    /// What every process of the lab has in its environment.
+    pub(super) own: &'a [(String, OsString)],
+    pub(super) hostname: String,
+    /// What it sees of the machine's files; none for all.
+    pub(super) root: Option<Root>,
+}
+
+/// Where a program is that has a root of its own.
+const PROGRAM: &str = "/program";
+
 /// Starts a process.
 pub(super) async fn process(
     spawner: &Arc<Spawner>,
-    image: &Image,
+    container: Contained<'_>,
     netns: &Netns,
     log: &Path,
-    env: Vec<(String, String)>,
-    args: Vec<String>,
-    hostname: String,
 ) -> Result<Workload, String> {
-    let own = image
-        .env
-        .iter()
-        .map(|(name, value)| (OsString::from(name), value.clone()));
-    let given = env
-        .into_iter()
-        .map(|(name, value)| (name.into(), value.into()));
+    let own = container.own.iter();
+    let own = own.map(|(name, value)| (OsString::from(name), value.clone()));
+    let given = container.env.into_iter();
+    let given = given.map(|(name, value)| (name.into(), value.into()));
+    let hostname = (
+        OsString::from("HOSTNAME"),
+        OsString::from(container.hostname),
+    );
+    let mut program = container.program.to_owned();
+    let root = container.root.map(|mut root| {
+        let outside = std::mem::replace(&mut program, PROGRAM.into());
+        root.binds.push((outside, PROGRAM.into()));
+        root
+    });
     let program = Program {
-        program: image.program.clone(),
-        args: image
-            .verb
-            .iter()
-            .cloned()
-            .chain(args.into_iter().map(OsString::from))
-            .collect(),
+        program,
+        args: container.args,
         // The lab's mark comes last: no pod can take it off.
-        env: [(OsString::from("HOSTNAME"), OsString::from(hostname))]
-            .into_iter()
-            .chain(given)
-            .chain(own)
-            .collect(),
+        env: [hostname].into_iter().chain(given).chain(own).collect(),
         log: log.to_owned(),
         netns: netns.clone(),
+        root,
     };
     let spawner = spawner.clone();
     let child = tokio::task::spawn_blocking(move || spawner.spawn(program))
@@ -154,6 +164,14 @@ pub(super) async fn process(
 }
 
 impl Workload {
+    /// The number of its process, which is its own until its end has been waited for.
+    pub(super) fn id(&self) -> Option<i32> {
+        match self {
+            Self::Process(process) => Some(process.child.id()),
+            Self::Shared { .. } => None,
+        }
+    }
+
     /// Waits for its end. Dropping it midway loses nothing.
     pub(super) async fn ended(&mut self) -> Exit {
         match self {
@@ -171,6 +189,8 @@ impl Workload {
         match &mut self {
             Self::Process(process) => {
                 process.child.signal(Signal::SIGTERM);
+                // One that stands still takes no notice until it goes on.
+                process.child.signal(Signal::SIGCONT);
                 if timeout(grace, process.ended()).await.is_err() {
                     process.child.signal(Signal::SIGKILL);
                     process.ended().await;

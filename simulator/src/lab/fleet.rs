@@ -2,39 +2,34 @@
 
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use http_body_util::BodyExt as _;
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::process::Spawner;
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use super::{Counted, End, requests};
+use super::{Counted, End, requests, seeding};
+use crate::Error;
 use crate::agents::Agents;
 use crate::apiserver::{ApiCluster, Options, PodDialer, Resource, Routes, Store};
-
 use crate::fault::Faults;
 use crate::freeze::Freezer;
-use crate::kubelet::{Image, Kubelet};
+use crate::kubelet::{Images, Inside, Kubelet, Made};
 use crate::network::Network;
 use crate::objects::{self, Access};
 use crate::pki::{self, Authority};
 use crate::protocol::{self, Order, Phase};
-use crate::reconciler::{Configs, Member, Reconciler};
+use crate::reconciler::{Configs, Inputs, Member, Reconciler};
 use crate::state::{Folder, MARKER, Record};
 use crate::topology::{Cluster, Topology};
 use crate::virtual_clusters::{self, VirtualFleet};
-use crate::{Error, apiserver};
 
 /// A lab that is up, or nearly so.
 #[derive(Debug)]
@@ -48,16 +43,17 @@ pub(crate) struct Fleet {
     /// Held by whoever injects or clears.
     pub(crate) breaking: tokio::sync::Mutex<()>,
     faults: Mutex<Faults>,
-    reconciler: Arc<Reconciler>,
+    /// None in a bare lab.
+    reconciler: Option<Arc<Reconciler>>,
 }
 
 /// What the nodes of a lab stand on.
 #[derive(Debug)]
 pub(crate) enum Ground {
-    /// Network namespaces, and agents that keep them.
+    /// Network namespaces, and agents that keep them: none in a bare lab, where whatever keeps them are pods.
     Kernel {
         network: Arc<Network>,
-        agents: Arc<Agents>,
+        agents: Option<Arc<Agents>>,
         spawner: Arc<Spawner>,
     },
     /// Tables that are computed.
@@ -79,6 +75,8 @@ pub(crate) struct Running {
     pub(crate) server: String,
     pub(crate) api: Arc<ApiCluster>,
     pods: Pods,
+    /// How its pods reach the API; none where they do not.
+    inside: Option<Inside>,
 }
 
 impl Fleet {
@@ -92,41 +90,27 @@ impl Fleet {
         ending: mpsc::UnboundedSender<End>,
     ) -> Result<(), Error> {
         let topology = order.topology.clone();
-        let base = Base::build(folder, record, order, learns).await?;
+        let freezer = Arc::new(Freezer::default());
+        let base = Base::build(folder, record, order, learns, &freezer).await?;
         let authority = Authority::new(&folder.name)?;
         let doing = || "serve the APIs of the lab";
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .map_err(Error::failed(doing()))?;
         let address = listener.local_addr().map_err(Error::failed(doing()))?;
-        let (members, accesses) = members(&topology, &base, address).await?;
+        let (members, accesses) = members(&topology, &base, &authority, address).await?;
         info!("the APIs stand");
         let kubeconfig = objects::kubeconfig(&authority.pem, &accesses);
         folder.write("kubeconfig", kubeconfig.as_bytes())?;
         // A topology has at least one cluster, and the first is the control plane.
         let root = members[0].api.store().clone();
-        control_plane(&root, &topology, &authority.pem, &accesses)?;
-        let freezer = Arc::new(Freezer::default());
-        let sources = members.iter().map(|member| Member {
-            name: member.name.clone(),
-            store: member.api.store().clone(),
-        });
-        let configs = base.configs();
-        let reconciler = Reconciler::new(sources.collect(), freezer.clone(), configs);
-        let reconciler = Arc::new(reconciler);
-        let inputs = reconciler.inputs();
-        let nodes = topology.clusters.iter();
-        let nodes = nodes.map(|cluster| cluster.nodes.len()).sum();
-        let step = Counted::begin(Phase::Plan, nodes);
-        let first = reconciler.clone();
-        blocking(move || {
-            first.step();
-            Ok(())
-        })
-        .await?;
-        step.end();
-        info!("the plan is written");
-        let ground = base.ground(root, &freezer)?;
+        let reconciler = if topology.bare {
+            None
+        } else {
+            seeding::control_plane(&root, &topology, &authority.pem, &accesses)?;
+            Some(planned(&topology, &members, &freezer, base.configs()).await?)
+        };
+        let ground = base.ground(root, &freezer, topology.bare)?;
         let fleet = Arc::new(Self {
             folder: folder.clone(),
             record: record.clone(),
@@ -136,7 +120,9 @@ impl Fleet {
             freezer,
             breaking: tokio::sync::Mutex::default(),
             faults: Mutex::default(),
-            reconciler: reconciler.clone(),
+            reconciler: reconciler
+                .as_ref()
+                .map(|(reconciler, _)| reconciler.clone()),
         });
         *slot = Some(fleet.clone());
         let start = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
@@ -147,21 +133,33 @@ impl Fleet {
                 let _ = ending.send(End::Task(name));
             });
         };
-        start("reconciler", Box::pin(reconciler.run(inputs)));
+        if let Some((reconciler, inputs)) = reconciler {
+            start("reconciler", Box::pin(reconciler.run(inputs)));
+        }
         let forever = std::future::pending::<()>;
         let routes = Routes::by_name(fleet.members.iter().map(|member| member.api.clone()));
         let serving = routes.serve(listener, authority.server.clone(), forever());
         start("API servers", Box::pin(serving));
         for member in &fleet.members {
-            let (api, store) = (member.api.clone(), member.api.store().clone());
+            let api = member.api.clone();
             match member.pods.clone() {
-                Pods::Kernel(kubelet) => start("kubelet", Box::pin(kubelet.run(store))),
-                Pods::Virtual(pods) => start("kubelet", Box::pin(pods.run(store))),
+                Pods::Kernel(kubelet) => start("kubelet", Box::pin(kubelet.run(api.clone()))),
+                Pods::Virtual(pods) => start("kubelet", Box::pin(pods.run(api.store().clone()))),
+            }
+            if let Some(inside) = &member.inside {
+                let listener = fleet.listen_inside(&member.name, inside.address.port())?;
+                let tls = authority.server_at(inside.address.ip())?;
+                let serving = Routes::root(api.clone()).serve(listener, tls, forever());
+                start("API servers", Box::pin(serving));
             }
             start("controllers", Box::pin(api.run_controllers(forever())));
         }
         match &fleet.ground {
-            Ground::Kernel { agents, .. } => {
+            Ground::Kernel { agents: None, .. } => {}
+            Ground::Kernel {
+                agents: Some(agents),
+                ..
+            } => {
                 let filling = agents.clone();
                 blocking(move || {
                     let step = Counted::begin(Phase::Fill, filling.count());
@@ -194,7 +192,11 @@ impl Fleet {
 
     /// Waits for every kernel and every pod.
     async fn ready(&self) -> Result<(), Error> {
-        if let Ground::Kernel { agents, .. } = &self.ground {
+        if let Ground::Kernel {
+            agents: Some(agents),
+            ..
+        } = &self.ground
+        {
             let step = Counted::begin(Phase::Settle, agents.count());
             agents.wait_each(self.patience(), || step.one()).await?;
             step.end();
@@ -272,21 +274,61 @@ impl Fleet {
 
     /// Returns once no agent is in the middle of a change.
     pub(crate) fn wait_idle(&self) {
-        if let Ground::Kernel { agents, .. } = &self.ground {
+        self.hold();
+        if let Ground::Kernel {
+            agents: Some(agents),
+            ..
+        } = &self.ground
+        {
             agents.wait_idle();
         }
     }
 
+    /// Has the datapath's programs that are pods stand still or go on.
+    fn hold(&self) {
+        for member in &self.members {
+            if let Pods::Kernel(kubelet) = &member.pods {
+                kubelet.hold();
+            }
+        }
+    }
+
+    /// A listener where the nodes and pods of a cluster find its API: on its first node.
+    fn listen_inside(&self, cluster: &str, port: u16) -> Result<TcpListener, Error> {
+        let doing = || format!("serve the API of {cluster} to its pods");
+        let net = self.node_at(cluster, FIRST)?.clone();
+        // Of a cluster with both families one listener takes both.
+        let any: IpAddr = match net.node.ip6 {
+            Some(_) => Ipv6Addr::UNSPECIFIED.into(),
+            None => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let network = self.network(doing)?;
+        let listener = network.opener.open(&net.netns, move || {
+            let listener = std::net::TcpListener::bind((any, port))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        })?;
+        let listener = listener.and_then(TcpListener::from_std);
+        listener.map_err(Error::failed(doing()))
+    }
+
     /// Elects and plans once more, and waits until thawed agents have applied their NodeConfigs.
     pub(crate) async fn settle(&self) -> Result<(), Error> {
-        let reconciler = self.reconciler.clone();
-        blocking(move || {
-            reconciler.step();
-            Ok(())
-        })
-        .await?;
+        self.hold();
+        if let Some(reconciler) = self.reconciler.clone() {
+            blocking(move || {
+                reconciler.step();
+                Ok(())
+            })
+            .await?;
+        }
         match &self.ground {
-            Ground::Kernel { agents, .. } => {
+            // Its pods settle by themselves.
+            Ground::Kernel { agents: None, .. } => Ok(()),
+            Ground::Kernel {
+                agents: Some(agents),
+                ..
+            } => {
                 agents.look_again();
                 agents.wait_settled(self.patience()).await
             }
@@ -323,8 +365,9 @@ enum Base {
         network: Arc<Network>,
         configs: Arc<Configs>,
         spawner: Arc<Spawner>,
-        image: Image,
-        logs: PathBuf,
+        images: Images,
+        folder: Folder,
+        freezer: Arc<Freezer>,
     },
     Virtual(Arc<VirtualFleet>),
 }
@@ -343,6 +386,7 @@ impl Base {
         record: &Record,
         order: &Order,
         learns: bool,
+        freezer: &Arc<Freezer>,
     ) -> Result<Self, Error> {
         let topology = order.topology.clone();
         if topology.is_virtual() {
@@ -364,28 +408,38 @@ impl Base {
             network: Arc::new(network),
             configs: Arc::default(),
             spawner: Arc::new(Spawner::start()?),
-            image: image(order, record),
-            logs: folder.logs(),
+            images: images(order, record),
+            folder: folder.clone(),
+            freezer: freezer.clone(),
         })
     }
 
     /// Who will run the pods of a cluster, and how its API reaches them.
-    fn pods(&self, index: usize, cluster: &Cluster) -> (Pods, Arc<dyn PodDialer>) {
+    fn pods(
+        &self,
+        index: usize,
+        cluster: &Cluster,
+        inside: Option<&Inside>,
+    ) -> (Pods, Arc<dyn PodDialer>) {
         match self {
             Self::Kernel {
                 network,
                 spawner,
-                image,
-                logs,
+                images,
+                folder,
+                freezer,
                 ..
             } => {
-                let kubelet = Kubelet::new(
-                    &cluster.name,
-                    network.clone(),
-                    spawner.clone(),
-                    image.clone(),
-                    logs.clone(),
-                );
+                let kubelet = Kubelet::new(Made {
+                    cluster: cluster.name.clone(),
+                    network: network.clone(),
+                    spawner: spawner.clone(),
+                    images: images.clone(),
+                    logs: folder.logs(),
+                    files: folder.path().join("pods"),
+                    inside: inside.cloned(),
+                    freezer: freezer.clone(),
+                });
                 (Pods::Kernel(kubelet.clone()), kubelet)
             }
             Self::Virtual(fleet) => {
@@ -396,7 +450,12 @@ impl Base {
     }
 
     /// What nodes stand on once the control plane has its objects.
-    fn ground(self, root: Arc<Store>, freezer: &Arc<Freezer>) -> Result<Ground, Error> {
+    fn ground(
+        self,
+        root: Arc<Store>,
+        freezer: &Arc<Freezer>,
+        is_bare: bool,
+    ) -> Result<Ground, Error> {
         match self {
             Self::Kernel {
                 network,
@@ -404,7 +463,12 @@ impl Base {
                 spawner,
                 ..
             } => {
-                let agents = Agents::new(&network, root, configs, freezer.clone())?;
+                let agents = if is_bare {
+                    None
+                } else {
+                    let agents = Agents::new(&network, root, configs, freezer.clone())?;
+                    Some(agents)
+                };
                 Ok(Ground::Kernel {
                     network,
                     agents,
@@ -419,10 +483,53 @@ impl Base {
     }
 }
 
+/// The name of every cluster's first node.
+const FIRST: &str = "n1";
+/// Where the API is that pods of a bare cluster reach, as nearly everywhere.
+const PORT: u16 = 6443;
+
+/// How the pods of a bare cluster reach its API: at its first node.
+fn inside(topology: &Topology, cluster: &Cluster, authority: &Authority) -> Option<Inside> {
+    let ip = cluster.nodes.first()?.ips().next()?;
+    topology.bare.then(|| Inside {
+        authority: authority.pem.clone(),
+        address: SocketAddr::new(ip, PORT),
+    })
+}
+
+/// Elects and plans for the first time.
+async fn planned(
+    topology: &Topology,
+    members: &[Running],
+    freezer: &Arc<Freezer>,
+    configs: Arc<Configs>,
+) -> Result<(Arc<Reconciler>, Inputs), Error> {
+    let sources = members.iter().map(|member| Member {
+        name: member.name.clone(),
+        store: member.api.store().clone(),
+    });
+    let reconciler = Reconciler::new(sources.collect(), freezer.clone(), configs);
+    let reconciler = Arc::new(reconciler);
+    let inputs = reconciler.inputs();
+    let nodes = topology.clusters.iter();
+    let nodes = nodes.map(|cluster| cluster.nodes.len()).sum();
+    let step = Counted::begin(Phase::Plan, nodes);
+    let first = reconciler.clone();
+    blocking(move || {
+        first.step();
+        Ok(())
+    })
+    .await?;
+    step.end();
+    info!("the plan is written");
+    Ok((reconciler, inputs))
+}
+
 /// The APIs of all clusters, with the objects that each starts with, and how they are reached.
 async fn members(
     topology: &Topology,
     base: &Base,
+    authority: &Authority,
     address: SocketAddr,
 ) -> Result<(Vec<Running>, Vec<Access>), Error> {
     let run_key = pki::random_hex(32)?;
@@ -434,9 +541,18 @@ async fn members(
         .enumerate()
         .map(|(index, cluster)| {
             let server = format!("https://{address}{}", Routes::path(&cluster.name));
-            let (pods, dialer) = base.pods(index, cluster);
-            let (cluster, key) = (cluster.clone(), key.map(str::to_owned));
-            tokio::spawn(member(cluster, index == 0, server, pods, dialer, key))
+            let inside = inside(topology, cluster, authority);
+            let (pods, dialer) = base.pods(index, cluster, inside.as_ref());
+            let new = New {
+                cluster: cluster.clone(),
+                is_control_plane: index == 0,
+                server,
+                pods,
+                dialer,
+                run_key: key.map(str::to_owned),
+                inside,
+            };
+            tokio::spawn(member(new))
         });
     // A few at a time: all cores are busy with these already.
     let mut jobs = stream::iter(jobs).buffered(AT_ONCE);
@@ -460,36 +576,43 @@ const FIRST_CHANGES: usize = 4;
 /// How many APIs are made at a time.
 const AT_ONCE: usize = 4;
 
-/// The API of a cluster, with the objects that it starts with, and how it is reached.
-async fn member(
+/// What the API of a cluster is made of.
+struct New {
     cluster: Cluster,
     is_control_plane: bool,
     server: String,
     pods: Pods,
     dialer: Arc<dyn PodDialer>,
     run_key: Option<String>,
-) -> Result<(Running, Access), Error> {
+    inside: Option<Inside>,
+}
+
+/// The API of a cluster, with the objects that it starts with, and how it is reached.
+async fn member(new: New) -> Result<(Running, Access), Error> {
+    let cluster = new.cluster;
     let token = pki::random_hex(24)?;
     let api = ApiCluster::new(Options {
         name: cluster.name.clone(),
         uid: pki::uuid()?,
         admin_token: token.clone(),
-        dialer,
+        dialer: new.dialer,
     });
-    if !is_control_plane {
+    if !new.is_control_plane {
         api.store().keep_changes(FIRST_CHANGES);
     }
-    seed(&api, &token, &cluster, run_key.as_deref()).await?;
+    let inside = new.inside.as_ref();
+    seeding::seed(&api, &token, &cluster, new.run_key.as_deref(), inside).await?;
     let access = Access {
         cluster: cluster.name.clone(),
-        server: server.clone(),
+        server: new.server.clone(),
         token,
     };
     let running = Running {
         name: cluster.name,
-        server,
+        server: new.server,
         api,
-        pods,
+        pods: new.pods,
+        inside: new.inside,
     };
     Ok((running, access))
 }
@@ -502,113 +625,21 @@ async fn blocking<T: Send + 'static>(
         .map_err(Error::failed("build the lab"))?
 }
 
-/// What the known image is here.
-fn image(order: &Order, record: &Record) -> Image {
+/// What the known images are here.
+fn images(order: &Order, record: &Record) -> Images {
     let mut env = vec![(MARKER.to_owned(), OsString::from(&record.id))];
     for name in ["PATH", "XDG_RUNTIME_DIR"] {
         if let Some(value) = std::env::var_os(name) {
             env.push((name.to_owned(), value));
         }
     }
-    Image {
+    Images {
         program: order.caller.program.clone(),
-        verb: order.caller.floater_verb.clone(),
+        floater: order.caller.floater_verb.clone(),
+        clusterlink: order.caller.clusterlink_verb.clone(),
         env,
         shared: order.topology.shares_floaters(),
     }
-}
-
-fn stored<T>(what: &str, result: Result<T, apiserver::Status>) -> Result<T, Error> {
-    result.map_err(|status| Error::Failed {
-        doing: format!("write {what}"),
-        why: format!("{status:?}"),
-    })
-}
-
-/// Creates an object as the cluster's administrator, with all that the API adds to it.
-async fn create(
-    api: &Arc<ApiCluster>,
-    token: &str,
-    path: &str,
-    object: &serde_json::Value,
-) -> Result<(), Error> {
-    let doing = || format!("create {path} of {}", api.name());
-    let request = http::Request::post(path)
-        .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(http_body_util::Full::new(Bytes::from(object.to_string())))
-        .map_err(Error::failed(doing()))?;
-    let response = api.handle(request).await;
-    if response.status().is_success() {
-        return Ok(());
-    }
-    let status = response.status();
-    let body = response.into_body().collect().await;
-    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
-    Err(Error::Failed {
-        doing: doing(),
-        why: format!("{status}: {}", text.unwrap_or_default()),
-    })
-}
-
-/// The objects of a cluster's own API.
-async fn seed(
-    api: &Arc<ApiCluster>,
-    token: &str,
-    cluster: &Cluster,
-    run_key: Option<&str>,
-) -> Result<(), Error> {
-    let store = api.store();
-    let now = jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string();
-    for node in &cluster.nodes {
-        let node = objects::node(node, &now);
-        stored("a Node", store.create(Resource::NODES, None, node))?;
-    }
-    for (name, cidrs) in objects::service_cidrs(cluster) {
-        let object = json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
-        let made = store.create(Resource::SERVICE_CIDRS, None, object);
-        stored("a ServiceCIDR", made)?;
-    }
-    let namespace = objects::namespace(objects::NAMESPACE);
-    create(api, token, "/api/v1/namespaces", &namespace).await?;
-    let Some(run_key) = run_key else {
-        return Ok(());
-    };
-    let system = store.get(Resource::NAMESPACES, None, "kube-system");
-    let id = system.as_ref().map(|system| &system["metadata"]["uid"]);
-    let id = id.and_then(|uid| uid.as_str()).unwrap_or_default();
-    let namespace = objects::NAMESPACE;
-    let path = format!("/api/v1/namespaces/{namespace}/secrets");
-    create(api, token, &path, &objects::secret(run_key)).await?;
-    let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets");
-    for host in [true, false] {
-        create(api, token, &path, &objects::daemon_set(host, id)).await?;
-    }
-    Ok(())
-}
-
-/// The objects of the fleet.
-fn control_plane(
-    root: &Store,
-    topology: &Topology,
-    ca_pem: &str,
-    accesses: &[Access],
-) -> Result<(), Error> {
-    for (index, (cluster, access)) in topology.clusters.iter().zip(accesses).enumerate() {
-        let kubeconfig = objects::kubeconfig(ca_pem, std::slice::from_ref(access));
-        let object = objects::cluster(cluster, index == 0, &kubeconfig);
-        stored("a Cluster", root.create(Resource::CLUSTERS, None, object))?;
-        for node in &cluster.nodes {
-            let object = objects::cluster_node(cluster, node);
-            stored(
-                "a ClusterNode",
-                root.create(Resource::CLUSTER_NODES, None, object),
-            )?;
-        }
-    }
-    Ok(())
 }
 
 /// Returns once this many pods of the lab's own floaters are ready, or one cannot be for lack of something.

@@ -237,7 +237,7 @@ impl Fleet {
     /// What keeps a node from being settled; one without a kernel always is.
     fn trouble(&self, cluster: &str, node: &str) -> Option<String> {
         match &self.ground {
-            Ground::Kernel { agents, .. } => agents.trouble(cluster, node),
+            Ground::Kernel { agents, .. } => agents.as_ref()?.trouble(cluster, node),
             Ground::Virtual(_) => None,
         }
     }

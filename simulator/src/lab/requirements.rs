@@ -16,6 +16,13 @@ pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
         })
     };
     enough_memory(topology, available_memory())?;
+    let mut clusters = topology.clusters.iter();
+    if let Some(cluster) = clusters.find(|cluster| topology.bare && cluster.is_virtual) {
+        return missing(
+            format!("cannot leave {} unlinked without a kernel", cluster.name),
+            "the programs that link it need one (make no cluster virtual)",
+        );
+    }
     if topology.is_virtual() {
         return Ok(());
     }

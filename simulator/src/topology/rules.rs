@@ -103,6 +103,7 @@ fn topology(document: Document) -> Result<Topology, Refusal> {
             Some(text) => word(text, "floaters", "process, shared, auto")?,
             None => Floaters::Auto,
         },
+        bare: false,
         faults,
         expect,
     })

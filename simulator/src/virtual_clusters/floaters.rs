@@ -17,7 +17,7 @@ use super::tables::{self, Pod};
 use super::walking::{Holder, Question, Sender};
 use super::{Place, VirtualFleet};
 use crate::apiserver::{Connection, EventKind, PodDialer, Resource, Store};
-use crate::kubelet::{self, Container, PodStatus, environment};
+use crate::kubelet::{self, Container, Image, PodStatus, environment};
 
 /// What a connection within the process holds, bytes.
 const BUFFER: usize = 64 << 10;
@@ -162,8 +162,9 @@ impl Pods {
         pod: &Value,
         status: &mut PodStatus,
     ) -> Result<Option<Pod>, Container> {
-        if let Some(container) = kubelet::unrunnable(pod) {
-            return Err(container);
+        if kubelet::runnable(pod)? != Image::Floater {
+            let why = "a virtual node has no kernel for the datapath's programs";
+            return Err(Container::Waiting("RunContainerError", why.to_owned()));
         }
         if pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
             status.pod_ips = self.fleet.node(place).ips().collect();
@@ -185,7 +186,7 @@ impl Pods {
         store: &Store,
     ) -> Result<Arc<Placed>, Container> {
         let node = self.fleet.node(place);
-        let env = environment::of(pod, node, ips, store)
+        let env = environment::of(Image::Floater, pod, node, ips, store)
             .map_err(|why| Container::Waiting("CreateContainerConfigError", why))?;
         let variables = env
             .iter()

@@ -90,6 +90,9 @@ pub struct Up {
     /// Make every cluster a virtual one: an API, nodes and floaters, and no kernel (tables are computed, probes are walked)
     #[arg(long = "virtual")]
     pub is_virtual: bool,
+    /// Leave the clusters unlinked: no datapath, and nothing of it in their APIs, which pods reach at their cluster's first node
+    #[arg(long, conflicts_with = "is_virtual")]
+    pub bare: bool,
 }
 
 /// The fleet that is meant.

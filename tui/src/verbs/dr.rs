@@ -216,17 +216,7 @@ async fn swept(options: RunOptions, force: bool, interrupt: &Interrupt) -> Outco
 /// The manifests of what a run would make, as one stream of YAML documents for `kubectl apply -f -`.
 async fn planned(options: RunOptions, interrupt: &Interrupt) -> Outcome {
     let planned = run::dry_run(options, interrupt.clone().come()).await?;
-    let mut text = String::new();
-    for (cluster, objects) in planned {
-        if objects.is_empty() {
-            text += &format!("# {cluster}: nothing would be made\n");
-        }
-        for object in objects {
-            let yaml = serde_saphyr::to_string(&object)
-                .map_err(|error| Failure::Failed(format!("writing YAML: {error}")))?;
-            text += &format!("---\n# in {cluster}\n{}\n", yaml.trim_end());
-        }
-    }
+    let text = output::manifests(&planned)?;
     output::write(&Output::stdout(Format::Table), &text)?;
     Ok(OK)
 }

@@ -68,6 +68,7 @@ pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt
     if arguments.is_virtual {
         topology.make_virtual();
     }
+    topology.bare = arguments.bare;
     let name = arguments.name.clone().or_else(|| topology.name.clone());
     let name = name.unwrap_or_else(|| NAME.to_owned());
     let lab = lab::build(topology, name, false, interrupt, progress).await?;

@@ -1,0 +1,402 @@
+//! `install` and `join`: a control plane and its first member, or one more member.
+
+use datapath::api::{GROUP, VERSION};
+use floater::wire::Layer;
+use serde_json::{Value, json};
+
+use super::apply::{Act, Refusal, Step};
+use super::cluster::{Cluster, Server};
+use super::deed::{self, Deed};
+use super::objects::{Object, is_ours};
+use super::{
+    Context, Outcome, Place, Settings, Told, check_name, packets, preflight, tokens, wait, wanted,
+};
+use crate::Error;
+use crate::report::Report;
+
+/// What `install` is told.
+#[derive(Debug, Clone)]
+pub struct Install {
+    /// What is installed.
+    pub settings: Settings,
+    /// The name of the control plane's own cluster.
+    pub name: String,
+    /// The control plane.
+    pub place: Place,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What `join` is told.
+#[derive(Debug, Clone)]
+pub struct Join {
+    /// What is installed.
+    pub settings: Settings,
+    /// The new member's name.
+    pub name: String,
+    /// The new member.
+    pub place: Place,
+    /// The control plane.
+    pub host: Place,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// The ConfigMap of a control plane that says how members reach it.
+const SERVER: &str = "clusterlink-control-plane";
+
+/// A member that is being linked.
+struct Linking<'a> {
+    settings: &'a Settings,
+    member: Cluster,
+    control_plane: Cluster,
+    server: Server,
+    is_root: bool,
+    /// The names of the clusters that are linked already.
+    others: Vec<String>,
+    replicas: u16,
+}
+
+/// Installs a control plane and links its own cluster.
+///
+/// # Errors
+/// [`Error::Missing`] with what was refused or did not come; everything that this did is taken back then.
+pub async fn install(order: &Install, context: &Context) -> Result<Outcome, Error> {
+    check_name("--cluster-name", &order.name)?;
+    context.say(Told::Phase(format!("asking {}", order.name)));
+    let cluster = Cluster::reach(&order.name, &order.place.kubeconfig).await?;
+    let server = cluster.from_inside(order.place.inner.as_ref()).await?;
+    let settings = &order.settings;
+    let mut first = wanted::control_plane(settings);
+    first.push(told_server(settings, &server));
+    let linking = Linking {
+        settings,
+        member: cluster.clone(),
+        control_plane: cluster,
+        server,
+        is_root: true,
+        others: Vec::new(),
+        replicas: 1,
+    };
+    linking.link(first, order.dry_run, context).await
+}
+
+/// Links one more cluster.
+///
+/// # Errors
+/// As [`install`].
+pub async fn join(order: &Join, context: &Context) -> Result<Outcome, Error> {
+    check_name("--name", &order.name)?;
+    context.say(Told::Phase(format!(
+        "asking {} and its control plane",
+        order.name
+    )));
+    let member = Cluster::reach(&order.name, &order.place.kubeconfig);
+    let host = Cluster::reach("the control plane", &order.host.kubeconfig);
+    let (member, mut control_plane) = tokio::try_join!(member, host)?;
+    let settings = &order.settings;
+    let server = match &order.host.inner {
+        Some(inner) => control_plane.from_inside(Some(inner)).await?,
+        None => server_of(settings, &control_plane).await?,
+    };
+    let clusters = clusters(&control_plane).await?;
+    let name_of = |cluster: &Value| {
+        cluster["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let is_root =
+        |cluster: &&Value| cluster["metadata"]["annotations"][datapath::api::ROLE_LABEL] == "root";
+    if let Some(root) = clusters.iter().find(is_root) {
+        control_plane.name = name_of(root);
+    }
+    let others = clusters
+        .iter()
+        .map(name_of)
+        .filter(|name| *name != order.name);
+    let linking = Linking {
+        settings,
+        others: others.collect(),
+        is_root: member.uid == control_plane.uid,
+        member,
+        control_plane,
+        server,
+        replicas: 1,
+    };
+    linking.not_another(&clusters)?;
+    linking.link(Vec::new(), order.dry_run, context).await
+}
+
+/// The Clusters of a control plane.
+pub(super) async fn clusters(control_plane: &Cluster) -> Result<Vec<Value>, Error> {
+    let path = format!("/apis/{GROUP}/{VERSION}/clusters");
+    control_plane
+        .list(&path)
+        .await
+        .map_err(|failure| Error::Missing {
+            what: format!("the Clusters of {}", control_plane.name),
+            why: if failure.is_absent() {
+                "there is no control plane of the datapath: `floaterctl link install` makes one"
+                    .to_owned()
+            } else {
+                failure.to_string()
+            },
+        })
+}
+
+/// What tells members how to reach the control plane.
+fn told_server(settings: &Settings, server: &Server) -> Object {
+    let value = json!({
+        "metadata": {"namespace": settings.namespace, "name": SERVER, "labels": wanted::labels(None)},
+        "data": {
+            "server": server.url,
+            "certificate-authority-data": server.authority.clone().unwrap_or_default(),
+            "tls-server-name": server.name.clone().unwrap_or_default(),
+        },
+    });
+    Object::new(("v1", "ConfigMap", "configmaps"), value)
+}
+
+/// How members reach a control plane, as its installation said.
+async fn server_of(settings: &Settings, control_plane: &Cluster) -> Result<Server, Error> {
+    let path = format!(
+        "/api/v1/namespaces/{}/configmaps/{SERVER}",
+        settings.namespace
+    );
+    let missing = |why: String| Error::Missing {
+        what: format!("how members reach {}", control_plane.name),
+        why,
+    };
+    let held = control_plane.get(&path).await;
+    let Some(held) = held.map_err(|failure| missing(failure.to_string()))? else {
+        return Err(missing(format!(
+            "it has no ConfigMap {}/{SERVER}: `floaterctl link install` writes it, with --namespace as here",
+            settings.namespace
+        )));
+    };
+    let text = |key: &str| {
+        let text = held["data"][key].as_str().unwrap_or_default();
+        (!text.is_empty()).then(|| text.to_owned())
+    };
+    Ok(Server {
+        url: text("server").ok_or_else(|| missing(format!("ConfigMap {SERVER} has no server")))?,
+        authority: text("certificate-authority-data"),
+        name: text("tls-server-name"),
+    })
+}
+
+impl Linking<'_> {
+    /// Refuses a name that another cluster has, and a cluster that has another name.
+    fn not_another(&self, clusters: &[Value]) -> Result<(), Error> {
+        let name = &self.member.name;
+        for held in clusters {
+            let (metadata, uid) = (
+                &held["metadata"],
+                &held["metadata"]["annotations"][wanted::UID],
+            );
+            let is_same = *uid == self.member.uid.as_str();
+            let held_name = metadata["name"].as_str().unwrap_or_default();
+            if held_name == name && uid.is_string() && !is_same {
+                return Err(Error::Missing {
+                    what: format!("the name {name}"),
+                    why: "another cluster is linked under it".to_owned(),
+                });
+            }
+            if held_name != name && is_same {
+                return Err(Error::Missing {
+                    what: format!("cluster {name}"),
+                    why: format!(
+                        "it is linked already, as {}",
+                        datapath::printable::printable(held_name, 63)
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything after the control plane was found: `first` is made before anything of the member's.
+    async fn link(
+        mut self,
+        first: Vec<Object>,
+        dry_run: bool,
+        context: &Context,
+    ) -> Result<Outcome, Error> {
+        context.say(Told::Phase(format!(
+            "{} runs Kubernetes {}: checking what could be in the way",
+            self.member.name, self.member.version
+        )));
+        let found = preflight::check(self.settings, &self.member, &self.control_plane).await;
+        for warning in found.warnings {
+            context.say(Told::Warning(warning));
+        }
+        self.replicas = if found.nodes > 1 { 2 } else { 1 };
+        let mut refusals: Vec<Refusal> = found.refusals;
+        let in_control_plane: Vec<Object> = first
+            .into_iter()
+            .chain(wanted::accounts(self.settings, &self.member.name))
+            .collect();
+        let in_control_plane = deed::possible(
+            &self.control_plane,
+            &self.settings.namespace,
+            in_control_plane,
+        )
+        .await?;
+        let mut in_member = wanted::home(self.settings, &self.member.name);
+        let programs = wanted::programs(self.settings, &self.member.name, self.replicas);
+        if self.is_root {
+            // It has the namespace already, and one object is not made twice.
+            in_member.retain(|object| object.kind != "Namespace");
+        }
+        let in_member = deed::possible(&self.member, &self.settings.namespace, in_member).await?;
+        let cluster = wanted::cluster(
+            self.settings,
+            &self.member.name,
+            &self.member.uid,
+            self.is_root,
+        );
+        let secrets = tokens::planned(self.settings, &self.member.name, &self.server);
+        if dry_run {
+            refuse(&refusals)?;
+            let members: Vec<Object> = in_member
+                .into_iter()
+                .chain(secrets)
+                .chain(programs)
+                .collect();
+            return Ok(self.planned(in_control_plane, members, cluster));
+        }
+        let (first, more) = deed::planned(&self.control_plane, in_control_plane, None).await;
+        refusals.extend(more);
+        let namespace_comes = self.is_root
+            && first
+                .iter()
+                .any(|step| step.object.kind == "Namespace" && step.act == Act::Create);
+        let at_home = in_member
+            .into_iter()
+            .chain(secrets)
+            .chain(programs.clone())
+            .collect();
+        let coming = namespace_comes.then_some(self.settings.namespace.as_str());
+        let (home, more) = deed::planned(&self.member, at_home, coming).await;
+        refusals.extend(more);
+        refuse(&refusals)?;
+        self.tell_plan(&first, &home, context);
+        let mut deed = Deed::new(context);
+        match self
+            .carry_out(&mut deed, &first, &home, cluster, &programs)
+            .await
+        {
+            Ok(None) => Ok(Outcome::Linked { report: None }),
+            Ok(Some(report)) if packets::do_pass(&report) => Ok(Outcome::Linked {
+                report: Some(Box::new(report)),
+            }),
+            Ok(Some(report)) => {
+                context.say(Told::Warning(format!(
+                    "packets do not pass: {}",
+                    packets::failing(&report)
+                )));
+                let left = deed.undo().await;
+                Ok(Outcome::Failing {
+                    report: Box::new(report),
+                    left,
+                })
+            }
+            Err(error) => Err(deed.failed(error).await),
+        }
+    }
+
+    fn planned(&self, control_plane: Vec<Object>, member: Vec<Object>, cluster: Object) -> Outcome {
+        let values = |objects: Vec<Object>| objects.into_iter().map(|object| object.value);
+        let mut in_control_plane: Vec<Value> = values(control_plane).collect();
+        let mut planned = Vec::new();
+        if self.is_root {
+            in_control_plane.extend(values(member));
+            in_control_plane.push(cluster.value);
+            planned.push((self.member.name.clone(), in_control_plane));
+        } else {
+            in_control_plane.push(cluster.value);
+            planned.push((self.control_plane.name.clone(), in_control_plane));
+            planned.push((self.member.name.clone(), values(member).collect()));
+        }
+        Outcome::Planned(planned)
+    }
+
+    fn tell_plan(&self, first: &[Step], home: &[Step], context: &Context) {
+        let steps = first.iter().chain(home);
+        let count =
+            |wanted: fn(&Act) -> bool| steps.clone().filter(|step| wanted(&step.act)).count();
+        let (new, other) = (
+            count(|act| *act == Act::Create),
+            count(|act| matches!(act, Act::Change(_))),
+        );
+        let used = count(|act| matches!(act, Act::Keep | Act::Adopt));
+        context.say(Told::Phase(format!(
+            "linking {}: {new} objects to make, {other} to change, {used} as they are",
+            self.member.name
+        )));
+    }
+
+    /// Carries everything out and waits until packets pass; the last diagnosis, where there is another cluster.
+    async fn carry_out(
+        &self,
+        deed: &mut Deed<'_>,
+        first: &[Step],
+        home: &[Step],
+        cluster: Object,
+        programs: &[Object],
+    ) -> Result<Option<Report>, Error> {
+        let (settings, context) = (self.settings, deed.context);
+        deed.carry_out(first).await?;
+        let is_secret = |step: &&Step| step.object.kind == "Secret";
+        let is_program = |step: &&Step| programs.iter().any(|one| one.path() == step.object.path());
+        let base: Vec<Step> = home
+            .iter()
+            .filter(|step| !is_secret(step) && !is_program(step))
+            .cloned()
+            .collect();
+        deed.carry_out(&base).await?;
+        let secrets =
+            tokens::secrets(settings, &self.member, &self.control_plane, &self.server).await?;
+        let (secrets, refusals) = deed::planned(&self.member, secrets, None).await;
+        refuse(&refusals)?;
+        deed.carry_out(&secrets).await?;
+        let running: Vec<Step> = home.iter().filter(is_program).cloned().collect();
+        deed.carry_out(&running).await?;
+        // Last, so that it is the first to be taken back: its agents are needed for that.
+        let (cluster, refusals) = deed::planned(&self.control_plane, vec![cluster], None).await;
+        refuse(&refusals)?;
+        deed.carry_out(&cluster).await?;
+        context.say(Told::Phase("waiting for the programs".to_owned()));
+        for step in first.iter().filter(|step| step.object.kind == "Deployment") {
+            wait::rolled_out(&step.cluster, &step.object, settings.wait, context).await?;
+        }
+        for step in &running {
+            wait::rolled_out(&step.cluster, &step.object, settings.wait, context).await?;
+        }
+        wait::nodes_applied(&self.control_plane, &self.member, settings.wait, context).await?;
+        if self.is_root || self.others.is_empty() {
+            return Ok(None);
+        }
+        context.say(Told::Phase(format!(
+            "sending packets between {} and {}",
+            self.control_plane.name, self.member.name
+        )));
+        let clusters = [&self.control_plane, &self.member];
+        let report =
+            packets::pass(settings, &clusters, &[Layer::Pod], settings.wait, context).await?;
+        Ok(Some(report))
+    }
+}
+
+fn refuse(refusals: &[Refusal]) -> Result<(), Error> {
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    Err(deed::refused(refusals))
+}
+
+/// Whether a Cluster was joined by this program.
+pub(super) fn is_joined(cluster: &Value) -> bool {
+    is_ours(cluster) && cluster["metadata"]["annotations"][wanted::UID].is_string()
+}

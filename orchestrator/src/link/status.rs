@@ -1,0 +1,227 @@
+//! What a control plane knows of the datapath that it plans: who takes part, and whether each node is what it should be.
+
+use std::collections::BTreeMap;
+
+use datapath::api::{GROUP, VERSION};
+use datapath::nodeconfig::spec_digest;
+use datapath::printable::Printable;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::cluster::Cluster;
+use super::wait::unapplied;
+use crate::Error;
+use crate::kubeconfig::Selected;
+
+/// The datapath of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Its clusters, by name.
+    pub clusters: Vec<ClusterState>,
+    /// Whether every node of every cluster is as planned, and every condition is well.
+    pub is_well: bool,
+}
+
+/// A cluster of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterState {
+    /// Its name.
+    pub name: Printable,
+    /// Whether it is the control plane's own.
+    pub is_control_plane: bool,
+    /// `gateway` or `p2p`; none where it takes no part.
+    pub network_type: Option<Printable>,
+    /// Its families, as its Cluster says.
+    pub ip_family: Option<Printable>,
+    /// It is on its way out.
+    pub is_leaving: bool,
+    /// Its conditions that are not as they should be: `TYPE: message`.
+    pub troubles: Vec<Printable>,
+    /// Its nodes, by name.
+    pub nodes: Vec<NodeState>,
+}
+
+/// A node of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeState {
+    /// Its name in its cluster.
+    pub name: Printable,
+    /// Its underlay addresses.
+    pub ips: Vec<Printable>,
+    /// Whether it is a gateway of its cluster.
+    pub is_gateway: bool,
+    /// Its agent's version; none where it has said nothing.
+    pub version: Option<Printable>,
+    /// The digest of the rows that are planned; none where nothing is.
+    pub planned: Option<String>,
+    /// The digest of the rows that its agent last made true.
+    pub applied: Option<Printable>,
+    /// When its rows last changed, and when they were last verified (RFC 3339).
+    pub changed: Option<Printable>,
+    /// See `changed`.
+    pub verified: Option<Printable>,
+    /// Why it is not as planned; none where it is.
+    pub trouble: Option<Printable>,
+}
+
+/// Reads the objects of a control plane.
+///
+/// # Errors
+/// [`Error::Missing`] where it cannot be asked, or is none.
+pub async fn status(control_plane: &Selected) -> Result<Status, Error> {
+    let cluster = Cluster::reach("the control plane", control_plane).await?;
+    let clusters = super::join::clusters(&cluster).await?;
+    let list = async |plural: &str| {
+        let path = format!("/apis/{GROUP}/{VERSION}/{plural}");
+        cluster.list(&path).await.map_err(|failure| Error::Missing {
+            what: format!("the {plural} of the control plane"),
+            why: failure.to_string(),
+        })
+    };
+    let (nodes, configs) = tokio::try_join!(list("clusternodes"), list("nodeconfigs"))?;
+    Ok(of_objects(&clusters, &nodes, &configs))
+}
+
+fn text(value: &Value) -> Option<Printable> {
+    let text = value.as_str().filter(|text| !text.is_empty())?;
+    Some(Printable::bounded(text, 300))
+}
+
+fn of_objects(clusters: &[Value], nodes: &[Value], configs: &[Value]) -> Status {
+    let name_of = |object: &Value| {
+        object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let configs: BTreeMap<String, &Value> = configs
+        .iter()
+        .map(|config| (name_of(config), config))
+        .collect();
+    let mut of_cluster: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for node in nodes {
+        let cluster = node["spec"]["clusterName"].as_str().unwrap_or_default();
+        of_cluster.entry(cluster).or_default().push(node);
+    }
+    let mut states: Vec<ClusterState> = clusters
+        .iter()
+        .map(|cluster| {
+            let nodes = of_cluster
+                .remove(name_of(cluster).as_str())
+                .unwrap_or_default();
+            let nodes = nodes.into_iter();
+            let nodes = nodes.map(|node| node_state(node, configs.get(&name_of(node)).copied()));
+            cluster_state(cluster, nodes.collect())
+        })
+        .collect();
+    states.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+    let is_well = states.iter().all(|cluster| {
+        !cluster.is_leaving
+            && cluster.troubles.is_empty()
+            && cluster.nodes.iter().all(|node| node.trouble.is_none())
+    });
+    Status {
+        clusters: states,
+        is_well,
+    }
+}
+
+fn cluster_state(cluster: &Value, mut nodes: Vec<NodeState>) -> ClusterState {
+    nodes.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+    let options = &cluster["spec"]["clusterLinkOptions"];
+    let takes_part = options.is_object() && options["enable"] != false;
+    ClusterState {
+        name: text(&cluster["metadata"]["name"]).unwrap_or_else(|| Printable::bounded("", 1)),
+        is_control_plane: cluster["metadata"]["annotations"][datapath::api::ROLE_LABEL] == "root",
+        network_type: text(&options["networkType"]).filter(|_| takes_part),
+        ip_family: text(&options["ipFamily"]).filter(|_| takes_part),
+        is_leaving: cluster["metadata"]["deletionTimestamp"].is_string(),
+        troubles: troubles(cluster),
+        nodes,
+    }
+}
+
+/// The conditions of an object that are not true.
+fn troubles(object: &Value) -> Vec<Printable> {
+    let conditions = object["status"]["conditions"].as_array();
+    let each = conditions.into_iter().flatten();
+    let bad = each.filter(|condition| condition["status"] != "True");
+    bad.map(|condition| {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = format!(
+            "{}: {}",
+            word(&condition["type"]),
+            word(&condition["message"])
+        );
+        Printable::bounded(&text, 300)
+    })
+    .collect()
+}
+
+fn node_state(node: &Value, config: Option<&Value>) -> NodeState {
+    let spec = &node["spec"];
+    let status = config.map(|config| &config["status"]);
+    let said = |field: &str| status.and_then(|status| text(&status[field]));
+    let roles = spec["roles"].as_array();
+    let mut roles = roles.into_iter().flatten().filter_map(Value::as_str);
+    let planned = config.and_then(|config| Deserialize::deserialize(&config["spec"]).ok());
+    let trouble = match config {
+        Some(config) => unapplied(config),
+        None => Some("nothing is planned for it".to_owned()),
+    };
+    NodeState {
+        name: text(&spec["nodeName"]).unwrap_or_else(|| Printable::bounded("", 1)),
+        ips: [&spec["ip"], &spec["ip6"]]
+            .into_iter()
+            .filter_map(text)
+            .collect(),
+        is_gateway: roles.any(|role| role.eq_ignore_ascii_case("gateway")),
+        version: said("version"),
+        planned: planned.map(|spec| spec_digest(&spec)),
+        applied: said("digest"),
+        changed: said("lastChangeTime"),
+        verified: said("lastSyncTime"),
+        trouble: trouble.map(|why| Printable::bounded(&why, 300)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_fleet_is_well_when_every_node_is_as_planned() {
+        let cluster = json!({
+            "metadata": {"name": "a", "annotations": {"kosmos.io/cluster-role": "root"}},
+            "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}},
+        });
+        let node = json!({"metadata": {"name": "a-n1"}, "spec": {
+            "clusterName": "a", "nodeName": "n1", "ip": "10.0.0.1", "roles": ["gateway"]}});
+        let config = |generation: i64| {
+            json!({"metadata": {"name": "a-n1", "generation": generation}, "spec": {}, "status": {
+                "observedGeneration": 1, "digest": "d", "version": "v1",
+                "conditions": [{"type": "Applied", "status": "True"}]}})
+        };
+        let of = |configs: &[Value]| {
+            of_objects(
+                std::slice::from_ref(&cluster),
+                std::slice::from_ref(&node),
+                configs,
+            )
+        };
+        let well = of(&[config(1)]);
+        assert!(well.is_well, "{well:?}");
+        let state = &well.clusters[0].nodes[0];
+        assert!(state.is_gateway && well.clusters[0].is_control_plane);
+        assert_eq!(state.version.as_ref().map(Printable::as_str), Some("v1"));
+        assert!(
+            !of(&[config(2)]).is_well,
+            "a plan that its agent has not seen"
+        );
+        assert!(!of(&[]).is_well, "no plan at all");
+    }
+}
