@@ -147,6 +147,7 @@ impl ControlPlane {
             ],
             log: self.folder.join(format!("{name}.log")),
             netns: Netns::current().unwrap(),
+            root: None,
         };
         self.children.push((name, spawner.spawn(program).unwrap()));
     }

@@ -218,6 +218,7 @@ impl Kubelet {
                 .collect(),
             log: self.folder.join(format!("{name}.log")),
             netns: netns.clone(),
+            root: None,
         };
         let child = self.spawner.spawn(program).unwrap();
         let told = Value::Null;
