@@ -12,6 +12,7 @@ mod purity;
 mod sources;
 mod suites;
 mod tally;
+mod upstream;
 
 use cargo::Cargo;
 use tally::Tally;

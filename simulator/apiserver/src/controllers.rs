@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::replicated::is_ready;
 use super::resource::Resource;
-use super::store::{self, Change, EventKind, Inner, Store, Table, key_of};
-use super::{daemonset, delete, deployment, replicaset, scheduler};
+use super::store::{EventKind, Inner, Store, Table, key_of};
+use super::{daemonset, delete, deployment, nodes, replicaset, scheduler};
 
 /// Runs until it is stopped. Everything is done in one task: an idle cluster costs one parked future.
 pub(crate) async fn run(store: Arc<Store>, stop: impl Future) {
@@ -38,16 +37,13 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
     let mut touched: BTreeSet<Table> = BTreeSet::new();
     let mut gone: BTreeSet<String> = BTreeSet::new();
     let mut bared: BTreeSet<String> = BTreeSet::new();
-    let mut dead: BTreeSet<String> = BTreeSet::new();
+    let mut turned: Vec<(String, bool)> = Vec::new();
     let mut ending: Vec<(Table, Arc<Value>)> = Vec::new();
     match seen.and_then(|seen| inner.since(seen)) {
         Some(changes) => {
             for change in changes {
                 touched.insert(change.table);
-                if change.table == Resource::NODES.table() && lost(change) {
-                    let name = &change.object["metadata"]["name"];
-                    dead.extend(name.as_str().map(str::to_owned));
-                }
+                turned.extend(nodes::turned(change));
                 if change.kind == EventKind::Deleted {
                     gone.extend(uid(&change.object));
                     if change.table == Resource::CONFIG_MAPS.table()
@@ -80,8 +76,8 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
         collect(inner, &gone);
         waiting(inner);
     }
-    for node in dead {
-        unready_pods(inner, &node);
+    for (node, is_ready) in turned {
+        nodes::tell_pods(inner, &node, is_ready);
     }
     let is_placed = has(Resource::NODES) || has(Resource::PODS);
     if has(Resource::DAEMON_SETS) || is_placed {
@@ -104,33 +100,6 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
         }
     }
     version
-}
-
-/// Whether a node was ready before a change and is not any more.
-fn lost(change: &Change) -> bool {
-    let before = change.before.as_deref();
-    before.is_some_and(is_ready) && !is_ready(&change.object)
-}
-
-/// Says of the pods of a node that nobody hears of that they are not ready: no kubelet is there to say it. They stay until
-/// somebody deletes them, and where no kubelet confirms it, beyond that.
-fn unready_pods(inner: &mut Inner, node: &str) {
-    let pods: Vec<Arc<Value>> = inner
-        .list(Resource::PODS, None)
-        .filter(|pod| pod["spec"]["nodeName"] == node && is_ready(pod))
-        .collect();
-    for pod in pods {
-        let mut new = (*pod).clone();
-        let conditions = new["status"]["conditions"].as_array_mut();
-        for condition in conditions.into_iter().flatten() {
-            if condition["type"] == "Ready" {
-                condition["status"] = "False".into();
-                condition["reason"] = "NodeNotReady".into();
-                condition["lastTransitionTime"] = store::now().into();
-            }
-        }
-        inner.replace(Resource::PODS, &pod, new);
-    }
 }
 
 fn uid(object: &Value) -> Option<String> {

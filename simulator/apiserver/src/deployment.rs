@@ -1,4 +1,7 @@
 //! The Deployment controller: a ReplicaSet for each template, the new one grown while the old ones shrink.
+//!
+//! `minReadySeconds` and `progressDeadlineSeconds` are kept and not acted upon: nothing here looks at a clock. A change of the number of
+//! replicas in the middle of an update goes to the new set alone.
 
 use std::sync::Arc;
 

@@ -81,6 +81,7 @@ mod kept;
 mod kinds;
 mod log;
 mod managed;
+mod nodes;
 mod openapi;
 mod patch;
 mod pod_security;

@@ -628,4 +628,17 @@ async fn the_pods_of_a_node_that_is_lost_are_not_ready_and_stay() {
         .find(|one| one["type"] == "Ready")
         .unwrap();
     assert_eq!(ready["reason"], "NodeNotReady");
+    // It is heard of again, and so are they.
+    let put = world
+        .cluster()
+        .store()
+        .put(Resource::NODES, None, "n2", |held| {
+            *held = node("n2", "True");
+        });
+    put.unwrap();
+    world
+        .until(Resource::DEPLOYMENTS, "d", |d| {
+            d["status"]["readyReplicas"] == 2
+        })
+        .await;
 }

@@ -182,6 +182,8 @@ fn texts(folder: &Path) -> Result<Vec<(PathBuf, String)>, String> {
             if kind.is_dir() && name != "target" && !name.to_string_lossy().starts_with(".git") {
                 folders.push(path);
             } else if kind.is_file()
+                // In a checkout beside another one it is a file that says where.
+                && name != ".git"
                 && let Ok(text) = std::fs::read_to_string(&path)
             {
                 found.push((path, text));

@@ -4,12 +4,13 @@
 //! demands that capability.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::cargo::{Built, Cargo};
-use super::enter;
 use super::tally::{Counts, Tally};
+use super::{enter, upstream};
 
 /// How far to go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,11 +54,24 @@ pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&
     else {
         return;
     };
-    let capabilities = enter::capabilities();
+    let mut capabilities = enter::capabilities();
     let wanted = |suite: &&Built| {
         suite.is_suite
             && only.is_none_or(|text| suite.package.contains(text) || suite.target.contains(text))
     };
+    let mut environment = Vec::new();
+    let mut suites = built.iter().filter(wanted);
+    if let Some(suite) = suites.find(|suite| suite.target == upstream::NAME)
+        && reach != Reach::Unprivileged
+    {
+        let sources = suite.folder.join(upstream::NAME);
+        // Programs are in target/debug.
+        let target = floaterctl.executable.ancestors().nth(2);
+        let programs = upstream::prepare(tally, &sources, target.unwrap_or(&suite.folder));
+        let why = programs.as_ref().err().cloned().unwrap_or_default();
+        capabilities.insert(upstream::NAME.to_owned(), why);
+        environment.extend(programs.map(|folder| (upstream::VARIABLE, folder)));
+    }
     for suite in built.iter().filter(wanted) {
         let name = format!("{}: {}", suite.package, suite.target);
         eprintln!("gate: {name}");
@@ -72,7 +86,7 @@ pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&
                 suite,
                 &floaterctl,
                 &said,
-                (&capabilities, reach),
+                (&capabilities, reach, &environment),
                 &mut counts,
             );
         } else {
@@ -93,7 +107,11 @@ fn needing(
     suite: &Built,
     floaterctl: &Built,
     said: &[Said<'_>],
-    (capabilities, reach): (&BTreeMap<String, String>, Reach),
+    (capabilities, reach, environment): (
+        &BTreeMap<String, String>,
+        Reach,
+        &[(&'static str, PathBuf)],
+    ),
     counts: &mut Counts,
 ) {
     let mut by_need: BTreeMap<BTreeSet<String>, Vec<&str>> = BTreeMap::new();
@@ -113,7 +131,8 @@ fn needing(
                 .arg(enter::VERB)
                 .arg(&suite.executable)
                 .args(["--ignored", "--exact"])
-                .args(&names);
+                .args(&names)
+                .envs(environment.iter().map(|(name, path)| (name, path)));
             if reach == Reach::Corpus {
                 command.envs(CORPUS.iter().copied());
             }

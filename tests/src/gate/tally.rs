@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::upstream;
+
 /// One line of the table.
 struct Line {
     name: String,
@@ -55,10 +57,11 @@ impl Tally {
         }
     }
 
-    /// Whether the absence of a capability is a failure.
+    /// Whether the absence of a capability is a failure. `all` asks for an upstream control plane only where it can be built: nothing
+    /// else of the project needs Go.
     pub(crate) fn demands(&self, capability: &str) -> bool {
         match &self.required {
-            Required::All => true,
+            Required::All => capability != upstream::NAME || upstream::go().is_some(),
             Required::Named(names) => names.contains(capability),
         }
     }
