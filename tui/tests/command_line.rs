@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tui::cli::diagnosis::{FailOn, IpFamily, LayerChoice, ProtocolChoice};
 use tui::cli::sim::{Families, Fault, Mode, Sim, StatusFormat};
-use tui::cli::{Cli, Demo, Dr, Explain, Link, LinkPlan, Matrix, PlanFormat, SchemaVersion, Verb};
+use tui::cli::link::{Link, LinkPlan, LinkUnjoin, Noun, PlanFormat};
+use tui::cli::{Cli, Demo, Dr, Explain, Matrix, SchemaVersion, Verb};
 use tui::config::{self, ConfigFile};
 use tui::exit::Failure;
 use tui::output::{ColorChoice, Format, Output};
@@ -69,8 +70,13 @@ fn wrong_command_lines_are_usage() {
         ("dr --frobnicate", "unexpected argument '--frobnicate'"),
         ("dr extra", "unexpected argument 'extra'"),
         ("link", "Usage"),
-        ("link install", "unrecognized subcommand"),
-        ("link join", "unrecognized subcommand"),
+        ("link join", "--name"),
+        ("link join node --name x --kubeconfig y", "invalid value 'node'"),
+        ("link unjoin", "--name"),
+        ("link install --network-type mesh", "invalid value 'mesh'"),
+        ("link install --wait 0", "a time is a positive number"),
+        ("link install --global-cidr 10.0.0.0/8", "a map is PREFIX=PREFIX"),
+        ("link bend", "unrecognized subcommand"),
         ("link plan extra", "unexpected argument"),
         ("link plan -f x -o table", "invalid value 'table'"),
         ("demo --clusters 0", "invalid value '0'"),
@@ -190,6 +196,12 @@ fn help_and_version_are_no_failures() {
         "sim fault inject --help",
         "link --help",
         "link plan --help",
+        "link install --help",
+        "link join --help",
+        "link unjoin --help",
+        "link uninstall --help",
+        "link status --help",
+        "link upgrade --help",
         "matrix --help",
         "explain --help",
         "completions --help",
@@ -333,6 +345,18 @@ fn other_verbs() {
             diff: Some("old.json".into())
         }))
     );
+    let unjoin = |noun| {
+        Verb::Link(Link::Unjoin(LinkUnjoin {
+            noun,
+            name: "x".to_owned(),
+            force: true,
+            ..LinkUnjoin::default()
+        }))
+    };
+    // The word that kosmosctl has may be left out.
+    assert_eq!(parsed("link unjoin --name x --force").verb, unjoin(None));
+    let cluster = parsed("link unjoin cluster --name x --force");
+    assert_eq!(cluster.verb, unjoin(Some(Noun::Cluster)));
     assert!(matches!(
         parsed("analyse --sim x --fail-on info").verb,
         Verb::Analyse(_)
