@@ -52,6 +52,7 @@ pub mod element;
 pub mod error;
 #[cfg(feature = "kernel")]
 pub mod kernel;
+pub mod liveness;
 pub mod mac;
 #[cfg(feature = "kube")]
 pub mod manifests;

@@ -117,13 +117,10 @@ impl Program {
             == Some(&1.0)
     }
 
-    /// What it has in memory, bytes.
-    pub(crate) fn resident(&self) -> u64 {
+    /// What it has in memory, bytes: `VmRSS` with its code, `RssAnon` without.
+    pub(crate) fn resident(&self, kind: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
+        let line = text.lines().find(|line| line.starts_with(kind)).unwrap();
         let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kibibytes * 1024
     }

@@ -54,7 +54,8 @@ impl Condition {
     }
 
     /// What a cluster says of its former leave that takes part again.
-    pub(crate) fn of_return() -> Self {
+    #[must_use]
+    pub fn of_return() -> Self {
         Self::bad(REMOVED, "TakesPart", "the cluster takes part again")
     }
 
