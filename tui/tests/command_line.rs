@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tui::cli::diagnosis::{FailOn, IpFamily, LayerChoice, ProtocolChoice};
-use tui::cli::sim::{Families, Fault, Mode, Sim, StatusFormat};
 use tui::cli::link::{Link, LinkPlan, LinkUnjoin, Noun, PlanFormat};
+use tui::cli::sim::{Families, Fault, Mode, Sim, StatusFormat};
 use tui::cli::{Cli, Demo, Dr, Explain, Matrix, SchemaVersion, Verb};
 use tui::config::{self, ConfigFile};
 use tui::exit::Failure;
@@ -71,11 +71,17 @@ fn wrong_command_lines_are_usage() {
         ("dr extra", "unexpected argument 'extra'"),
         ("link", "Usage"),
         ("link join", "--name"),
-        ("link join node --name x --kubeconfig y", "invalid value 'node'"),
+        (
+            "link join node --name x --kubeconfig y",
+            "invalid value 'node'",
+        ),
         ("link unjoin", "--name"),
         ("link install --network-type mesh", "invalid value 'mesh'"),
         ("link install --wait 0", "a time is a positive number"),
-        ("link install --global-cidr 10.0.0.0/8", "a map is PREFIX=PREFIX"),
+        (
+            "link install --global-cidr 10.0.0.0/8",
+            "a map is PREFIX=PREFIX",
+        ),
         ("link bend", "unrecognized subcommand"),
         ("link plan extra", "unexpected argument"),
         ("link plan -f x -o table", "invalid value 'table'"),

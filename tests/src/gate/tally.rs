@@ -61,7 +61,7 @@ impl Tally {
     /// else of the project needs Go.
     pub(crate) fn demands(&self, capability: &str) -> bool {
         match &self.required {
-            Required::All => capability != upstream::NAME || upstream::go().is_some(),
+            Required::All => capability != upstream::NAME || upstream::is_within_reach(),
             Required::Named(names) => names.contains(capability),
         }
     }

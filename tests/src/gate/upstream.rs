@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::tally::Tally;
 
@@ -27,7 +28,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 const INSTALLED: &str = "/usr/local/go/bin";
 
 /// The `go` of this machine.
-pub(crate) fn go() -> Option<PathBuf> {
+fn go() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([PathBuf::from(INSTALLED)]);
     let mut programs = folders.map(|folder| folder.join("go"));
@@ -49,12 +50,41 @@ pub(crate) fn prepare(tally: &mut Tally, sources: &Path, target: &Path) -> Resul
         return Err(format!("no `go` on the PATH or in {INSTALLED}"));
     };
     let folder = target.join(NAME);
+    if let Err(why) = downloaded(&go, sources) {
+        OUT_OF_REACH.store(true, Ordering::Relaxed);
+        return Err(why);
+    }
     tally.step("programs of an upstream control plane", || {
         PROGRAMS
             .iter()
             .try_for_each(|(name, package)| build(&go, sources, &folder.join(name), package))
     });
     missing(&folder).map_or(Ok(folder), |name| Err(format!("{name} is not built")))
+}
+
+/// Whether the modules could not be downloaded: that this machine reaches no server of modules says nothing about the project.
+static OUT_OF_REACH: AtomicBool = AtomicBool::new(false);
+
+/// Whether the programs can be expected here: there is a Go, and where it was asked for its modules it got them.
+pub(crate) fn is_within_reach() -> bool {
+    go().is_some() && !OUT_OF_REACH.load(Ordering::Relaxed)
+}
+
+/// Has Go fetch the modules that it has not got yet.
+fn downloaded(go: &Path, sources: &Path) -> Result<(), String> {
+    let ran = Command::new(go)
+        .args(["mod", "download"])
+        .current_dir(sources)
+        .env("GOWORK", "off")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("go does not start: {error}"))?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    Err(format!("its modules cannot be downloaded: {last}"))
 }
 
 /// The first program that is not there.
