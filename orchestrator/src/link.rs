@@ -168,8 +168,8 @@ pub enum Outcome {
     Planned(Vec<(String, Vec<Value>)>),
     /// Packets pass.
     Linked {
-        /// What was probed; none where there is only one cluster.
-        report: Option<Box<Report>>,
+        /// So many cells were probed between the new cluster and the control plane's, and pass; none where there is no other cluster.
+        cells: usize,
     },
     /// Packets do not pass; what was done is taken back.
     Failing {

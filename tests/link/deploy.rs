@@ -164,10 +164,21 @@ clusters:
 workloads: {floater: false}
 ";
 
+const THREE: &str = "\
+name: bare
+clusters:
+  - {name: east, nodes: 2, family: all}
+  - {name: west, nodes: 2, family: all}
+  - {name: south, nodes: 1, family: all}
+workloads: {floater: false}
+";
+
 #[test]
 #[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
 fn clusters_are_linked_carry_packets_and_are_as_before_when_they_have_left() {
-    let bare = Bare::up(TWO);
+    let bare = Bare::up(THREE);
+    let both = ["--ip-family", "all"];
+    let p2p = ["--ip-family", "all", "--network-type", "p2p"];
     let status = [
         "status",
         "--kubeconfig",
@@ -186,17 +197,16 @@ fn clusters_are_linked_carry_packets_and_are_as_before_when_they_have_left() {
     );
     assert!(bare.installed("east").is_empty(), "a dry run makes nothing");
 
-    bare.install("east", &[]).expect(0);
-    let ran = bare
-        .join("west", "east", &["--network-type", "p2p"])
-        .expect(0);
+    bare.install("east", &both).expect(0);
+    bare.join("south", "east", &both).expect(0);
+    let ran = bare.join("west", "east", &p2p).expect(0);
     assert!(ran.stdout.contains("packets pass"), "{}", ran.stdout);
 
     let (code, status) = bare.status("east");
     assert_eq!(code, Some(0), "{status:#}");
     assert_eq!(status["clusters"][0]["networkType"], "gateway");
-    assert_eq!(status["clusters"][1]["networkType"], "p2p");
-    for cluster in 0..2 {
+    assert_eq!(status["clusters"][2]["networkType"], "p2p");
+    for cluster in [0, 2] {
         for node in 0..2 {
             let node = &status["clusters"][cluster]["nodes"][node];
             assert_eq!(node["planned"], node["applied"], "{status:#}");
@@ -225,8 +235,7 @@ fn clusters_are_linked_carry_packets_and_are_as_before_when_they_have_left() {
 
     // Twice is once.
     let before = (bare.installed("east"), bare.installed("west"));
-    bare.join("west", "east", &["--network-type", "p2p"])
-        .expect(0);
+    bare.join("west", "east", &p2p).expect(0);
     assert_eq!(before, (bare.installed("east"), bare.installed("west")));
 
     // A control plane with members stays.
@@ -240,6 +249,7 @@ fn clusters_are_linked_carry_packets_and_are_as_before_when_they_have_left() {
         ])
         .expect(69);
     assert!(refused.stderr.contains("west"), "{}", refused.stderr);
+    bare.unjoin("south", "east", &[]).expect(0);
 
     bare.unjoin("west", "east", &[]).expect(0);
     assert_eq!(bare.installed("west"), BTreeSet::new());

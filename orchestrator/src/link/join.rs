@@ -282,20 +282,19 @@ impl Linking<'_> {
         refusals.extend(more);
         refuse(&refusals)?;
         self.tell_plan(&first, &home, context);
+        let names = [self.control_plane.name.as_str(), self.member.name.as_str()];
         let mut deed = Deed::new(context);
         match self
             .carry_out(&mut deed, &first, &home, cluster, &programs)
             .await
         {
-            Ok(None) => Ok(Outcome::Linked { report: None }),
-            Ok(Some(report)) if packets::do_pass(&report) => Ok(Outcome::Linked {
-                report: Some(Box::new(report)),
+            Ok(None) => Ok(Outcome::Linked { cells: 0 }),
+            Ok(Some(report)) if packets::do_pass(&report, &names) => Ok(Outcome::Linked {
+                cells: packets::between(&report, &names).count(),
             }),
             Ok(Some(report)) => {
-                context.say(Told::Warning(format!(
-                    "packets do not pass: {}",
-                    packets::failing(&report)
-                )));
+                let failing = packets::failing(&report, &names);
+                context.say(Told::Warning(format!("packets do not pass: {failing}")));
                 let left = deed.undo().await;
                 Ok(Outcome::Failing {
                     report: Box::new(report),
@@ -375,6 +374,7 @@ impl Linking<'_> {
             wait::rolled_out(&step.cluster, &step.object, settings.wait, context).await?;
         }
         wait::nodes_applied(&self.control_plane, &self.member, settings.wait, context).await?;
+        wait::unobjected(&self.control_plane, &self.member.name, context).await?;
         if self.is_root || self.others.is_empty() {
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use super::{Context, Settings, Told};
 use crate::Error;
 use crate::inventory::{Role, Target};
 use crate::probe_plan::What;
-use crate::report::{CellVerdict, Report};
+use crate::report::{Cell, CellVerdict, Report};
 use crate::run::{self, RunOptions};
 
 /// Between two diagnoses: a change that has just been made takes its time.
@@ -24,14 +24,21 @@ pub(super) async fn pass(
     time: Duration,
     context: &Context,
 ) -> Result<Report, Error> {
+    let names: Vec<&str> = clusters
+        .iter()
+        .map(|cluster| cluster.name.as_str())
+        .collect();
     let deadline = tokio::time::Instant::now() + time;
     loop {
         let report = diagnosed(settings, clusters, layers, context).await?;
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        if do_pass(&report) || left.is_zero() {
+        if do_pass(&report, &names) || left.is_zero() {
             return Ok(report);
         }
-        context.say(Told::Waiting(format!("packets: {}", failing(&report))));
+        context.say(Told::Waiting(format!(
+            "packets: {}",
+            failing(&report, &names)
+        )));
         context.pause(PAUSE.min(left)).await?;
     }
 }
@@ -62,19 +69,22 @@ async fn diagnosed(
     run::run(options, context.stopped()).await
 }
 
-/// Whether every cell between two clusters passes, and there is one.
-pub(super) fn do_pass(report: &Report) -> bool {
-    let mut between = report
-        .cells()
-        .filter(|cell| cell.src != cell.dst)
-        .peekable();
+/// The cells between two of these clusters. The control plane names others, too, which nobody can ask here.
+pub(super) fn between<'r>(report: &'r Report, names: &'r [&str]) -> impl Iterator<Item = Cell<'r>> {
+    let is_named = |name: &str| names.contains(&name);
+    let cells = report.cells();
+    cells.filter(move |cell| cell.src != cell.dst && is_named(cell.src) && is_named(cell.dst))
+}
+
+/// Whether every cell between these clusters passes, and there is one.
+pub(super) fn do_pass(report: &Report, names: &[&str]) -> bool {
+    let mut between = between(report, names).peekable();
     between.peek().is_some() && between.all(|cell| cell.verdict == CellVerdict::Pass)
 }
 
 /// What does not pass, for people.
-pub(super) fn failing(report: &Report) -> String {
-    let cells = report.cells();
-    let failing = cells.filter(|cell| cell.src != cell.dst && cell.verdict != CellVerdict::Pass);
+pub(super) fn failing(report: &Report, names: &[&str]) -> String {
+    let failing = between(report, names).filter(|cell| cell.verdict != CellVerdict::Pass);
     let words: Vec<String> = failing
         .map(|cell| {
             let layer = crate::report::layer_word(cell.layer);

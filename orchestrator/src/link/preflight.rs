@@ -299,6 +299,7 @@ async fn services(member: &Cluster) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datapath::api::NetworkType;
     use serde_json::json;
 
     fn node(name: &str, ip: &str, pods: &str) -> Node {
@@ -315,13 +316,18 @@ mod tests {
         let expected = expected_node(&node, &node.ips(), cluster);
         let mut object = api::Cluster::default();
         object.metadata.name = cluster.to_owned();
-        object.spec.cluster_link_options = Some(ClusterLinkOptions::default());
+        object.spec.cluster_link_options = Some(ClusterLinkOptions {
+            network_type: NetworkType::Gateway,
+            ip_family: "ipv4".to_owned(),
+            ..ClusterLinkOptions::default()
+        });
         object.status.cluster_link_status.pod_cidrs = vec![pods.to_owned()];
         (object, expected)
     }
 
     fn refused(new: (api::Cluster, ClusterNode)) -> Vec<String> {
-        let (cluster, node) = one("a", "10.0.0.1", "10.1.0.0/16");
+        let (cluster, mut node) = one("a", "10.0.0.1", "10.1.0.0/16");
+        node.spec.roles = vec!["gateway".to_owned()];
         let fleet = Fleet {
             clusters: vec![cluster],
             cluster_nodes: vec![node],

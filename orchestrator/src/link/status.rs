@@ -145,7 +145,7 @@ fn cluster_state(cluster: &Value, mut nodes: Vec<NodeState>) -> ClusterState {
 }
 
 /// The conditions of an object that are not true.
-fn troubles(object: &Value) -> Vec<Printable> {
+pub(super) fn troubles(object: &Value) -> Vec<Printable> {
     let conditions = object["status"]["conditions"].as_array();
     let each = conditions.into_iter().flatten();
     let bad = each.filter(|condition| condition["status"] != "True");

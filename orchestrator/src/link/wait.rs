@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::apply::pods_of;
 use super::cluster::Cluster;
 use super::objects::{Object, words};
+use super::status::troubles;
 use super::{Context, Told};
 use crate::Error;
 use crate::fleet::api::encoded;
@@ -195,6 +196,30 @@ pub(super) async fn nodes_applied(
         Ok(why.map(|why| format!("{done} of {all} are as planned ({why})")))
     })
     .await
+}
+
+/// Waits a little until nobody objects to a member's Cluster any more; what is still objected to then is a warning: packets pass all the same.
+pub(super) async fn unobjected(
+    control_plane: &Cluster,
+    name: &str,
+    context: &Context,
+) -> Result<(), Error> {
+    const TIME: Duration = Duration::from_secs(20);
+    let path = format!("/apis/{GROUP}/{VERSION}/clusters/{name}");
+    let waited = until(&format!("Cluster {name}"), TIME, context, async || {
+        let held = control_plane.get(&path).await;
+        let held = held.map_err(|failure| failure.to_string())?;
+        let objections = held.as_ref().map(troubles).unwrap_or_default();
+        Ok(objections.into_iter().next().map(|first| first.to_string()))
+    })
+    .await;
+    match waited {
+        Err(Error::Missing { what, why }) => {
+            context.say(Told::Warning(format!("{what}: {why}")));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Why a node has no NodeConfig, as far as the manager told.

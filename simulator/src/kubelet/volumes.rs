@@ -354,6 +354,9 @@ mod tests {
         let missing = volumes.write(&api, &inside).expect_err("there is none yet");
         assert!(missing.contains("\"s\" not found"), "{missing}");
         let store = api.store();
+        let namespace = json!({"metadata": {"name": "ns"}});
+        let made = store.create(Resource::NAMESPACES, None, namespace);
+        made.expect("a namespace");
         let secret =
             |data: Value| json!({"metadata": {"name": "s", "namespace": "ns"}, "data": data});
         let made = secret(json!({"token": STANDARD.encode("t1"), "old": STANDARD.encode("x")}));

@@ -309,18 +309,15 @@ fn linked(came: Came, name: &str, color: bool, progress: Progress) -> Outcome {
             output::write(&Output::stdout(Format::Table), &text)?;
             Ok(OK)
         }
-        Came::Linked { report: None } => {
+        Came::Linked { cells: 0 } => {
             output::print(&format!(
                 "{name} is linked; there is no other cluster yet\n"
             ))?;
             Ok(OK)
         }
-        Came::Linked {
-            report: Some(report),
-        } => {
-            let cells = report.cells().filter(|cell| cell.src != cell.dst).count();
+        Came::Linked { cells } => {
             output::print(&format!(
-                "{name} is linked: packets pass ({} between the clusters)\n",
+                "{name} is linked: packets pass ({} to and from the control plane's cluster)\n",
                 output::counted(cells, "cell")
             ))?;
             Ok(OK)
