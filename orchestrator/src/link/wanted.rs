@@ -33,6 +33,9 @@ const DEFINITION: (&str, &str, &str) = (
 );
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
+/// How many managers there are, of which one writes.
+const MANAGERS: u16 = 2;
+
 /// The labels of everything; of a member's also its name.
 pub(super) fn labels(member: Option<&str>) -> BTreeMap<String, String> {
     let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
@@ -80,7 +83,7 @@ pub(super) fn control_plane(settings: &Settings) -> Vec<Object> {
         objects.push(Object::new(DEFINITION, value));
     }
     objects.push(namespace(&settings.namespace));
-    let made = settings.made_with("", own, 1);
+    let made = settings.made_with("", own, MANAGERS);
     objects.extend(account(manifests::manager_account(&made)));
     objects.push(Object::new(
         DEPLOYMENT,
