@@ -12,6 +12,7 @@
 //! A node stays ready as long as nobody says otherwise of it by its status: the kubelet's link to the API is out of band: no fault of the fleet's network hides a pod's state.
 
 pub(crate) mod environment;
+mod held;
 mod image;
 mod probe;
 mod status;
@@ -28,8 +29,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use netns_harness::namespace::Netns;
-use netns_harness::process::{Other, Root, Spawner};
-use nix::sys::signal::Signal;
+use netns_harness::process::{Root, Spawner};
 use serde_json::Value;
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
@@ -40,6 +40,7 @@ use crate::Error;
 use crate::apiserver::{ApiCluster, Connection, EventKind, PodDialer, Resource, Store};
 use crate::freeze::Freezer;
 use crate::network::{Network, NodeNet};
+use held::Held;
 pub(crate) use image::{Image, Images};
 use probe::Probe;
 pub(crate) use status::{Container, PodStatus};
@@ -93,14 +94,6 @@ pub(crate) struct Kubelet {
     lacking: OnceLock<Error>,
     /// Where each pod's network is, by `namespace/name`.
     places: Mutex<BTreeMap<String, Netns>>,
-}
-
-/// A program of the datapath that runs.
-#[derive(Debug)]
-struct Held {
-    process: Other,
-    /// The node whose agent it is; none where it is another program.
-    agent_of: Option<String>,
 }
 
 struct Worker {
@@ -186,40 +179,6 @@ impl Kubelet {
             }
             workers.retain(|_, worker| !worker.task.is_finished());
         }
-    }
-
-    /// Has the datapath's programs stand still or go on, as the freezer says now.
-    pub(crate) fn hold(&self) {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.values().for_each(|program| self.heed(program));
-    }
-
-    /// Stops a program, or lets it go on. A node's freezing is its agent's alone: whatever else runs there is its cluster's.
-    fn heed(&self, program: &Held) {
-        let is_still = match &program.agent_of {
-            Some(node) => self.freezer.node(&self.cluster, node),
-            None => self.freezer.cluster(&self.cluster),
-        };
-        let signal = if is_still {
-            Signal::SIGSTOP
-        } else {
-            Signal::SIGCONT
-        };
-        program.process.signal(signal);
-    }
-
-    /// Takes note of a program of the datapath that was started.
-    fn keep(&self, key: &str, object: &Value, workload: &Workload) {
-        let process = workload.id().and_then(|id| Other::find(id).ok().flatten());
-        let Some(process) = process else { return };
-        let is_agent = object.pointer("/spec/containers/0/args/0") == Some(&"agent".into());
-        let program = Held {
-            process,
-            agent_of: is_agent.then(|| text(object, "/spec/nodeName").to_owned()),
-        };
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        self.heed(&program);
-        held.insert(key.to_owned(), program);
     }
 
     /// The cluster's objects; none before it runs.

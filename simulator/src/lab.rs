@@ -8,6 +8,7 @@
 //!
 //! Whatever ends it (a signal, an error, a panic, the end of its caller while it is not ready or tied) takes the same path.
 
+mod base;
 mod breaking;
 mod fleet;
 mod neighbours;

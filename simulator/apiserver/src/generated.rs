@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::kept;
 use super::resource::Resource;
 use super::status::Status;
 use super::store::{Store, key};
@@ -90,7 +91,7 @@ impl Store {
         // Somebody may have been faster.
         if inner
             .get(resource, &key)
-            .is_some_and(|now| Arc::ptr_eq(&now, &stub))
+            .is_some_and(|now| kept::is_same(&now, &stub))
         {
             inner.share(resource, &whole);
         }

@@ -14,7 +14,7 @@ use super::request::Query;
 use super::resource::Resource;
 use super::status::{Cause, Status};
 use super::store::{Inner, Store, key};
-use super::{defaults, ids, pod_security, priority, rbac, service_ranges, validate};
+use super::{defaults, ids, kept, pod_security, priority, rbac, service_ranges, validate};
 
 /// A write as it was asked for.
 pub(crate) struct Write<'a> {
@@ -351,7 +351,7 @@ impl Write<'_> {
                 match held {
                     None => Some(Err(absent())),
                     // Somebody was faster: what is asked is asked of the object as it is now.
-                    Some(held) if !Arc::ptr_eq(&held, &old) => None,
+                    Some(held) if !kept::is_same(&held, &old) => None,
                     Some(held) if dry => {
                         drop(held);
                         Some(Ok(Arc::new(new)))

@@ -634,3 +634,31 @@ async fn hostile_clients_cost_themselves() {
     }
     drop((silent, idle));
 }
+
+/// What nobody works with lies in memory as text, and whoever changes it reads it anew each time.
+#[tokio::test]
+async fn an_object_that_was_put_away_can_be_changed() {
+    let asked = Asked::new();
+    let map = json!({"metadata": {"name": "m"}, "data": {"a": "1"}});
+    assert_eq!(asked.post(MAPS, &map).await.code, 201);
+    let path = format!("{MAPS}/m");
+    asked.0.store().pack();
+    let patch = json!({"data": {"b": "2"}});
+    let patched = asked.patch(&path, "merge-patch+json", &patch).await;
+    assert_eq!(
+        (patched.code, &patched.body["data"]),
+        (200, &json!({"a": "1", "b": "2"}))
+    );
+    asked.0.store().pack();
+    let mut new = patched.body.clone();
+    new["data"]["c"] = "3".into();
+    let headers = [("content-type", "application/json")];
+    let put = asked.send("PUT", &path, &headers, &new.to_string()).await;
+    assert_eq!((put.code, &put.body["data"]["c"]), (200, &json!("3")));
+    asked.0.store().pack();
+    let stale = asked.send("PUT", &path, &headers, &new.to_string()).await;
+    assert_eq!(stale.code, 409, "it has changed since");
+    let tried = format!("{path}?dryRun=All");
+    let tried = asked.patch(&tried, "merge-patch+json", &patch).await;
+    assert_eq!(tried.code, 200);
+}

@@ -1,12 +1,9 @@
 //! Everything that a lab consists of while it is up.
 
-use std::ffi::OsString;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::process::Spawner;
@@ -15,19 +12,20 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
+use super::base::{self, Base};
 use super::{Counted, End, requests, seeding};
 use crate::Error;
 use crate::agents::Agents;
-use crate::apiserver::{ApiCluster, Options, PodDialer, Resource, Routes, Store};
+use crate::apiserver::{ApiCluster, Resource, Routes, Store};
 use crate::fault::Faults;
 use crate::freeze::Freezer;
-use crate::kubelet::{Images, Inside, Kubelet, Made};
+use crate::kubelet::{Inside, Kubelet};
 use crate::network::Network;
-use crate::objects::{self, Access};
-use crate::pki::{self, Authority};
+use crate::objects;
+use crate::pki::Authority;
 use crate::protocol::{self, Order, Phase};
 use crate::reconciler::{Configs, Inputs, Member, Reconciler};
-use crate::state::{Folder, MARKER, Record};
+use crate::state::{Folder, Record};
 use crate::topology::{Cluster, Topology};
 use crate::virtual_clusters::{self, VirtualFleet};
 
@@ -62,7 +60,7 @@ pub(crate) enum Ground {
 
 /// Who runs the pods of a cluster.
 #[derive(Debug, Clone)]
-enum Pods {
+pub(super) enum Pods {
     Kernel(Arc<Kubelet>),
     Virtual(Arc<virtual_clusters::Pods>),
 }
@@ -74,9 +72,9 @@ pub(crate) struct Running {
     /// The URL of its API server.
     pub(crate) server: String,
     pub(crate) api: Arc<ApiCluster>,
-    pods: Pods,
+    pub(super) pods: Pods,
     /// How its pods reach the API; none where they do not.
-    inside: Option<Inside>,
+    pub(super) inside: Option<Inside>,
 }
 
 impl Fleet {
@@ -98,7 +96,7 @@ impl Fleet {
             .await
             .map_err(Error::failed(doing()))?;
         let address = listener.local_addr().map_err(Error::failed(doing()))?;
-        let (members, accesses) = members(&topology, &base, &authority, address).await?;
+        let (members, accesses) = base::members(&topology, &base, &authority, address).await?;
         info!("the APIs stand");
         let kubeconfig = objects::kubeconfig(&authority.pem, &accesses);
         folder.write("kubeconfig", kubeconfig.as_bytes())?;
@@ -359,144 +357,8 @@ impl Fleet {
     }
 }
 
-/// What the clusters of a lab are built on, before there are any.
-enum Base {
-    Kernel {
-        network: Arc<Network>,
-        configs: Arc<Configs>,
-        spawner: Arc<Spawner>,
-        images: Images,
-        folder: Folder,
-        freezer: Arc<Freezer>,
-    },
-    Virtual(Arc<VirtualFleet>),
-}
-
-impl Base {
-    /// Where NodeConfigs are made.
-    fn configs(&self) -> Arc<Configs> {
-        match self {
-            Self::Kernel { configs, .. } => configs.clone(),
-            Self::Virtual(fleet) => fleet.configs().clone(),
-        }
-    }
-
-    async fn build(
-        folder: &Folder,
-        record: &Record,
-        order: &Order,
-        learns: bool,
-        freezer: &Arc<Freezer>,
-    ) -> Result<Self, Error> {
-        let topology = order.topology.clone();
-        if topology.is_virtual() {
-            // What is random about a lab follows from its name, so that it can be had again.
-            let mut hasher = DefaultHasher::new();
-            folder.name.hash(&mut hasher);
-            let fleet = VirtualFleet::new(&topology, hasher.finish());
-            return Ok(Self::Virtual(Arc::new(fleet)));
-        }
-        let network = blocking(move || {
-            let step = Counted::begin(Phase::Namespaces, topology.clusters.len());
-            let network = Network::build(&topology, learns, || step.one())?;
-            step.end();
-            Ok(network)
-        })
-        .await?;
-        info!(nodes = network.nodes.len(), "the network stands");
-        Ok(Self::Kernel {
-            network: Arc::new(network),
-            configs: Arc::default(),
-            spawner: Arc::new(Spawner::start()?),
-            images: images(order, record),
-            folder: folder.clone(),
-            freezer: freezer.clone(),
-        })
-    }
-
-    /// Who will run the pods of a cluster, and how its API reaches them.
-    fn pods(
-        &self,
-        index: usize,
-        cluster: &Cluster,
-        inside: Option<&Inside>,
-    ) -> (Pods, Arc<dyn PodDialer>) {
-        match self {
-            Self::Kernel {
-                network,
-                spawner,
-                images,
-                folder,
-                freezer,
-                ..
-            } => {
-                let kubelet = Kubelet::new(Made {
-                    cluster: cluster.name.clone(),
-                    network: network.clone(),
-                    spawner: spawner.clone(),
-                    images: images.clone(),
-                    logs: folder.logs(),
-                    files: folder.path().join("pods"),
-                    inside: inside.cloned(),
-                    freezer: freezer.clone(),
-                });
-                (Pods::Kernel(kubelet.clone()), kubelet)
-            }
-            Self::Virtual(fleet) => {
-                let pods = virtual_clusters::Pods::new(fleet.clone(), index);
-                (Pods::Virtual(pods.clone()), pods)
-            }
-        }
-    }
-
-    /// What nodes stand on once the control plane has its objects.
-    fn ground(
-        self,
-        root: Arc<Store>,
-        freezer: &Arc<Freezer>,
-        is_bare: bool,
-    ) -> Result<Ground, Error> {
-        match self {
-            Self::Kernel {
-                network,
-                configs,
-                spawner,
-                ..
-            } => {
-                let agents = if is_bare {
-                    None
-                } else {
-                    let agents = Agents::new(&network, root, configs, freezer.clone())?;
-                    Some(agents)
-                };
-                Ok(Ground::Kernel {
-                    network,
-                    agents,
-                    spawner,
-                })
-            }
-            Self::Virtual(fleet) => {
-                fleet.follow(root);
-                Ok(Ground::Virtual(fleet))
-            }
-        }
-    }
-}
-
 /// The name of every cluster's first node.
 const FIRST: &str = "n1";
-/// Where the API is that pods of a bare cluster reach, as nearly everywhere.
-const PORT: u16 = 6443;
-
-/// How the pods of a bare cluster reach its API: at its first node.
-fn inside(topology: &Topology, cluster: &Cluster, authority: &Authority) -> Option<Inside> {
-    let ip = cluster.nodes.first()?.ips().next()?;
-    topology.bare.then(|| Inside {
-        authority: authority.pem.clone(),
-        address: SocketAddr::new(ip, PORT),
-    })
-}
-
 /// Elects and plans for the first time.
 async fn planned(
     topology: &Topology,
@@ -525,121 +387,15 @@ async fn planned(
     Ok((reconciler, inputs))
 }
 
-/// The APIs of all clusters, with the objects that each starts with, and how they are reached.
-async fn members(
-    topology: &Topology,
-    base: &Base,
-    authority: &Authority,
-    address: SocketAddr,
-) -> Result<(Vec<Running>, Vec<Access>), Error> {
-    let run_key = pki::random_hex(32)?;
-    let key = topology.floater.then_some(run_key.as_str());
-    let step = Counted::begin(Phase::Apis, topology.clusters.len());
-    let jobs = topology
-        .clusters
-        .iter()
-        .enumerate()
-        .map(|(index, cluster)| {
-            let server = format!("https://{address}{}", Routes::path(&cluster.name));
-            let inside = inside(topology, cluster, authority);
-            let (pods, dialer) = base.pods(index, cluster, inside.as_ref());
-            let new = New {
-                cluster: cluster.clone(),
-                is_control_plane: index == 0,
-                server,
-                pods,
-                dialer,
-                run_key: key.map(str::to_owned),
-                inside,
-            };
-            tokio::spawn(member(new))
-        });
-    // A few at a time: all cores are busy with these already.
-    let mut jobs = stream::iter(jobs).buffered(AT_ONCE);
-    let mut members = Vec::with_capacity(topology.clusters.len());
-    let mut accesses = Vec::with_capacity(topology.clusters.len());
-    while let Some(made) = jobs.next().await {
-        let (member, access) = made.map_err(Error::failed("make an API"))??;
-        members.push(member);
-        accesses.push(access);
-        step.one();
-    }
-    step.end();
-    Ok((members, accesses))
-}
-
 /// How many changes the API of a cluster keeps, and for each node: what a run does to its pods.
 const CHANGES: usize = 16;
 const CHANGES_OF_A_NODE: usize = 8;
-/// How many it keeps while it comes up: whoever is in the lab's own process lists again where it lags behind.
-const FIRST_CHANGES: usize = 4;
-/// How many APIs are made at a time.
-const AT_ONCE: usize = 4;
-
-/// What the API of a cluster is made of.
-struct New {
-    cluster: Cluster,
-    is_control_plane: bool,
-    server: String,
-    pods: Pods,
-    dialer: Arc<dyn PodDialer>,
-    run_key: Option<String>,
-    inside: Option<Inside>,
-}
-
-/// The API of a cluster, with the objects that it starts with, and how it is reached.
-async fn member(new: New) -> Result<(Running, Access), Error> {
-    let cluster = new.cluster;
-    let token = pki::random_hex(24)?;
-    let api = ApiCluster::new(Options {
-        name: cluster.name.clone(),
-        uid: pki::uuid()?,
-        admin_token: token.clone(),
-        dialer: new.dialer,
-    });
-    if !new.is_control_plane {
-        api.store().keep_changes(FIRST_CHANGES);
-    }
-    let inside = new.inside.as_ref();
-    seeding::seed(&api, &token, &cluster, new.run_key.as_deref(), inside).await?;
-    let access = Access {
-        cluster: cluster.name.clone(),
-        server: new.server.clone(),
-        token,
-    };
-    let running = Running {
-        name: cluster.name,
-        server: new.server,
-        api,
-        pods: new.pods,
-        inside: new.inside,
-    };
-    Ok((running, access))
-}
-
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     spawn_blocking(work)
         .await
         .map_err(Error::failed("build the lab"))?
-}
-
-/// What the known images are here.
-fn images(order: &Order, record: &Record) -> Images {
-    let mut env = vec![(MARKER.to_owned(), OsString::from(&record.id))];
-    for name in ["PATH", "XDG_RUNTIME_DIR"] {
-        if let Some(value) = std::env::var_os(name) {
-            env.push((name.to_owned(), value));
-        }
-    }
-    Images {
-        program: order.caller.program.clone(),
-        floater: order.caller.floater_verb.clone(),
-        clusterlink: order.caller.clusterlink_verb.clone(),
-        env,
-        shared: order.topology.shares_floaters(),
-    }
 }
 
 /// Returns once this many pods of the lab's own floaters are ready, or one cannot be for lack of something.
