@@ -66,26 +66,16 @@ impl Bare {
     }
 
     fn join(&self, cluster: &str, host: &str, more: &[&str]) -> Ran {
-        let named = [
-            "join",
-            "cluster",
-            "--name",
-            cluster,
-            "--kubeconfig",
-            &self.kubeconfig,
-            "--context",
-            cluster,
-            "--host-kubeconfig",
-            &self.kubeconfig,
-            "--host-context",
-            host,
-        ];
-        self.link(&[&named, more].concat())
+        self.of_member("join", cluster, host, more)
     }
 
     fn unjoin(&self, cluster: &str, host: &str, more: &[&str]) -> Ran {
+        self.of_member("unjoin", cluster, host, more)
+    }
+
+    fn of_member(&self, verb: &str, cluster: &str, host: &str, more: &[&str]) -> Ran {
         let named = [
-            "unjoin",
+            verb,
             "cluster",
             "--name",
             cluster,

@@ -126,8 +126,8 @@ enum Done {
 pub(super) struct Ledger(Vec<Done>);
 
 impl Ledger {
-    /// Carries a step out; what it is then.
-    pub(super) async fn apply(&mut self, step: &Step) -> Result<Option<Value>, Refusal> {
+    /// Carries a step out.
+    pub(super) async fn apply(&mut self, step: &Step) -> Result<(), Refusal> {
         let refused = |failure: Failure| {
             Refusal(format!(
                 "{} in {}: {failure}",
@@ -136,7 +136,7 @@ impl Ledger {
             ))
         };
         if matches!(step.act, Act::Keep | Act::Adopt) {
-            return Ok(None);
+            return Ok(());
         }
         let path = step.object.path();
         let api = &step.cluster.api;
@@ -155,7 +155,7 @@ impl Ledger {
             Err(failure) => return Err(refused(failure)),
         };
         self.note(step, &now);
-        Ok(Some(now))
+        Ok(())
     }
 
     fn note(&mut self, step: &Step, now: &Value) {

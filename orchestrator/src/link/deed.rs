@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use super::apply::{self, Act, Ledger, Refusal, Step};
 use super::cluster::Cluster;
 use super::objects::Object;
@@ -19,18 +17,15 @@ pub(super) async fn planned(
     let (mut steps, mut refusals) = (Vec::new(), Vec::new());
     let mut coming: BTreeSet<String> = coming.into_iter().map(str::to_owned).collect();
     for object in objects {
-        if object.kind == "Namespace" || object.kind == "CustomResourceDefinition" {
-            let is_there = cluster.get(&object.path()).await;
-            if matches!(is_there, Ok(None)) {
-                coming.insert(object.name().to_owned());
-            }
-        }
         let namespace = object.value["metadata"]["namespace"].as_str();
-        let definition = format!("clusters.{}", datapath::api::GROUP);
-        let waits = namespace.is_some_and(|name| coming.contains(name))
-            || object.kind == "Cluster" && coming.contains(&definition);
+        let waits = namespace.is_some_and(|name| coming.contains(name));
         match apply::step(cluster, object, !waits).await {
-            Ok(step) => steps.push(step),
+            Ok(step) => {
+                if step.object.kind == "Namespace" && step.act == Act::Create {
+                    coming.insert(step.object.name().to_owned());
+                }
+                steps.push(step);
+            }
             Err(refusal) => refusals.push(refusal),
         }
     }
@@ -83,23 +78,21 @@ impl<'a> Deed<'a> {
     }
 
     /// Carries steps out, one after the other.
-    pub(super) async fn carry_out(&mut self, steps: &[Step]) -> Result<Vec<Option<Value>>, Error> {
-        let mut made = Vec::new();
+    pub(super) async fn carry_out(&mut self, steps: &[Step]) -> Result<(), Error> {
         for step in steps {
             if self.context.is_stopped() {
                 return Err(Error::Interrupted { left: Vec::new() });
             }
-            let now = self.ledger.apply(step).await;
-            let now = now.map_err(|Refusal(why)| Error::Missing {
+            let applied = self.ledger.apply(step).await;
+            applied.map_err(|Refusal(why)| Error::Missing {
                 what: "the deed".to_owned(),
                 why,
             })?;
             if !matches!(step.act, Act::Keep | Act::Adopt) {
                 self.context.say(Told::Done(step.words()));
             }
-            made.push(now);
         }
-        Ok(made)
+        Ok(())
     }
 
     /// Takes everything back; what could not be, and why.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::apply::{Act, Refusal, Step};
 use super::cluster::{Cluster, Server};
 use super::deed::{self, Deed};
-use super::objects::{Object, is_ours};
+use super::objects::{Object, is_ours, name_of};
 use super::{
     Context, Outcome, Place, Settings, Told, check_name, packets, preflight, tokens, wait, wanted,
 };
@@ -52,9 +52,8 @@ struct Linking<'a> {
     control_plane: Cluster,
     server: Server,
     is_root: bool,
-    /// The names of the clusters that are linked already.
-    others: Vec<String>,
-    replicas: u16,
+    /// Whether the control plane's own cluster is linked, so that packets can pass between both.
+    has_peer: bool,
 }
 
 /// Installs a control plane and links its own cluster.
@@ -75,8 +74,7 @@ pub async fn install(order: &Install, context: &Context) -> Result<Outcome, Erro
         control_plane: cluster,
         server,
         is_root: true,
-        others: Vec::new(),
-        replicas: 1,
+        has_peer: false,
     };
     linking.link(first, order.dry_run, context).await
 }
@@ -100,29 +98,19 @@ pub async fn join(order: &Join, context: &Context) -> Result<Outcome, Error> {
         None => server_of(settings, &control_plane).await?,
     };
     let clusters = clusters(&control_plane).await?;
-    let name_of = |cluster: &Value| {
-        cluster["metadata"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
     let is_root =
         |cluster: &&Value| cluster["metadata"]["annotations"][datapath::api::ROLE_LABEL] == "root";
-    if let Some(root) = clusters.iter().find(is_root) {
-        control_plane.name = name_of(root);
+    let root = clusters.iter().find(is_root);
+    if let Some(root) = root {
+        name_of(root).clone_into(&mut control_plane.name);
     }
-    let others = clusters
-        .iter()
-        .map(name_of)
-        .filter(|name| *name != order.name);
     let linking = Linking {
         settings,
-        others: others.collect(),
+        has_peer: root.is_some(),
         is_root: member.uid == control_plane.uid,
         member,
         control_plane,
         server,
-        replicas: 1,
     };
     linking.not_another(&clusters)?;
     linking.link(Vec::new(), order.dry_run, context).await
@@ -191,12 +179,9 @@ impl Linking<'_> {
     fn not_another(&self, clusters: &[Value]) -> Result<(), Error> {
         let name = &self.member.name;
         for held in clusters {
-            let (metadata, uid) = (
-                &held["metadata"],
-                &held["metadata"]["annotations"][wanted::UID],
-            );
+            let uid = &held["metadata"]["annotations"][wanted::UID];
             let is_same = *uid == self.member.uid.as_str();
-            let held_name = metadata["name"].as_str().unwrap_or_default();
+            let held_name = name_of(held);
             if held_name == name && uid.is_string() && !is_same {
                 return Err(Error::Missing {
                     what: format!("the name {name}"),
@@ -218,7 +203,7 @@ impl Linking<'_> {
 
     /// Everything after the control plane was found: `first` is made before anything of the member's.
     async fn link(
-        mut self,
+        self,
         first: Vec<Object>,
         dry_run: bool,
         context: &Context,
@@ -231,7 +216,7 @@ impl Linking<'_> {
         for warning in found.warnings {
             context.say(Told::Warning(warning));
         }
-        self.replicas = if found.nodes > 1 { 2 } else { 1 };
+        let replicas = if found.nodes > 1 { 2 } else { 1 };
         let mut refusals: Vec<Refusal> = found.refusals;
         let in_control_plane: Vec<Object> = first
             .into_iter()
@@ -244,7 +229,7 @@ impl Linking<'_> {
         )
         .await?;
         let mut in_member = wanted::home(self.settings, &self.member.name);
-        let programs = wanted::programs(self.settings, &self.member.name, self.replicas);
+        let programs = wanted::programs(self.settings, &self.member.name, replicas);
         if self.is_root {
             // It has the namespace already, and one object is not made twice.
             in_member.retain(|object| object.kind != "Namespace");
@@ -375,7 +360,7 @@ impl Linking<'_> {
         }
         wait::nodes_applied(&self.control_plane, &self.member, settings.wait, context).await?;
         wait::unobjected(&self.control_plane, &self.member.name, context).await?;
-        if self.is_root || self.others.is_empty() {
+        if self.is_root || !self.has_peer {
             return Ok(None);
         }
         context.say(Told::Phase(format!(

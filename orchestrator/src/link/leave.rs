@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::apply::{release, remove};
 use super::cluster::Cluster;
 use super::join::{clusters, is_joined};
-use super::objects::{MEMBER_LABEL, PART_OF, is_ours, words};
+use super::objects::{MEMBER_LABEL, PART_OF, is_ours, name_of, words};
 use super::wait::{of_member, until};
 use super::{Context, Place, Told, check_name, wanted};
 use crate::Error;
@@ -201,17 +201,11 @@ pub async fn uninstall(order: &Uninstall, context: &Context) -> Result<Removed, 
     let mut control_plane = Cluster::reach("the control plane", &order.place.kubeconfig).await?;
     // None where nothing is installed, or no more than a part of it.
     let known = clusters(&control_plane).await.unwrap_or_default();
-    let name_of = |cluster: &Value| {
-        cluster["metadata"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
     let is_own = |cluster: &&Value| {
         cluster["metadata"]["annotations"][wanted::UID] == control_plane.uid.as_str()
     };
-    let own = known.iter().find(is_own).map(name_of);
-    let others: Vec<String> = known
+    let own = known.iter().find(is_own).map(|own| name_of(own).to_owned());
+    let others: Vec<&str> = known
         .iter()
         .filter(|cluster| !is_own(cluster))
         .map(name_of)

@@ -42,7 +42,7 @@ impl Object {
 
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        self.value["metadata"]["name"].as_str().unwrap_or_default()
+        name_of(&self.value)
     }
 
     /// Its path.
@@ -54,6 +54,11 @@ impl Object {
     pub(super) fn words(&self) -> String {
         words(self.kind, &self.value)
     }
+}
+
+/// An object's name; empty where it has none.
+pub(super) fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
 /// What an object is called for people.
