@@ -58,6 +58,16 @@ pub struct Removed {
     pub left: Vec<String>,
 }
 
+/// A removal that is being done.
+struct Removal<'a> {
+    namespace: &'a str,
+    wait: Duration,
+    force: bool,
+    dry_run: bool,
+    context: &'a Context,
+    done: Removed,
+}
+
 /// The kinds of which something may be made, those first that run something: name, path of the group, plural, whether it is in a namespace.
 const KINDS: [(&str, &str, &str, bool); 9] = [
     ("DaemonSet", "/apis/apps/v1", "daemonsets", true),
@@ -114,57 +124,39 @@ pub async fn unjoin(order: &Unjoin, context: &Context) -> Result<Removed, Error>
             "{name} is the control plane's own cluster; `floaterctl link uninstall` removes both"
         )));
     }
-    let mut removed = Removed::default();
+    let mut removal = Removal {
+        namespace: &order.namespace,
+        wait: order.wait,
+        force: order.force,
+        dry_run: order.dry_run,
+        context,
+        done: Removed::default(),
+    };
     if held.is_some() {
-        removed
+        removal
+            .done
             .removed
             .push(format!("Cluster {name} in {}", control_plane.name));
-        if !order.dry_run {
-            leave(
-                &control_plane,
-                name,
-                order.wait,
-                order.force,
-                context,
-                &mut removed,
-            )
-            .await?;
-        }
+        removal.leave(&control_plane, name).await?;
     }
     let selector = format!("{MEMBER_LABEL}={name}");
     if let Some(member) = &member {
-        sweep(
-            member,
-            &selector,
-            &order.namespace,
-            order.dry_run,
-            context,
-            &mut removed,
-        )
-        .await?;
-        own_namespace(member, &order.namespace, order.dry_run, &mut removed).await?;
+        removal.sweep(member, &selector).await?;
+        removal.own_namespace(member).await?;
     } else {
-        removed.left.push(format!(
+        removal.done.left.push(format!(
             "everything in {name} itself: the programs in namespace {}, and what its nodes have of the datapath until they are restarted",
             order.namespace
         ));
     }
-    sweep(
-        &control_plane,
-        &selector,
-        &order.namespace,
-        order.dry_run,
-        context,
-        &mut removed,
-    )
-    .await?;
-    if held.is_none() && removed.removed.is_empty() {
+    removal.sweep(&control_plane, &selector).await?;
+    if held.is_none() && removal.done.removed.is_empty() {
         return Err(Error::Missing {
             what: format!("Cluster {name}"),
             why: "the control plane knows no such cluster, and nothing of it is there".to_owned(),
         });
     }
-    Ok(removed)
+    Ok(removal.done)
 }
 
 /// The member, if it answers; that it does not is an error unless it is forced.
@@ -210,7 +202,14 @@ pub async fn uninstall(order: &Uninstall, context: &Context) -> Result<Removed, 
         .filter(|cluster| !is_own(cluster))
         .map(name_of)
         .collect();
-    let mut removed = Removed::default();
+    let mut removal = Removal {
+        namespace: &order.namespace,
+        wait: order.wait,
+        force: order.force,
+        dry_run: order.dry_run,
+        context,
+        done: Removed::default(),
+    };
     if !others.is_empty() {
         let named = others.join(", ");
         if !order.force {
@@ -221,46 +220,174 @@ pub async fn uninstall(order: &Uninstall, context: &Context) -> Result<Removed, 
                 ),
             });
         }
-        removed
+        removal
+            .done
             .left
             .push(format!("the Clusters {named}, and the datapath in them"));
     }
     if let Some(name) = own {
         control_plane.name.clone_from(&name);
-        removed.removed.push(format!("Cluster {name}"));
-        if !order.dry_run {
-            leave(
-                &control_plane,
-                &name,
-                order.wait,
-                order.force,
-                context,
-                &mut removed,
-            )
-            .await?;
-        }
+        removal.done.removed.push(format!("Cluster {name}"));
+        removal.leave(&control_plane, &name).await?;
     }
     let selector = format!("{}={}", PART_OF.0, PART_OF.1);
-    sweep(
-        &control_plane,
-        &selector,
-        &order.namespace,
-        order.dry_run,
-        context,
-        &mut removed,
-    )
-    .await?;
+    removal.sweep(&control_plane, &selector).await?;
     if others.is_empty() {
-        definitions(&control_plane, &selector, order.dry_run, &mut removed).await?;
+        removal.definitions(&control_plane, &selector).await?;
     }
-    own_namespace(
-        &control_plane,
-        &order.namespace,
-        order.dry_run,
-        &mut removed,
-    )
-    .await?;
-    Ok(removed)
+    removal.own_namespace(&control_plane).await?;
+    Ok(removal.done)
+}
+
+impl Removal<'_> {
+    /// Deletes a Cluster, and waits until its nodes are bare and the manager has let go of it.
+    async fn leave(&mut self, control_plane: &Cluster, name: &str) -> Result<(), Error> {
+        if self.dry_run {
+            return Ok(());
+        }
+        let path = format!("/apis/{GROUP}/{VERSION}/clusters/{name}");
+        self.context.say(Told::Phase(format!(
+            "waiting until the nodes of {name} are bare"
+        )));
+        let deleted = remove(control_plane, &path, None).await;
+        deleted.map_err(|failure| failed(control_plane, &failure))?;
+        let what = format!("the nodes of {name}");
+        let gone = until(&what, self.wait, self.context, async || match control_plane
+            .get(&path)
+            .await
+        {
+            Ok(None) => Ok(None),
+            Ok(Some(held)) => Ok(Some(holding(&held))),
+            Err(failure) => Err(failure.to_string()),
+        })
+        .await;
+        match gone {
+        Ok(()) => Ok(()),
+        Err(error @ Error::Interrupted { .. }) => Err(error),
+        Err(error) if !self.force => Err(Error::Missing {
+            what: error.to_string(),
+            why: "the Cluster stays marked for deletion; --force takes it out now, whatever its nodes have".to_owned(),
+        }),
+        Err(error) => {
+            self.done.left.push(format!("{error}: what these have of the datapath stays until they are restarted"));
+            force_out(control_plane, name, &path).await.map_err(|failure| failed(control_plane, &failure))
+        }
+    }
+    }
+
+    /// Removes what carries our label and these others.
+    async fn sweep(&mut self, cluster: &Cluster, selector: &str) -> Result<(), Error> {
+        let selector = encoded(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{selector}"));
+        let namespace = self.namespace;
+        for (kind, group, plural, is_in_namespace) in KINDS {
+            let path = if is_in_namespace {
+                format!("{group}/namespaces/{namespace}/{plural}")
+            } else {
+                format!("{group}/{plural}")
+            };
+            let items = match cluster
+                .list(&format!("{path}?labelSelector={selector}"))
+                .await
+            {
+                Ok(items) => items,
+                Err(failure) if failure.is_absent() => continue,
+                Err(failure) => return Err(failed(cluster, &failure)),
+            };
+            for item in items {
+                let metadata = &item["metadata"];
+                let name = metadata["name"].as_str().unwrap_or_default();
+                let path = match metadata["namespace"].as_str() {
+                    Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),
+                    None => format!("{group}/{plural}/{name}"),
+                };
+                let what = format!("{} in {}", words(kind, &item), cluster.name);
+                if !self.dry_run {
+                    let deleted = remove(cluster, &path, metadata["uid"].as_str()).await;
+                    deleted.map_err(|failure| failed(cluster, &failure))?;
+                    self.context.say(Told::Done(format!("remove {what}")));
+                }
+                self.done.removed.push(what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the definitions that we made and of which nobody has an object.
+    async fn definitions(&mut self, cluster: &Cluster, selector: &str) -> Result<(), Error> {
+        const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let selector = encoded(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{selector}"));
+        let items = cluster
+            .list(&format!("{PATH}?labelSelector={selector}"))
+            .await;
+        for item in items.map_err(|failure| failed(cluster, &failure))? {
+            let name = item["metadata"]["name"].as_str().unwrap_or_default();
+            let plural = item["spec"]["names"]["plural"].as_str().unwrap_or_default();
+            let what = format!(
+                "{} in {}",
+                words("CustomResourceDefinition", &item),
+                cluster.name
+            );
+            let objects = cluster
+                .list(&format!("/apis/{GROUP}/{VERSION}/{plural}"))
+                .await;
+            if !self.dry_run && objects.is_ok_and(|objects| !objects.is_empty()) {
+                self.done
+                    .left
+                    .push(format!("{what}: there are objects of it"));
+                continue;
+            }
+            if !self.dry_run {
+                let deleted = remove(
+                    cluster,
+                    &format!("{PATH}/{name}"),
+                    item["metadata"]["uid"].as_str(),
+                )
+                .await;
+                deleted.map_err(|failure| failed(cluster, &failure))?;
+            }
+            self.done.removed.push(what);
+        }
+        Ok(())
+    }
+
+    /// Removes the namespace where we made it and nobody else has anything in it.
+    async fn own_namespace(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        let name = self.namespace;
+        let path = format!("/api/v1/namespaces/{name}");
+        let Some(held) = read(cluster, &path).await?.filter(is_ours) else {
+            return Ok(());
+        };
+        let what = format!("{} in {}", words("Namespace", &held), cluster.name);
+        for (kind, group, plural, is_in_namespace) in KINDS {
+            if !is_in_namespace && kind != "Role" && kind != "RoleBinding" {
+                continue;
+            }
+            let listed = cluster
+                .list(&format!("{group}/namespaces/{name}/{plural}"))
+                .await;
+            let is_foreign = |item: &Value| {
+                let is_everywhere = item["metadata"]["name"] == "kube-root-ca.crt"
+                    || kind == "ServiceAccount" && item["metadata"]["name"] == "default";
+                !is_ours(item) && !is_everywhere
+            };
+            if let Some(item) = listed
+                .unwrap_or_default()
+                .iter()
+                .find(|item| is_foreign(item))
+            {
+                self.done
+                    .left
+                    .push(format!("{what}: {} is not ours", words(kind, item)));
+                return Ok(());
+            }
+        }
+        if !self.dry_run {
+            let deleted = remove(cluster, &path, held["metadata"]["uid"].as_str()).await;
+            deleted.map_err(|failure| failed(cluster, &failure))?;
+        }
+        self.done.removed.push(what);
+        Ok(())
+    }
 }
 
 async fn read(cluster: &Cluster, path: &str) -> Result<Option<Value>, Error> {
@@ -274,44 +401,6 @@ fn failed(cluster: &Cluster, failure: &Failure) -> Error {
     Error::Missing {
         what: cluster.name.clone(),
         why: failure.to_string(),
-    }
-}
-
-/// Deletes a Cluster, and waits until its nodes are bare and the manager has let go of it.
-pub(super) async fn leave(
-    control_plane: &Cluster,
-    name: &str,
-    wait: Duration,
-    force: bool,
-    context: &Context,
-    removed: &mut Removed,
-) -> Result<(), Error> {
-    let path = format!("/apis/{GROUP}/{VERSION}/clusters/{name}");
-    context.say(Told::Phase(format!(
-        "waiting until the nodes of {name} are bare"
-    )));
-    let deleted = remove(control_plane, &path, None).await;
-    deleted.map_err(|failure| failed(control_plane, &failure))?;
-    let what = format!("the nodes of {name}");
-    let gone = until(&what, wait, context, async || {
-        match control_plane.get(&path).await {
-            Ok(None) => Ok(None),
-            Ok(Some(held)) => Ok(Some(holding(&held))),
-            Err(failure) => Err(failure.to_string()),
-        }
-    })
-    .await;
-    match gone {
-        Ok(()) => Ok(()),
-        Err(error @ Error::Interrupted { .. }) => Err(error),
-        Err(error) if !force => Err(Error::Missing {
-            what: error.to_string(),
-            why: "the Cluster stays marked for deletion; --force takes it out now, whatever its nodes have".to_owned(),
-        }),
-        Err(error) => {
-            removed.left.push(format!("{error}: what these have of the datapath stays until they are restarted"));
-            force_out(control_plane, name, &path).await.map_err(|failure| failed(control_plane, &failure))
-        }
     }
 }
 
@@ -339,135 +428,6 @@ async fn force_out(control_plane: &Cluster, name: &str, path: &str) -> Result<()
         }
     }
     release(control_plane, path).await
-}
-
-/// Removes what carries our label and these others.
-async fn sweep(
-    cluster: &Cluster,
-    selector: &str,
-    namespace: &str,
-    dry_run: bool,
-    context: &Context,
-    removed: &mut Removed,
-) -> Result<(), Error> {
-    let selector = encoded(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{selector}"));
-    for (kind, group, plural, is_in_namespace) in KINDS {
-        let path = if is_in_namespace {
-            format!("{group}/namespaces/{namespace}/{plural}")
-        } else {
-            format!("{group}/{plural}")
-        };
-        let items = match cluster
-            .list(&format!("{path}?labelSelector={selector}"))
-            .await
-        {
-            Ok(items) => items,
-            Err(failure) if failure.is_absent() => continue,
-            Err(failure) => return Err(failed(cluster, &failure)),
-        };
-        for item in items {
-            let metadata = &item["metadata"];
-            let name = metadata["name"].as_str().unwrap_or_default();
-            let path = match metadata["namespace"].as_str() {
-                Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),
-                None => format!("{group}/{plural}/{name}"),
-            };
-            let what = format!("{} in {}", words(kind, &item), cluster.name);
-            if !dry_run {
-                let deleted = remove(cluster, &path, metadata["uid"].as_str()).await;
-                deleted.map_err(|failure| failed(cluster, &failure))?;
-                context.say(Told::Done(format!("remove {what}")));
-            }
-            removed.removed.push(what);
-        }
-    }
-    Ok(())
-}
-
-/// Removes the definitions that we made and of which nobody has an object.
-async fn definitions(
-    cluster: &Cluster,
-    selector: &str,
-    dry_run: bool,
-    removed: &mut Removed,
-) -> Result<(), Error> {
-    const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    let selector = encoded(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{selector}"));
-    let items = cluster
-        .list(&format!("{PATH}?labelSelector={selector}"))
-        .await;
-    for item in items.map_err(|failure| failed(cluster, &failure))? {
-        let name = item["metadata"]["name"].as_str().unwrap_or_default();
-        let plural = item["spec"]["names"]["plural"].as_str().unwrap_or_default();
-        let what = format!(
-            "{} in {}",
-            words("CustomResourceDefinition", &item),
-            cluster.name
-        );
-        let objects = cluster
-            .list(&format!("/apis/{GROUP}/{VERSION}/{plural}"))
-            .await;
-        if !dry_run && objects.is_ok_and(|objects| !objects.is_empty()) {
-            removed
-                .left
-                .push(format!("{what}: there are objects of it"));
-            continue;
-        }
-        if !dry_run {
-            let deleted = remove(
-                cluster,
-                &format!("{PATH}/{name}"),
-                item["metadata"]["uid"].as_str(),
-            )
-            .await;
-            deleted.map_err(|failure| failed(cluster, &failure))?;
-        }
-        removed.removed.push(what);
-    }
-    Ok(())
-}
-
-/// Removes the namespace where we made it and nobody else has anything in it.
-async fn own_namespace(
-    cluster: &Cluster,
-    name: &str,
-    dry_run: bool,
-    removed: &mut Removed,
-) -> Result<(), Error> {
-    let path = format!("/api/v1/namespaces/{name}");
-    let Some(held) = read(cluster, &path).await?.filter(is_ours) else {
-        return Ok(());
-    };
-    let what = format!("{} in {}", words("Namespace", &held), cluster.name);
-    for (kind, group, plural, is_in_namespace) in KINDS {
-        if !is_in_namespace && kind != "Role" && kind != "RoleBinding" {
-            continue;
-        }
-        let listed = cluster
-            .list(&format!("{group}/namespaces/{name}/{plural}"))
-            .await;
-        let is_foreign = |item: &Value| {
-            let is_everywhere = item["metadata"]["name"] == "kube-root-ca.crt"
-                || kind == "ServiceAccount" && item["metadata"]["name"] == "default";
-            !is_ours(item) && !is_everywhere
-        };
-        if let Some(item) = listed
-            .unwrap_or_default()
-            .iter()
-            .find(|item| is_foreign(item))
-        {
-            removed
-                .left
-                .push(format!("{what}: {} is not ours", words(kind, item)));
-            return Ok(());
-        }
-    }
-    if !dry_run {
-        let deleted = remove(cluster, &path, held["metadata"]["uid"].as_str()).await;
-        deleted.map_err(|failure| failed(cluster, &failure))?;
-    }
-    removed.removed.push(what);
-    Ok(())
 }
 
 /// A Cluster that a deed made is taken back like any that leaves, and then whatever its nodes say.
