@@ -52,7 +52,7 @@ type Request = (Program, mpsc::SyncSender<Result<Child, Error>>);
 #[derive(Debug)]
 pub struct Spawner {
     requests: Mutex<Option<Sender<Request>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Spawner {
@@ -74,7 +74,7 @@ impl Spawner {
             .map_err(Error::doing("start the spawner thread"))?;
         Ok(Self {
             requests: Mutex::new(Some(requests)),
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -99,20 +99,23 @@ impl Spawner {
 }
 
 impl Spawner {
-    /// Starts nothing any more, and lets the kernel kill what was started.
+    /// Starts nothing any more, and lets the kernel kill what was started. When this returns, each program that was
+    /// being started runs as itself, with its own environment, or not at all.
     pub fn close(&self) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         *requests = None;
+        drop(requests);
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // A panic there has been reported to its asker.
+            let _ = thread.join();
+        }
     }
 }
 
 impl Drop for Spawner {
     fn drop(&mut self) {
         self.close();
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported to its asker.
-            let _ = thread.join();
-        }
     }
 }
 

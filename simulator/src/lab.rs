@@ -233,10 +233,15 @@ fn run(
     if let Some(fleet) = &fleet {
         fleet.stop();
     }
-    if let Err(error) = state::end_marked(&record.marker()) {
-        warn!(%error, "a process is left");
-    }
+    let end_children = || {
+        if let Err(error) = state::end_marked(&record.marker()) {
+            warn!(%error, "a process is left");
+        }
+    };
+    end_children();
     runtime.shutdown_timeout(Duration::from_secs(5));
+    // A lab that was ended while it was being built may have started one until its last task was gone.
+    end_children();
     (ended, fleet)
 }
 

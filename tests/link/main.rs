@@ -4,6 +4,7 @@
 
 mod adoption;
 mod agent;
+mod bare;
 mod chart;
 mod deploy;
 mod failover;
