@@ -4,4 +4,5 @@
 
 mod fleets;
 mod kills;
+mod lossless;
 mod moments;

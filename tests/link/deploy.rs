@@ -6,9 +6,8 @@ use std::io::{BufRead as _, BufReader};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tests::bare::{Bare, KOSMOS};
 use tests::program::{Place, Ran};
-
-use super::bare::{Bare, KOSMOS, Pinger};
 
 const TWO: &str = "\
 name: bare
@@ -86,6 +85,12 @@ fn clusters_are_linked_carry_packets_and_are_as_before_when_they_have_left() {
             .all(|cluster| cluster["spec"]["kubeconfig"].is_null()),
         "{clusters:#?}"
     );
+
+    // What is gone later was there, of each kind.
+    let traces = bare.traces("east/n1").join("\n");
+    for kind in ["links", "routes", "rules", "nat"] {
+        assert!(traces.contains(kind), "{kind}: {traces}");
+    }
 
     // Twice is once.
     let before = (bare.installed("east"), bare.installed("west"));
@@ -297,16 +302,8 @@ fn no_packet_is_lost_while_every_program_gets_another_image() {
     let bare = Bare::up(&TWO.replace("floater: false", "floater: true"));
     bare.install("east", &[]).expect(0);
     bare.join("west", "east", &[]).expect(0);
-    let pods = bare
-        .endpoint("west")
-        .items("/api/v1/namespaces/kosmos-system/pods");
-    let target = pods
-        .iter()
-        .find(|pod| pod["metadata"]["name"] == "floater-n2");
-    let target = target
-        .and_then(|pod| pod["status"]["podIP"].as_str())
-        .unwrap();
-    let pinger = Pinger::start(&bare, "east/n2/floater-n2", target);
+    let target = bare.address("west", "floater-n2");
+    let stream = bare.stream("east/n2/floater-n2", &target);
     for cluster in ["east", "west"] {
         let words = [
             "upgrade",
@@ -322,8 +319,9 @@ fn no_packet_is_lost_while_every_program_gets_another_image() {
         let again = bare.link(&words).expect(0);
         assert!(again.stdout.contains("already"), "{}", again.stdout);
     }
-    let sent = pinger.end();
-    assert!(sent > 1000, "{sent} packets are no proof");
+    let count = stream.end().unwrap();
+    assert_eq!((count.lost(), count.refused), (0, 0), "{count:?}");
+    assert!(count.sent > 1000, "{count:?} are no proof");
     let (code, status) = bare.status("east");
     assert_eq!(code, Some(0), "{status:#}");
     bare.down();

@@ -4,7 +4,6 @@
 
 mod adoption;
 mod agent;
-mod bare;
 mod chart;
 mod deploy;
 mod failover;

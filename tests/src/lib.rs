@@ -5,6 +5,7 @@
 //!
 //! May know: everything.
 
+pub mod bare;
 pub mod client;
 pub mod gate;
 pub mod image;
@@ -12,4 +13,5 @@ pub mod lab;
 pub mod program;
 pub mod proxy;
 pub mod server;
+pub mod stream;
 pub mod terminal;

@@ -31,6 +31,7 @@ const CORPUS: &[(&str, &str)] = &[
     ("HEALTHY_FLEETS", "500"),
     ("OVERLOADED_RUNS", "50"),
     ("READER_CASES", "1000000"),
+    ("CHURN_SECONDS", "600"),
 ];
 
 /// What libtest said of one test.
