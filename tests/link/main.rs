@@ -8,6 +8,7 @@ mod chart;
 mod deploy;
 mod failover;
 mod fleet;
+mod kosmos;
 mod lab;
 mod leaving;
 mod objects;

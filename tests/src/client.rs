@@ -56,14 +56,16 @@ impl Endpoint {
         let user = named("users", context["user"].as_str().unwrap())["user"].clone();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let address = text(&cluster["server"]);
-        Self::new(
+        Self::at(
             address.trim_start_matches("https://").to_owned(),
             text(&cluster["certificate-authority-data"]),
             text(&user["token"]),
         )
     }
 
-    fn new(address: String, authority: String, token: String) -> Self {
+    /// An API server by its address, its authority (PEM in base64) and a token.
+    #[must_use]
+    pub fn at(address: String, authority: String, token: String) -> Self {
         let pem = base64(&authority);
         let mut roots = RootCertStore::empty();
         roots
@@ -91,7 +93,7 @@ impl Endpoint {
     /// The same cluster, reached at another address, with the base of its paths, that proves itself by another authority.
     #[must_use]
     pub fn moved(&self, address: String, authority: String) -> Self {
-        Self::new(address, authority, self.token.clone())
+        Self::at(address, authority, self.token.clone())
     }
 
     /// As a kubeconfig's `cluster`.

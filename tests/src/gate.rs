@@ -52,6 +52,8 @@ pub fn hidden(verb: &OsStr, rest: &[OsString]) -> Option<ExitCode> {
         Some(enter::print_capabilities())
     } else if verb == measures::PEAK {
         Some(measures::run_and_weigh(rest))
+    } else if verb == crate::kosmos::VERB {
+        Some(crate::kosmos::run(rest))
     } else if verb == crate::stream::VERB {
         Some(crate::stream::run(rest))
     } else {

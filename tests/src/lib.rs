@@ -9,6 +9,7 @@ pub mod bare;
 pub mod client;
 pub mod gate;
 pub mod image;
+pub mod kosmos;
 pub mod lab;
 pub mod program;
 pub mod proxy;
