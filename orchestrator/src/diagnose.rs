@@ -15,6 +15,7 @@ mod intent;
 mod join;
 mod objections;
 mod pairs;
+pub mod path;
 mod residual;
 mod scope;
 mod tables;

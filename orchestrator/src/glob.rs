@@ -22,6 +22,12 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// The pattern of one name, whatever signs are in it.
+    #[must_use]
+    pub fn exactly(name: &str) -> Self {
+        Self::from(globset::escape(name))
+    }
+
     /// Why the text is no pattern, for a person.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::descriptors::{self, Descriptors};
 use crate::diagnose::Judged;
+use crate::diagnose::path::{self, Place, Traced};
 use crate::engine::messages::Input;
 use crate::engine::{Engine, Purpose, Settings};
 use crate::evidence::Gathered;
@@ -199,10 +200,38 @@ pub async fn run(
     options: RunOptions,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
+    finished(options, interrupt, drive).await
+}
+
+/// As [`run`], to follow one packet and its answer through what was gathered.
+///
+/// # Errors
+/// As [`run`]; [`Error::Usage`] where one of the ends is no place of the inventory.
+pub async fn trace(
+    options: RunOptions,
+    (from, to): (Place, Place),
+    interrupt: impl Future<Output = ()>,
+) -> Result<Traced, Error> {
+    let work = async |context: Context| {
+        let mut kube = Kube::new(context.clone(), Purpose::Diagnose, false);
+        let gathered = gather(&context, &mut kube, Purpose::Diagnose).await?;
+        let options = Arc::clone(&context.options);
+        let traced = move || path::trace(&gathered, &options.what, (&from, &to));
+        blocking(move || traced().map_err(Error::Usage)).await
+    };
+    finished(options, interrupt, work).await
+}
+
+/// Does a run's work, and removes what it made on every way out.
+async fn finished<T>(
+    options: RunOptions,
+    interrupt: impl Future<Output = ()>,
+    work: impl AsyncFnOnce(Context) -> Result<T, Error>,
+) -> Result<T, Error> {
     let keep = options.keep;
     let context = begin(options).await?;
     let ledger = Arc::clone(&context.ledger);
-    let work = AssertUnwindSafe(drive(context.clone())).catch_unwind();
+    let work = AssertUnwindSafe(work(context.clone())).catch_unwind();
     let result = tokio::select! {
         // An interruption that came with the result still is one: it was asked for.
         biased;

@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::protocol::{Answer, Order, ROOT, Ready, Request};
 use crate::state::{self, Folder, MARKER, Taken};
 use crate::topology::Topology;
-use crate::{Error, codes};
+use crate::{Error, codes, lab};
 
 pub use crate::codes::Injection;
 pub use crate::protocol::{Caller, ClusterStatus, NodeStatus, Phase, Status, Step};
@@ -287,6 +287,14 @@ pub fn exec(name: Option<&str>, place: &str, argv: &[OsString]) -> Result<Infall
     let mut command = Command::new(program);
     command.args(args).env(MARKER, id);
     Err(process::exec(command, descriptors.next(), &netns).into())
+}
+
+/// Refuses what this machine or this version cannot build, as [`up`] would, and builds nothing.
+///
+/// # Errors
+/// [`Error::Missing`], which names it.
+pub fn possible(topology: &Topology) -> Result<(), Error> {
+    lab::possible(topology)
 }
 
 /// Stops the datapath's controllers, elector and agents, everywhere or at `CLUSTER[/NODE]`.

@@ -16,6 +16,8 @@ clusters:
   - {name: south, nodes: 1, family: all}
 workloads: {floater: true}
 ";
+/// What a process of a lab is called by that is a program of the datapath.
+const PROGRAM: &str = "__clusterlink";
 const BOTH: [&str; 2] = ["--ip-family", "all"];
 const P2P: [&str; 4] = ["--ip-family", "all", "--network-type", "p2p"];
 /// How long a fleet may take to be as planned again; a failure, not a measure.
@@ -40,11 +42,8 @@ fn linked() -> Bare {
 fn programs(bare: &Bare, word: &str) -> Vec<Pid> {
     let all = bare.lab.place.processes().into_iter();
     let of_word = all.filter(|(_, command)| {
-        let mut words = command.split(['\0', ' ']);
-        words
-            .next()
-            .is_some_and(|program| program.ends_with("clusterlink"))
-            && words.next() == Some(word)
+        let mut words = command.split(' ').skip_while(|word| *word != PROGRAM);
+        words.nth(1) == Some(word)
     });
     of_word.map(|(pid, _)| Pid::from_raw(pid)).collect()
 }

@@ -38,7 +38,8 @@ fn label(bare: &Bare, (cluster, node): (&str, &str), side: Value) {
     let patch = json!({"metadata": {"labels": {SIDE: side}}});
     let (status, answer) = endpoint.call("PATCH", &format!("/api/v1/nodes/{node}"), &patch);
     assert_eq!(status, 200, "{answer}");
-    let path = "/api/v1/namespaces/kosmos-system/pods?labelSelector=app.kubernetes.io%2Fcomponent%3Dagent";
+    let path =
+        "/api/v1/namespaces/kosmos-system/pods?labelSelector=app.kubernetes.io%2Fcomponent%3Dagent";
     let has_agent = || {
         let pods = endpoint.items(path);
         let of_node = |pod: &&Value| pod["spec"]["nodeName"] == node;
@@ -83,7 +84,7 @@ fn has_route(bare: &Bare, (cluster, node): (&str, &str), prefix: &str) -> bool {
 }
 
 #[test]
-#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft, iproute2"]
 fn nodes_of_kosmos_and_ours_carry_packets_together_and_change_sides() {
     let bare = Bare::up(FLEET);
     let p2p = ["--network-type", "p2p"];

@@ -1,6 +1,7 @@
 //! Every check of the project, in the order in which it is cheapest to fail.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -52,6 +53,8 @@ pub fn hidden(verb: &OsStr, rest: &[OsString]) -> Option<ExitCode> {
         Some(enter::print_capabilities())
     } else if verb == measures::PEAK {
         Some(measures::run_and_weigh(rest))
+    } else if let Some(verb @ (crate::pour::POUR | crate::pour::DRAIN)) = verb.to_str() {
+        Some(crate::pour::run(verb, rest))
     } else if verb == crate::kosmos::VERB {
         Some(crate::kosmos::run(rest))
     } else if verb == crate::stream::VERB {
@@ -137,20 +140,25 @@ fn checks(cargo: &Cargo, tally: &mut Tally, quick: bool) {
             &[("RUSTDOCFLAGS", "-D warnings")],
         )
     });
-    suites::run(cargo, tally, suites::Reach::All, None);
+    let program = suites::run(cargo, tally, suites::Reach::All, None);
     tally.step("examples in documentation", || {
         cargo.run(&["test", "--workspace", "--doc", "--quiet"])
     });
     tally.step("benches, once", || {
-        cargo.run(&[
-            "bench",
-            "--workspace",
-            "--benches",
-            "--quiet",
-            "--profile",
-            "dev",
-            "--",
-            "--test",
-        ])
+        // The bench of the datapath's programs starts them as they were built for the suites.
+        let program = program.as_deref().and_then(Path::to_str);
+        cargo.run_with(
+            &[
+                "bench",
+                "--workspace",
+                "--benches",
+                "--quiet",
+                "--profile",
+                "dev",
+                "--",
+                "--test",
+            ],
+            &[("FLOATERCTL", program.unwrap_or_default())],
+        )
     });
 }

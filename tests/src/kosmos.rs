@@ -63,10 +63,11 @@ const LISTS: [&str; 4] = ["devices", "arps", "fdbs", "routes"];
 /// Runs the verb.
 #[must_use]
 pub fn run(_: &[OsString]) -> ExitCode {
-    let mut lines = std::io::stdin().lines();
-    let order: Order = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-    std::thread::spawn(move || {
-        lines.for_each(drop);
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let order: Order = serde_json::from_str(&line).unwrap();
+    std::thread::spawn(|| {
+        std::io::stdin().lines().for_each(drop);
         std::process::exit(0);
     });
     let control = Endpoint::at(order.address, order.authority, order.token);
@@ -163,7 +164,7 @@ fn synchronise(desired: &Value) {
         added: Vec::new(),
         failed: Vec::new(),
     };
-    let mut command = |row: &RowText, list: &str, adds: bool, done: &mut Vec<String>| {
+    let command = |row: &RowText, list: &str, adds: bool, done: &mut Vec<String>| {
         let words = command(list, row, adds);
         done.push(words.join(" "));
         let output = Command::new(&words[0]).args(&words[1..]).output().unwrap();

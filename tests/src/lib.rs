@@ -11,6 +11,7 @@ pub mod gate;
 pub mod image;
 pub mod kosmos;
 pub mod lab;
+pub mod pour;
 pub mod program;
 pub mod proxy;
 pub mod server;

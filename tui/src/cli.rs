@@ -77,6 +77,9 @@ pub enum Verb {
     Matrix(Matrix),
     /// Explain a cause code or a finding: what it means, what proves it, what to do
     Explain(Explain),
+    /// Follow a packet from one place to another and back, hop by hop, as planned and as it is
+    #[command(disable_version_flag = true)]
+    Path(Path),
     /// Simulate fleets of clusters on this machine
     #[command(subcommand)]
     Sim(sim::Sim),
@@ -221,6 +224,29 @@ pub struct Matrix {
     /// Show a report of an earlier run instead of running one
     #[arg(long, value_name = "REPORT.json", value_hint = ValueHint::FilePath, conflicts_with_all = diagnosis::SOURCES)]
     pub replay: Option<PathBuf>,
+}
+
+/// Arguments of `path`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Path {
+    /// From where: CLUSTER[/NODE[/POD]] or an address; a cluster alone is a pod of its first node
+    #[arg(value_name = "SRC")]
+    pub src: String,
+    /// To where, the same
+    #[arg(value_name = "DST")]
+    pub dst: String,
+    /// Which clusters.
+    #[command(flatten)]
+    pub inventory: Inventory,
+    /// Only these families (default: all that both ends have)
+    #[arg(long, value_name = "FAMILY", value_delimiter = ',', value_enum)]
+    pub families: Vec<diagnosis::IpFamily>,
+    /// How floaters get there.
+    #[command(flatten)]
+    pub how: How,
+    /// The form of the result (default: table)
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub output: Option<sim::StatusFormat>,
 }
 
 /// Arguments of `explain`.

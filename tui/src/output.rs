@@ -376,6 +376,16 @@ impl ColorChoice {
     }
 }
 
+/// A value as JSON for people, with the line's end.
+///
+/// # Errors
+/// [`Failure::Failed`] where it cannot be written as JSON.
+pub fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::Failed(format!("writing JSON: {error}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

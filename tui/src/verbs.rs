@@ -6,6 +6,7 @@ mod explain;
 mod link;
 mod matrix;
 mod pages;
+mod path;
 mod sim;
 
 use crate::cli::link::Link;
@@ -57,6 +58,9 @@ pub fn run(cli: &Cli, held: Held) -> Outcome {
         Verb::Man(arguments) => pages::man(arguments),
         Verb::Matrix(arguments) => on_runtime(held, async |interrupt| {
             matrix::run(arguments, progress, &interrupt).await
+        }),
+        Verb::Path(arguments) => on_runtime(held, async |interrupt| {
+            path::run(arguments, progress, &interrupt).await
         }),
         Verb::Demo(arguments) => on_runtime(held, async |interrupt| {
             demo::run(arguments, color, progress, &interrupt).await

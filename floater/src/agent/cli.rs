@@ -1,5 +1,6 @@
-//! The program `floater`: `serve`, `ping`, `tables`.
+//! The program `floater`: `serve`, `ping`, `tables`, `capture`.
 
+mod capture;
 mod ping;
 
 use std::ffi::OsString;
@@ -28,6 +29,8 @@ enum Verb {
     Ping(ping::Options),
     /// The tables of this network namespace as JSON.
     Tables,
+    /// Frames of this network namespace into a file, until a signal asks for the end.
+    Capture(capture::Options),
 }
 
 /// Runs the program on its arguments, without the program's name.
@@ -53,6 +56,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Serve => done(serve()),
         Verb::Ping(options) => done(ping::ping(&options)),
         Verb::Tables => tables(),
+        Verb::Capture(options) => done(capture::capture(&options)),
     }
 }
 

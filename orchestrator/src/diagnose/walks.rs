@@ -99,6 +99,11 @@ impl<'a> Walks<'a> {
         }
     }
 
+    /// The nodes by the names of their places.
+    pub(super) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// Walks a pair there and back.
     pub(super) fn judge(&self, key: PairKey) -> Walked {
         let node = |at| self.scope.node(at);

@@ -1,6 +1,7 @@
 //! What the project promises in seconds and bytes, measured and printed, never asserted.
 
 mod budget;
+mod datapath;
 mod labs;
 mod measured;
 mod promises;
@@ -43,6 +44,7 @@ fn measure(cargo: &Cargo, rows: Option<&str>, sizes: &[usize]) -> Result<(), Str
         return Ok(());
     }
     promises::print(&workshop)?;
+    datapath::print(cargo, &workshop)?;
     drop(workshop);
     cargo.run(&[
         "bench",

@@ -42,19 +42,21 @@ enum Said<'a> {
     Passed,
 }
 
-/// Builds and runs every suite.
-pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&str>) {
+/// Builds and runs every suite; the program that they drive, where it could be built.
+pub(crate) fn run(
+    cargo: &Cargo,
+    tally: &mut Tally,
+    reach: Reach,
+    only: Option<&str>,
+) -> Option<PathBuf> {
     let mut built = Vec::new();
     tally.step("build of suites and programs", || {
         cargo.build_suites().map(|all| built = all)
     });
-    let Some(floaterctl) = built
+    let floaterctl = built
         .iter()
         .find(|one| !one.is_suite && one.target == "floaterctl")
-        .cloned()
-    else {
-        return;
-    };
+        .cloned()?;
     let mut capabilities = enter::capabilities();
     let wanted = |suite: &&Built| {
         suite.is_suite
@@ -100,6 +102,7 @@ pub(crate) fn run(cargo: &Cargo, tally: &mut Tally, reach: Reach, only: Option<&
             tally.enter(name, counts, started.elapsed());
         }
     }
+    Some(floaterctl.executable)
 }
 
 /// Runs the tests that say what they need, those with equal needs together.

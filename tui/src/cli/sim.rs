@@ -19,6 +19,8 @@ pub enum Sim {
     Kubeconfig(Named),
     /// Run a program in the network of a node, a pod or the underlay
     Exec(Exec),
+    /// Write the packets of a node, a pod or the underlay to a file that other programs read (pcap), until Ctrl-C
+    Capture(Capture),
     /// Break something on purpose
     #[command(subcommand)]
     Fault(Fault),
@@ -30,6 +32,8 @@ pub enum Sim {
     Run(Run),
     /// Print the JSON Schema of a topology file
     Schema,
+    /// Read topology files and say what `up` and `run` would refuse, without building anything
+    Validate(Validate),
     /// Remove a fleet with everything that belongs to it
     Down(Down),
 }
@@ -136,6 +140,34 @@ pub struct Exec {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub argv: Vec<OsString>,
+}
+
+/// Arguments of `sim capture`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Capture {
+    /// Where: CLUSTER/NODE, CLUSTER/NODE/POD or underlay
+    #[arg(value_name = "PLACE")]
+    pub place: String,
+    /// The file; - for standard output
+    #[arg(short, long, value_name = "FILE.pcap", value_hint = ValueHint::FilePath)]
+    pub write: PathBuf,
+    /// End after so many frames (default: at Ctrl-C, or with the fleet)
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Only this link (default: all, a frame once on each that it passes)
+    #[arg(short, long, value_name = "LINK")]
+    pub interface: Option<String>,
+    /// The fleet's name (default: the one that is running)
+    #[arg(long, value_hint = ValueHint::Other)]
+    pub name: Option<String>,
+}
+
+/// Arguments of `sim validate`.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Validate {
+    /// Topology files, scenarios included
+    #[arg(value_name = "FILE.yaml", value_hint = ValueHint::FilePath, required = true)]
+    pub files: Vec<PathBuf>,
 }
 
 /// Break something on purpose.

@@ -251,9 +251,21 @@ async fn printed(
 
 /// A run; everything that it has made is gone when this returns.
 pub(super) async fn diagnose(
-    mut options: RunOptions,
+    options: RunOptions,
     interrupt: &Interrupt,
 ) -> Result<Report, Failure> {
+    noted(options, interrupt, async |options, interrupt| {
+        run::run(options, interrupt.come()).await
+    })
+    .await
+}
+
+/// Work that deploys floaters: whoever interrupts it twice is told where it did.
+pub(super) async fn noted<T>(
+    mut options: RunOptions,
+    interrupt: &Interrupt,
+    work: impl AsyncFnOnce(RunOptions, Interrupt) -> Result<T, orchestrator::Error>,
+) -> Result<T, Failure> {
     let (tell, noted) = (options.progress, interrupt.clone());
     options.progress = Arc::new(move |event| {
         if let run::Progress::Deploying { name } = &event {
@@ -264,7 +276,7 @@ pub(super) async fn diagnose(
         }
         tell(event);
     });
-    let ended = run::run(options, interrupt.clone().come()).await;
+    let ended = work(options, interrupt.clone()).await;
     interrupt.removed_all();
     match ended {
         // An interruption that came while nothing could be done any more still is one.

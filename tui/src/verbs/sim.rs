@@ -7,7 +7,7 @@ use datapath::code::Code;
 use simulator::control::Injection;
 use simulator::{control, topology};
 
-use crate::cli::sim::{Exec, Fault, Sim, Status, StatusFormat, Up};
+use crate::cli::sim::{Capture, Exec, Fault, Sim, Status, StatusFormat, Up, Validate};
 use crate::exit::{Failure, OK, Outcome};
 use crate::input::Source;
 use crate::progress::Progress;
@@ -25,6 +25,8 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
             output::print(&format!("{}\n", path.display()))?;
         }
         Sim::Exec(arguments) => return exec(arguments),
+        Sim::Capture(arguments) => return capture(arguments),
+        Sim::Validate(arguments) => validate(arguments)?,
         Sim::Fault(Fault::List(arguments)) => output::print(&faults(arguments.all))?,
         Sim::Fault(Fault::Inject(arguments)) => {
             let code = injectable(&arguments.code)?;
@@ -39,7 +41,7 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
         Sim::Thaw(place) => at(control::thaw(place.name.as_deref(), place.at.as_deref()))?,
         // These have a runtime, which the others must not have; see the caller.
         Sim::Run(_) | Sim::Up(_) => {}
-        Sim::Schema => output::print(&json(&topology::schema())?)?,
+        Sim::Schema => output::print(&output::json(&topology::schema())?)?,
         Sim::Down(arguments) if arguments.all => {
             for name in control::down_all()? {
                 progress.say(format_args!("removed {name}"));
@@ -103,9 +105,9 @@ fn status(arguments: &Status) -> Result<(), Failure> {
                             serde_json::json!({"name": name, "trouble": error.to_string()})
                         }
                     });
-            output::print(&json(&each.collect::<Vec<_>>())?)
+            output::print(&output::json(&each.collect::<Vec<_>>())?)
         }
-        (StatusFormat::Json, _) => output::print(&json(&control::status(name)?)?),
+        (StatusFormat::Json, _) => output::print(&output::json(&control::status(name)?)?),
         (StatusFormat::Table, None) if control::names().len() > 1 => {
             control::names().iter().try_for_each(|name| {
                 match control::status(Some(name)) {
@@ -123,6 +125,48 @@ fn status(arguments: &Status) -> Result<(), Failure> {
 fn exec(arguments: &Exec) -> Outcome {
     // This process becomes the program, so there is nothing to return but a failure.
     match control::exec(arguments.name.as_deref(), &arguments.place, &arguments.argv)? {}
+}
+
+/// The floater of this program captures: it has to be in the place's network namespace, and becoming it there is the way in.
+fn capture(arguments: &Capture) -> Outcome {
+    let caller = lab::caller()?;
+    let mut argv = vec![caller.program.into_os_string()];
+    argv.extend(caller.floater_verb);
+    argv.extend([
+        "capture".into(),
+        "--write".into(),
+        arguments.write.clone().into(),
+    ]);
+    if let Some(count) = arguments.count {
+        argv.extend(["--count".into(), count.to_string().into()]);
+    }
+    if let Some(link) = &arguments.interface {
+        argv.extend(["--interface".into(), link.into()]);
+    }
+    match control::exec(arguments.name.as_deref(), &arguments.place, &argv)? {}
+}
+
+/// Reads topologies, and says what they are.
+fn validate(arguments: &Validate) -> Result<(), Failure> {
+    for file in &arguments.files {
+        let source = Source::read_at_most(file, topology::MAX_BYTES as u64)?;
+        let topology = topology::parse(&source.text, &source.name)?;
+        control::possible(&topology)?;
+        let nodes: usize = topology.clusters.iter().map(|one| one.nodes.len()).sum();
+        let counted = |count: usize, one: &str| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{count} {one}s"),
+        };
+        output::print(&format!(
+            "{}: {}, {}, {}, {}\n",
+            source.name,
+            counted(topology.clusters.len(), "cluster"),
+            counted(nodes, "node"),
+            counted(topology.faults.len(), "fault"),
+            counted(topology.expect.len(), "expectation"),
+        ))?;
+    }
+    Ok(())
 }
 
 /// The codes that can be injected, one a line; or all, with the reason why one cannot be.
@@ -158,10 +202,4 @@ pub(super) fn injectable(word: &str) -> Result<Code, Failure> {
             )))
         }
     }
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value)
-        .map(|text| text + "\n")
-        .map_err(|error| Failure::Failed(format!("writing JSON: {error}")))
 }

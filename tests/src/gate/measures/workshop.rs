@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,6 +138,16 @@ impl Workshop {
         once.peak_kib = last.parse().ok();
         once.stderr = before.to_owned();
         Ok(once)
+    }
+
+    /// Starts the program beside others; whoever asked waits for its end, and reads what it prints.
+    ///
+    /// # Errors
+    /// That it does not start.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Child, String> {
+        let mut command = self.place.command(self.place.program.as_os_str());
+        let child = command.args(arguments).stdout(Stdio::piped()).spawn();
+        child.map_err(|error| error.to_string())
     }
 
     /// Runs the program, which has to succeed.

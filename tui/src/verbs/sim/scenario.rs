@@ -73,7 +73,7 @@ pub(in super::super) async fn run(
     }
     for output in &outputs {
         let text = match output.format {
-            Format::Json => super::json(&verdicts)?,
+            Format::Json => output::json(&verdicts)?,
             _ => crate::render::junit::render(&verdicts.iter().map(suite).collect::<Vec<_>>())
                 .map_err(|error| Failure::Failed(format!("writing JUnit: {error}")))?,
         };
