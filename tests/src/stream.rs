@@ -4,9 +4,9 @@
 //! It runs as a process of its own, because only that can be in another network namespace: [`VERB`] and an address, until its standard input ends.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub const VERB: &str = "__stream";
 /// A thousand a second.
 const PACE: Duration = Duration::from_millis(1);
+/// The line that is said with the first request.
+const BEGUN: &str = "begun";
 /// How long answers are waited for after the last request.
 const LATE: Duration = Duration::from_secs(2);
 /// Where nobody asks it to end: ten million packets are nearly three hours.
@@ -96,7 +98,7 @@ pub fn run(rest: &[OsString]) -> ExitCode {
         Ok(count) => {
             let mut line = serde_json::to_vec(&count).unwrap_or_default();
             line.push(b'\n');
-            match std::io::stdout().write_all(&line) {
+            match io::stdout().write_all(&line) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             }
@@ -108,7 +110,7 @@ pub fn run(rest: &[OsString]) -> ExitCode {
     }
 }
 
-fn stream(address: IpAddr) -> std::io::Result<Count> {
+fn stream(address: IpAddr) -> io::Result<Count> {
     let (domain, protocol) = match address {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -124,7 +126,7 @@ fn stream(address: IpAddr) -> std::io::Result<Count> {
         let receiver = scope.spawn(|| answers(&socket, address, identifier, &over));
         scope.spawn(|| {
             let mut rest = Vec::new();
-            let _ = std::io::stdin().lock().read_to_end(&mut rest);
+            let _ = io::stdin().lock().read_to_end(&mut rest);
             asked_to_end.store(true, Ordering::Relaxed);
         });
         let requests = send(&socket, address, identifier, &asked_to_end);
@@ -156,6 +158,10 @@ fn send(
         }
         let packet = request(address, identifier, number);
         let refused = socket.send(&packet).is_err();
+        if number == 0 {
+            // Whoever waits for this line knows that it is there by now.
+            println!("{BEGUN}");
+        }
         requests.push(Request {
             at: began.elapsed(),
             answered: false,
@@ -219,21 +225,30 @@ fn answers(
 #[derive(Debug)]
 pub struct Stream {
     child: Child,
+    output: BufReader<ChildStdout>,
 }
 
 impl Stream {
-    /// Starts one by a command that begins a process where it is to run; the verb and the address are added to it.
+    /// Starts one by a command that begins a process where it is to run; the verb and the address are added to it. The first packet is sent when
+    /// this returns.
     ///
     /// # Errors
     /// That it does not start.
-    pub fn start(command: &mut Command, address: &str) -> std::io::Result<Self> {
-        let child = command
+    pub fn start(command: &mut Command, address: &str) -> io::Result<Self> {
+        let mut child = command
             .args([VERB, address])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()?;
-        Ok(Self { child })
+        let output = child.stdout.take().map(BufReader::new);
+        let mut output = output.ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        match line.trim_end() {
+            BEGUN => Ok(Self { child, output }),
+            _ => Err(io::Error::other(format!("no stream to {address}"))),
+        }
     }
 
     /// Ends it and waits for the last answers.
@@ -242,12 +257,11 @@ impl Stream {
     /// That it failed.
     pub fn end(mut self) -> Result<Count, String> {
         drop(self.child.stdin.take());
-        let output = self
-            .child
-            .wait_with_output()
-            .map_err(|error| error.to_string())?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("{} ({error})", output.status))
+        let mut text = String::new();
+        let read = self.output.read_to_string(&mut text);
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        read.map_err(|error| error.to_string())?;
+        serde_json::from_str(&text).map_err(|error| format!("{status} ({error})"))
     }
 }
 
