@@ -206,7 +206,7 @@ pub async fn run(
 /// As [`run`], to follow one packet and its answer through what was gathered.
 ///
 /// # Errors
-/// As [`run`]; [`Error::Usage`] where one of the ends is no place of the inventory.
+/// As [`run`]; [`Error::Input`] where one of the ends is no place of the inventory.
 pub async fn trace(
     options: RunOptions,
     (from, to): (Place, Place),
@@ -217,7 +217,7 @@ pub async fn trace(
         let gathered = gather(&context, &mut kube, Purpose::Diagnose).await?;
         let options = Arc::clone(&context.options);
         let traced = move || path::trace(&gathered, &options.what, (&from, &to));
-        blocking(move || traced().map_err(Error::Usage)).await
+        blocking(move || traced().map_err(|rule| Error::input("SRC, DST", None, rule))).await
     };
     finished(options, interrupt, work).await
 }

@@ -9,6 +9,7 @@ mod injection;
 mod inputs;
 mod kubectl;
 mod lifecycle;
+mod paths;
 mod progress;
 mod records;
 mod upkeep;

@@ -4,7 +4,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use datapath::diff::diff;
+use datapath::memory::MemoryKernel;
 use datapath::printable::Printable;
+use datapath::reconcile::Kernel as _;
 use datapath::state::{Family, NodeState, TABLE_LOCAL};
 use datapath::walk::{End, Packet, Walk, World, round_trip};
 use floater::wire::Layer;
@@ -187,7 +190,8 @@ pub fn trace(
         (None, _) => return Err(unknown(to)),
     };
     let mut paths = Vec::new();
-    for family in [Family::Ipv4, Family::Ipv6] {
+    let families = [Family::Ipv4, Family::Ipv6].into_iter();
+    for family in families.filter(|&family| what.wants_family(family)) {
         let Some((own, other)) = addresses(&scope, src, (dst, to), family) else {
             continue;
         };
@@ -206,7 +210,9 @@ pub fn trace(
             as_planned: same(&planned, &observed),
             planned,
             observed,
-            probes: dst.and_then(|dst| probes(gathered, src, dst, family)),
+            probes: dst
+                .filter(|dst| dst.layer == src.layer)
+                .and_then(|dst| probes(gathered, src, dst, family)),
         });
     }
     if paths.is_empty() {
@@ -418,18 +424,27 @@ impl Ends {
     }
 }
 
-/// What every node should be: its own state with the plan's rows for those that it has, or the plan alone where it could not be read.
+/// What every node would be if its agent brought it to the plan; the plan alone where it could not be read.
 fn planned_world(scope: &Scope<'_>, intended: &Intended) -> World {
     let mut world = World::new();
     world.assume_underlay(true);
     for at in scope.all_nodes() {
         let name = scope.place(at);
-        if let Some(desired) = intended.desired(scope, at) {
-            world.insert_from(name, &desired);
-        } else if let Some((own, layer)) = intended.planned(scope, at) {
-            world.insert_layered(name, &own, layer);
-        } else if let Ok(tables) = &scope.node(at).tables {
-            world.insert_from(name, tables);
+        let observed = intended.observed(scope, at);
+        match (intended.desired(scope, at), observed) {
+            (Some(desired), Some(observed)) => {
+                let changes = diff(&desired, &observed);
+                let mut kernel = MemoryKernel::new(observed.into_owned());
+                // A row that this kernel refuses stays as it is, which is then told as a difference.
+                let _ = kernel.apply(&changes);
+                world.insert_from(name, kernel.state());
+            }
+            (None, Some(observed)) => world.insert_from(name, &observed),
+            (_, None) => {
+                if let Some((own, layer)) = intended.planned(scope, at) {
+                    world.insert_layered(name, &own, layer);
+                }
+            }
         }
     }
     world
