@@ -12,6 +12,7 @@ mod document;
 mod draft;
 mod rules;
 mod schema;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use addresses::{UNDERLAY_V4, UNDERLAY_V6};
 pub use schema::schema;
+pub use steps::{Exec, Step};
 
 use crate::Error;
 
@@ -51,7 +53,10 @@ pub struct Topology {
     pub bare: bool,
     /// What is broken once the lab is up.
     pub faults: Vec<Fault>,
-    /// What a diagnosis has to find.
+    /// What is done then, one after the other.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// What a diagnosis has to find in the end.
     pub expect: Vec<Expect>,
 }
 
@@ -322,6 +327,7 @@ pub fn generated(
         floaters: Floaters::Auto,
         bare: false,
         faults: Vec::new(),
+        steps: Vec::new(),
         expect: Vec::new(),
     })
 }

@@ -12,5 +12,6 @@ mod lifecycle;
 mod paths;
 mod progress;
 mod records;
+mod scenarios;
 mod upkeep;
 mod virtual_clusters;

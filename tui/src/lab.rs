@@ -196,6 +196,12 @@ impl OwnLab {
         })
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its kubeconfig, one context per cluster.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {

@@ -20,6 +20,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) faults: Vec<Spanned<RawFault>>,
     #[serde(default)]
+    pub(super) steps: Vec<Spanned<RawStep>>,
+    #[serde(default)]
     pub(super) expect: Vec<Spanned<RawExpect>>,
 }
 
@@ -81,6 +83,81 @@ pub(super) struct RawExpect {
     pub(super) code: Option<Spanned<String>>,
     pub(super) at: Option<Spanned<String>>,
     pub(super) verdict: Option<Spanned<String>>,
+}
+
+/// One of its keys is there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStep {
+    pub(super) fault: Option<Spanned<RawFault>>,
+    pub(super) clear: Option<Spanned<String>>,
+    pub(super) freeze: Option<Spanned<String>>,
+    pub(super) thaw: Option<Spanned<String>>,
+    pub(super) exec: Option<Spanned<RawExec>>,
+    pub(super) wait: Option<Spanned<RawWait>>,
+    pub(super) dr: Option<Spanned<RawDr>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExec {
+    pub(super) at: Spanned<String>,
+    pub(super) run: Spanned<RawWords>,
+    pub(super) code: Option<Spanned<i64>>,
+    pub(super) contains: Option<String>,
+    pub(super) lacks: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWait {
+    pub(super) at: Spanned<String>,
+    pub(super) run: Spanned<RawWords>,
+    pub(super) code: Option<Spanned<i64>>,
+    pub(super) contains: Option<String>,
+    pub(super) lacks: Option<String>,
+    pub(super) within: Spanned<String>,
+}
+
+/// A command: words between blanks, or a list of them.
+#[derive(Debug, Clone)]
+pub(super) struct RawWords(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for RawWords {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl<'de> serde::de::Visitor<'de> for Words {
+            type Value = RawWords;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a command, or a list of its words")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<RawWords, E> {
+                let words = text.split_whitespace().map(str::to_owned);
+                Ok(RawWords(words.collect()))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> Result<RawWords, A::Error> {
+                let mut words = Vec::new();
+                while let Some(word) = list.next_element()? {
+                    words.push(word);
+                }
+                Ok(RawWords(words))
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDr {
+    #[serde(default)]
+    pub(super) expect: Vec<Spanned<RawExpect>>,
 }
 
 /// Reads one document of the dialect above, and nothing else.

@@ -13,6 +13,7 @@ use serde_saphyr::Spanned;
 use super::addresses;
 use super::document::{Document, RawCluster, RawExpect, RawFault, RawUnderlay};
 use super::draft::{DEFAULT_UNDERLAY, Draft, Refusal};
+use super::steps::step;
 use super::{
     Cluster, Expect, Families, Fault, Floaters, MAX_CLUSTERS, MAX_NODES, Mode, Topology, Underlay,
 };
@@ -20,14 +21,14 @@ use crate::Error;
 use crate::codes;
 use prefixes::{Lines, global_map, prefixes, separate, within};
 
-fn refuse<T>(line: u64, rule: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(line: u64, rule: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal {
         line,
         rule: rule.into(),
     })
 }
 
-fn line<T>(value: &Spanned<T>) -> u64 {
+pub(super) fn line<T>(value: &Spanned<T>) -> u64 {
     value.referenced.line().max(1)
 }
 
@@ -90,6 +91,11 @@ fn topology(document: Document) -> Result<Topology, Refusal> {
         .iter()
         .map(|raw| fault(raw, &clusters))
         .collect::<Result<_, _>>()?;
+    let steps = document
+        .steps
+        .iter()
+        .map(|raw| step(raw, &clusters))
+        .collect::<Result<_, _>>()?;
     let expect = document
         .expect
         .iter()
@@ -105,6 +111,7 @@ fn topology(document: Document) -> Result<Topology, Refusal> {
         },
         bare: false,
         faults,
+        steps,
         expect,
     })
 }
@@ -234,7 +241,7 @@ fn underlay(raw: &RawUnderlay, base: Underlay) -> Result<Underlay, Refusal> {
         None => base.mtu,
     };
     let delay = match &raw.delay {
-        Some(text) => duration(text)?,
+        Some(text) => duration(text, "delay", 60.0)?,
         None => base.delay,
     };
     let loss = match &raw.loss {
@@ -244,20 +251,21 @@ fn underlay(raw: &RawUnderlay, base: Underlay) -> Result<Underlay, Refusal> {
     Ok(Underlay { mtu, delay, loss })
 }
 
-fn duration(text: &Spanned<String>) -> Result<Duration, Refusal> {
+/// A time with its unit, from nothing to so many seconds.
+pub(super) fn duration(text: &Spanned<String>, key: &str, most: f64) -> Result<Duration, Refusal> {
     let value = text.value.trim();
     let parsed = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0)]
         .into_iter()
         .find_map(|(unit, seconds)| Some(value.strip_suffix(unit)?.parse::<f64>().ok()? * seconds));
     match parsed {
-        Some(seconds) if (0.0..=60.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Some(seconds) if (0.0..=most).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         Some(_) => refuse(
             line(text),
-            format!("delay must be from 0s to 60s, not {value}"),
+            format!("{key} must be from 0s to {most}s, not {value}"),
         ),
         None => refuse(
             line(text),
-            format!("delay `{value}` is not a number with us, ms or s"),
+            format!("{key} `{value}` is not a number with us, ms or s"),
         ),
     }
 }
@@ -278,7 +286,7 @@ fn share(text: &Spanned<String>) -> Result<f64, Refusal> {
 }
 
 /// `CLUSTER` or `CLUSTER/NODE` of this topology.
-fn place(text: &Spanned<String>, clusters: &[Cluster]) -> Result<(), Refusal> {
+pub(super) fn place(text: &Spanned<String>, clusters: &[Cluster]) -> Result<(), Refusal> {
     let (name, node) = match text.value.split_once('/') {
         Some((cluster, node)) => (cluster, Some(node)),
         None => (text.value.as_str(), None),
@@ -301,7 +309,7 @@ fn place(text: &Spanned<String>, clusters: &[Cluster]) -> Result<(), Refusal> {
     }
 }
 
-fn fault(raw: &Spanned<RawFault>, clusters: &[Cluster]) -> Result<Fault, Refusal> {
+pub(super) fn fault(raw: &Spanned<RawFault>, clusters: &[Cluster]) -> Result<Fault, Refusal> {
     let raw = &raw.value;
     let code = codes::read_injectable(&raw.code.value)
         .or_else(|rule| refuse(line(&raw.code), format!("fault code: {rule}")))?;
@@ -316,7 +324,10 @@ fn fault(raw: &Spanned<RawFault>, clusters: &[Cluster]) -> Result<Fault, Refusal
     })
 }
 
-fn expectation(raw: &Spanned<RawExpect>, clusters: &[Cluster]) -> Result<Expect, Refusal> {
+pub(super) fn expectation(
+    raw: &Spanned<RawExpect>,
+    clusters: &[Cluster],
+) -> Result<Expect, Refusal> {
     const VERDICTS: [&str; 4] = ["healthy", "fault", "degraded", "unknown"];
     let at = line(raw);
     match (&raw.value.code, &raw.value.verdict) {

@@ -39,6 +39,26 @@ pub fn schema() -> Value {
             "virtual": {"type": "boolean", "default": false},
         },
     });
+    let fault = json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["code", "at"],
+        "properties": {"code": {"enum": injectable}, "at": place, "peer": place},
+    });
+    let expect = json!({"type": "array", "items": {"oneOf": [
+        {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["code"],
+            "properties": {"code": {"enum": Code::ALL}, "at": place},
+        },
+        {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["verdict"],
+            "properties": {"verdict": {"enum": ["healthy", "fault", "degraded", "unknown"]}},
+        },
+    ]}});
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Topology of a simulated fleet",
@@ -57,26 +77,44 @@ pub fn schema() -> Value {
                     "floaters": {"enum": ["process", "shared", "auto"], "default": "auto"},
                 },
             },
-            "faults": {"type": "array", "items": {
-                "type": "object",
-                "additionalProperties": false,
-                "required": ["code", "at"],
-                "properties": {"code": {"enum": injectable}, "at": place, "peer": place},
-            }},
-            "expect": {"type": "array", "items": {"oneOf": [
-                {
-                    "type": "object",
-                    "additionalProperties": false,
-                    "required": ["code"],
-                    "properties": {"code": {"enum": Code::ALL}, "at": place},
-                },
-                {
-                    "type": "object",
-                    "additionalProperties": false,
-                    "required": ["verdict"],
-                    "properties": {"verdict": {"enum": ["healthy", "fault", "degraded", "unknown"]}},
-                },
-            ]}},
+            "faults": {"type": "array", "items": fault},
+            "steps": {"type": "array", "items": step(&fault, &expect)},
+            "expect": expect,
         },
+    })
+}
+
+/// A mapping of one key.
+fn step(fault: &Value, expect: &Value) -> Value {
+    let exec = |more: Value| {
+        let mut properties = json!({
+            "at": {"type": "string"},
+            "run": {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1},
+            "code": {"type": "integer", "minimum": 0, "maximum": 255, "default": 0},
+            "contains": {"type": "string"},
+            "lacks": {"type": "string"},
+        });
+        let mut required = vec!["at", "run"];
+        if !more.is_null() {
+            properties["within"] = more;
+            required.push("within");
+        }
+        json!({"type": "object", "additionalProperties": false, "required": required, "properties": properties})
+    };
+    let keys = json!({
+        "fault": fault,
+        "clear": {"const": "all"},
+        "freeze": {"type": "string"},
+        "thaw": {"type": "string"},
+        "exec": exec(Value::Null),
+        "wait": exec(json!({"type": "string", "pattern": "^[0-9.]+(us|ms|s)$"})),
+        "dr": {"type": "object", "additionalProperties": false, "properties": {"expect": expect}},
+    });
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": keys,
     })
 }

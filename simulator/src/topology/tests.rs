@@ -164,6 +164,67 @@ const REFUSED: &[(&str, u64, &str)] = &[
         3,
         "unknown key `severity`",
     ),
+    (
+        "clusters: [{}]\nsteps:\n  - {freeze: all, thaw: all}",
+        3,
+        "a step has one of",
+    ),
+    ("clusters: [{}]\nsteps:\n  - {}", 3, "a step has one of"),
+    (
+        "clusters: [{}]\nsteps:\n  - {jump: high}",
+        3,
+        "unknown key `jump`",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {clear: some}",
+        3,
+        "clear takes `all`",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {freeze: c7}",
+        3,
+        "no cluster `c7`",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {exec: {at: c1, run: ls}}",
+        3,
+        "no CLUSTER/NODE[/POD]",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {exec: {at: c1/n1, run: []}}",
+        3,
+        "a program and its arguments",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {exec: {at: c1/n1, run: {a: b}}}",
+        3,
+        "a command, or a list",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {exec: {at: c1/n1, run: ls, code: 256}}",
+        3,
+        "from 0 to 255",
+    ),
+    (
+        "clusters: [{virtual: true}]\nsteps:\n  - {exec: {at: c1/n1, run: ls}}",
+        3,
+        "is virtual",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {wait: {at: c1/n1, run: ls}}",
+        3,
+        "`within` is missing",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {wait: {at: c1/n1, run: ls, within: soon}}",
+        3,
+        "within `soon`",
+    ),
+    (
+        "clusters: [{}]\nsteps:\n  - {dr: {expect: [{verdict: fine}]}}",
+        3,
+        "none of",
+    ),
     ("name: a\nname: b\nclusters: [{}]", 2, "uplicate"),
     ("clusters:\n  - nodes: two", 2, "expected an integer"),
     ("clusters:\n  - nodes: 1.5", 2, "expected"),

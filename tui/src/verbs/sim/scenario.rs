@@ -1,27 +1,35 @@
-//! `sim run`: scenarios are topology files with `faults` and `expect`.
+//! `sim run`: scenarios are topology files with `faults`, `steps` and `expect`.
 //!
 //! ```text
-//! read all ──► for each: up ──► freeze, faults ──► diagnose ──► expectations ──► down
+//! read all ──► for each: up ──► steps, the expectations of each ──► down
 //! ```
+//! `faults` are steps before all others, with the datapath's programs frozen, and `expect` is a diagnosis after them.
 //! Every file is read before anything is built. A scenario that cannot be run fails; the others are run all the same.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use orchestrator::report::Report;
 use serde::Serialize;
 use simulator::control;
-use simulator::topology::{self, Expect, Topology};
+use simulator::topology::{self, Exec, Expect, Step, Topology};
 
 use super::super::dr;
 use crate::cli::diagnosis::{How, Judge, Probes, What};
 use crate::cli::sim::Run;
 use crate::exit::{FOUND, Failure, OK, Outcome};
 use crate::input::Source;
-use crate::lab::OwnLab;
+use crate::lab::{self, OwnLab};
 use crate::output::{self, Format, Output};
 use crate::progress::Progress;
 use crate::render::junit::{Case, CaseResult, Suite};
 use crate::signals::Interrupt;
+
+/// The longest that a program of a step may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two attempts of a step that waits.
+const AGAIN: Duration = Duration::from_millis(200);
+/// So many lines of what a program printed are looked at.
+const LINES: usize = 100_000;
 
 /// What came of a scenario.
 #[derive(Debug, Serialize)]
@@ -54,18 +62,19 @@ pub(in super::super) async fn run(
     for file in &arguments.scenarios {
         let source = Source::read_at_most(file, topology::MAX_BYTES as u64)?;
         let topology = topology::parse(&source.text, &source.name)?;
-        if topology.expect.is_empty() {
+        let steps = steps(&topology);
+        if !steps.iter().any(Step::expects) {
             return Err(Failure::input(
                 source.name,
                 None,
-                "a scenario needs `expect`",
+                "a scenario needs `expect`, or a step that expects something",
             ));
         }
-        scenarios.push((source.name, topology));
+        scenarios.push((source.name, topology, steps));
     }
     let mut verdicts = Vec::new();
-    for (name, topology) in scenarios {
-        let verdict = scenario(name, topology, interrupt, progress).await?;
+    for (name, topology, steps) in scenarios {
+        let verdict = scenario(name, topology, &steps, interrupt, progress).await?;
         if outputs.iter().all(|output| output.file.is_some()) {
             output::print(&rows(&verdict))?;
         }
@@ -96,78 +105,182 @@ fn forms(outputs: &[Output]) -> Result<Vec<Output>, Failure> {
     Ok(outputs.to_vec())
 }
 
+/// What a scenario does, in its order.
+fn steps(topology: &Topology) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if !topology.faults.is_empty() {
+        steps.push(Step::Freeze(None));
+        steps.extend(topology.faults.iter().cloned().map(Step::Fault));
+    }
+    steps.extend(topology.steps.iter().cloned());
+    if !topology.expect.is_empty() {
+        steps.push(Step::Dr(topology.expect.clone()));
+    }
+    steps
+}
+
 async fn scenario(
     name: String,
     topology: Topology,
+    steps: &[Step],
     interrupt: &Interrupt,
     progress: Progress,
 ) -> Result<Verdict, Failure> {
     let since = Instant::now();
-    let expectations = topology.expect.clone();
     progress.say(format_args!("scenario {name}"));
-    let run = played(topology, interrupt, progress).await;
+    let mut played = Played::default();
+    let run = play(topology, steps, &mut played, interrupt, progress).await;
     let seconds = since.elapsed().as_secs_f64();
-    match run {
-        Err(failure @ (Failure::Interrupted { .. } | Failure::Missing(_))) => Err(failure),
-        Err(failure) => Ok(Verdict {
-            scenario: name,
-            holds: false,
-            seconds,
-            error: Some(failure.to_string()),
-            expectations: Vec::new(),
-            report: None,
-        }),
-        Ok(report) => {
-            let expectations: Vec<Judged> = expectations
-                .iter()
-                .map(|expectation| judge(expectation, &report))
-                .collect();
-            Ok(Verdict {
-                scenario: name,
-                holds: expectations.iter().all(|judged| judged.holds),
-                seconds,
-                error: None,
-                expectations,
-                report: Some(report),
-            })
+    let error = match run {
+        Err(failure @ (Failure::Interrupted { .. } | Failure::Missing(_))) => return Err(failure),
+        Err(failure) => Some(failure.to_string()),
+        Ok(()) => None,
+    };
+    Ok(Verdict {
+        scenario: name,
+        holds: error.is_none() && played.expectations.iter().all(|judged| judged.holds),
+        seconds,
+        error,
+        expectations: played.expectations,
+        report: played.report,
+    })
+}
+
+/// What came of a scenario until it ended.
+#[derive(Debug, Default)]
+struct Played {
+    expectations: Vec<Judged>,
+    /// That of its last diagnosis.
+    report: Option<Report>,
+}
+
+async fn play(
+    topology: Topology,
+    steps: &[Step],
+    played: &mut Played,
+    interrupt: &Interrupt,
+    progress: Progress,
+) -> Result<(), Failure> {
+    let mut lab = OwnLab::up("run", topology, interrupt, progress).await?;
+    let done = all(&lab, steps, played, interrupt, progress).await;
+    lab.tell_removal(interrupt, progress);
+    let removed = lab.down().await;
+    done?;
+    removed
+}
+
+/// One step after the other; what does not hold ends nothing.
+async fn all(
+    lab: &OwnLab,
+    steps: &[Step],
+    played: &mut Played,
+    interrupt: &Interrupt,
+    progress: Progress,
+) -> Result<(), Failure> {
+    for step in steps {
+        progress.say(format_args!("step: {step}"));
+        let done = tokio::select! {
+            biased;
+            () = interrupt.clone().come() => Err(Failure::Interrupted { left: Vec::new() }),
+            done = one(lab, step, played, interrupt, progress) => done,
+        };
+        done?;
+    }
+    Ok(())
+}
+
+async fn one(
+    lab: &OwnLab,
+    step: &Step,
+    played: &mut Played,
+    interrupt: &Interrupt,
+    progress: Progress,
+) -> Result<(), Failure> {
+    match step.clone() {
+        Step::Clear => lab.with(|name| control::fault_clear(Some(name))).await,
+        Step::Fault(fault) => {
+            let at = match fault.peer {
+                Some(peer) => format!("{},{peer}", fault.at),
+                None => fault.at,
+            };
+            lab.with(move |name| control::fault_inject(Some(name), fault.code, &at))
+                .await
+        }
+        Step::Freeze(at) => {
+            lab.with(move |name| control::freeze(Some(name), at.as_deref()))
+                .await
+        }
+        Step::Thaw(at) => {
+            lab.with(move |name| control::thaw(Some(name), at.as_deref()))
+                .await
+        }
+        Step::Exec(exec) => {
+            let refused = answered(lab, &exec).await?;
+            played
+                .expectations
+                .push(Judged::of(step.to_string(), refused));
+            Ok(())
+        }
+        Step::Wait(exec, within) => {
+            let until = Instant::now() + within;
+            let mut refused = answered(lab, &exec).await?;
+            while refused.is_some() && Instant::now() < until {
+                // Nobody tells when a program would answer otherwise.
+                tokio::time::sleep(AGAIN).await;
+                refused = answered(lab, &exec).await?;
+            }
+            played
+                .expectations
+                .push(Judged::of(step.to_string(), refused));
+            Ok(())
+        }
+        Step::Dr(expect) => {
+            let report = diagnosed(lab, interrupt, progress).await?;
+            let judged = expect.iter().map(|expectation| judge(expectation, &report));
+            played.expectations.extend(judged);
+            played.report = Some(report);
+            Ok(())
         }
     }
 }
 
-async fn played(
-    mut topology: Topology,
-    interrupt: &Interrupt,
-    progress: Progress,
-) -> Result<Report, Failure> {
-    let faults = std::mem::take(&mut topology.faults);
-    let mut lab = OwnLab::up("run", topology, interrupt, progress).await?;
-    let report = diagnosed(&lab, faults, interrupt, progress).await;
-    lab.tell_removal(interrupt, progress);
-    let removed = lab.down().await;
-    let report = report?;
-    removed?;
-    Ok(report)
+/// Why a program did not answer as expected; none where it did. It is started as a person would: by this program, in a process of its own.
+async fn answered(lab: &OwnLab, exec: &Exec) -> Result<Option<String>, Failure> {
+    let mut command = tokio::process::Command::new(lab::caller()?.program);
+    command
+        .args(["sim", "exec", "--name", lab.name(), &exec.at, "--"])
+        .args(&exec.run)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+        Ok(output) => output.map_err(|error| Failure::Failed(error.to_string()))?,
+        Err(_) => return Ok(Some(format!("it still ran after {PATIENCE:?}"))),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(exec
+        .refused(output.status.code(), &printable(&said))
+        .map(|why| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let last = errors.lines().last().unwrap_or_default();
+            match last {
+                "" => why,
+                last => format!("{why}; {}", datapath::printable::printable(last, 300)),
+            }
+        }))
+}
+
+/// What a program printed, without what a terminal obeys, line by line.
+fn printable(text: &str) -> String {
+    let lines = text.lines().take(LINES);
+    let safe = lines.map(|line| datapath::printable::printable(line, 1000).into_owned());
+    safe.collect::<Vec<_>>().join("\n")
 }
 
 async fn diagnosed(
     lab: &OwnLab,
-    faults: Vec<topology::Fault>,
     interrupt: &Interrupt,
     progress: Progress,
 ) -> Result<Report, Failure> {
-    if !faults.is_empty() {
-        lab.with(move |name| {
-            control::freeze(Some(name), None)?;
-            faults.iter().try_for_each(|fault| {
-                let at = match &fault.peer {
-                    Some(peer) => format!("{},{peer}", fault.at),
-                    None => fault.at.clone(),
-                };
-                control::fault_inject(Some(name), fault.code, &at)
-            })
-        })
-        .await?;
-    }
     let inventory = dr::of_kubeconfig(&lab.kubeconfig());
     let options = dr::options(
         inventory,
@@ -178,6 +291,16 @@ async fn diagnosed(
         progress,
     );
     dr::diagnose_own(options, interrupt).await
+}
+
+impl Judged {
+    fn of(expectation: String, instead: Option<String>) -> Self {
+        Self {
+            expectation,
+            holds: instead.is_none(),
+            instead,
+        }
+    }
 }
 
 fn judge(expectation: &Expect, report: &Report) -> Judged {
