@@ -32,6 +32,7 @@ const CORPUS: &[(&str, &str)] = &[
     ("OVERLOADED_RUNS", "50"),
     ("READER_CASES", "1000000"),
     ("CHURN_SECONDS", "600"),
+    ("CONFIG_CASES", "100000"),
 ];
 
 /// What libtest said of one test.
@@ -80,6 +81,9 @@ pub(crate) fn run(
         eprintln!("gate: {name}");
         let started = Instant::now();
         let mut command = Command::new(&suite.executable);
+        if reach == Reach::Corpus {
+            command.envs(CORPUS.iter().copied());
+        }
         let text = output(prepare(&mut command, suite, &floaterctl));
         let said = text.as_deref().map(parse).unwrap_or_default();
         let mut counts = count(&said, text.as_deref().err());
