@@ -8,12 +8,10 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a measure that cannot go on has failed")]
 
-#[path = "../link/agent.rs"]
-mod agent;
 #[path = "../link/fleet.rs"]
 mod fleet;
-#[path = "../link/leaving.rs"]
-mod leaving;
+#[path = "../link/node.rs"]
+mod node;
 #[path = "../link/process.rs"]
 mod process;
 #[path = "../link/world.rs"]
@@ -31,8 +29,8 @@ use datapath::state::Row;
 use serde_json::json;
 use simulator::apiserver::Resource;
 
-use agent::{agent, on_a_node};
 use fleet::{cluster, cluster_node, planned};
+use node::{agent, on_a_node};
 use world::{CONTROL, PATIENCE, World};
 
 /// Peers of the node in the first two measures.
@@ -120,12 +118,14 @@ fn changes_and_drift(kernel: &mut LinuxKernel, times: usize) {
 
 fn many_peers(kernel: &mut LinuxKernel, peers: u16, idle: Duration) {
     let world = World::new(&[]);
+    let store = world.store(CONTROL).clone();
     cluster(&world, "a", "p2p");
-    cluster(&world, "b", "p2p");
-    cluster_node(world.store(CONTROL), "a", "n1", 1, 1);
+    cluster_node(&store, "a", "n1", 1, 1);
     for peer in 0..peers {
         let (net, host) = (2 + (peer / 250) as u8, (peer % 250) as u8 + 1);
-        cluster_node(world.store(CONTROL), "b", &format!("n{peer}"), net, host);
+        let name = format!("b{peer}");
+        cluster(&world, &name, "p2p");
+        cluster_node(&store, &name, "n1", net, host);
     }
     let spec = planned(&world)["a-n1"].clone();
     let mut own = agent(&world, &[], rbac::agent_planning());
@@ -134,8 +134,29 @@ fn many_peers(kernel: &mut LinuxKernel, peers: u16, idle: Duration) {
     let before = own.computed();
     std::thread::sleep(idle);
     let share = (own.computed() - before).as_secs_f64() / idle.as_secs_f64();
+    let mut changes = Vec::new();
+    for turn in 0..(peers / 10).min(20) {
+        let name = format!("b{}-n1", turn * 10);
+        let moved = |node: &mut serde_json::Value| {
+            node["spec"]["ip"] = json!(format!("100.99.1.{}", turn + 1))
+        };
+        // What the rows should be is computed here as well, which is counted, too.
+        let began = Instant::now();
+        store
+            .put(Resource::CLUSTER_NODES, None, &name, moved)
+            .unwrap();
+        holds(kernel, &planned(&world)["a-n1"].clone());
+        changes.push(began.elapsed());
+    }
+    print(
+        &format!(
+            "another address of one of {peers} clusters in the kernel of a node that plans by itself"
+        ),
+        "2 s",
+        changes,
+    );
     println!(
-        "agent of {peers} peers that it plans itself: held within {took:.1?}; {:.1} MB resident (asked: 20 MB), {:.1} MB of it data; {:.2} % of a core at rest (asked: 0.1 %)",
+        "agent of {peers} clusters that it plans itself: held within {took:.1?}; {:.1} MB resident (asked: 20 MB), {:.1} MB of it data; {:.2} % of a core at rest (asked: 0.1 %)",
         own.resident("VmRSS") as f64 / 1e6,
         own.resident("RssAnon") as f64 / 1e6,
         share * 100.0

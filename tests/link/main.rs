@@ -11,6 +11,7 @@ mod fleet;
 mod kosmos;
 mod lab;
 mod leaving;
+mod node;
 mod objects;
 mod planning;
 mod process;

@@ -11,8 +11,8 @@ use datapath::reconcile::Kernel as _;
 use serde_json::json;
 use simulator::apiserver::Resource;
 
-use super::agent::{agent, on_a_node};
 use super::fleet::{cluster, cluster_node, planned};
+use super::node::{agent, on_a_node};
 use super::process::Program;
 use super::world::{CONTROL, PATIENCE, World};
 
