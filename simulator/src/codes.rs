@@ -67,6 +67,21 @@ pub const fn injection(code: Code) -> Injection {
     }
 }
 
+/// Whether an injected cause is about the way to one peer, which may be named; any is taken where none is.
+#[must_use]
+pub const fn is_about_a_peer(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FdbMissing
+            | Code::FdbWrongVtep
+            | Code::NeighMissing
+            | Code::NeighStaleMac
+            | Code::RouteBlackhole
+            | Code::RouteMissing
+            | Code::RouteWrongDev
+    )
+}
+
 /// The codes that can be injected, sorted.
 pub fn injectable() -> impl Iterator<Item = Code> {
     let all = Code::ALL.iter().copied();

@@ -22,8 +22,9 @@ const BOTH: [&str; 2] = ["--ip-family", "all"];
 const P2P: [&str; 4] = ["--ip-family", "all", "--network-type", "p2p"];
 /// How long a fleet may take to be as planned again; a failure, not a measure.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Peers that come, change twice and go: a thousand changes.
-const PEERS: u8 = 250;
+/// Peers that come, change so many times each, and go: a thousand changes.
+const PEERS: u8 = 25;
+const MOVES: u8 = 38;
 
 /// The seconds that a fleet churns; the corpus asks for more.
 fn churn() -> Duration {
@@ -144,7 +145,7 @@ fn change_peers(control: &Endpoint) {
         done(control, "POST", &nodes, &peer(node, 1));
     }
     until_rows(control, PEERS.into());
-    for third in [2, 3] {
+    for third in 2..2 + MOVES {
         for node in 1..=PEERS {
             let path = format!("{nodes}/far-n{node}");
             let mut now = control.get(&path);

@@ -187,6 +187,9 @@ pub struct FaultList {
     /// All cause codes, with the reason why one cannot be injected
     #[arg(long)]
     pub all: bool,
+    /// The form of the result; json has all codes with title and places (default: a code a line)
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub output: Option<StatusFormat>,
     /// Takes no effect: every fleet knows the same codes.
     #[arg(long, hide = true)]
     pub name: Option<String>,

@@ -27,7 +27,10 @@ pub(super) fn run(sim: &Sim, progress: Progress) -> Outcome {
         Sim::Exec(arguments) => return exec(arguments),
         Sim::Capture(arguments) => return capture(arguments),
         Sim::Validate(arguments) => validate(arguments)?,
-        Sim::Fault(Fault::List(arguments)) => output::print(&faults(arguments.all))?,
+        Sim::Fault(Fault::List(arguments)) => output::print(&match arguments.output {
+            Some(StatusFormat::Json) => output::json(&described())?,
+            _ => faults(arguments.all),
+        })?,
         Sim::Fault(Fault::Inject(arguments)) => {
             let code = injectable(&arguments.code)?;
             at(control::fault_inject(
@@ -185,6 +188,47 @@ fn faults(all: bool) -> String {
         });
     }
     table.trim_fmt() + "\n"
+}
+
+/// A code as programs read it.
+#[derive(Debug, serde::Serialize)]
+struct Described {
+    code: Code,
+    title: &'static str,
+    injectable: bool,
+    /// Why not, where not.
+    why_not: Option<&'static str>,
+    /// The forms of `--at`; empty where it cannot be injected.
+    places: &'static [&'static str],
+}
+
+fn described() -> Vec<Described> {
+    const NODES: &[&str] = &["CLUSTER", "CLUSTER/NODE"];
+    const PATHS: &[&str] = &[
+        "CLUSTER",
+        "CLUSTER/NODE",
+        "CLUSTER,PEER",
+        "CLUSTER/NODE,PEER",
+    ];
+    let all = Code::ALL.iter();
+    all.map(|&code| {
+        let why_not = match control::injection(code) {
+            Injection::Possible => None,
+            Injection::Impossible(why) => Some(why),
+        };
+        Described {
+            code,
+            title: orchestrator::causes::find(code).title,
+            injectable: why_not.is_none(),
+            why_not,
+            places: match why_not {
+                Some(_) => &[],
+                None if simulator::codes::is_about_a_peer(code) => PATHS,
+                None => NODES,
+            },
+        }
+    })
+    .collect()
 }
 
 /// A code that can be injected.
