@@ -16,6 +16,8 @@ pub const VERSION: &str = "v1alpha1";
 pub const CLUSTER_LABEL: &str = "kosmos.io/cluster";
 /// The label (and annotation) key that marks the control-plane cluster, with the value `root`.
 pub const ROLE_LABEL: &str = "kosmos.io/cluster-role";
+/// The annotation of a Cluster that says which cluster it is: the uid of its kube-system namespace.
+pub const CLUSTER_UID: &str = "kosmos.io/clusterlink-uid";
 /// The finalizer of a Cluster whose nodes hold rows. Whoever joins a cluster puts it there; the manager takes it away once the nodes are
 /// bare, or have been silent for too long.
 pub const ROWS_FINALIZER: &str = "kosmos.io/clusterlink-rows";

@@ -108,6 +108,26 @@ impl LinuxKernel {
         self.is_nat_readable
     }
 
+    /// Whether the kernel makes VXLAN links, with its module if need be. It is asked for one whose description lacks everything, and refuses
+    /// that as such where it knows the kind (`vxlan_validate`), as a kind that it does not know where it has none. Takes `CAP_NET_ADMIN`.
+    ///
+    /// # Errors
+    /// What else the kernel said.
+    pub fn has_vxlan(&mut self) -> Result<bool, Error> {
+        let mut batch = Batch::default();
+        link::ask_for_nothing(&mut batch);
+        let refused = self.route.make(&mut batch)?;
+        match refused.first().map(|refused| refused.errno) {
+            Some(errno) if errno == Errno::EINVAL as i32 => Ok(true),
+            Some(errno) if errno == Errno::EOPNOTSUPP as i32 => Ok(false),
+            errno => Err(Error::kernel(
+                "ask for",
+                "a link of kind vxlan",
+                errno.unwrap_or(0),
+            )),
+        }
+    }
+
     /// Reads all tables, and says which could not be read and why. Rows on links that were not read lack in the other tables, too. Of
     /// neighbours, forwarding rows and routes that are not the datapath's at most [`MOST_FOREIGN`] each are kept; a table that has more is
     /// among those that could not be read whole.

@@ -50,6 +50,8 @@ pub mod digest;
 pub mod document;
 pub mod element;
 pub mod error;
+#[cfg(feature = "kube")]
+pub mod evidence;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod liveness;

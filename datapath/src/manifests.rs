@@ -81,6 +81,20 @@ pub struct Settings {
     pub pull_secrets: Vec<String>,
     /// Labels of every object, beside those by which a program's pods are found.
     pub labels: BTreeMap<String, String>,
+    /// Whether agents plan for themselves.
+    pub plan: AgentsPlan,
+}
+
+/// Whether agents plan for themselves, which takes the right to read every Cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AgentsPlan {
+    /// Where no NodeConfig is written for their node.
+    Auto,
+    /// Never; they are not given the right.
+    #[default]
+    Off,
+    /// Always.
+    On,
 }
 
 /// A service account and what it may do in its cluster.
@@ -100,13 +114,17 @@ pub fn agent_daemon_set(settings: &Settings) -> DaemonSet {
         name: AGENT,
         component: "agent",
     };
-    let args = [
+    let mut args = vec![
         "agent".to_owned(),
         "--kubeconfig".to_owned(),
         format!("{ACCESS}/{KUBECONFIG_KEY}"),
         "--listen".to_owned(),
         format!("127.0.0.1:{AGENT_PORT}"),
     ];
+    // Its default is to plan where it may: whoever gives the right later need not change it.
+    if settings.plan == AgentsPlan::On {
+        args.extend(["--plan", "on"].map(str::to_owned));
+    }
     let container = Container {
         env: Some(vec![
             value("CLUSTER_NAME", &settings.cluster),
@@ -128,7 +146,7 @@ pub fn agent_daemon_set(settings: &Settings) -> DaemonSet {
             mount("access", ACCESS, true),
             mount("settings", SETTINGS, false),
         ]),
-        ..parts.container(args.to_vec(), AGENT_PORT, true)
+        ..parts.container(args, AGENT_PORT, true)
     };
     let folder = HostPathVolumeSource {
         path: "/proc/sys/net".to_owned(),
@@ -253,7 +271,10 @@ pub fn member_accounts(settings: &Settings) -> [Account; 2] {
 pub fn control_plane_accounts(settings: &Settings) -> [Account; 2] {
     let (cluster, namespace) = (&settings.cluster, &settings.namespace);
     let controller = rbac::controller_in_control_plane(cluster, namespace);
-    let agent = rbac::agent().with(rbac::agent_detecting(cluster));
+    let mut agent = rbac::agent().with(rbac::agent_detecting(cluster));
+    if settings.plan != AgentsPlan::Off {
+        agent = agent.with(rbac::agent_planning());
+    }
     [
         account(settings, &agent_account(cluster), "agent", &agent),
         account(

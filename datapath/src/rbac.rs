@@ -8,10 +8,12 @@
 //! | manager | control plane | Clusters: read, their conditions and finalizers; ClusterNodes: read, their conditions, remove; NodeConfigs: read, make, change, remove; its Lease; Events |
 //!
 //! No rule has a wildcard, none gives a Secret but the two by name, and what can be narrowed by name is. ClusterNodes cannot: RBAC knows no
-//! labels, and names that are to be made are not known before.
+//! labels, and names that are to be made are not known before; a [`policy`] of the API server narrows them to those of the own cluster.
 //!
 //! A finalizer of an object is changed with the object. The subresource `finalizers` is asked for by `OwnerReferencesPermissionEnforcement`
 //! only, of whoever makes an object the owner of another, which nobody does here.
+
+pub mod policy;
 
 use std::collections::BTreeMap;
 

@@ -11,6 +11,7 @@ mod echo;
 mod engine;
 mod guests;
 mod inspect;
+mod meeting;
 mod mmsg;
 mod nonces;
 mod plans;

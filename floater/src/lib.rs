@@ -1,7 +1,7 @@
 //! One end of a probe: say, listen, measure, inspect.
 //!
 //! Duty: the wire protocol between a run and its floaters ([`wire`]), statistics that add up ([`stats`]), the probe
-//! machine ([`session`]) and, with feature `agent`, the floater itself: an engine that drives the machine over sockets,
+//! machine ([`session`]), datagrams between floaters ([`meeting`]) and, with feature `agent`, the floater itself: an engine that drives the machine over sockets,
 //! a responder that proves who answered, an API that takes plans and streams results, and a reader of the node's
 //! tables. A floater is a value with a transport, not a process: many can live in one process on sockets that were
 //! opened in their namespaces.
@@ -46,6 +46,7 @@
 pub mod agent;
 #[cfg(feature = "agent")]
 mod error;
+pub mod meeting;
 #[cfg(feature = "agent")]
 pub mod probe;
 pub mod session;

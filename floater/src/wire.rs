@@ -8,6 +8,7 @@
 //! | 8890, TLS | `GET /v2/tables` | [`Tables`] | holders of the run key |
 //! | 8890, TLS | `POST /v2/tables` with an [`Expectation`] | [`Tables`] without what is as expected | holders of the run key |
 //! | 8890, TLS | `POST /v2/probe` with a [`Plan`] | [`Event`]s, one JSON object a line | holders of the run key |
+//! | 8890, TLS | `POST /v2/meet` with a [`Meeting`] | [`Met`] | holders of the run key |
 //!
 //! **Requests** carry [`AUTH_HEADER`]: time, nonce, length and SHA-256 of the body, and an HMAC-SHA256 under the run key
 //! over these, the method, the path and the [`Audience`]. A floater checks the header before it reads a byte of the body,
@@ -37,6 +38,7 @@
 //! refused with status 400.
 
 mod identity;
+mod meeting;
 #[cfg(test)]
 mod mutations;
 mod node;
@@ -51,6 +53,9 @@ use datapath::printable::Printable;
 use serde::{Deserialize, Deserializer};
 
 pub use identity::{Identity, proof};
+pub use meeting::{
+    Hearing, MAX_MEETING_MS, MAX_PEERS, MAX_ROUND, MAX_TRIALS, Meeting, Met, Peer, SIZES, Trial,
+};
 pub use node::{CAPABILITIES, Expectation, Health, Info, Layer, Tables};
 pub use outcome::{Event, Failure, Outcome};
 pub use plan::{Expect, Plan, Probe, Protocol};

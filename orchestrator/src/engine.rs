@@ -171,6 +171,8 @@ pub struct Engine {
     clusters: Vec<Known>,
     /// The clusters that are kept, in their order, once that is known.
     kept: Vec<usize>,
+    /// Clusters that were given beside a control plane and are none of its members.
+    left_out: BTreeSet<usize>,
     believed: Believed,
     notes: Vec<InventoryNote>,
     phase: Phase,
@@ -186,6 +188,7 @@ impl Engine {
             settings,
             clusters: Vec::new(),
             kept: Vec::new(),
+            left_out: BTreeSet::new(),
             believed: Believed::default(),
             notes: Vec::new(),
             phase: Phase::Waiting,
@@ -349,6 +352,7 @@ impl Engine {
                 order.pop();
             }
         }
+        order.retain(|at| !self.left_out.contains(at));
         let found = claims::distinct(&self.clusters, &order);
         (self.kept, self.notes) = (found.kept, found.notes);
         self.warn(found.warnings);

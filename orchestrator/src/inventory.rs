@@ -38,7 +38,7 @@ pub struct InventoryOptions {
     pub kubeconfig_dir: Option<PathBuf>,
     /// Every context of the default file (`KUBECONFIG`) is a cluster, not the current one alone (`--all-contexts`).
     pub all_contexts: bool,
-    /// The control plane's file, whose `clusters.kosmos.io` are the inventory (`--fleet`).
+    /// The control plane's file, whose `clusters.kosmos.io` are the inventory (`--fleet`); contexts beside it are ways to them.
     pub fleet: Option<PathBuf>,
 }
 
@@ -230,7 +230,8 @@ pub fn selected(file: Option<&Path>, context: Option<&str>) -> Result<Selected, 
     }
 }
 
-/// Reads the inventory from files; with [`InventoryOptions::fleet`] it is the control plane alone, role [`Role::Fleet`].
+/// Reads the inventory from files; with [`InventoryOptions::fleet`] the first is the control plane, role [`Role::Fleet`], and what else was
+/// given are ways to its members.
 ///
 /// # Errors
 /// [`Error::Usage`] where the options contradict each other or give no inventory, [`Error::Input`] where a file breaks
@@ -257,9 +258,9 @@ fn load_with(
         || options.all_contexts
         || options.kubeconfig_dir.is_some();
     let fleet = options.fleet.is_some();
-    if usize::from(pair) + usize::from(many) + usize::from(fleet) > 1 {
+    if pair && (many || fleet) {
         return Err(Error::Usage(
-            "the inventory is a pair (--src-*, --dst-*), or --kubeconfig, --kubeconfig-dir, --contexts and --all-contexts, or --fleet: not several of these"
+            "the inventory is a pair (--src-*, --dst-*), or --fleet, --kubeconfig, --kubeconfig-dir, --contexts and --all-contexts: not both"
                 .to_owned(),
         ));
     }
@@ -274,18 +275,17 @@ fn load_with(
         ));
     }
     let default = || default_file(variable.as_ref(), home.as_deref());
+    let mut holder = None;
+    let mut warnings = Vec::new();
     if let Some(path) = &options.fleet {
         let file = kubeconfig::read(path)?;
         let context = file.current()?.to_owned();
         let selected = file.select(&context)?;
         let name = printable(&context);
-        return Ok(Inventory {
-            targets: vec![Target::with_context(name, Role::Fleet, selected)],
-            warnings: file.warnings().to_vec(),
-        });
+        warnings.extend_from_slice(file.warnings());
+        holder = Some(Target::with_context(name, Role::Fleet, selected));
     }
     let mut found = Vec::new();
-    let mut warnings = Vec::new();
     if pair {
         let source = match &options.src_kubeconfig {
             Some(path) => kubeconfig::read(path)?,
@@ -299,12 +299,12 @@ fn load_with(
             found.push(one(&destination, context, Role::Destination)?);
             warnings.extend_from_slice(destination.warnings());
         }
-    } else if !many {
+    } else if !many && !fleet {
         // As kubectl: what nobody named is not asked.
         let file = default()?;
         found.push(one(&file, None, Role::Member)?);
         warnings.extend_from_slice(file.warnings());
-    } else {
+    } else if many {
         let mut paths = options.kubeconfigs.clone();
         if let Some(folder) = &options.kubeconfig_dir {
             paths.extend(files_of(folder)?);
@@ -318,8 +318,9 @@ fn load_with(
         }
         found = matching(&files, &options.contexts)?;
     }
+    // The control plane comes first: those beside it are some of its members.
     Ok(Inventory {
-        targets: named(found),
+        targets: holder.into_iter().chain(named(found)).collect(),
         warnings,
     })
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use datapath::api::NetworkType;
 use datapath::manifests;
+pub use datapath::manifests::AgentsPlan;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -30,6 +31,7 @@ mod leave;
 mod objects;
 mod packets;
 mod preflight;
+mod scouts;
 mod status;
 mod tokens;
 mod upgrade;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub pull_secrets: Vec<String>,
     /// How the cluster takes part.
     pub link: Link,
+    /// Whether agents plan for themselves.
+    pub plan: AgentsPlan,
     /// How long to wait for programs, nodes and packets.
     pub wait: Duration,
 }
@@ -87,6 +91,7 @@ impl Default for Settings {
                 default_nic: "*".to_owned(),
                 global_cidrs: BTreeMap::new(),
             },
+            plan: AgentsPlan::default(),
             wait: Duration::from_secs(120),
         }
     }
@@ -108,6 +113,7 @@ impl Settings {
             replicas,
             pull_secrets: self.pull_secrets.clone(),
             labels,
+            plan: self.plan,
         }
     }
 }
@@ -149,6 +155,15 @@ impl Context {
         if stop.wait_for(|is_over| *is_over).await.is_err() {
             // Nobody can say so any more.
             std::future::pending().await
+        }
+    }
+
+    /// Does something that changes nothing; an error where the deed is to end meanwhile.
+    async fn during<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            () = self.stopped() => Err(Error::Interrupted { left: Vec::new() }),
+            done = work => done,
         }
     }
 

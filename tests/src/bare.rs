@@ -7,7 +7,7 @@ use crate::client::Endpoint;
 use crate::lab::Lab;
 use crate::program::{Place, Ran, floaterctl};
 use crate::stream::Stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The path of Kosmos' objects.
 pub const KOSMOS: &str = "/apis/kosmos.io/v1alpha1";
@@ -138,6 +138,14 @@ impl Bare {
         .collect()
     }
 
+    /// Floaters and their namespaces in a cluster, by path.
+    #[must_use]
+    pub fn floaters(&self, cluster: &str) -> Vec<String> {
+        let all = self.endpoint(cluster).objects_of_runs().into_iter();
+        all.filter(|path| path.contains("/floater") || path.contains("//kosmos-system-"))
+            .collect()
+    }
+
     /// What a node has of the datapath: tunnels, rows of its table, rules, translations. Each begins with its kind.
     #[must_use]
     pub fn traces(&self, node: &str) -> Vec<String> {
@@ -148,11 +156,10 @@ impl Bare {
             let ours = all.iter().filter(|row| is_ours(row));
             ours.map(|row| format!("{kind} {row}")).collect()
         };
-        let of_table = |row: &Value| row["table"] == TABLE;
         [
-            rows("links", &|link| link["kind"]["vxlan"].is_object()),
-            rows("routes", &of_table),
-            rows("rules", &of_table),
+            rows("links", &|link| link["kind"]["kind"] == "vxlan"),
+            rows("routes", &|route| route["table"] == TABLE),
+            rows("rules", &|rule| rule["action"] == json!({"lookup": TABLE})),
             rows("nat", &|_| true),
         ]
         .concat()

@@ -120,7 +120,7 @@ fn wrong_command_lines_are_usage() {
         ("dr --sim a --kubeconfig-dir b", "cannot be used with"),
         ("dr --sim a --fleet b", "cannot be used with"),
         ("dr --sim a --src-kubeconfig b", "cannot be used with"),
-        ("dr --fleet a --kubeconfig b", "cannot be used with"),
+        ("dr --src-kubeconfig a --fleet b", "cannot be used with"),
         (
             "dr --kubeconfig a --kubeconfig-dir b",
             "cannot be used with",
@@ -130,7 +130,6 @@ fn wrong_command_lines_are_usage() {
             "cannot be used with",
         ),
         ("dr --src-kubeconfig a --contexts b", "cannot be used with"),
-        ("dr --fleet a --contexts b", "cannot be used with"),
         ("dr --dst-kubeconfig a", "--src-kubeconfig"),
         ("dr --src-context a", "--src-kubeconfig"),
         ("dr --src-kubeconfig a --dst-context b", "--dst-kubeconfig"),

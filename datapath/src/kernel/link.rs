@@ -285,6 +285,20 @@ pub(super) fn create(
     );
 }
 
+/// Asks for a tunnel without saying anything of it, which no kernel makes.
+pub(super) fn ask_for_nothing(batch: &mut Batch) {
+    batch.push(
+        (RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL),
+        (0, Tolerated::Nothing),
+        &header(0, 0, 0),
+        |attributes| {
+            attributes.nest(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_KIND, "vxlan");
+            });
+        },
+    );
+}
+
 /// Changes what can be changed in place.
 pub(super) fn change(
     batch: &mut Batch,

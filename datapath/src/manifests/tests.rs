@@ -11,6 +11,7 @@ fn settings() -> Settings {
         replicas: 2,
         pull_secrets: vec!["pull".into()],
         labels: [("team".to_owned(), "net".to_owned())].into(),
+        plan: AgentsPlan::default(),
     }
 }
 
@@ -41,6 +42,30 @@ fn all<'v>(value: &'v Value, field: &str, found: &mut Vec<&'v Value>) {
         Value::Array(items) => items.iter().for_each(|one| all(one, field, found)),
         _ => {}
     }
+}
+
+#[test]
+fn agents_read_every_cluster_only_where_they_plan() {
+    let reads = |plan| {
+        let settings = Settings { plan, ..settings() };
+        let [agent, controller] = control_plane_accounts(&settings);
+        let may = |account: &Account| {
+            let rules = json(&account.grant.cluster_role)["rules"].clone();
+            let rules = rules.as_array().cloned().unwrap_or_default();
+            rules.iter().any(|rule| {
+                let is_all = rule["resourceNames"].is_null();
+                let resources = rule["resources"].as_array().cloned().unwrap_or_default();
+                is_all && resources.contains(&json!("clusters"))
+            })
+        };
+        assert!(!may(&controller), "{plan:?}");
+        let args = json(&agent_daemon_set(&settings));
+        let args = pod(&args)["containers"][0]["args"].to_string();
+        (may(&agent), args.contains("--plan"))
+    };
+    assert_eq!(reads(AgentsPlan::Off), (false, false));
+    assert_eq!(reads(AgentsPlan::Auto), (true, false));
+    assert_eq!(reads(AgentsPlan::On), (true, true));
 }
 
 #[test]

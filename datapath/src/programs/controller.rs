@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::elector::nodes_api;
-use super::evidence::{self, Gathered};
 use super::leader::Contest;
 use super::objects::{Change, Pen, Wrote, changes};
 use super::told::{Word, tell};
-use super::{CONTROLLER_LEASE, Clock, Cluster, Common, metrics, tokens};
+use super::{CONTROLLER_LEASE, Clock, Cluster, Common, metrics, news, tokens};
 use crate::api::CLUSTER_LABEL;
 use crate::control::conditions::{Board, Condition, Outcome, Show};
 use crate::control::inventory;
 use crate::control::leaving::{is_deleted, leaves};
 use crate::control::nodes::{Command, Links, Member, Node};
 use crate::control::prefixes::Found;
+use crate::evidence::{self, Gathered};
 use crate::moment;
 use crate::watching::kosmos;
 
@@ -120,7 +120,7 @@ pub(crate) async fn controller(cluster: Cluster, mut common: Common) {
             None,
         ),
     ]);
-    let mut hints = select_all(evidence::news(&cluster.member));
+    let mut hints = select_all(news::news(&cluster.member));
     let mut awaited = common.readiness.awaits();
     let mut controller = Controller::of(&cluster.name);
     let mut writes: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();

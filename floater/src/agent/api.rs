@@ -1,4 +1,4 @@
-//! The authenticated API: who am I, what are my tables, run this plan.
+//! The authenticated API: who am I, what are my tables, run this plan, meet these.
 //!
 //! TLS by a certificate that nobody can verify hides what is said; the run key's signature says who may ask and who
 //! answers. The certificate is made for the first caller, so that a floater that nobody asks costs nothing.
@@ -38,8 +38,8 @@ use super::nonces::Nonces;
 use super::plans::Plans;
 use super::{Config, Error, check, now_ms};
 use crate::wire::{
-    AUTH_HEADER, Audience, CAPABILITIES, Expectation, Info, Refusal, SignedRequest, Tables,
-    VERSION, seal,
+    AUTH_HEADER, Audience, CAPABILITIES, Expectation, Info, Meeting, Met, Refusal, SignedRequest,
+    Tables, VERSION, seal,
 };
 use refuse::Refused;
 
@@ -231,6 +231,7 @@ impl Api {
             .map_err(|_| Refused::busy("too many requests are under way"))?;
         let allowed = match path {
             "/v2/info" => "GET",
+            "/v2/meet" => "POST",
             "/v2/tables" => "GET, POST",
             "/v2/probe" => "POST",
             _ => return Err(Refused::new(StatusCode::NOT_FOUND, "no such path")),
@@ -243,6 +244,7 @@ impl Api {
         let body = self.body(body, signed).await?;
         match path {
             "/v2/info" => Ok(Answered::Whole(json(StatusCode::OK, &self.info().await))),
+            "/v2/meet" => self.meet(&body).await.map(Answered::Whole),
             "/v2/tables" if method == Method::POST => {
                 let expected = serde_json::from_slice(&body).map_err(|error| {
                     Refused::new(
@@ -374,6 +376,36 @@ impl Api {
             .unwrap_or_else(|error| Err(format!("the reader ended: {error}")))
             // Empty tables would be taken for the truth.
             .map_err(|why| Refused::new(StatusCode::SERVICE_UNAVAILABLE, &why))
+    }
+
+    /// Sends and hears datagrams, and says what the kernel can make.
+    async fn meet(&self, body: &[u8]) -> Result<Whole, Refused> {
+        let bad = |why: &str| Refused::new(StatusCode::BAD_REQUEST, why);
+        let meeting: Meeting = serde_json::from_slice(body)
+            .map_err(|error| bad(&format!("the meeting cannot be understood: {error}")))?;
+        let token = meeting.check().map_err(|rule| bad(&rule))?;
+        let Network::Sockets(sockets) = &self.network else {
+            let why = "a computed network sends no datagrams";
+            return Err(Refused::new(StatusCode::NOT_IMPLEMENTED, why));
+        };
+        let (heard, unsent) = super::meeting::hold(&meeting, token, &**sockets)
+            .await
+            .map_err(|error| {
+                let why = format!("no socket for datagrams: {error}");
+                Refused::new(StatusCode::SERVICE_UNAVAILABLE, &why)
+            })?;
+        let sockets = Arc::clone(sockets);
+        let vxlan = tokio::task::spawn_blocking(move || sockets.has_vxlan());
+        Ok(json(
+            StatusCode::OK,
+            &Met {
+                version: VERSION,
+                node: self.config.node.clone(),
+                heard,
+                unsent,
+                vxlan: vxlan.await.ok().and_then(Result::ok),
+            },
+        ))
     }
 
     fn probe(&self, body: &[u8], signed: &SignedRequest) -> Result<Response<Body>, Refused> {

@@ -25,6 +25,12 @@ pub(super) fn inspect_counting(digester: &Digester) -> Result<Counted, String> {
     })
 }
 
+/// Whether the kernel makes VXLAN links.
+pub(super) fn has_vxlan() -> Result<bool, String> {
+    let mut kernel = LinuxKernel::open().map_err(|error| told(&error))?;
+    kernel.has_vxlan().map_err(|error| told(&error))
+}
+
 fn words_of(missing: &[Missing]) -> Vec<String> {
     missing.iter().map(ToString::to_string).collect()
 }

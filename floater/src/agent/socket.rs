@@ -34,6 +34,32 @@ pub trait Sockets: Send + Sync + 'static {
     /// The system's.
     fn icmp_socket(&self, family: Family) -> io::Result<Socket>;
 
+    /// A socket to send datagrams with.
+    ///
+    /// # Errors
+    /// The system's.
+    fn udp_socket(&self, family: Family) -> io::Result<Socket> {
+        let _ = family;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// A raw socket that gets a copy of every datagram that the network's filters let in, whoever listens on its port.
+    ///
+    /// # Errors
+    /// The system's.
+    fn raw_udp_socket(&self, family: Family) -> io::Result<Socket> {
+        let _ = family;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Whether the kernel makes VXLAN links. Makes none. Blocks.
+    ///
+    /// # Errors
+    /// Why that cannot be told, in words.
+    fn has_vxlan(&self) -> Result<bool, String> {
+        Err("nobody can say so".to_owned())
+    }
+
     /// How many connections the network's kernel has dropped because a queue of connections to be accepted was full,
     /// since it started.
     ///
@@ -117,6 +143,18 @@ impl Sockets for Here {
             .or_else(|_| Socket::new(domain(family), Type::RAW, Some(protocol)))
     }
 
+    fn udp_socket(&self, family: Family) -> io::Result<Socket> {
+        Socket::new(domain(family), Type::DGRAM, Some(Protocol::UDP))
+    }
+
+    fn raw_udp_socket(&self, family: Family) -> io::Result<Socket> {
+        Socket::new(domain(family), Type::RAW, Some(Protocol::UDP))
+    }
+
+    fn has_vxlan(&self) -> Result<bool, String> {
+        super::inspect::has_vxlan()
+    }
+
     fn accept_queue_overflows(&self) -> io::Result<u64> {
         super::starvation::accept_queue_overflows()
     }
@@ -145,6 +183,18 @@ impl Sockets for At {
 
     fn icmp_socket(&self, family: Family) -> io::Result<Socket> {
         Here.icmp_socket(family)
+    }
+
+    fn udp_socket(&self, family: Family) -> io::Result<Socket> {
+        Here.udp_socket(family)
+    }
+
+    fn raw_udp_socket(&self, family: Family) -> io::Result<Socket> {
+        Here.raw_udp_socket(family)
+    }
+
+    fn has_vxlan(&self) -> Result<bool, String> {
+        Here.has_vxlan()
     }
 
     fn accept_queue_overflows(&self) -> io::Result<u64> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{line, lines};
 
 /// What this floater can do, for [`Info::capabilities`].
-pub const CAPABILITIES: [&str; 5] = ["digests", "health", "icmp", "tables", "tcp"];
+pub const CAPABILITIES: [&str; 6] = ["digests", "health", "icmp", "meet", "tables", "tcp"];
 
 /// Who a floater is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use datapath::state::NodeState;
 use floater::agent::{Family, Floater, Here, Sockets};
-use floater::wire::{Expect, Failure, Identity, Outcome, Plan, Probe, Protocol, Tables, proof};
+use floater::wire::{
+    Expect, Failure, Identity, Meeting, Met, Outcome, Peer, Plan, Probe, Protocol, Tables, Trial,
+    proof,
+};
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::sysctl;
@@ -43,6 +46,17 @@ impl Sockets for In {
     }
     fn icmp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
         self.within(|| Here.icmp_socket(family))
+    }
+    fn udp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.within(|| Here.udp_socket(family))
+    }
+    fn raw_udp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.within(|| Here.raw_udp_socket(family))
+    }
+    fn has_vxlan(&self) -> Result<bool, String> {
+        self.0
+            .run(|| Here.has_vxlan())
+            .map_err(|error| error.to_string())?
     }
     fn accept_queue_overflows(&self) -> io::Result<u64> {
         self.within(|| Here.accept_queue_overflows())
@@ -306,6 +320,64 @@ async fn connections_are_judged_by_what_comes_back() {
         );
         assert_eq!(outcome.rtt.is_some(), failure.is_none());
     }
+}
+
+/// What a floater says of a meeting with the only other one.
+async fn meets(netns: &Netns, floater: &Floater, number: u16, peer: &str) -> Met {
+    let trial = |size| Trial { port: 4876, size };
+    let meeting = Meeting {
+        version: 2,
+        token: "0123456789abcdef0123456789abcdef".to_owned(),
+        number,
+        peers: vec![Peer {
+            number: 1 - number,
+            ip: ip(peer),
+        }],
+        trials: [128, 1300, 1500].map(trial).to_vec(),
+        millis: 1500,
+    };
+    let request = request("POST", "/v2/meet", &serde_json::to_vec(&meeting).unwrap());
+    let nonce = nonce_of(&request);
+    let response = ask_over(api(netns, floater).await, request).await;
+    assert_eq!(response.status(), 200);
+    serde_json::from_slice(&signed(nonce, response).await).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "netns: needs veth, vxlan"]
+async fn datagrams_are_heard_by_direction_and_size_whoever_has_the_port() {
+    let net = net();
+    // As a tunnel of the kernel's would have it.
+    let _holder = net
+        .far
+        .run(|| std::net::UdpSocket::bind("[::]:4876"))
+        .expect("a thread")
+        .expect("the port");
+    let near = floater_in(&net.near, "n1").await;
+    let far = floater_in(&net.far, "n1").await;
+    for (first, second) in [("10.0.1.1", "10.0.2.1"), ("fd01::1", "fd02::1")] {
+        let (at_near, at_far) = tokio::join!(
+            meets(&net.near, &near, 0, second),
+            meets(&net.far, &far, 1, first)
+        );
+        let heard = |met: &Met| {
+            met.heard
+                .iter()
+                .map(|one| (one.peer, one.trial))
+                .collect::<Vec<_>>()
+        };
+        // The far link carries 1300 bytes: neither goes what is longer out of it, nor does a router send it into it.
+        assert_eq!(heard(&at_near), [(1, 0), (1, 1)], "{at_near:?}");
+        assert_eq!(heard(&at_far), [(0, 0), (0, 1)], "{at_far:?}");
+        assert!(at_near.unsent.is_empty(), "{at_near:?}");
+        assert!(at_far.unsent[0].contains("1500 bytes"), "{at_far:?}");
+        assert_eq!((at_near.vxlan, at_far.vxlan), (Some(true), Some(true)));
+    }
+    let links = net
+        .far
+        .run(|| std::fs::read_to_string("/proc/self/net/dev"));
+    let links = links.expect("a thread").unwrap();
+    assert!(!links.contains("vxlan"), "asking made a link: {links}");
 }
 
 /// A buffer of the default size holds far fewer answers than this sends.

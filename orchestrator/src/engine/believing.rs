@@ -159,11 +159,55 @@ impl Engine {
             self.clusters[holder].name.clone_from(root);
         }
         self.believed.root.clone_from(&root);
+        let reached = self.recognise(holder);
         self.phase = Phase::Believing(Step::Enlisted);
-        self.commands.push_back(Command::Enlist { holder, root });
+        self.commands.push_back(Command::Enlist {
+            holder,
+            root,
+            reached,
+        });
         if self.stopped.is_some() {
             self.stop_believing(now);
         }
+    }
+
+    /// Which members the clusters are that were given beside the control plane: by the uid that a Cluster was joined with, or else by name.
+    fn recognise(&mut self, holder: usize) -> BTreeSet<String> {
+        let fleet = &self.believed.fleet;
+        let id = |at: usize| {
+            let looked = self.clusters[at].open();
+            looked.map(|looked| looked.id.clone())
+        };
+        let of_holder = id(holder);
+        let (mut reached, mut warnings) = (BTreeMap::new(), Vec::new());
+        for at in (0..self.clusters.len()).filter(|at| *at != holder) {
+            let id = id(at);
+            if id.is_some() && id == of_holder {
+                self.left_out.insert(at);
+                continue;
+            }
+            let name = &self.clusters[at].name;
+            let member = claims::joined_as(fleet, id.as_deref(), name);
+            match member.filter(|member| !reached.contains_key(*member)) {
+                Some(member) => drop(reached.insert(member.to_owned(), at)),
+                None => {
+                    self.left_out.insert(at);
+                    warnings.push(match member {
+                        Some(member) => format!(
+                            "{name} is {member}, which another context is already: it is left out"
+                        ),
+                        None => format!(
+                            "{name} is no member of this control plane, by the uid of its namespace kube-system or by its name: it is left out"
+                        ),
+                    });
+                }
+            }
+        }
+        for (member, at) in &reached {
+            self.clusters[*at].name.clone_from(member);
+        }
+        self.warn(warnings);
+        reached.into_keys().collect()
     }
 
     /// A context that is called otherwise than any member is recognised by the addresses that its nodes' kernels have.

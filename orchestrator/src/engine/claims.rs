@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use datapath::api::{Cluster, Fleet, ROLE_LABEL};
+use datapath::api::{CLUSTER_UID, Cluster, Fleet, ROLE_LABEL};
 use datapath::code::Code;
 use datapath::printable::Printable;
 
@@ -162,6 +162,25 @@ pub(super) fn members(fleet: &Fleet) -> BTreeSet<&str> {
     names
         .map(|cluster| cluster.metadata.name.as_str())
         .collect()
+}
+
+/// The member that a cluster of a uid and a name is: the one that was joined with the uid. Where a member says nothing of one, or the
+/// cluster does not answer, its name decides.
+pub(super) fn joined_as<'f>(fleet: &'f Fleet, id: Option<&str>, name: &str) -> Option<&'f str> {
+    let uid = |cluster: &'f Cluster| cluster.metadata.annotations.get(CLUSTER_UID);
+    let mut clusters = fleet.clusters.iter();
+    let by_uid = clusters.find(|cluster| {
+        let uid = uid(cluster).map(String::as_str);
+        id.is_some() && uid == id
+    });
+    let mut clusters = fleet.clusters.iter();
+    let by_name = || {
+        clusters.find(|cluster| {
+            cluster.metadata.name == name && (id.is_none() || uid(cluster).is_none())
+        })
+    };
+    let found = by_uid.or_else(by_name)?;
+    Some(&found.metadata.name)
 }
 
 /// Which clusters have nodes of the names and addresses of a member that none of them is called as: by member, their positions.

@@ -1,6 +1,6 @@
 //! What goes into a run's machine and what comes out of it: plain data, without clients, connections or secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use datapath::api::{Cluster, Fleet};
@@ -193,6 +193,8 @@ pub enum Command {
         holder: usize,
         /// The member that is the control plane itself and needs no target.
         root: Option<String>,
+        /// The members that are reached already.
+        reached: BTreeSet<String>,
     },
     /// Say which servers the kubeconfigs of members name.
     Identify {

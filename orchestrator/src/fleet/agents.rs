@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floater::wire::{
-    AUTH_HEADER, Audience, Event, Expectation, Health, Info, Nonce, Outcome, Plan, Tables,
-    Transcript, Unsealed, VERSION, sign, unseal,
+    AUTH_HEADER, Audience, Event, Expectation, Health, Info, Meeting, Met, Nonce, Outcome, Plan,
+    Tables, Transcript, Unsealed, VERSION, sign, unseal,
 };
 use http::{HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -318,6 +318,16 @@ impl Agent {
             version,
         )
         .await
+    }
+
+    /// Has it meet others: what it heard of them.
+    pub(crate) async fn meet(&self, meeting: &Meeting, deadline: Instant) -> Result<Met, String> {
+        let _permits = self.gates.pass(&self.gates.all.lasting).await;
+        let body = serde_json::to_vec(meeting).map_err(|error| error.to_string())?;
+        let limit = Duration::from_millis(meeting.millis.into()) + INFO_TIMEOUT;
+        let version = |met: &Met| met.version;
+        self.read(Method::POST, "/v2/meet", &body, limit, deadline, version)
+            .await
     }
 
     /// Sends a plan; `outcomes` is called with results as soon as they are signed: how the floater fared meanwhile.

@@ -117,6 +117,14 @@ async fn has_namespace(api: &Api, name: &str) -> Result<bool, Unmade> {
     }
 }
 
+/// A namespace beside one that cannot be used; it goes with the run.
+pub(crate) fn beside(namespace: &str, run: &str) -> String {
+    // Both are DNS labels, and together they have to be one.
+    const LONGEST: usize = 63;
+    let room = LONGEST.saturating_sub(run.len() + 1);
+    format!("{}-{run}", &namespace[..namespace.len().min(room)])
+}
+
 fn not_created(kind: &str, failure: &Failure) -> String {
     format!("the floaters' {kind} cannot be created: {failure}")
 }
@@ -376,6 +384,19 @@ fn take(line: &[u8], pods: &mut BTreeMap<String, Pod>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_namespace_is_a_label_too() {
+        assert_eq!(
+            beside("kosmos-system", "63627fc3"),
+            "kosmos-system-63627fc3"
+        );
+        let long = beside(&"n".repeat(63), "63627fc3");
+        assert!(
+            datapath::printable::is_dns_label(&long) && long.ends_with("-63627fc3"),
+            "{long}"
+        );
+    }
 
     #[test]
     fn ports_are_the_asked_ones_or_the_run_s_own() {

@@ -203,6 +203,29 @@ fn a_bad_file_or_entry_costs_itself_unless_it_is_all() {
 }
 
 #[test]
+fn a_control_plane_comes_before_the_contexts_that_are_given_beside_it() {
+    let folder = folder("beside");
+    let mut options = InventoryOptions {
+        fleet: Some(write(&folder, "hub.yaml", &["hub", "spare"])),
+        kubeconfigs: vec![write(&folder, "all.yaml", &["hub", "east", "west"])],
+        contexts: vec!["*st".into()],
+        ..Default::default()
+    };
+    let targets = load_with(&options, None, None).expect("they are there");
+    assert_eq!(
+        names(&targets.targets),
+        [
+            ("hub", Role::Fleet),
+            ("east", Role::Member),
+            ("west", Role::Member)
+        ]
+    );
+    (options.kubeconfigs, options.contexts) = (Vec::new(), Vec::new());
+    let targets = load_with(&options, None, None).expect("it is there");
+    assert_eq!(names(&targets.targets), [("hub", Role::Fleet)]);
+}
+
+#[test]
 fn contradictions_and_nothing_are_usage_errors() {
     let some = Some(PathBuf::from("x"));
     for options in [

@@ -26,6 +26,8 @@ pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) selected: Selected,
     pub(super) api: Api,
+    /// The same connections, for whoever asks in its own way.
+    pub(super) client: kube::Client,
     /// The uid of its kube-system namespace, by which two ways to one cluster are known.
     pub(super) uid: String,
     /// Its version, as `v1.33.1`.
@@ -46,7 +48,7 @@ impl Cluster {
             why,
         };
         let client = selected.client(IDLE).await.map_err(refused)?;
-        let api = Api::new(client, Budget::new(PATIENCE));
+        let api = Api::new(client.clone(), Budget::new(PATIENCE));
         let said = |failure: Failure| refused(failure.to_string());
         let version: Version = api.get("/version").await.map_err(said)?;
         let system: Value = api
@@ -61,6 +63,7 @@ impl Cluster {
             name: name.to_owned(),
             selected: selected.clone(),
             api,
+            client,
             uid: uid.to_owned(),
             version: datapath::printable::printable(&version.git_version, 64).into_owned(),
         })

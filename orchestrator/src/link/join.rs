@@ -1,6 +1,6 @@
 //! `install` and `join`: a control plane and its first member, or one more member.
 
-use datapath::api::{GROUP, VERSION};
+use datapath::api::{CLUSTER_UID, GROUP, VERSION};
 use floater::wire::Layer;
 use serde_json::{Value, json};
 
@@ -63,11 +63,23 @@ struct Linking<'a> {
 pub async fn install(order: &Install, context: &Context) -> Result<Outcome, Error> {
     check_name("--cluster-name", &order.name)?;
     context.say(Told::Phase(format!("asking {}", order.name)));
-    let cluster = Cluster::reach(&order.name, &order.place.kubeconfig).await?;
+    let reach = Cluster::reach(&order.name, &order.place.kubeconfig);
+    let cluster = context.during(reach).await?;
     let server = cluster.inner_server(order.place.inner.as_ref()).await?;
     let settings = &order.settings;
     let mut first = wanted::control_plane(settings);
     first.push(told_server(settings, &server));
+    match cluster.get(&wanted::policies()).await {
+        Ok(Some(_)) => first.extend(wanted::own_nodes(settings)),
+        Ok(None) => context.say(Told::Warning(format!(
+            "{} has no ValidatingAdmissionPolicy (Kubernetes 1.30): the agents and the controller of any member may change ClusterNodes of every member",
+            order.name
+        ))),
+        Err(failure) => context.say(Told::Warning(format!(
+            "could not tell whether {} has ValidatingAdmissionPolicy, so that its ClusterNodes are not divided among members: {failure}",
+            order.name
+        ))),
+    }
     let linking = Linking {
         settings,
         member: cluster.clone(),
@@ -91,7 +103,9 @@ pub async fn join(order: &Join, context: &Context) -> Result<Outcome, Error> {
     )));
     let member = Cluster::reach(&order.name, &order.place.kubeconfig);
     let host = Cluster::reach("the control plane", &order.host.kubeconfig);
-    let (member, mut control_plane) = tokio::try_join!(member, host)?;
+    let (member, mut control_plane) = context
+        .during(async { tokio::try_join!(member, host) })
+        .await?;
     let settings = &order.settings;
     let server = match &order.host.inner {
         Some(inner) => control_plane.inner_server(Some(inner)).await?,
@@ -179,7 +193,7 @@ impl Linking<'_> {
     fn not_another(&self, clusters: &[Value]) -> Result<(), Error> {
         let name = &self.member.name;
         for held in clusters {
-            let uid = &held["metadata"]["annotations"][wanted::UID];
+            let uid = &held["metadata"]["annotations"][CLUSTER_UID];
             let is_same = *uid == self.member.uid.as_str();
             let held_name = name_of(held);
             if held_name == name && uid.is_string() && !is_same {
@@ -212,56 +226,72 @@ impl Linking<'_> {
             "{} runs Kubernetes {}: checking what could be in the way",
             self.member.name, self.member.version
         )));
-        let found = preflight::check(self.settings, &self.member, &self.control_plane).await;
-        for warning in found.warnings {
-            context.say(Told::Warning(warning));
-        }
-        let replicas = if found.nodes > 1 { 2 } else { 1 };
-        let mut refusals: Vec<Refusal> = found.refusals;
-        let in_control_plane: Vec<Object> = first
+        let (settings, name) = (self.settings, &self.member.name);
+        let in_control_plane = first
             .into_iter()
-            .chain(wanted::accounts(self.settings, &self.member.name))
+            .chain(wanted::accounts(settings, name))
             .collect();
-        let in_control_plane = deed::possible(
-            &self.control_plane,
-            &self.settings.namespace,
-            in_control_plane,
-        )
-        .await?;
-        let mut in_member = wanted::home(self.settings, &self.member.name);
-        let programs = wanted::programs(self.settings, &self.member.name, replicas);
+        let in_control_plane =
+            deed::possible(&self.control_plane, &settings.namespace, in_control_plane).await?;
+        let mut in_member = wanted::home(settings, name);
         if self.is_root {
             // It has the namespace already, and one object is not made twice.
             in_member.retain(|object| object.kind != "Namespace");
         }
-        let in_member = deed::possible(&self.member, &self.settings.namespace, in_member).await?;
-        let cluster = wanted::cluster(
-            self.settings,
-            &self.member.name,
-            &self.member.uid,
-            self.is_root,
-        );
-        let secrets = tokens::planned(self.settings, &self.member.name, &self.server);
-        if dry_run {
-            refuse(&refusals)?;
-            let members: Vec<Object> = in_member
-                .into_iter()
-                .chain(secrets)
-                .chain(programs)
-                .collect();
-            return Ok(self.planned(in_control_plane, members, cluster));
+        let mut in_member = deed::possible(&self.member, &settings.namespace, in_member).await?;
+        in_member.extend(tokens::planned(settings, name, &self.server));
+        in_member.extend(wanted::programs(settings, name, 1));
+        let intent = preflight::Intent {
+            settings,
+            member: &self.member,
+            control_plane: &self.control_plane,
+            in_control_plane: &in_control_plane,
+            in_member: &in_member,
+            dry_run,
+        };
+        let (found, scouts) = preflight::check(&intent, context).await?;
+        // They go while the rest is done.
+        let recalled = tokio::spawn(async move {
+            match scouts {
+                Some(scouts) => scouts.recall().await,
+                None => Vec::new(),
+            }
+        });
+        for warning in found.warnings {
+            context.say(Told::Warning(warning));
         }
-        let (first, more) = deed::planned(&self.control_plane, in_control_plane, None).await;
-        refusals.extend(more);
+        let replicas = if found.nodes > 1 { 2 } else { 1 };
+        in_member.retain(|object| !is_workload(object));
+        let programs = wanted::programs(settings, name, replicas);
+        let outcome = match (refuse(&found.refusals), dry_run) {
+            (Err(error), _) => Err(error),
+            (Ok(()), true) => Ok(self.planned(in_control_plane, in_member, programs)),
+            (Ok(()), false) => {
+                self.apply(in_control_plane, in_member, programs, context)
+                    .await
+            }
+        };
+        for left in recalled.await.unwrap_or_default() {
+            context.say(Told::Warning(left));
+        }
+        outcome
+    }
+
+    /// Makes everything, and waits until packets pass.
+    async fn apply(
+        &self,
+        in_control_plane: Vec<Object>,
+        in_member: Vec<Object>,
+        programs: Vec<Object>,
+        context: &Context,
+    ) -> Result<Outcome, Error> {
+        let (first, mut refusals) =
+            deed::planned(&self.control_plane, in_control_plane, None).await;
         let namespace_comes = self.is_root
             && first
                 .iter()
                 .any(|step| step.object.kind == "Namespace" && step.act == Act::Create);
-        let at_home = in_member
-            .into_iter()
-            .chain(secrets)
-            .chain(programs.clone())
-            .collect();
+        let at_home = in_member.into_iter().chain(programs).collect();
         let coming = namespace_comes.then_some(self.settings.namespace.as_str());
         let (home, more) = deed::planned(&self.member, at_home, coming).await;
         refusals.extend(more);
@@ -269,10 +299,7 @@ impl Linking<'_> {
         self.tell_plan(&first, &home, context);
         let names = [self.control_plane.name.as_str(), self.member.name.as_str()];
         let mut deed = Deed::new(context);
-        match self
-            .carry_out(&mut deed, &first, &home, cluster, &programs)
-            .await
-        {
+        match self.carry_out(&mut deed, &first, &home).await {
             Ok(None) => Ok(Outcome::Linked { cells: 0 }),
             Ok(Some(report)) if packets::do_pass(&report, &names) => Ok(Outcome::Linked {
                 cells: packets::between(&report, &names).count(),
@@ -290,8 +317,25 @@ impl Linking<'_> {
         }
     }
 
-    fn planned(&self, control_plane: Vec<Object>, member: Vec<Object>, cluster: Object) -> Outcome {
+    /// The Cluster.
+    fn object(&self) -> Object {
+        wanted::cluster(
+            self.settings,
+            &self.member.name,
+            &self.member.uid,
+            self.is_root,
+        )
+    }
+
+    fn planned(
+        &self,
+        control_plane: Vec<Object>,
+        member: Vec<Object>,
+        programs: Vec<Object>,
+    ) -> Outcome {
         let values = |objects: Vec<Object>| objects.into_iter().map(|object| object.value);
+        let member = member.into_iter().chain(programs).collect();
+        let cluster = self.object();
         let mut in_control_plane: Vec<Value> = values(control_plane).collect();
         let mut planned = Vec::new();
         if self.is_root {
@@ -327,13 +371,11 @@ impl Linking<'_> {
         deed: &mut Deed<'_>,
         first: &[Step],
         home: &[Step],
-        cluster: Object,
-        programs: &[Object],
     ) -> Result<Option<Report>, Error> {
         let (settings, context) = (self.settings, deed.context);
         deed.carry_out(first).await?;
         let is_secret = |step: &&Step| step.object.kind == "Secret";
-        let is_program = |step: &&Step| programs.iter().any(|one| one.path() == step.object.path());
+        let is_program = |step: &&Step| is_workload(&step.object);
         let base: Vec<Step> = home
             .iter()
             .filter(|step| !is_secret(step) && !is_program(step))
@@ -348,7 +390,8 @@ impl Linking<'_> {
         let running: Vec<Step> = home.iter().filter(is_program).cloned().collect();
         deed.carry_out(&running).await?;
         // Last, so that it is the first to be taken back: its agents are needed for that.
-        let (cluster, refusals) = deed::planned(&self.control_plane, vec![cluster], None).await;
+        let (cluster, refusals) =
+            deed::planned(&self.control_plane, vec![self.object()], None).await;
         refuse(&refusals)?;
         deed.carry_out(&cluster).await?;
         context.say(Told::Phase("waiting for the programs".to_owned()));
@@ -381,7 +424,12 @@ fn refuse(refusals: &[Refusal]) -> Result<(), Error> {
     Err(deed::refused(refusals))
 }
 
+/// Whether an object runs programs.
+fn is_workload(object: &Object) -> bool {
+    matches!(object.kind, "DaemonSet" | "Deployment")
+}
+
 /// Whether a Cluster was joined by this program.
 pub(super) fn is_joined(cluster: &Value) -> bool {
-    is_ours(cluster) && cluster["metadata"]["annotations"][wanted::UID].is_string()
+    is_ours(cluster) && cluster["metadata"]["annotations"][CLUSTER_UID].is_string()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use datapath::api::{GROUP, ROWS_FINALIZER, VERSION};
+use datapath::api::{CLUSTER_UID, GROUP, ROWS_FINALIZER, VERSION};
 use serde_json::Value;
 
 use super::apply::{release, remove};
@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 use super::join::{clusters, is_joined};
 use super::objects::{MEMBER_LABEL, PART_OF, is_ours, name_of, words};
 use super::wait::{of_member, until};
-use super::{Context, Place, Told, check_name, wanted};
+use super::{Context, Place, Told, check_name};
 use crate::Error;
 use crate::fleet::api::{Failure, encoded};
 use crate::manifest::{MANAGED_BY, MANAGED_BY_LABEL};
@@ -69,9 +69,21 @@ struct Removal<'a> {
 }
 
 /// The kinds of which something may be made, those first that run something: name, path of the group, plural, whether it is in a namespace.
-const KINDS: [(&str, &str, &str, bool); 9] = [
+const KINDS: [(&str, &str, &str, bool); 11] = [
     ("DaemonSet", "/apis/apps/v1", "daemonsets", true),
     ("Deployment", "/apis/apps/v1", "deployments", true),
+    (
+        "ValidatingAdmissionPolicyBinding",
+        "/apis/admissionregistration.k8s.io/v1",
+        "validatingadmissionpolicybindings",
+        false,
+    ),
+    (
+        "ValidatingAdmissionPolicy",
+        "/apis/admissionregistration.k8s.io/v1",
+        "validatingadmissionpolicies",
+        false,
+    ),
     ("Secret", "/api/v1", "secrets", true),
     ("ConfigMap", "/api/v1", "configmaps", true),
     ("ServiceAccount", "/api/v1", "serviceaccounts", true),
@@ -104,8 +116,10 @@ pub async fn unjoin(order: &Unjoin, context: &Context) -> Result<Removed, Error>
     check_name("--name", &order.name)?;
     let name = &order.name;
     context.say(Told::Phase(format!("asking {name} and its control plane")));
-    let control_plane = Cluster::reach("the control plane", &order.host.kubeconfig).await?;
-    let member = member(order).await?;
+    let control_plane = Cluster::reach("the control plane", &order.host.kubeconfig);
+    let (control_plane, member) = context
+        .during(async { tokio::try_join!(control_plane, member(order)) })
+        .await?;
     let path = format!("/apis/{GROUP}/{VERSION}/clusters/{name}");
     let held = read(&control_plane, &path).await?;
     if let Some(held) = &held
@@ -137,19 +151,27 @@ pub async fn unjoin(order: &Unjoin, context: &Context) -> Result<Removed, Error>
             .done
             .removed
             .push(format!("Cluster {name} in {}", control_plane.name));
-        removal.leave(&control_plane, name).await?;
+        let left = removal.leave(&control_plane, name).await;
+        left.map_err(|error| removal.ended(error))?;
     }
     let selector = format!("{MEMBER_LABEL}={name}");
-    if let Some(member) = &member {
-        removal.sweep(member, &selector).await?;
-        removal.own_namespace(member).await?;
-    } else {
-        removal.done.left.push(format!(
-            "everything in {name} itself: the programs in namespace {}, and what its nodes have of the datapath until they are restarted",
+    let swept = match &member {
+        Some(member) => removal.bare(member, &selector).await,
+        None => Err(Error::Missing {
+            what: name.clone(),
+            why: "it was not asked".to_owned(),
+        }),
+    };
+    match swept {
+        Ok(()) => {}
+        Err(error @ Error::Missing { .. }) if order.force => removal.done.left.push(format!(
+            "what is still in {name} itself ({error}): the programs in namespace {}, and what its nodes have of the datapath until they are restarted",
             order.namespace
-        ));
+        )),
+        Err(error) => return Err(removal.ended(error)),
     }
-    removal.sweep(&control_plane, &selector).await?;
+    let swept = removal.sweep(&control_plane, &selector).await;
+    swept.map_err(|error| removal.ended(error))?;
     if held.is_none() && removal.done.removed.is_empty() {
         return Err(Error::Missing {
             what: format!("Cluster {name}"),
@@ -190,11 +212,12 @@ async fn member(order: &Unjoin) -> Result<Option<Cluster>, Error> {
 /// [`Error::Missing`] where other clusters are linked, unless it is forced.
 pub async fn uninstall(order: &Uninstall, context: &Context) -> Result<Removed, Error> {
     context.say(Told::Phase("asking the control plane".to_owned()));
-    let mut control_plane = Cluster::reach("the control plane", &order.place.kubeconfig).await?;
+    let reach = Cluster::reach("the control plane", &order.place.kubeconfig);
+    let mut control_plane = context.during(reach).await?;
     // None where nothing is installed, or no more than a part of it.
     let known = clusters(&control_plane).await.unwrap_or_default();
     let is_own = |cluster: &&Value| {
-        cluster["metadata"]["annotations"][wanted::UID] == control_plane.uid.as_str()
+        cluster["metadata"]["annotations"][CLUSTER_UID] == control_plane.uid.as_str()
     };
     let own = known.iter().find(is_own).map(|own| name_of(own).to_owned());
     let others: Vec<&str> = known
@@ -220,22 +243,18 @@ pub async fn uninstall(order: &Uninstall, context: &Context) -> Result<Removed, 
                 ),
             });
         }
-        removal
-            .done
-            .left
-            .push(format!("the Clusters {named}, and the datapath in them"));
+        removal.done.left.push(format!(
+            "the Clusters {named} and the datapath in them: its nodes keep their rows, and its programs have no account here any more (link unjoin --force takes one out before)"
+        ));
     }
     if let Some(name) = own {
         control_plane.name.clone_from(&name);
         removal.done.removed.push(format!("Cluster {name}"));
-        removal.leave(&control_plane, &name).await?;
+        let left = removal.leave(&control_plane, &name).await;
+        left.map_err(|error| removal.ended(error))?;
     }
-    let selector = format!("{}={}", PART_OF.0, PART_OF.1);
-    removal.sweep(&control_plane, &selector).await?;
-    if others.is_empty() {
-        removal.definitions(&control_plane, &selector).await?;
-    }
-    removal.own_namespace(&control_plane).await?;
+    let swept = removal.all(&control_plane, others.is_empty()).await;
+    swept.map_err(|error| removal.ended(error))?;
     Ok(removal.done)
 }
 
@@ -275,6 +294,43 @@ impl Removal<'_> {
     }
     }
 
+    /// Removes everything of a control plane; its definitions, too, where nobody else needs them.
+    async fn all(&mut self, control_plane: &Cluster, with_definitions: bool) -> Result<(), Error> {
+        let selector = format!("{}={}", PART_OF.0, PART_OF.1);
+        self.sweep(control_plane, &selector).await?;
+        if with_definitions {
+            self.definitions(control_plane, &selector).await?;
+        }
+        self.own_namespace(control_plane).await
+    }
+
+    /// Removes everything of a member from itself.
+    async fn bare(&mut self, member: &Cluster, selector: &str) -> Result<(), Error> {
+        self.sweep(member, selector).await?;
+        self.own_namespace(member).await
+    }
+
+    /// What an error is that ended the removal in the middle: what is gone is gone, and the same command goes on from there.
+    fn ended(&self, error: Error) -> Error {
+        if self.dry_run || self.done.removed.is_empty() {
+            return error;
+        }
+        const ON: &str = "what is left of the removal: the same command goes on from there";
+        match error {
+            Error::Interrupted { mut left } => {
+                left.push(ON.to_owned());
+                Error::Interrupted { left }
+            }
+            Error::Missing { what, why } => Error::Missing {
+                what,
+                why: format!(
+                    "{why} (there is more to remove: the same command goes on from there)"
+                ),
+            },
+            other => other,
+        }
+    }
+
     /// Removes what carries our label and these others.
     async fn sweep(&mut self, cluster: &Cluster, selector: &str) -> Result<(), Error> {
         let selector = encoded(&format!("{MANAGED_BY_LABEL}={MANAGED_BY},{selector}"));
@@ -294,6 +350,9 @@ impl Removal<'_> {
                 Err(failure) => return Err(failed(cluster, &failure)),
             };
             for item in items {
+                if self.context.is_stopped() {
+                    return Err(Error::Interrupted { left: Vec::new() });
+                }
                 let metadata = &item["metadata"];
                 let name = metadata["name"].as_str().unwrap_or_default();
                 let path = match metadata["namespace"].as_str() {

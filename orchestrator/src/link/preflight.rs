@@ -1,26 +1,55 @@
 //! What could be in the way of linking a cluster, found out before anything is made.
 //!
-//! | looked at | refused or told |
-//! |---|---|
-//! | Nodes of the member | none is ready; none has an address of a wanted family |
-//! | the plan with the new cluster | whatever the planner objects to that it does not object to today: an address or a prefix that another cluster has, on either side of a map |
-//! | the namespace | it is being deleted; its Pod Security level forbids the programs |
-//! | Kosmos' own programs | they are there: two would keep the same rows |
+//! | looked at | refused or told | |
+//! |---|---|---|
+//! | access reviews of both API servers | what will be done and is not allowed | [`rights`] |
+//! | versions, definitions that are there | Kubernetes too old or too new is told; kinds of another shape are refused | [`versions`] |
+//! | Nodes of the member | none is ready; none has an address of a wanted family; one's name makes another cluster's ClusterNode | [`prefixes`] |
+//! | the plan with the new cluster | whatever the planner objects to that it does not object to today | [`prefixes`] |
+//! | the namespace | it is being deleted; its Pod Security level forbids the programs | |
+//! | Kosmos' own programs | they are there: two would keep the same rows | |
+//! | what the CNI plugin says | that it rewrites pods' addresses is told | [`masquerade`] |
+//! | tables of the nodes | links, VNIs, rules, routes and networks in the way; too small an MTU | [`nodes`] |
+//! | datagrams between the nodes | a port that is closed, a path that is narrower than its links; kernels without VXLAN | [`paths`] |
+//!
+//! The last two take floaters ([`Scouts`]), which are sent where the rest is well. They are not sent by a dry run, which makes nothing, and not
+//! to a cluster that is linked, where the tunnels themselves are the proof. What could not be found out is told, and refuses nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use datapath::api::{self, ClusterLinkOptions, ClusterNode, Fleet, GROUP, VERSION};
-use datapath::plan::{Objection, Planner};
-use datapath::state::Family;
+use datapath::api::{self, CLUSTER_UID, ClusterNode, Fleet, GROUP, NetworkType, VERSION};
+use datapath::control::nodes::Node;
+use datapath::plan::{Planner, links};
+use datapath::state::{Family, NodeState};
+use datapath::tunnel::Tunnel;
+use floater::wire::{Meeting, hex};
+use futures::StreamExt as _;
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Settings;
 use super::apply::Refusal;
 use super::cluster::Cluster;
-use super::objects::is_ours;
-use crate::fleet::objects::Node;
+use super::objects::{Object, is_ours, name_of};
+use super::scouts::{Scouts, Sent, Tables};
+use super::{AgentsPlan, Context, Settings, Told};
+use crate::Error;
+use nodes::Observed;
+use paths::{Encounter, End};
+use rights::Need;
+
+mod masquerade;
+mod nodes;
+mod paths;
+mod prefixes;
+mod rights;
+mod versions;
+
+/// How many nodes elect a gateway and one that stands by.
+const GATEWAYS: usize = 2;
+/// How many floaters say at a time what their kernels make.
+const AT_ONCE: usize = 64;
 
 /// What was found.
 #[derive(Default)]
@@ -35,116 +64,544 @@ impl Found {
     fn refuse(&mut self, why: impl Into<String>) {
         self.refusals.push(Refusal(why.into()));
     }
+
+    fn warn(&mut self, what: impl Into<String>) {
+        self.warnings.push(what.into());
+    }
+
+    fn take(&mut self, (refusals, warnings): (Vec<String>, Vec<String>)) {
+        self.refusals.extend(refusals.into_iter().map(Refusal));
+        self.warnings.extend(warnings);
+    }
 }
 
-/// Looks at everything; nothing is changed.
-pub(super) async fn check(settings: &Settings, member: &Cluster, control_plane: &Cluster) -> Found {
+/// What is to be linked.
+pub(super) struct Intent<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) member: &'a Cluster,
+    pub(super) control_plane: &'a Cluster,
+    /// What will be made in either.
+    pub(super) in_control_plane: &'a [Object],
+    pub(super) in_member: &'a [Object],
+    pub(super) dry_run: bool,
+}
+
+/// Looks at everything; nothing is changed, but for floaters that come and go. What they leave behind is told by whoever awaits them:
+/// their removal needs nobody to wait for it.
+///
+/// # Errors
+/// The deed is to end.
+pub(super) async fn check(
+    intent: &Intent<'_>,
+    context: &Context,
+) -> Result<(Found, Option<Scouts>), Error> {
+    let (mut found, look) = context.during(async { Ok(read(intent).await) }).await?;
+    let Some(mut look) = look.filter(|look| !look.is_linked && found.refusals.is_empty()) else {
+        return Ok((found, None));
+    };
+    if intent.dry_run {
+        found.warn("a dry run sends no floaters: the nodes' tables, their kernels and the paths between them are not looked at");
+        return Ok((found, None));
+    }
+    context.say(Told::Phase(format!(
+        "looking around from the nodes of {}",
+        intent.member.name
+    )));
+    let scouts = Scouts::new()?;
+    let looked = context.during(async {
+        look.around(&scouts, &mut found).await;
+        Ok(())
+    });
+    match looked.await {
+        Ok(()) => Ok((found, Some(scouts))),
+        Err(_) => {
+            let left = scouts.recall().await;
+            Err(Error::Interrupted { left })
+        }
+    }
+}
+
+/// Reads what both APIs say; none where that is not enough for more.
+async fn read<'a>(intent: &'a Intent<'a>) -> (Found, Option<Look<'a>>) {
+    let Intent {
+        settings,
+        member,
+        control_plane,
+        ..
+    } = *intent;
     let mut found = Found::default();
-    let nodes = match member.list("/api/v1/nodes").await {
-        Ok(nodes) => nodes,
+    let listed = match member.list("/api/v1/nodes").await {
+        Ok(listed) => listed,
         Err(failure) => {
             found.refuse(format!(
                 "the Nodes of {} cannot be read: {failure}",
                 member.name
             ));
-            return found;
+            return (found, None);
         }
     };
-    found.nodes = nodes.len();
-    let nodes = addresses(&nodes, settings, member, &mut found);
-    namespaces(settings, [member, control_plane], &mut found).await;
-    foreign_programs(settings, member, &mut found).await;
-    match fleet(control_plane).await {
-        Ok(fleet) => {
-            let services = services(member).await;
-            let cluster = expected(settings, member, &nodes, &services);
-            against_others(cluster, nodes, fleet, &mut found);
-        }
-        // Nothing is installed yet, so there are no others.
-        Err(None) => {}
-        Err(Some(why)) => found.refuse(why),
+    found.nodes = listed.len();
+    let mut nodes: Vec<Node> = listed.iter().filter_map(Node::of).collect();
+    nodes.retain(|node| node.is_member);
+    nodes.sort_by(|one, other| one.name.cmp(&other.name));
+    let is_root = member.uid == control_plane.uid;
+    let places = match is_root {
+        true => vec![member],
+        false => vec![control_plane, member],
+    };
+    for cluster in places {
+        let warning = versions::warning(&cluster.name, &cluster.version);
+        found.warnings.extend(warning);
+        namespace(settings, cluster, &mut found).await;
     }
-    found
+    may(intent, is_root, &mut found).await;
+    definitions(control_plane, &mut found).await;
+    foreign_programs(settings, member, &mut found).await;
+    prefixes::addresses(&nodes, settings, &member.name, &mut found);
+    let gathered = prefixes::gathered(settings, member, &nodes, &mut found).await;
+    let mut fleet = match fleet(control_plane).await {
+        Ok(fleet) => fleet,
+        // Nothing is installed yet, so there are no others.
+        Err(None) => Fleet::default(),
+        Err(Some(why)) => {
+            found.refuse(why);
+            return (found, None);
+        }
+    };
+    kubeconfigs(settings, control_plane, &mut found).await;
+    let is_linked = fleet.clusters.iter().any(|cluster| {
+        let uid = cluster.metadata.annotations.get(CLUSTER_UID);
+        cluster.metadata.name == member.name && uid == Some(&member.uid)
+    });
+    // What is linked already is no obstacle to itself.
+    let is_other = |name: &str| name != member.name;
+    fleet.clusters.retain(|one| is_other(&one.metadata.name));
+    fleet
+        .cluster_nodes
+        .retain(|one| is_other(&one.spec.cluster_name));
+    let name = &member.name;
+    let new = prefixes::expected(settings, name, &nodes, &gathered, &fleet, &mut found);
+    let look = Look {
+        intent,
+        nodes,
+        cluster: new.cluster,
+        cluster_nodes: new.nodes,
+        fleet,
+        is_root,
+        is_linked,
+    };
+    prefixes::against_others(&look.with_new(), &look.fleet, &mut found);
+    (found, Some(look))
 }
 
-/// The underlay addresses of a member's nodes, by the node.
-fn addresses(
-    nodes: &[Value],
-    settings: &Settings,
-    member: &Cluster,
-    found: &mut Found,
-) -> Vec<ClusterNode> {
-    let wanted: Vec<Family> = match settings.link.ip_family.as_str() {
-        "ipv4" => vec![Family::Ipv4],
-        "ipv6" => vec![Family::Ipv6],
-        _ => Vec::new(),
-    };
-    let (mut all, mut ready) = (Vec::new(), 0);
-    for node in nodes {
-        let Ok(node) = Node::deserialize(node) else {
-            continue;
+/// A look from the nodes themselves.
+struct Look<'a> {
+    intent: &'a Intent<'a>,
+    nodes: Vec<Node>,
+    cluster: api::Cluster,
+    cluster_nodes: Vec<ClusterNode>,
+    /// Without the new cluster.
+    fleet: Fleet,
+    is_root: bool,
+    is_linked: bool,
+}
+
+impl Look<'_> {
+    fn name(&self) -> &str {
+        &self.intent.member.name
+    }
+
+    /// The fleet with the new cluster, whose first node is elected: only then are there routes that can meet others.
+    fn with_new(&self) -> Fleet {
+        let mut fleet = self.fleet.clone();
+        fleet.clusters.push(self.cluster.clone());
+        fleet.cluster_nodes.extend(self.cluster_nodes.clone());
+        fleet
+    }
+
+    /// The nodes of the control plane's own cluster that have tunnels to others.
+    fn hosts(&self) -> Vec<ClusterNode> {
+        let host = &self.intent.control_plane.name;
+        let cluster = self
+            .fleet
+            .clusters
+            .iter()
+            .find(|one| one.metadata.name == *host);
+        let Some(options) = cluster.and_then(api::Cluster::part) else {
+            return Vec::new();
         };
-        ready += usize::from(node.is_ready());
-        let ips = node.ips();
-        for family in &wanted {
-            if !ips.iter().any(|ip| Family::of(*ip) == *family) {
-                found.warnings.push(format!(
-                    "node {} of {} has no InternalIP of {family}, and takes no part",
-                    node.metadata.name, member.name
+        let is_p2p = options.network_type == NetworkType::P2p;
+        let nodes = self.fleet.cluster_nodes.iter();
+        let ends = nodes
+            .filter(|node| node.spec.cluster_name == *host && (is_p2p || node.spec.is_gateway()));
+        ends.cloned().collect()
+    }
+
+    async fn around(&mut self, scouts: &Scouts, found: &mut Found) {
+        let Intent {
+            settings,
+            member,
+            control_plane,
+            ..
+        } = *self.intent;
+        let ready = self.nodes.iter().filter(|node| node.is_ready);
+        let ready: BTreeSet<String> = ready.map(|node| node.name.clone()).collect();
+        let hosts = match self.is_root {
+            true => Vec::new(),
+            false => self.hosts(),
+        };
+        let at_host: BTreeSet<String> = hosts
+            .iter()
+            .map(|node| node.spec.node_name.clone())
+            .collect();
+        let theirs = async {
+            match at_host.is_empty() {
+                true => Ok(Sent::default()),
+                false => scouts.send(settings, control_plane, &at_host).await,
+            }
+        };
+        let (ours, theirs) = tokio::join!(scouts.send(settings, member, &ready), theirs);
+        let mut ours = sent(ours, &member.name, found);
+        let mut theirs = sent(theirs, &control_plane.name, found);
+        let (own, other) = tokio::join!(ours.tables(), theirs.tables());
+        for (cluster, sent) in [(member, &ours), (control_plane, &theirs)] {
+            for (node, why) in &sent.absent {
+                found.warn(format!(
+                    "could not tell what is at node {node} of {}: {why}",
+                    cluster.name
                 ));
             }
         }
-        all.push(expected_node(&node, &ips, &member.name));
+        self.tables(&own, &other, found);
+        self.kernels(&ours, &own, found).await;
+        for encounter in self.encounters(&own, &other, &hosts) {
+            match met(&encounter, &member.name, &ours, &theirs).await {
+                Ok(judged) => found.take(judged),
+                Err(why) => found.warn(why),
+            }
+        }
     }
-    if ready == 0 {
-        found.refuse(format!(
-            "no node of {} is ready ({} in all)",
-            member.name,
-            nodes.len()
+
+    /// What tables say, of nodes that are to be linked and of those that are linked already.
+    fn tables(
+        &mut self,
+        own: &BTreeMap<String, Tables>,
+        other: &BTreeMap<String, Tables>,
+        found: &mut Found,
+    ) {
+        let place = |cluster: &str, node: &str| format!("{cluster}/{node}");
+        let member = self.name().to_owned();
+        for (cluster, all) in [(&member, own), (&self.intent.control_plane.name, other)] {
+            for (node, tables) in all {
+                for missing in &tables.missing {
+                    let place = place(cluster, node);
+                    found.warn(format!("could not tell all that is at {place}: {missing}"));
+                }
+            }
+        }
+        let mut observed = links::Observed::new();
+        for node in &mut self.cluster_nodes {
+            let Some(tables) = own.get(&node.spec.node_name) else {
+                continue;
+            };
+            let names = tables.state.links.iter().map(|link| link.name.clone());
+            observed.insert(node.metadata.name.clone(), names.collect());
+            if node.spec.interface_name.is_empty() {
+                let place = place(&member, &node.spec.node_name);
+                node.spec.interface_name = link_of(&place, node, &tables.state, found);
+            }
+        }
+        let fleet = self.with_new();
+        for objection in links::check(&fleet, &observed) {
+            found.refuse(format!(
+                "{objection} (--default-nic names the link that tunnels stand on)"
+            ));
+        }
+        let planner = Planner::of(&fleet);
+        for (cluster, all) in [(&member, own), (&self.intent.control_plane.name, other)] {
+            let prefixes = prefixes::of_cluster(&fleet, cluster);
+            for (node, tables) in all {
+                let Some((mut desired, _)) =
+                    planner.desired(&format!("{cluster}-{node}"), &tables.state)
+                else {
+                    continue;
+                };
+                if *cluster != member {
+                    // What else it has is no news.
+                    desired = towards(&planner, &member, &desired);
+                }
+                let observed = Observed {
+                    place: &place(cluster, node),
+                    state: &tables.state,
+                    own: &prefixes,
+                };
+                let judged = observed.against(&desired);
+                found.take((judged.refusals, judged.warnings));
+            }
+        }
+    }
+
+    async fn kernels(&self, ours: &Sent, own: &BTreeMap<String, Tables>, found: &mut Found) {
+        let nobody = Meeting {
+            version: floater::wire::VERSION,
+            token: hex(&[0; 16]),
+            number: 0,
+            peers: Vec::new(),
+            trials: Vec::new(),
+            millis: 1,
+        };
+        let nobody = &nobody;
+        let asked = own.keys().map(|node| async move {
+            let met = ours.meet(node, nobody).await;
+            (format!("{}/{node}", self.name()), met)
+        });
+        let answers: Vec<_> = futures::stream::iter(asked)
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        for (place, answer) in &answers {
+            if let Err(why) = answer {
+                found.warn(format!(
+                    "could not tell whether the kernel of {place} makes VXLAN links: {why}"
+                ));
+            }
+        }
+        let told = answers.iter();
+        let told = told.filter_map(|(place, met)| Some((place.as_str(), met.as_ref().ok()?)));
+        found.take(paths::kernels(told));
+    }
+
+    /// Between whom there will be tunnels.
+    fn encounters(
+        &self,
+        own: &BTreeMap<String, Tables>,
+        other: &BTreeMap<String, Tables>,
+        hosts: &[ClusterNode],
+    ) -> Vec<Encounter> {
+        let link = &self.intent.settings.link;
+        let ready = self.nodes.iter().filter(|node| node.is_ready);
+        let ready: BTreeSet<&str> = ready.map(|node| node.name.as_str()).collect();
+        let ours: Vec<&ClusterNode> = self
+            .cluster_nodes
+            .iter()
+            .filter(|node| ready.contains(node.spec.node_name.as_str()))
+            .collect();
+        let is_p2p = link.network_type == NetworkType::P2p;
+        let gateways = if is_p2p {
+            ours.len()
+        } else {
+            GATEWAYS.min(ours.len())
+        };
+        let hosts: Vec<&ClusterNode> = hosts.iter().collect();
+        let mut encounters = Vec::new();
+        for family in families(&link.ip_family) {
+            let ends = |nodes: &[&ClusterNode], tables| ends(nodes, tables, family);
+            encounters.extend(Encounter::new(
+                Tunnel::bridge(family),
+                &ends(&ours[..gateways], own),
+                &ends(&hosts, other),
+            ));
+            if !is_p2p && !ours.is_empty() {
+                encounters.extend(Encounter::new(
+                    Tunnel::local(family),
+                    &ends(&ours[..1], own),
+                    &ends(&ours[1..], own),
+                ));
+            }
+        }
+        encounters
+    }
+}
+
+/// The floaters of a cluster; that there are none is told, and refuses nothing.
+fn sent(sent: Result<Sent, String>, cluster: &str, found: &mut Found) -> Sent {
+    sent.unwrap_or_else(|why| {
+        found.warn(format!(
+            "could not look around from the nodes of {cluster} (tables, kernels, paths): {why}"
         ));
+        Sent::default()
+    })
+}
+
+/// The families that a Cluster's word means.
+fn families(word: &str) -> Vec<Family> {
+    match word {
+        "ipv4" => vec![Family::Ipv4],
+        "ipv6" => vec![Family::Ipv6],
+        _ => vec![Family::Ipv4, Family::Ipv6],
     }
-    let takes_part = |node: &ClusterNode| {
-        let mut families = [Family::Ipv4, Family::Ipv6].into_iter();
-        families.any(|family| {
-            let is_wanted = wanted.is_empty() || wanted.contains(&family);
-            is_wanted && !node.spec.address(family).is_empty()
-        })
+}
+
+/// The link that has a node's address.
+fn link_of(place: &str, node: &ClusterNode, state: &NodeState, found: &mut Found) -> String {
+    let observed = Observed {
+        place,
+        state,
+        own: &[],
     };
-    if !nodes.is_empty() && !all.iter().any(takes_part) {
-        found.refuse(format!(
-            "no node of {} has an InternalIP of the family {} (--ip-family)",
-            member.name, settings.link.ip_family
+    let ips: Vec<IpAddr> = [&node.spec.ip, &node.spec.ip6]
+        .into_iter()
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    let link = ips.iter().find_map(|ip| observed.link_of(*ip));
+    if link.is_none() {
+        found.warn(format!(
+            "could not tell which link of {place} tunnels will stand on: none has an InternalIP of its Node (--default-nic names one)"
         ));
     }
-    all
+    link.unwrap_or_default().to_owned()
+}
+
+/// The nodes that have an address of a family, and the MTU of its link.
+fn ends(nodes: &[&ClusterNode], tables: &BTreeMap<String, Tables>, family: Family) -> Vec<End> {
+    let each = nodes.iter().filter_map(|node| {
+        let ip: IpAddr = node.spec.address(family).parse().ok()?;
+        let state = &tables.get(&node.spec.node_name)?.state;
+        let observed = Observed {
+            place: "",
+            state,
+            own: &[],
+        };
+        let mtu = observed.mtu_of(ip).unwrap_or(1500);
+        Some(End {
+            cluster: node.spec.cluster_name.clone(),
+            node: node.spec.node_name.clone(),
+            ip,
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        })
+    });
+    each.collect()
+}
+
+/// Of what a node is to have, the routes to one cluster.
+fn towards(planner: &Planner, cluster: &str, desired: &NodeState) -> NodeState {
+    let bundle = planner.bundle(cluster);
+    let prefixes: BTreeSet<IpNet> = bundle.iter().flat_map(|bundle| bundle.prefixes()).collect();
+    let mut state = NodeState::default();
+    for route in desired.routes.iter() {
+        if prefixes.contains(&route.dst) {
+            state.routes.insert(route.clone());
+        }
+    }
+    state
+}
+
+/// Has the ends of an encounter meet; what came of it, or why nothing did.
+async fn met(
+    encounter: &Encounter,
+    member: &str,
+    ours: &Sent,
+    theirs: &Sent,
+) -> Result<(Vec<String>, Vec<String>), String> {
+    let mut token = [0; 16];
+    crate::run::random(&mut token).map_err(|error| error.to_string())?;
+    let meetings = encounter.meetings(token);
+    let asked = meetings.iter().map(|(cluster, node, meeting)| {
+        let sent = if cluster == member { ours } else { theirs };
+        sent.meet(node, meeting)
+    });
+    let answers = futures::future::join_all(asked).await;
+    Ok(encounter.judge(&answers))
+}
+
+/// Whether everything is allowed that will be done.
+async fn may(intent: &Intent<'_>, is_root: bool, found: &mut Found) {
+    let namespace = Some(intent.settings.namespace.as_str());
+    let read = |plural: &str| Need::new("list", GROUP, plural, None);
+    let mut at_host = rights::of(&intent.in_control_plane.iter().collect::<Vec<_>>());
+    at_host.extend(["clusters", "clusternodes", "nodeconfigs"].map(read));
+    at_host.extend(
+        ["create", "delete", "get", "patch"].map(|verb| Need::new(verb, GROUP, "clusters", None)),
+    );
+    at_host.insert(Need::new("create", "", "serviceaccounts/token", namespace));
+    let mut at_home = rights::of(&intent.in_member.iter().collect::<Vec<_>>());
+    at_home.insert(Need::new("list", "", "nodes", None));
+    at_home.insert(Need::new("list", "", "pods", namespace));
+    // Floaters are asked over the API server, which passes on what is read and what is sent.
+    at_home.insert(Need::new("get", "", "pods/proxy", namespace));
+    at_home.insert(Need::new("create", "", "pods/proxy", namespace));
+    if is_root {
+        at_home.append(&mut at_host);
+    }
+    for (cluster, needs) in [(intent.control_plane, at_host), (intent.member, at_home)] {
+        if needs.is_empty() {
+            continue;
+        }
+        match rights::missing(cluster, needs).await {
+            Ok(missing) => {
+                if let Some(why) = rights::refusal(&cluster.name, &missing) {
+                    found.refuse(why);
+                }
+            }
+            Err(why) => found.warn(format!(
+                "could not tell whether {} allows what will be done: {why}",
+                cluster.name
+            )),
+        }
+    }
+}
+
+/// Clusters that hold kubeconfigs, where agents are to read every Cluster.
+async fn kubeconfigs(settings: &Settings, control_plane: &Cluster, found: &mut Found) {
+    if settings.plan == AgentsPlan::Off {
+        return;
+    }
+    let listed = control_plane
+        .list(&format!("/apis/{GROUP}/{VERSION}/clusters"))
+        .await;
+    let holds = |cluster: &&Value| {
+        let kubeconfig = cluster["spec"]["kubeconfig"].as_str();
+        kubeconfig.is_some_and(|text| !text.is_empty())
+    };
+    if let Some(holder) = listed.unwrap_or_default().iter().find(holds) {
+        found.refuse(format!(
+            "Cluster {} of {} holds a kubeconfig, which agents that plan for themselves could read: leave --plan out, or take spec.kubeconfig from every Cluster (kosmosctl's own need it)",
+            datapath::printable::printable(name_of(holder), 253),
+            control_plane.name
+        ));
+    }
+}
+
+/// Definitions that are there and are others than those that are written for.
+async fn definitions(control_plane: &Cluster, found: &mut Found) {
+    for name in versions::KINDS {
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+        match control_plane.get(&path).await {
+            Ok(Some(held)) => {
+                if let Some(why) = versions::refusal(&control_plane.name, &held) {
+                    found.refuse(why);
+                }
+            }
+            Ok(None) => {}
+            Err(failure) => found.warn(format!(
+                "could not tell what the CustomResourceDefinition {name} of {} is: {failure}",
+                control_plane.name
+            )),
+        }
+    }
 }
 
 /// A namespace that cannot take the programs.
-async fn namespaces(settings: &Settings, clusters: [&Cluster; 2], found: &mut Found) {
+async fn namespace(settings: &Settings, cluster: &Cluster, found: &mut Found) {
     const LEVEL: &str = "pod-security.kubernetes.io/enforce";
     let name = &settings.namespace;
-    for cluster in clusters {
-        let held = cluster.get(&format!("/api/v1/namespaces/{name}")).await;
-        let Ok(Some(held)) = held else { continue };
-        if held["metadata"]["deletionTimestamp"].is_string() {
-            found.refuse(format!(
-                "namespace {name} of {} is being deleted",
-                cluster.name
-            ));
-        }
-        let level = held["metadata"]["labels"][LEVEL]
-            .as_str()
-            .unwrap_or("privileged");
-        if level != "privileged" {
-            found.refuse(format!(
-                "namespace {name} of {} enforces the Pod Security level {}, and agents need their node's network ({LEVEL}: privileged)",
-                cluster.name,
-                datapath::printable::printable(level, 40)
-            ));
-        }
-        if clusters[0].uid == clusters[1].uid {
-            return;
-        }
+    let held = cluster.get(&format!("/api/v1/namespaces/{name}")).await;
+    let Ok(Some(held)) = held else { return };
+    if held["metadata"]["deletionTimestamp"].is_string() {
+        found.refuse(format!(
+            "namespace {name} of {} is being deleted: wait until it is gone, or use another (--namespace)",
+            cluster.name
+        ));
+    }
+    let level = held["metadata"]["labels"][LEVEL]
+        .as_str()
+        .unwrap_or("privileged");
+    if level != "privileged" {
+        found.refuse(format!(
+            "namespace {name} of {} enforces the Pod Security level {}, and agents need their node's network: label it {LEVEL}=privileged, or use another (--namespace)",
+            cluster.name,
+            datapath::printable::printable(level, 40)
+        ));
     }
 }
 
@@ -199,166 +656,4 @@ async fn fleet(control_plane: &Cluster) -> Result<Fleet, Option<String>> {
         cluster_nodes: read(list("clusternodes").await?),
         ..Fleet::default()
     })
-}
-
-/// The fleet with the new cluster in it, against the fleet without.
-fn against_others(
-    cluster: api::Cluster,
-    mut nodes: Vec<ClusterNode>,
-    mut fleet: Fleet,
-    found: &mut Found,
-) {
-    let name = cluster.metadata.name.clone();
-    fleet
-        .clusters
-        .retain(|cluster| cluster.metadata.name != name);
-    fleet
-        .cluster_nodes
-        .retain(|node| node.spec.cluster_name != name);
-    let before = words(&Planner::of(&fleet).objections());
-    fleet.clusters.push(cluster);
-    if let Some(first) = nodes.first_mut() {
-        // One of them will be elected, and only then are there routes that can meet others.
-        first.spec.roles = vec!["gateway".to_owned()];
-    }
-    fleet.cluster_nodes.extend(nodes);
-    for objection in Planner::of(&fleet).objections() {
-        let text = objection.to_string();
-        if !before.contains(&text) {
-            found.refuse(text);
-        }
-    }
-}
-
-fn words(objections: &[Objection]) -> BTreeSet<String> {
-    objections.iter().map(ToString::to_string).collect()
-}
-
-/// The new cluster's object, as far as it can be known before its controller tells.
-fn expected(
-    settings: &Settings,
-    member: &Cluster,
-    nodes: &[ClusterNode],
-    services: &[String],
-) -> api::Cluster {
-    let link = &settings.link;
-    let mut cluster = api::Cluster::default();
-    cluster.metadata.name.clone_from(&member.name);
-    cluster.spec.cluster_link_options = Some(ClusterLinkOptions {
-        cni: link.cni.clone(),
-        network_type: link.network_type,
-        ip_family: link.ip_family.clone(),
-        global_cidrs_map: link.global_cidrs.clone(),
-        ..ClusterLinkOptions::default()
-    });
-    let pods = nodes.iter().flat_map(|node| node.spec.pod_cidrs.clone());
-    let status = &mut cluster.status.cluster_link_status;
-    status.pod_cidrs = pods.collect();
-    status.service_cidrs = services.to_vec();
-    cluster
-}
-
-/// The object of a node, likewise.
-fn expected_node(node: &Node, ips: &[IpAddr], cluster: &str) -> ClusterNode {
-    let of = |family| {
-        let mut ips = ips.iter().filter(|ip| Family::of(**ip) == family);
-        ips.next().map(ToString::to_string).unwrap_or_default()
-    };
-    let mut expected = ClusterNode::default();
-    expected.metadata.name = format!("{cluster}-{}", node.metadata.name);
-    let spec = &mut expected.spec;
-    spec.cluster_name = cluster.to_owned();
-    spec.node_name.clone_from(&node.metadata.name);
-    spec.pod_cidrs = node
-        .pod_prefixes()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    // Its agent finds the real one out.
-    spec.interface_name = "eth0".to_owned();
-    spec.ip = of(Family::Ipv4);
-    spec.ip6 = of(Family::Ipv6);
-    expected
-}
-
-/// The prefixes of a cluster's services, where it has objects that say so (Kubernetes 1.33).
-async fn services(member: &Cluster) -> Vec<String> {
-    let listed = member.list("/apis/networking.k8s.io/v1/servicecidrs").await;
-    let each = listed.unwrap_or_default().into_iter();
-    let cidrs = each.flat_map(|object| {
-        object["spec"]["cidrs"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
-    });
-    cidrs
-        .filter_map(|cidr| cidr.as_str().map(str::to_owned))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use datapath::api::NetworkType;
-    use serde_json::json;
-
-    fn node(name: &str, ip: &str, pods: &str) -> Node {
-        let node = json!({
-            "metadata": {"name": name},
-            "spec": {"podCIDR": pods, "podCIDRs": [pods]},
-            "status": {"addresses": [{"type": "InternalIP", "address": ip}]},
-        });
-        Node::deserialize(&node).expect("a Node")
-    }
-
-    fn one(cluster: &str, ip: &str, pods: &str) -> (api::Cluster, ClusterNode) {
-        let node = node("n1", ip, pods);
-        let expected = expected_node(&node, &node.ips(), cluster);
-        let mut object = api::Cluster::default();
-        object.metadata.name = cluster.to_owned();
-        object.spec.cluster_link_options = Some(ClusterLinkOptions {
-            network_type: NetworkType::Gateway,
-            ip_family: "ipv4".to_owned(),
-            ..ClusterLinkOptions::default()
-        });
-        object.status.cluster_link_status.pod_cidrs = vec![pods.to_owned()];
-        (object, expected)
-    }
-
-    fn refused(new: (api::Cluster, ClusterNode)) -> Vec<String> {
-        let (cluster, mut node) = one("a", "10.0.0.1", "10.1.0.0/16");
-        node.spec.roles = vec!["gateway".to_owned()];
-        let fleet = Fleet {
-            clusters: vec![cluster],
-            cluster_nodes: vec![node],
-            ..Fleet::default()
-        };
-        let mut found = Found::default();
-        against_others(new.0, vec![new.1], fleet, &mut found);
-        found.refusals.into_iter().map(|Refusal(why)| why).collect()
-    }
-
-    #[test]
-    fn what_another_cluster_has_is_refused_before_anything_is_made() {
-        assert_eq!(
-            refused(one("b", "10.0.0.2", "10.2.0.0/16")),
-            Vec::<String>::new()
-        );
-        for new in [
-            one("b", "10.0.0.2", "10.1.0.0/16"),
-            one("b", "10.0.0.2", "10.1.128.0/24"),
-            one("b", "10.0.0.2", "10.0.0.0/8"),
-            one("b", "10.0.0.1", "10.2.0.0/16"),
-        ] {
-            assert!(!refused(new.clone()).is_empty(), "{new:?}");
-        }
-    }
-
-    #[test]
-    fn a_cluster_that_is_linked_already_is_no_obstacle_to_itself() {
-        assert_eq!(
-            refused(one("a", "10.0.0.1", "10.1.0.0/16")),
-            Vec::<String>::new()
-        );
-    }
 }

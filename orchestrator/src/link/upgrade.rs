@@ -40,7 +40,8 @@ struct Running {
 /// [`Error::Missing`] where there are no programs or a new one does not become ready; then all have their old images again.
 pub async fn upgrade(order: &Upgrade, context: &Context) -> Result<Vec<String>, Error> {
     let (name, place) = &order.place;
-    let cluster = Cluster::reach(name, &place.kubeconfig).await?;
+    let reach = Cluster::reach(name, &place.kubeconfig);
+    let cluster = context.during(reach).await?;
     let running = programs(&cluster, &order.namespace).await?;
     if running.is_empty() {
         return Err(Error::Missing {
@@ -52,6 +53,10 @@ pub async fn upgrade(order: &Upgrade, context: &Context) -> Result<Vec<String>, 
     for program in &running {
         let new = image(&program.image, order);
         if new == program.image {
+            // Somebody may have been interrupted before it ran.
+            if !order.dry_run {
+                wait::rolled_out(&cluster, &program.object, order.wait, context).await?;
+            }
             continue;
         }
         told.push(format!(

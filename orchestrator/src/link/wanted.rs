@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use datapath::api::{self, DEFINITIONS, ROWS_FINALIZER};
+use datapath::api::{self, CLUSTER_UID, DEFINITIONS, ROWS_FINALIZER};
 use datapath::manifests::{self, Account};
 use datapath::rbac::{self, KUBECONFIG_KEY, TOKEN_KEY};
 use serde_json::{Value, json};
@@ -92,6 +92,35 @@ pub(super) fn control_plane(settings: &Settings) -> Vec<Object> {
     objects
 }
 
+const POLICIES: &str = "admissionregistration.k8s.io/v1";
+
+/// The path at which an API server that knows policies of admission has them.
+pub(super) fn policies() -> String {
+    format!("/apis/{POLICIES}/validatingadmissionpolicies")
+}
+
+/// What narrows the accounts of members to ClusterNodes of their own.
+pub(super) fn own_nodes(settings: &Settings) -> [Object; 2] {
+    let [mut policy, mut binding] = rbac::policy::own_nodes(&settings.namespace);
+    for value in [&mut policy, &mut binding] {
+        value["metadata"]["labels"] = json!(labels(None));
+    }
+    let kind = |kind, plural| (POLICIES, kind, plural);
+    [
+        Object::new(
+            kind("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+            policy,
+        ),
+        Object::new(
+            kind(
+                "ValidatingAdmissionPolicyBinding",
+                "validatingadmissionpolicybindings",
+            ),
+            binding,
+        ),
+    ]
+}
+
 /// What a member's programs may do in the control plane.
 pub(super) fn accounts(settings: &Settings, member: &str) -> Vec<Object> {
     let made = settings.made_with(member, labels(Some(member)), 1);
@@ -156,7 +185,7 @@ pub(super) fn programs(settings: &Settings, member: &str, replicas: u16) -> Vec<
 /// The Cluster of a member.
 pub(super) fn cluster(settings: &Settings, member: &str, uid: &str, is_root: bool) -> Object {
     let link = &settings.link;
-    let mut annotations = json!({UID: uid});
+    let mut annotations = json!({CLUSTER_UID: uid});
     let mut labels = json!(labels(Some(member)));
     if is_root {
         annotations[api::ROLE_LABEL] = "root".into();
@@ -184,6 +213,3 @@ pub(super) fn cluster(settings: &Settings, member: &str, uid: &str, is_root: boo
     });
     Object::new(kind, value)
 }
-
-/// The annotation of a Cluster that says which cluster it is: the uid of its kube-system namespace.
-pub(super) const UID: &str = "kosmos.io/clusterlink-uid";

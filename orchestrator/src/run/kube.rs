@@ -173,8 +173,12 @@ impl Kube {
                     },
                 );
             }
-            Command::Enlist { holder, root } => {
-                let work = async move { shared.enlist(holder, root.as_deref()).await };
+            Command::Enlist {
+                holder,
+                root,
+                reached,
+            } => {
+                let work = async move { shared.enlist(holder, root.as_deref(), &reached).await };
                 self.spawn(
                     work,
                     Input::Enlisted {
@@ -267,12 +271,12 @@ impl Shared {
         }
     }
 
-    async fn enlist(&self, holder: usize, root: Option<&str>) -> Input {
+    async fn enlist(&self, holder: usize, root: Option<&str>, reached: &BTreeSet<String>) -> Input {
         let target = locked(&self.targets).all[holder].clone();
         let (targets, warnings) = match self.opened(holder, || {}).await {
             Ok(open) => {
                 let reach = target.reach_of_members().await;
-                opened::members(&open.seen.members, root, &reach)
+                opened::members(&open.seen.members, root, reached, &reach)
             }
             Err(why) => (Vec::new(), vec![why]),
         };

@@ -62,6 +62,19 @@ impl Sockets for Inside {
         self.open(move || Here.icmp_socket(family))
     }
 
+    fn udp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.open(move || Here.udp_socket(family))
+    }
+
+    fn raw_udp_socket(&self, family: Family) -> io::Result<socket2::Socket> {
+        self.open(move || Here.raw_udp_socket(family))
+    }
+
+    fn has_vxlan(&self) -> Result<bool, String> {
+        let asked = self.netns.run(|| Here.has_vxlan());
+        asked.map_err(|error| crate::error::chain(&error))?
+    }
+
     fn accept_queue_overflows(&self) -> io::Result<u64> {
         self.open(|| Here.accept_queue_overflows())
     }

@@ -36,19 +36,20 @@ pub struct Inventory {
     /// Its context (default: the file's current context)
     #[arg(long, value_name = "NAME", requires = "dst_kubeconfig", conflicts_with_all = ["kubeconfig", "kubeconfig_dir", "fleet", "sim"])]
     pub dst_context: Option<String>,
-    /// Kubeconfigs; every context in them is a cluster
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, num_args = 1.., conflicts_with_all = ["kubeconfig_dir", "fleet", "sim"])]
+    /// Kubeconfigs; every context in them is a cluster, with --fleet one of its members
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, num_args = 1.., conflicts_with_all = ["kubeconfig_dir", "sim"])]
     pub kubeconfig: Vec<PathBuf>,
     /// Only contexts that match one of these globs
-    #[arg(long, alias = "context", value_name = "GLOB", value_delimiter = ',', conflicts_with_all = ["src_kubeconfig", "fleet"])]
+    #[arg(long, alias = "context", value_name = "GLOB", value_delimiter = ',', conflicts_with_all = ["src_kubeconfig"])]
     pub contexts: Vec<String>,
     /// Every context of KUBECONFIG or ~/.kube/config (default: the current context alone)
-    #[arg(long, conflicts_with_all = ["src_kubeconfig", "kubeconfig", "contexts", "kubeconfig_dir", "fleet", "sim"])]
+    #[arg(long, conflicts_with_all = ["src_kubeconfig", "kubeconfig", "contexts", "kubeconfig_dir", "sim"])]
     pub all_contexts: bool,
     /// A directory of kubeconfigs
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with_all = ["fleet", "sim"])]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "sim")]
     pub kubeconfig_dir: Option<PathBuf>,
-    /// The control plane's kubeconfig: its clusters.kosmos.io are the inventory
+    /// The control plane's kubeconfig: its clusters.kosmos.io are the inventory; those without a kubeconfig of their own are found among the
+    /// contexts of --kubeconfig, --kubeconfig-dir or --all-contexts
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "sim")]
     pub fleet: Option<PathBuf>,
     /// A simulated fleet that is running

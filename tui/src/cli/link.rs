@@ -53,6 +53,17 @@ pub enum PlanFormat {
     Yaml,
 }
 
+/// The cluster that something is done to.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct At {
+    /// The kubeconfig of the cluster: the control plane's, or the one that joins or leaves (default: as kubectl, where it is the control plane)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Its context (default: the current one)
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
 /// How a cluster takes part.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Datapath")]
@@ -95,6 +106,10 @@ pub struct Programs {
     /// The namespace of the programs, in every cluster (default: kosmos-system)
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// Whether agents plan for themselves: always, or where the plan of their node fits into no NodeConfig (some 5000 clusters). Gives them the
+    /// right to read every Cluster of the control plane, none of which may hold a kubeconfig (default: off)
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub plan: Option<AgentsPlan>,
     /// How long to wait for programs, nodes and packets, each, seconds or with a unit (default: 120 s)
     #[arg(short = 'w', long, visible_alias = "wait-time", value_name = "SECONDS", value_parser = duration)]
     pub wait: Option<Duration>,
@@ -106,12 +121,9 @@ pub struct Programs {
 /// Arguments of `link install`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct LinkInstall {
-    /// The control plane's kubeconfig (default: as kubectl)
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub kubeconfig: Option<PathBuf>,
-    /// Its context (default: the current one)
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// The control plane.
+    #[command(flatten)]
+    pub at: At,
     /// A kubeconfig with the address by which programs in other clusters reach the control plane (default: what --kubeconfig has, or
     /// else what the cluster says of itself)
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -154,12 +166,9 @@ pub struct LinkJoin {
     /// What the cluster is called in the fleet
     #[arg(long, value_name = "NAME", required = true)]
     pub name: String,
-    /// The cluster's kubeconfig
-    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
-    pub kubeconfig: PathBuf,
-    /// Its context (default: the current one)
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// The cluster.
+    #[command(flatten)]
+    pub at: At,
     /// The control plane.
     #[command(flatten)]
     pub host: Host,
@@ -200,12 +209,9 @@ pub struct LinkUnjoin {
     /// What the cluster is called in the fleet
     #[arg(long, value_name = "NAME", required = true)]
     pub name: String,
-    /// The cluster's kubeconfig; may be left out with --force
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub kubeconfig: Option<PathBuf>,
-    /// Its context (default: the current one)
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// The cluster; may be left out with --force.
+    #[command(flatten)]
+    pub at: At,
     /// The control plane.
     #[command(flatten)]
     pub host: Host,
@@ -220,13 +226,10 @@ pub struct LinkUnjoin {
 /// Arguments of `link uninstall`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct LinkUninstall {
-    /// The control plane's kubeconfig (default: as kubectl)
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub kubeconfig: Option<PathBuf>,
-    /// Its context (default: the current one)
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
-    /// Go on also where other clusters are linked by it; they keep what they have
+    /// The control plane.
+    #[command(flatten)]
+    pub at: At,
+    /// Go on also where other clusters are linked by it: their Clusters and what their nodes have stay, the accounts of their programs go
     #[arg(long)]
     pub force: bool,
     /// How it is removed.
@@ -237,12 +240,9 @@ pub struct LinkUninstall {
 /// Arguments of `link status`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct LinkStatus {
-    /// The control plane's kubeconfig (default: as kubectl)
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub kubeconfig: Option<PathBuf>,
-    /// Its context (default: the current one)
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// The control plane.
+    #[command(flatten)]
+    pub at: At,
     /// The form of the result (default: table)
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     pub output: Option<super::sim::StatusFormat>,
@@ -280,6 +280,18 @@ pub struct LinkUpgrade {
     /// Print what would be changed, change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Whether agents plan for themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AgentsPlan {
+    /// Where there is no NodeConfig.
+    Auto,
+    /// Never.
+    #[default]
+    Off,
+    /// Always.
+    On,
 }
 
 /// How a cluster reaches others.

@@ -110,10 +110,14 @@ pub(super) fn time(context: &Context) -> Duration {
     time.min(context.left()) + MARGIN
 }
 
-/// The members of a control plane's inventory without the control plane's own entry, which is there already, and what is left out.
+/// Why a member cannot be asked whose Cluster has no kubeconfig, as those that were joined by `link join`.
+const WITHOUT: &str = "could not tell: its clusters.kosmos.io object has no kubeconfig; give one (--kubeconfig, --kubeconfig-dir or --all-contexts beside --fleet)";
+
+/// The members of a control plane's inventory without the control plane's own entry and those that are reached, which are there already, and what is left out.
 pub(super) fn members(
     members: &[look::Member],
     root: Option<&str>,
+    reached: &BTreeSet<String>,
     reach: &Reach,
 ) -> (Vec<Target>, Vec<String>) {
     let mut names = BTreeSet::new();
@@ -121,11 +125,11 @@ pub(super) fn members(
     for member in members {
         let name = &member.name;
         // No API gives one name twice.
-        if root == Some(name) || !names.insert(name) {
+        if root == Some(name) || reached.contains(name) || !names.insert(name) {
             continue;
         }
         let remote = match member.kubeconfig.as_str() {
-            "" => Err("its clusters.kosmos.io object has no kubeconfig".to_owned()),
+            "" => Err(WITHOUT.to_owned()),
             encoded => decoded(name, encoded),
         };
         match remote {

@@ -67,7 +67,7 @@ pub(super) async fn own(
             Err(Unmade::Refused(why)) => return Err(why),
             Err(Unmade::Ending) => continue,
             Err(Unmade::Stuck) => {
-                let other = another(&options.namespace, &context.run);
+                let other = deploy::beside(&options.namespace, &context.run);
                 context.warn(format!(
                     "{}: namespace {namespace} is being removed and is not gone yet; this run uses namespace {other}",
                     ask.name
@@ -119,14 +119,6 @@ pub(super) async fn own(
     let (mut asked, agents) = floaters.ask(context, ask).await;
     asked.own = true;
     Ok((asked, agents))
-}
-
-/// A namespace beside one that does not end; it goes with the run.
-fn another(namespace: &str, run: &str) -> String {
-    // Both are DNS labels, and together they have to be one.
-    const LONGEST: usize = 63;
-    let room = LONGEST.saturating_sub(run.len() + 1);
-    format!("{}-{run}", &namespace[..namespace.len().min(room)])
 }
 
 /// What the cluster says of pods that are not there as they should be, by their name.
@@ -209,20 +201,4 @@ fn spec(
         reads_nat: ask.reads_nat,
         excluded: seen.excluded.clone(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use datapath::printable::is_dns_label;
-
-    #[test]
-    fn another_namespace_is_a_label_too() {
-        assert_eq!(
-            another("kosmos-system", "63627fc3"),
-            "kosmos-system-63627fc3"
-        );
-        let long = another(&"n".repeat(63), "63627fc3");
-        assert!(is_dns_label(&long) && long.ends_with("-63627fc3"), "{long}");
-    }
 }

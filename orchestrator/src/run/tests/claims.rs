@@ -275,7 +275,8 @@ async fn a_control_plane_s_objects_are_the_inventory() {
         refused.2
     );
     assert!(refused.2.ends_with("(http://127.0.0.1:1)"), "{}", refused.2);
-    assert_eq!(without.2, "its clusters.kosmos.io object has no kubeconfig");
+    assert!(without.2.starts_with("could not tell"), "{}", without.2);
+    assert!(without.2.contains("--kubeconfig"), "{}", without.2);
 
     let empty = Mock::new(2, 1, Behaviour::default());
     let mut lonely = super::tests::setup(&[("hub", &empty)]);
@@ -284,4 +285,61 @@ async fn a_control_plane_s_objects_are_the_inventory() {
         .await
         .expect_err("it has no inventory");
     assert_eq!(error.exit_code(), 69);
+}
+
+/// Clusters that were joined without leaving a kubeconfig behind are found among contexts that are given beside the control plane's.
+#[tokio::test]
+async fn members_without_kubeconfigs_are_found_among_the_contexts_that_are_given() {
+    let [root, west, north, stranger, other] =
+        [1, 2, 3, 4, 5].map(|number| Mock::new(number, 1, Behaviour::default()));
+    let crd = "/apis/kosmos.io/v1alpha1";
+    for (name, uid) in [
+        ("hub", "uid-1"),
+        ("west", "uid-2"),
+        ("north", ""),
+        ("away", "uid-9"),
+        ("other", "uid-8"),
+    ] {
+        let mut object = json!({"metadata": {"name": name, "annotations": {}}, "spec": {}});
+        if name == "hub" {
+            object["metadata"]["annotations"]["kosmos.io/cluster-role"] = json!("root");
+        }
+        if !uid.is_empty() {
+            object["metadata"]["annotations"]["kosmos.io/clusterlink-uid"] = json!(uid);
+        }
+        root.put(&format!("{crd}/clusters/{name}"), object);
+    }
+    let mut setup = setup(&[
+        ("hub-admin", &root),
+        ("hub-again", &root),
+        ("admin@west", &west),
+        ("north", &north),
+        ("stranger", &stranger),
+        ("other", &other),
+    ]);
+    setup.options.targets[0].role = inventory::Role::Fleet;
+    let report = run(setup.options.clone(), never())
+        .await
+        .expect("they answer");
+    let clusters: Vec<_> = report
+        .clusters
+        .iter()
+        .map(|cluster| (cluster.name.as_str(), cluster.state))
+        .collect();
+    assert_eq!(
+        clusters,
+        [
+            ("away", Observation::Unobserved),
+            ("hub", Observation::Observed),
+            ("north", Observation::Observed),
+            // A name alone is no proof where the member says which cluster it is.
+            ("other", Observation::Unobserved),
+            ("west", Observation::Observed),
+        ]
+    );
+    let warnings = setup.warnings().join("\n");
+    for left_out in ["stranger is no member", "other is no member"] {
+        assert!(warnings.contains(left_out), "{warnings}");
+    }
+    assert!(!warnings.contains("hub-again"), "{warnings}");
 }

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datapath::api;
-use orchestrator::inventory;
 use orchestrator::link::{
     self, Context, Install, Join, Outcome as Came, Place, Removed, Settings, Told, Uninstall,
     Unjoin, Upgrade,
 };
+use orchestrator::{Error, inventory};
 use tokio::sync::watch;
 
 use crate::cli::diagnosis::Judge;
 use crate::cli::link::{
-    Cni, IpFamilies, LinkInstall, LinkJoin, LinkUninstall, LinkUnjoin, LinkUpgrade, NetworkType,
-    Part, Programs, Removal,
+    AgentsPlan, At, Cni, Host, IpFamilies, LinkInstall, LinkJoin, LinkUninstall, LinkUnjoin,
+    LinkUpgrade, NetworkType, Part, Programs, Removal,
 };
 use crate::exit::{FOUND, Failure, OK, Outcome};
 use crate::output::{self, Format, Output};
@@ -37,11 +37,7 @@ pub(in crate::verbs) async fn install(
         .unwrap_or_else(|| CONTROL_CLUSTER.to_owned());
     let order = Install {
         settings: settings(&arguments.programs, &arguments.part),
-        place: place(
-            arguments.kubeconfig.as_deref(),
-            arguments.context.as_deref(),
-            arguments.inner_kubeconfig.as_deref(),
-        )?,
+        place: place(&arguments.at, arguments.inner_kubeconfig.as_deref())?,
         dry_run: arguments.programs.dry_run,
         name,
     };
@@ -62,18 +58,15 @@ pub(in crate::verbs) async fn join(
     progress: Progress,
     interrupt: &Interrupt,
 ) -> Outcome {
-    let host = &arguments.host;
+    let member = named(&arguments.at)?;
     let order = Join {
         settings: settings(&arguments.programs, &arguments.part),
         name: arguments.name.clone(),
-        place: place(
-            Some(&arguments.kubeconfig),
-            arguments.context.as_deref(),
-            None,
-        )?,
+        place: member.ok_or_else(|| {
+            Failure::Usage("link join needs the cluster's --kubeconfig or --context".to_owned())
+        })?,
         host: place(
-            host.host_kubeconfig.as_deref(),
-            host.host_context.as_deref(),
+            &host_of(&arguments.host),
             arguments.host_inner_kubeconfig.as_deref(),
         )?,
         dry_run: arguments.programs.dry_run,
@@ -99,20 +92,11 @@ pub(in crate::verbs) async fn unjoin(
     interrupt: &Interrupt,
 ) -> Outcome {
     let standard = Settings::default();
-    let host = &arguments.host;
-    let member = match (&arguments.kubeconfig, &arguments.context) {
-        (None, None) => None,
-        (file, context) => Some(place(file.as_deref(), context.as_deref(), None)?),
-    };
     let order = Unjoin {
         name: arguments.name.clone(),
         namespace: namespace(&arguments.removal),
-        place: member,
-        host: place(
-            host.host_kubeconfig.as_deref(),
-            host.host_context.as_deref(),
-            None,
-        )?,
+        place: named(&arguments.at)?,
+        host: place(&host_of(&arguments.host), None)?,
         wait: arguments.removal.wait.unwrap_or(standard.wait),
         force: arguments.force,
         dry_run: arguments.removal.dry_run,
@@ -130,11 +114,7 @@ pub(in crate::verbs) async fn uninstall(
 ) -> Outcome {
     let order = Uninstall {
         namespace: namespace(&arguments.removal),
-        place: place(
-            arguments.kubeconfig.as_deref(),
-            arguments.context.as_deref(),
-            None,
-        )?,
+        place: place(&arguments.at, None)?,
         wait: arguments.removal.wait.unwrap_or(Settings::default().wait),
         force: arguments.force,
         dry_run: arguments.removal.dry_run,
@@ -151,14 +131,18 @@ pub(in crate::verbs) async fn upgrade(
     interrupt: &Interrupt,
 ) -> Outcome {
     let standard = Settings::default();
-    let contexts: Vec<Option<&str>> = match arguments.context.as_slice() {
+    let contexts: Vec<Option<String>> = match arguments.context.as_slice() {
         [] => vec![None],
-        named => named.iter().map(|name| Some(name.as_str())).collect(),
+        named => named.iter().cloned().map(Some).collect(),
     };
     let deed = Deed::begin(progress, interrupt, String::new(), "");
-    let mut text = String::new();
+    let (mut text, mut failed) = (String::new(), None);
     for context in contexts {
-        let place = place(arguments.kubeconfig.as_deref(), context, None)?;
+        let at = At {
+            kubeconfig: arguments.kubeconfig.clone(),
+            context,
+        };
+        let place = place(&at, None)?;
         let name = place.kubeconfig.context.clone();
         let order = Upgrade {
             namespace: arguments
@@ -174,14 +158,18 @@ pub(in crate::verbs) async fn upgrade(
             dry_run: arguments.dry_run,
             place: (name.clone(), place),
         };
-        let changed = link::upgrade(&order, &deed.context).await;
-        // What was done in other clusters is told also where this one failed.
-        let changed = match changed {
+        let changed = match link::upgrade(&order, &deed.context).await {
             Ok(changed) => changed,
+            Err(error @ Error::Interrupted { .. }) => {
+                failed = Some(error);
+                break;
+            }
+            // One that fails costs itself: the others get theirs.
             Err(error) => {
-                deed.end();
-                output::print(&text)?;
-                return Err(error.into());
+                progress::warn(format_args!("{name}: {error}"));
+                text += &format!("{name}: not upgraded\n");
+                failed.get_or_insert(error);
+                continue;
             }
         };
         if changed.is_empty() {
@@ -193,7 +181,10 @@ pub(in crate::verbs) async fn upgrade(
     }
     deed.end();
     output::print(&text)?;
-    Ok(OK)
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok(OK),
+    }
 }
 
 /// A deed that is being done: what is told of it goes to stderr, and an interruption ends it.
@@ -241,19 +232,34 @@ impl Deed {
     }
 }
 
-/// A cluster by the file and context that name it; as kubectl finds it where no file does.
-pub(super) fn place(
-    file: Option<&Path>,
-    context: Option<&str>,
-    inner: Option<&Path>,
-) -> Result<Place, Failure> {
+/// A cluster by the file and context that name it; as kubectl finds it where nothing does.
+pub(super) fn place(at: &At, inner: Option<&Path>) -> Result<Place, Failure> {
     let inner = inner
         .map(|file| inventory::selected(Some(file), None))
         .transpose()?;
     Ok(Place {
-        kubeconfig: inventory::selected(file, context)?,
+        kubeconfig: inventory::selected(at.kubeconfig.as_deref(), at.context.as_deref())?,
         inner,
     })
+}
+
+/// A cluster, where anything names it: one that joins or leaves is none that somebody happens to have.
+fn named(at: &At) -> Result<Option<Place>, Failure> {
+    match at {
+        At {
+            kubeconfig: None,
+            context: None,
+        } => Ok(None),
+        at => place(at, None).map(Some),
+    }
+}
+
+/// The control plane of somebody else's deed.
+fn host_of(host: &Host) -> At {
+    At {
+        kubeconfig: host.host_kubeconfig.clone(),
+        context: host.host_context.clone(),
+    }
 }
 
 fn settings(programs: &Programs, part: &Part) -> Settings {
@@ -266,6 +272,11 @@ fn settings(programs: &Programs, part: &Part) -> Settings {
             .unwrap_or(standard.image_repository),
         version: programs.version.clone().unwrap_or(standard.version),
         pull_secrets: programs.image_pull_secret.clone(),
+        plan: match programs.plan.unwrap_or_default() {
+            AgentsPlan::Auto => link::AgentsPlan::Auto,
+            AgentsPlan::Off => link::AgentsPlan::Off,
+            AgentsPlan::On => link::AgentsPlan::On,
+        },
         wait: programs.wait.unwrap_or(standard.wait),
         link: link::Link {
             network_type: match part.network_type.unwrap_or_default() {
@@ -359,8 +370,11 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let missing = Path::new("/nonexistent/kubeconfig");
-        let failure = place(Some(missing), None, None).expect_err("there is none");
+        let missing = At {
+            kubeconfig: Some("/nonexistent/kubeconfig".into()),
+            context: None,
+        };
+        let failure = place(&missing, None).expect_err("there is none");
         assert_eq!(failure.code(), 65);
         assert!(
             failure.to_string().contains("/nonexistent/kubeconfig"),

@@ -17,11 +17,7 @@ use crate::signals::Interrupt;
 const PAUSE: Duration = Duration::from_secs(2);
 
 pub(in crate::verbs) async fn status(arguments: &LinkStatus, interrupt: &Interrupt) -> Outcome {
-    let place = place(
-        arguments.kubeconfig.as_deref(),
-        arguments.context.as_deref(),
-        None,
-    )?;
+    let place = place(&arguments.at, None)?;
     let mut last = None;
     loop {
         let status = tokio::select! {

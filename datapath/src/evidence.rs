@@ -1,18 +1,15 @@
-//! What a member cluster shows of its prefixes, gathered from its API.
+//! What a member cluster shows of its prefixes, gathered from its API (feature `kube`). Its controller asks this way, and so does whoever links it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServicePort, ServiceSpec};
 use kube::api::{Api, DynamicObject, ListParams, ObjectMeta, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::ApiResource;
-use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
-use super::objects::{MANAGER, hints};
 use crate::control::nodes::Node;
 use crate::control::prefixes::Evidence;
 
@@ -20,9 +17,11 @@ use crate::control::prefixes::Evidence;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Addresses of documentation (RFC 5737, RFC 3849), which no cluster's services have.
 const IMPOSSIBLE: [(&str, &str); 2] = [("IPv4", "192.0.2.1"), ("IPv6", "2001:db8::1")];
+/// Who asks for a service.
+const MANAGER: &str = "clusterlink";
 const SYSTEM: &str = "kube-system";
 /// The ConfigMaps that say something: namespace and name.
-const MAPS: [(&str, &str); 4] = [
+pub(crate) const MAPS: [(&str, &str); 4] = [
     ("kube-flannel", "kube-flannel-cfg"),
     (SYSTEM, "kube-flannel-cfg"),
     (SYSTEM, "cilium-config"),
@@ -31,25 +30,26 @@ const MAPS: [(&str, &str); 4] = [
 
 /// What was gathered.
 #[derive(Debug, Default)]
-pub(super) struct Gathered {
-    pub(super) evidence: Evidence,
+pub struct Gathered {
+    /// Of the whole cluster.
+    pub evidence: Evidence,
     /// The pod prefixes of nodes that their CNI hands out by itself.
-    pub(super) blocks: BTreeMap<String, Vec<String>>,
+    pub blocks: BTreeMap<String, Vec<String>>,
 }
 
-fn kind(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+pub(crate) fn kind(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
 
-fn service_cidrs() -> ApiResource {
+pub(crate) fn service_cidrs() -> ApiResource {
     kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs")
 }
 
-fn ip_pools() -> ApiResource {
+pub(crate) fn ip_pools() -> ApiResource {
     kind("crd.projectcalico.org", "v1", "IPPool", "ippools")
 }
 
-fn block_affinities() -> ApiResource {
+pub(crate) fn block_affinities() -> ApiResource {
     kind(
         "crd.projectcalico.org",
         "v1",
@@ -58,40 +58,15 @@ fn block_affinities() -> ApiResource {
     )
 }
 
-fn cilium_nodes() -> ApiResource {
+pub(crate) fn cilium_nodes() -> ApiResource {
     kind("cilium.io", "v2", "CiliumNode", "ciliumnodes")
-}
-
-/// One item each time that somebody changed what [`gather`] reads.
-pub(super) fn news(client: &Client) -> Vec<BoxStream<'static, ()>> {
-    let mut streams = Vec::new();
-    for resource in [
-        service_cidrs(),
-        ip_pools(),
-        block_affinities(),
-        cilium_nodes(),
-    ] {
-        streams.push(hints(
-            Api::all_with(client.clone(), &resource),
-            watcher::Config::default(),
-        ));
-    }
-    let maps = kind("", "v1", "ConfigMap", "configmaps");
-    for (namespace, name) in MAPS {
-        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        streams.push(hints(
-            Api::namespaced_with(client.clone(), namespace, &maps),
-            only,
-        ));
-    }
-    streams
 }
 
 /// Looks at everything once. `namespace` is one where a service may be asked for, without making it.
 ///
 /// # Errors
 /// Why something that may be there could not be read: then nothing is to be concluded from what was.
-pub(super) async fn gather(
+pub async fn gather(
     client: Client,
     cni: String,
     nodes: Vec<Node>,
