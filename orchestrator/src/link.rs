@@ -40,7 +40,7 @@ mod wanted;
 
 pub use join::{Install, Join, install, join};
 pub use leave::{Removed, Uninstall, Unjoin, uninstall, unjoin};
-pub use status::{ClusterState, NodeState, Status, status};
+pub use status::{ClusterState, NodeState, Sessions, Status, status};
 pub use upgrade::{Upgrade, upgrade};
 
 /// What linked clusters have in common.

@@ -1,6 +1,11 @@
 //! The datapath deploys itself, and goes: clusters that nobody linked, over their APIs, with the programs as their pods.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
 
 use tests::bare::{Bare, KOSMOS};
 use tests::program::{Place, Ran};
@@ -156,6 +161,55 @@ fn no_packet_is_lost_while_every_program_gets_another_image() {
     assert!(count.sent > 1000, "{count:?} are no proof");
     let (code, status) = bare.status("east");
     assert_eq!(code, Some(0), "{status:#}");
+    bare.down();
+}
+
+#[test]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
+fn the_status_says_what_differs_and_can_be_watched() {
+    let bare = Bare::up(TWO);
+    let _ = bare.install("east", &[]).expect(0);
+    let _ = bare.join("west", "east", &[]).expect(0);
+    let east = bare.endpoint("east");
+    let watch = [
+        "link",
+        "status",
+        "--context",
+        "east",
+        "--watch",
+        "--kubeconfig",
+    ];
+    let watch = [&watch[..], &[&bare.kubeconfig]].concat();
+    let mut child = bare.lab.place.start(watch);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line_with = |word: &str| {
+        let mut lines = lines.by_ref().map_while(Result::ok);
+        let line = lines.find(|line| line.contains(word));
+        line.unwrap_or_else(|| panic!("it never said {word}"))
+    };
+    assert!(line_with("west").contains("as planned"));
+
+    // Agents that do nothing any more do not become what is planned now.
+    let _ = bare
+        .lab
+        .place
+        .run(["sim", "freeze", "--at", "west"])
+        .expect(0);
+    let path = format!("{KOSMOS}/clusters/west");
+    let pods = east.get(&path)["status"]["clusterLinkStatus"]["podCIDRs"][0].clone();
+    let pods = pods.as_str().unwrap();
+    let map = json!({pods: format!("10.250.0.0/{}", pods.split('/').nth(1).unwrap())});
+    let patch = json!({"spec": {"clusterLinkOptions": {"globalCIDRsMap": map}}});
+    assert_eq!(east.call("PATCH", &path, &patch).0, 200);
+    assert!(line_with("differs").contains("west"));
+    let (code, status) = bare.status("east");
+    assert_eq!(code, Some(1), "{status:#}");
+    assert_eq!(status["isWell"], false);
+    let _ = bare.lab.place.run(["sim", "thaw"]).expect(0);
+    assert!((0..600).any(|_| bare.status("east").0 == Some(0)));
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     bare.down();
 }
 

@@ -221,6 +221,7 @@ fn what_objects_say_is_refused_before_a_floater_is_sent() {
     let old = Changes::none().after(|request, answer| {
         if request.path.ends_with("/version") {
             answer["gitVersion"] = "v1.19.7".into();
+            answer["minor"] = "19".into();
         }
     });
     let proxy = Proxy::start(bare.endpoint("north"), old);

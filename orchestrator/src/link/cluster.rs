@@ -32,12 +32,18 @@ pub(super) struct Cluster {
     pub(super) uid: String,
     /// Its version, as `v1.33.1`.
     pub(super) version: String,
+    /// Its major and minor version, as `1` and `33`; some add a `+`. The other one says nothing where somebody built it without a tag.
+    pub(super) release: (String, String),
 }
 
 #[derive(Deserialize)]
 struct Version {
     #[serde(rename = "gitVersion")]
     git_version: String,
+    #[serde(default)]
+    major: String,
+    #[serde(default)]
+    minor: String,
 }
 
 impl Cluster {
@@ -66,6 +72,7 @@ impl Cluster {
             client,
             uid: uid.to_owned(),
             version: datapath::printable::printable(&version.git_version, 64).into_owned(),
+            release: (version.major, version.minor),
         })
     }
 

@@ -150,7 +150,8 @@ async fn read<'a>(intent: &'a Intent<'a>) -> (Found, Option<Look<'a>>) {
         false => vec![control_plane, member],
     };
     for cluster in places {
-        let warning = versions::warning(&cluster.name, &cluster.version);
+        let (major, minor) = &cluster.release;
+        let warning = versions::warning(&cluster.name, &cluster.version, (major, minor));
         found.warnings.extend(warning);
         namespace(settings, cluster, &mut found).await;
     }

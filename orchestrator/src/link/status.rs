@@ -51,8 +51,8 @@ pub struct NodeState {
     pub name: Printable,
     /// Its underlay addresses.
     pub ips: Vec<Printable>,
-    /// Whether it is a gateway of its cluster.
-    pub is_gateway: bool,
+    /// Its roles: `gateway`, or the one that stands by for it.
+    pub roles: Vec<Printable>,
     /// Its agent's version; none where it has said nothing.
     pub version: Option<Printable>,
     /// The digest of the rows that are planned; none where nothing is.
@@ -63,8 +63,24 @@ pub struct NodeState {
     pub changed: Option<Printable>,
     /// See `changed`.
     pub verified: Option<Printable>,
-    /// Why it is not as planned; none where it is.
+    /// How its tunnels' other ends are; none where its agent says nothing of that.
+    pub sessions: Option<Sessions>,
+    /// Why it is not as planned, or what else is not as it should be; none where all is.
     pub trouble: Option<Printable>,
+}
+
+/// How the other ends of a node's tunnels are, as its agent hears them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sessions {
+    /// How many answer.
+    pub up: u64,
+    /// How many do not.
+    pub down: u64,
+    /// The longest time that one of those that answer took last, microseconds.
+    pub round_trip_us: Option<u64>,
+    /// Those that answered once and do not any more, a bounded number of them: `CLUSTER ADDRESS DEVICE`.
+    pub lost: Vec<Printable>,
 }
 
 /// Reads the objects of a control plane.
@@ -166,10 +182,10 @@ fn node_state(node: &Value, config: Option<&Value>) -> NodeState {
     let status = config.map(|config| &config["status"]);
     let said = |field: &str| status.and_then(|status| text(&status[field]));
     let roles = spec["roles"].as_array();
-    let mut roles = roles.into_iter().flatten().filter_map(Value::as_str);
     let planned = config.and_then(|config| Deserialize::deserialize(&config["spec"]).ok());
+    let sessions = status.and_then(|status| sessions(&status["sessions"]));
     let trouble = match config {
-        Some(config) => unapplied(config),
+        Some(config) => unapplied(config).or_else(|| sessions.as_ref().and_then(silent)),
         None => Some("nothing is planned for it".to_owned()),
     };
     NodeState {
@@ -178,14 +194,60 @@ fn node_state(node: &Value, config: Option<&Value>) -> NodeState {
             .into_iter()
             .filter_map(text)
             .collect(),
-        is_gateway: roles.any(|role| role.eq_ignore_ascii_case("gateway")),
+        roles: roles
+            .into_iter()
+            .flatten()
+            .filter_map(text)
+            .take(4)
+            .collect(),
         version: said("version"),
         planned: planned.map(|spec| spec_digest(&spec)),
         applied: said("digest"),
         changed: said("lastChangeTime"),
         verified: said("lastSyncTime"),
+        sessions,
         trouble: trouble.map(|why| Printable::bounded(&why, 300)),
     }
+}
+
+/// The most ends that are named.
+const NAMED: usize = 20;
+
+/// What an agent says of its tunnels' other ends; none where it says nothing that can be understood.
+fn sessions(said: &Value) -> Option<Sessions> {
+    let lost = said["lost"].as_array();
+    let each = lost.into_iter().flatten().take(NAMED);
+    let named = each.map(|one| {
+        let word = |field: &str| one[field].as_str().unwrap_or("?");
+        let words = [word("cluster"), word("address"), word("dev")];
+        Printable::bounded(&words.join(" "), 200)
+    });
+    Some(Sessions {
+        up: said["up"].as_u64()?,
+        down: said["down"].as_u64()?,
+        round_trip_us: said["roundTripMicroseconds"].as_u64(),
+        lost: named.collect(),
+    })
+}
+
+/// What is wrong with sessions, for people; none where all ends answer.
+fn silent(sessions: &Sessions) -> Option<String> {
+    const SHOWN: usize = 3;
+    if sessions.down == 0 {
+        return None;
+    }
+    let all = sessions.down.saturating_add(sessions.up);
+    let mut words = format!("{} of {all} tunnels have no answer", sessions.down);
+    let shown: Vec<&str> = sessions
+        .lost
+        .iter()
+        .take(SHOWN)
+        .map(Printable::as_str)
+        .collect();
+    if !shown.is_empty() {
+        words += &format!(" ({})", shown.join(", "));
+    }
+    Some(words)
 }
 
 #[cfg(test)]
@@ -216,12 +278,53 @@ mod tests {
         let well = of(&[config(1)]);
         assert!(well.is_well, "{well:?}");
         let state = &well.clusters[0].nodes[0];
-        assert!(state.is_gateway && well.clusters[0].is_control_plane);
+        assert!(well.clusters[0].is_control_plane);
+        let roles: Vec<&str> = state.roles.iter().map(Printable::as_str).collect();
+        assert_eq!((roles, state.sessions.as_ref()), (vec!["gateway"], None));
         assert_eq!(state.version.as_ref().map(Printable::as_str), Some("v1"));
         assert!(
             !of(&[config(2)]).is_well,
             "a plan that its agent has not seen"
         );
         assert!(!of(&[]).is_well, "no plan at all");
+
+        let with = |sessions: Value| {
+            let mut config = config(1);
+            config["status"]["sessions"] = sessions;
+            of(&[config])
+        };
+        let fine = with(json!({"up": 3, "down": 0, "roundTripMicroseconds": 420}));
+        assert!(fine.is_well, "{fine:?}");
+        let sessions = fine.clusters[0].nodes[0]
+            .sessions
+            .as_ref()
+            .expect("sessions");
+        assert_eq!((sessions.up, sessions.round_trip_us), (3, Some(420)));
+        let lost = json!([{"cluster": "b\u{1b}[31m", "dev": "vx-bridge", "address": "220.0.0.9"}]);
+        let lossy = with(json!({"up": 1, "down": 2, "lost": lost}));
+        assert!(!lossy.is_well);
+        let why = lossy.clusters[0].nodes[0]
+            .trouble
+            .as_ref()
+            .expect("why")
+            .as_str();
+        assert!(
+            why.starts_with("2 of 3 tunnels have no answer") && why.contains("220.0.0.9"),
+            "{why}"
+        );
+        assert!(!why.contains('\u{1b}'), "{why}");
+        for garbled in [
+            json!(7),
+            json!({"up": -1, "down": "x"}),
+            json!([]),
+            Value::Null,
+        ] {
+            assert!(
+                with(garbled.clone()).clusters[0].nodes[0]
+                    .sessions
+                    .is_none(),
+                "{garbled}"
+            );
+        }
     }
 }

@@ -148,26 +148,33 @@ async fn replace(
     wait::rolled_out(cluster, &program.object, time, context).await
 }
 
+/// How often a change is tried that meets somebody else's.
+const TRIES: u32 = 8;
+
 async fn set(cluster: &Cluster, program: &Running, image: &str) -> Result<(), Error> {
     let path = program.object.path();
     let failed = |failure: crate::fleet::api::Failure| Error::Missing {
         what: format!("{} in {}", program.object.words(), cluster.name),
         why: failure.to_string(),
     };
-    let held: Value = cluster.api.get(&path).await.map_err(failed)?;
-    let mut containers = held["spec"]["template"]["spec"]["containers"].clone();
-    containers[0]["image"] = image.into();
-    let patch = json!({
-        // Whoever changed it meanwhile is not overruled.
-        "metadata": {"resourceVersion": held["metadata"]["resourceVersion"]},
-        "spec": {"template": {"spec": {"containers": containers}}},
-    });
-    cluster
-        .api
-        .merge(&path, &patch)
-        .await
-        .map(drop)
-        .map_err(failed)
+    let mut conflict = None;
+    for _ in 0..TRIES {
+        let held: Value = cluster.api.get(&path).await.map_err(failed)?;
+        let mut containers = held["spec"]["template"]["spec"]["containers"].clone();
+        containers[0]["image"] = image.into();
+        let patch = json!({
+            // Of what somebody changed meanwhile nothing is overruled but the image.
+            "metadata": {"resourceVersion": held["metadata"]["resourceVersion"]},
+            "spec": {"template": {"spec": {"containers": containers}}},
+        });
+        match cluster.api.merge(&path, &patch).await {
+            Ok(_) => return Ok(()),
+            // Its controller writes its status whenever a pod changes.
+            Err(failure) if failure.is_already_there() => conflict = Some(failure),
+            Err(failure) => return Err(failed(failure)),
+        }
+    }
+    conflict.map_or(Ok(()), |failure| Err(failed(failure)))
 }
 
 /// Gives programs their old images again; where that failed, and why.

@@ -166,9 +166,11 @@ pub(in crate::verbs) async fn upgrade(
             }
             // One that fails costs itself: the others get theirs.
             Err(error) => {
-                progress::warn(format_args!("{name}: {error}"));
                 text += &format!("{name}: not upgraded\n");
-                failed.get_or_insert(error);
+                match &failed {
+                    None => failed = Some(error),
+                    Some(_) => progress::warn(format_args!("{name}: {error}")),
+                }
                 continue;
             }
         };

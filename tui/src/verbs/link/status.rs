@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use datapath::printable::Printable;
-use orchestrator::link::{self, ClusterState, NodeState, Status};
+use orchestrator::link::{self, ClusterState, NodeState, Sessions, Status};
 
 use super::deeds::place;
 use crate::cli::link::LinkStatus;
@@ -57,7 +57,8 @@ fn table(status: &Status) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header([
-        "CLUSTER", "TYPE", "FAMILY", "NODE", "ROLE", "ADDRESS", "AGENT", "ROWS", "STATE",
+        "CLUSTER", "TYPE", "FAMILY", "NODE", "ROLE", "ADDRESS", "AGENT", "ROWS", "CHANGED",
+        "SESSIONS", "STATE",
     ]);
     let mut troubles = String::new();
     for cluster in &status.clusters {
@@ -72,21 +73,24 @@ fn table(status: &Status) -> String {
                 "",
                 "",
                 "",
+                "",
+                "",
                 "no nodes are known",
             ]);
         }
         for node in &cluster.nodes {
             let [name, kind, family] = of_cluster(cluster);
-            let ips: Vec<&str> = node.ips.iter().map(Printable::as_str).collect();
             table.add_row([
                 name.as_str(),
                 &kind,
                 &family,
                 node.name.as_str(),
-                if node.is_gateway { "gateway" } else { "" },
-                &ips.join(" "),
+                &words(&node.roles),
+                &words(&node.ips),
                 node.version.as_ref().map_or("", Printable::as_str),
                 &rows(node),
+                node.changed.as_ref().map_or("-", Printable::as_str),
+                &node.sessions.as_ref().map_or("-".to_owned(), sessions),
                 if node.trouble.is_none() {
                     "as planned"
                 } else {
@@ -123,6 +127,23 @@ fn of_cluster(cluster: &ClusterState) -> [String; 3] {
         word(&cluster.network_type),
         word(&cluster.ip_family),
     ]
+}
+
+fn words(words: &[Printable]) -> String {
+    let words: Vec<&str> = words.iter().map(Printable::as_str).collect();
+    words.join(" ")
+}
+
+/// How many of a node's tunnels are answered, and how long the slowest answer takes.
+fn sessions(sessions: &Sessions) -> String {
+    let mut words = format!("{} up", sessions.up);
+    if let Some(time) = sessions.round_trip_us {
+        let _ = write!(words, " {}.{:03} ms", time / 1000, time % 1000);
+    }
+    if sessions.down > 0 {
+        let _ = write!(words, ", {} down", sessions.down);
+    }
+    words
 }
 
 /// The digest of the rows that a node has, and of those that it should have where they are others.
