@@ -78,6 +78,7 @@ fn wrong_command_lines_are_usage() {
         ("link unjoin", "--name"),
         ("link install --network-type mesh", "invalid value 'mesh'"),
         ("link install --wait 0", "a time is a positive number"),
+        ("link install --plan maybe", "invalid value 'maybe'"),
         (
             "link install --global-cidr 10.0.0.0/8",
             "a map is PREFIX=PREFIX",
@@ -263,6 +264,11 @@ fn dr_lines() {
         ["a", "b", "c"].map(PathBuf::from)
     );
     assert_eq!(many.inventory.contexts, ["e*", "w*", "n"]);
+
+    // Ways to the members of a control plane that knows none.
+    let beside = dr("dr --fleet a --kubeconfig b --contexts e*", &[], None);
+    assert_eq!(beside.inventory.fleet, Some(PathBuf::from("a")));
+    assert_eq!(beside.inventory.kubeconfig, [PathBuf::from("b")]);
 
     let what = dr(
         "dr --layers host,pod --families ipv6 --protocols icmp,tcp --nodes n1,n2 --sources a --destinations b*",
