@@ -24,6 +24,7 @@ use datapath::diff::{Change, ChangeSet};
 use datapath::kernel::LinuxKernel;
 use datapath::reconcile::Kernel as _;
 use datapath::state::{Family, NodeState};
+use serde_json::Value;
 
 use crate::apiserver::{Resource, Store};
 use crate::network::NodeNet;
@@ -93,10 +94,13 @@ impl Faults {
 pub(crate) fn is_gateway(root: &Store, cluster: &str, node: &str) -> bool {
     let name = objects::cluster_node_name(cluster, node);
     root.get(Resource::CLUSTER_NODES, None, &name)
-        .is_some_and(|object| {
-            let roles = object["spec"]["roles"].as_array();
-            roles.is_some_and(|roles| roles.iter().any(|role| role == "gateway"))
-        })
+        .is_some_and(|object| has_gateway_role(&object))
+}
+
+/// Whether a ClusterNode is its cluster's gateway.
+pub(crate) fn has_gateway_role(cluster_node: &Value) -> bool {
+    let roles = cluster_node["spec"]["roles"].as_array();
+    roles.is_some_and(|roles| roles.iter().any(|role| role == "gateway"))
 }
 
 /// A place that cannot be broken.

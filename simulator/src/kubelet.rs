@@ -9,12 +9,17 @@
 //! Of a pod's containers the first is run; the status says so of all others, and such a pod never becomes ready. Neither does
 //! one with init containers, of which nothing is run.
 //!
-//! A node stays ready as long as nobody says otherwise of it by its status: the kubelet's link to the API is out of band: no fault of the fleet's network hides a pod's state.
+//! What they say of pods reaches a simulated API whatever the fleet's network does, so that no fault hides its own evidence; whether a node is
+//! heard of at all is a matter of that network (see `beats`). An API server of upstream's hears everything over it.
 
+pub(crate) mod api;
+mod beats;
+pub(crate) mod client;
 pub(crate) mod environment;
 mod held;
 mod image;
 mod probe;
+mod served;
 mod status;
 mod volumes;
 mod workload;
@@ -37,18 +42,24 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::Error;
-use crate::apiserver::{ApiCluster, Connection, EventKind, PodDialer, Resource, Store};
+use crate::apiserver::{Connection, PodDialer};
 use crate::freeze::Freezer;
 use crate::network::{Network, NodeNet};
+use crate::objects;
+use crate::topology::Kubelets;
+use api::{Api, Apis, News, Referred, Teller};
 use held::Held;
 pub(crate) use image::{Image, Images};
 use probe::Probe;
 pub(crate) use status::{Container, PodStatus};
-use volumes::Volumes;
+use volumes::{MadeOf, Volumes};
 use workload::{Contained, Workload};
 
 /// The longest pause before a container is started anew.
 const BACK_OFF: Duration = Duration::from_secs(60);
+
+/// Before the files of a pod are written again that could not be.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A cluster's API as its pods reach it, over the fleet's own network.
 #[derive(Debug, Clone)]
@@ -89,7 +100,11 @@ pub(crate) struct Kubelet {
     freezer: Arc<Freezer>,
     /// The processes that are programs of the datapath, by `namespace/name` of their pods.
     held: Mutex<BTreeMap<String, Held>>,
-    api: OnceLock<Arc<ApiCluster>>,
+    apis: OnceLock<Apis>,
+    /// The pods as an API server elsewhere told of them last, by `namespace/name`: nothing else in this process knows them.
+    told: watch::Sender<BTreeMap<String, Arc<Value>>>,
+    /// A node that was lost is back: what was said of pods is said again.
+    again: watch::Sender<()>,
     /// What this machine lacked for a pod's network, the first time.
     lacking: OnceLock<Error>,
     /// Where each pod's network is, by `namespace/name`.
@@ -98,6 +113,7 @@ pub(crate) struct Kubelet {
 
 struct Worker {
     uid: String,
+    node: String,
     pod: watch::Sender<Option<Arc<Value>>>,
     task: JoinHandle<()>,
 }
@@ -131,7 +147,9 @@ impl Kubelet {
             inside: made.inside,
             freezer: made.freezer,
             held: Mutex::default(),
-            api: OnceLock::new(),
+            apis: OnceLock::new(),
+            told: watch::Sender::new(BTreeMap::new()),
+            again: watch::Sender::new(()),
             lacking: OnceLock::new(),
             places: Mutex::default(),
         })
@@ -142,29 +160,59 @@ impl Kubelet {
         self.lacking.get()
     }
 
-    /// Watches the pods of the cluster and runs those of its nodes, until it is dropped.
-    pub(crate) async fn run(self: Arc<Self>, api: Arc<ApiCluster>) {
-        let store = api.store().clone();
-        // Set once: a kubelet runs once.
-        let _ = self.api.set(api);
+    /// Says where the cluster's API is, once, and registers all nodes there, each with its Lease.
+    pub(crate) async fn register(&self, apis: Apis, timing: Kubelets) -> Result<(), String> {
+        for (_, net) in self.nodes() {
+            let api = apis.of(&net.node.name);
+            let api = api.ok_or_else(|| format!("{} has no client", net.node.name))?;
+            let node = objects::node(&net.node, &objects::now());
+            api.register(&node).await?;
+            self.renew(net, &api, timing.renew).await?;
+        }
+        // Set once: a kubelet is made for one API.
+        let _ = self.apis.set(apis);
+        Ok(())
+    }
+
+    /// The nodes of the cluster.
+    fn nodes(&self) -> impl Iterator<Item = (&(String, String), &Arc<NodeNet>)> {
+        let nodes = self
+            .network
+            .nodes
+            .range((self.cluster.clone(), String::new())..);
+        nodes.take_while(|((cluster, _), _)| *cluster == self.cluster)
+    }
+
+    /// The pods as an API server elsewhere told of them last, and the news of them.
+    pub(crate) fn told(&self) -> watch::Receiver<BTreeMap<String, Arc<Value>>> {
+        self.told.subscribe()
+    }
+
+    /// Watches the pods of the cluster and runs those of its nodes, until it is dropped; the nodes are registered.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let Some(apis) = self.apis.get() else { return };
         let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
-        let mut watch = store.watch(Resource::PODS, 0);
+        let mut pods = apis.pods();
         loop {
-            let event = watch.next().await;
-            match event.kind {
-                EventKind::Added | EventKind::Modified => self.adopt(&event.object, &mut workers),
-                EventKind::Deleted => {
-                    let uid = text(&event.object, "/metadata/uid");
-                    if let Some(worker) = workers.get(&key_of(&event.object))
+            let news = pods.next().await;
+            if let Apis::Over(_) = apis {
+                self.told.send_modify(|told| keep(told, &news));
+            }
+            match news {
+                News::Is(pod) => self.adopt(&pod, &mut workers),
+                News::Gone(pod) => {
+                    let uid = text(&pod, "/metadata/uid");
+                    if let Some(worker) = workers.get(&key_of(&pod))
                         && worker.uid == uid
                     {
                         worker.pod.send_replace(None);
                     }
                 }
-                EventKind::Relist => {
-                    let (pods, version) = store.list(Resource::PODS, None);
-                    watch = store.watch(Resource::PODS, version);
-                    for (key, worker) in &workers {
+                News::All(node, pods) => {
+                    let of_node =
+                        |worker: &&Worker| node.as_deref().is_none_or(|node| worker.node == node);
+                    let here = workers.iter().filter(|(_, worker)| of_node(worker));
+                    for (key, worker) in here {
                         let same = |pod: &&Arc<Value>| {
                             key_of(pod) == *key && text(pod, "/metadata/uid") == worker.uid
                         };
@@ -181,9 +229,9 @@ impl Kubelet {
         }
     }
 
-    /// The cluster's objects; none before it runs.
-    fn store(&self) -> Option<&Arc<Store>> {
-        self.api.get().map(|api| api.store())
+    /// The cluster's API for a node; none before it is registered.
+    fn api(&self, node: &str) -> Option<Api> {
+        self.apis.get()?.of(node)
     }
 
     /// Starts or notifies the worker of a pod that is bound to one of our nodes.
@@ -207,6 +255,7 @@ impl Kubelet {
         }
         let (sender, pod) = watch::channel(Some(pod.clone()));
         let (this, node) = (self.clone(), node.clone());
+        let name = node.node.name.clone();
         let task = tokio::spawn({
             let key = key.clone();
             async move {
@@ -221,6 +270,7 @@ impl Kubelet {
             key,
             Worker {
                 uid: uid.to_owned(),
+                node: name,
                 pod: sender,
                 task,
             },
@@ -257,15 +307,13 @@ impl Kubelet {
             .remove(&key);
         // Most pods have none.
         let _ = std::fs::remove_dir_all(self.files_of(&key));
-        if pod.borrow().is_some()
-            && let Some(store) = self.store()
-        {
-            // Whoever deleted it for good was faster.
-            let (namespace, name) = (
-                text(&object, "/metadata/namespace"),
-                text(&object, "/metadata/name"),
-            );
-            let _ = store.delete(Resource::PODS, Some(namespace), name);
+        let is_there = pod.borrow().is_some();
+        if let Some(api) = self.api(&node.node.name).filter(|_| is_there) {
+            tokio::select! {
+                () = api.end(&object) => {}
+                // Somebody else has ended it.
+                _ = pod.wait_for(Option::is_none) => {}
+            }
         }
     }
 
@@ -277,12 +325,16 @@ impl Kubelet {
         object: &Arc<Value>,
         pod: &mut watch::Receiver<Option<Arc<Value>>>,
     ) {
+        let Some(api) = self.api(&node.node.name) else {
+            return;
+        };
+        let teller = &api.teller(object);
         let mut status = PodStatus::new(object, node.node.ips().collect());
         let image = match runnable(object) {
             Ok(image) => image,
             Err(container) => {
                 status.container = container;
-                self.publish(object, &mut status);
+                publish(teller, &mut status);
                 leaving(pod).await;
                 return;
             }
@@ -313,7 +365,7 @@ impl Kubelet {
                     };
                     warn!(cluster = self.cluster, key, why, "cannot wire a pod");
                     status.container = Container::Waiting("FailedCreatePodSandBox", why);
-                    self.publish(object, &mut status);
+                    publish(teller, &mut status);
                     leaving(pod).await;
                     return;
                 }
@@ -329,14 +381,20 @@ impl Kubelet {
         let mut back_off = Duration::from_millis(500);
         loop {
             let started = tokio::time::Instant::now();
-            let outcome = self
-                .run_once((object, image), node, &netns, &log, &mut status, pod)
-                .await;
-            let Some(container) = outcome else {
+            let what = Run {
+                object,
+                image,
+                api: &api,
+                teller,
+                node,
+                netns: &netns,
+                log: &log,
+            };
+            let Some(container) = self.run_once(what, &mut status, pod).await else {
                 return;
             };
             status.container = container;
-            self.publish(object, &mut status);
+            publish(teller, &mut status);
             if started.elapsed() > BACK_OFF {
                 back_off = Duration::from_millis(500);
             }
@@ -351,16 +409,27 @@ impl Kubelet {
     /// Starts the container and follows it to its end; none when the pod had to go.
     async fn run_once(
         &self,
-        (object, image): (&Arc<Value>, Image),
-        node: &Arc<NodeNet>,
-        netns: &Netns,
-        log: &std::path::Path,
+        run: Run<'_>,
         status: &mut PodStatus,
         pod: &mut watch::Receiver<Option<Arc<Value>>>,
     ) -> Option<Container> {
-        let api = self.api.get()?;
+        let Run {
+            object,
+            image,
+            api,
+            teller,
+            node,
+            netns,
+            log,
+        } = run;
+        let namespace = text(object, "/metadata/namespace");
         let unfit = |why| Some(Container::Waiting("CreateContainerConfigError", why));
-        let env = environment::of(image, object, &node.node, &status.pod_ips, api.store());
+        let referred = match api.read(namespace, &environment::references(object)).await {
+            Ok(referred) => referred,
+            Err(why) => return unfit(why),
+        };
+        let held = |kind, name: &str| referred.get(kind, name);
+        let env = environment::of(image, object, &node.node, &status.pod_ips, &held);
         let env = match env {
             Ok(env) => env,
             Err(why) => return unfit(why),
@@ -369,7 +438,11 @@ impl Kubelet {
             Ok(volumes) => volumes,
             Err(why) => return unfit(why),
         };
-        let mut written = match self.write(&volumes) {
+        let token = match self.token(api, object, volumes.as_ref()).await {
+            Ok(token) => token,
+            Err(why) => return unfit(why),
+        };
+        let mut written = match self.write(api, &volumes, namespace, &token).await {
             Ok(written) => written,
             Err(why) => return unfit(why),
         };
@@ -394,7 +467,9 @@ impl Kubelet {
         if probe.is_none() {
             status.ready = true;
         }
-        self.publish(object, status);
+        publish(teller, status);
+        let mut again = self.again.subscribe();
+        let mut changed = Box::pin(api.clone().changed(namespace.to_owned(), written.clone()));
         loop {
             tokio::select! {
                 exit = workload.ended() => {
@@ -412,17 +487,24 @@ impl Kubelet {
                 ready = prober.next(&self.network.opener, &node.netns) => {
                     if ready != status.ready {
                         status.ready = ready;
-                        self.publish(object, status);
+                        publish(teller, status);
                     }
                 }
-                () = changed(volumes.as_ref(), api, written) => match self.write(&volumes) {
-                    Ok(again) => written = again,
-                    Err(why) => {
-                        // What is there stays, as a kubelet has it.
-                        warn!(cluster = self.cluster, why, "cannot write a pod's files");
-                        written = api.store().version();
+                Ok(()) = again.changed() => {
+                    status.forget();
+                    publish(teller, status);
+                }
+                () = &mut changed => {
+                    match self.write(api, &volumes, namespace, &token).await {
+                        Ok(again) => written = again,
+                        // What is there stays, as a kubelet has it, and it is tried again.
+                        Err(why) => {
+                            warn!(cluster = self.cluster, why, "cannot write a pod's files");
+                            tokio::time::sleep(AGAIN).await;
+                        }
                     }
-                },
+                    changed = Box::pin(api.clone().changed(namespace.to_owned(), written.clone()));
+                }
             }
         }
     }
@@ -435,15 +517,42 @@ impl Kubelet {
         }
     }
 
-    /// Brings the files of a pod up to date; with the version of the objects that they are of.
-    fn write(&self, volumes: &Option<Volumes>) -> Result<u64, String> {
-        let Some(volumes) = volumes else { return Ok(0) };
-        let (Some(api), Some(inside)) = (self.api.get(), &self.inside) else {
+    /// The token that a pod is given; empty for one that wants none.
+    async fn token(
+        &self,
+        api: &Api,
+        pod: &Value,
+        volumes: Option<&Volumes>,
+    ) -> Result<String, String> {
+        match volumes.and_then(Volumes::account) {
+            Some(account) => api.token(pod, account).await,
+            None => Ok(String::new()),
+        }
+    }
+
+    /// Brings the files of a pod up to date; with the objects that they are made of.
+    async fn write(
+        &self,
+        api: &Api,
+        volumes: &Option<Volumes>,
+        namespace: &str,
+        token: &str,
+    ) -> Result<Arc<Referred>, String> {
+        let Some(volumes) = volumes else {
+            return api.read(namespace, &Vec::new()).await.map(Arc::new);
+        };
+        let Some(inside) = &self.inside else {
             return Err(
                 "the datapath of this fleet runs outside of pods (sim up --bare)".to_owned(),
             );
         };
-        volumes.write(api, inside)
+        let referred = api.read(namespace, &volumes.references()).await?;
+        volumes.write(&MadeOf {
+            referred: &referred,
+            token,
+            inside,
+        })?;
+        Ok(Arc::new(referred))
     }
 
     async fn start(
@@ -494,24 +603,6 @@ impl Kubelet {
         workload::process(&self.spawner, container, netns, log).await
     }
 
-    /// Writes a pod's status where it changed; a pod that is gone has none.
-    fn publish(&self, object: &Value, status: &mut PodStatus) {
-        let (Some(store), Some(value)) = (self.store(), status.changed()) else {
-            return;
-        };
-        let (namespace, name) = (
-            text(object, "/metadata/namespace"),
-            text(object, "/metadata/name"),
-        );
-        let uid = text(object, "/metadata/uid");
-        let _ = store.put(Resource::PODS, Some(namespace), name, |pod| {
-            // A pod of the same name may have taken its place.
-            if text(pod, "/metadata/uid") == uid {
-                pod["status"] = value;
-            }
-        });
-    }
-
     fn log_path(&self, key: &str) -> PathBuf {
         self.logs.join(format!("{}.log", self.file_name(key)))
     }
@@ -535,11 +626,41 @@ struct Start<'a> {
     volumes: Option<&'a Volumes>,
 }
 
-/// Returns once the files of a pod are not up to date any more.
-async fn changed(volumes: Option<&Volumes>, api: &ApiCluster, since: u64) {
-    match volumes {
-        Some(volumes) => volumes.changed(api, since).await,
-        None => std::future::pending().await,
+/// A container that is run, and what for.
+struct Run<'a> {
+    object: &'a Arc<Value>,
+    image: Image,
+    api: &'a Api,
+    teller: &'a Teller,
+    node: &'a Arc<NodeNet>,
+    netns: &'a Netns,
+    log: &'a std::path::Path,
+}
+
+/// Writes a pod's status where it changed; a pod that is gone has none.
+fn publish(teller: &Teller, status: &mut PodStatus) {
+    if let Some(value) = status.changed() {
+        teller.tell(value);
+    }
+}
+
+/// Keeps the pods that were told of.
+fn keep(told: &mut BTreeMap<String, Arc<Value>>, news: &News) {
+    match news {
+        News::Is(pod) => {
+            told.insert(key_of(pod), pod.clone());
+        }
+        News::Gone(pod) => {
+            told.remove(&key_of(pod));
+        }
+        News::All(node, pods) => {
+            let is_of = |pod: &Value| {
+                let node = node.as_deref();
+                node.is_none_or(|node| text(pod, "/spec/nodeName") == node)
+            };
+            told.retain(|_, pod| !is_of(pod));
+            told.extend(pods.iter().map(|pod| (key_of(pod), pod.clone())));
+        }
     }
 }
 

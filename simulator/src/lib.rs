@@ -24,6 +24,7 @@ mod readable;
 mod reconciler;
 mod state;
 pub mod topology;
+mod upstream;
 mod virtual_clusters;
 
 pub use apiserver;

@@ -66,6 +66,12 @@ fn quoted(label: &str) -> String {
     format!("\"{label}\"")
 }
 
+/// The time as objects have it, in whole seconds.
+pub(crate) fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// A ready node.
 pub(crate) fn node(node: &Node, now: &str) -> Value {
     let addresses: Vec<Value> = node

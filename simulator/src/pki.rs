@@ -1,11 +1,16 @@
-//! One certificate authority per lab, one certificate for all of its servers on the loopback address, and one for each that nodes reach.
+//! One certificate authority per lab, one certificate for all of its servers on the loopback address, one for each that nodes reach, and
+//! those of the users of upstream's API servers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::ServerConfig;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::Error;
 
@@ -14,6 +19,8 @@ use crate::Error;
 pub(crate) struct Authority {
     /// The authority's certificate, PEM, for kubeconfigs.
     pub(crate) pem: String,
+    /// The same, DER.
+    pub(crate) der: Vec<u8>,
     /// The side of the servers on loopback.
     pub(crate) server: Arc<ServerConfig>,
     issuer: Issuer<'static, KeyPair>,
@@ -22,17 +29,17 @@ pub(crate) struct Authority {
 impl Authority {
     /// Makes keys and certificates, valid for as long as any lab lives.
     pub(crate) fn new(lab: &str) -> Result<Self, Error> {
-        let failed = |error: rcgen::Error| Error::failed("make the lab's certificates")(error);
-        let ca_key = KeyPair::generate().map_err(failed)?;
+        let ca_key = KeyPair::generate().map_err(not_made)?;
         let mut ca = CertificateParams::default();
         ca.distinguished_name
             .push(DnType::CommonName, format!("floater lab {lab}"));
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca_certificate = ca.self_signed(&ca_key).map_err(failed)?;
+        let ca_certificate = ca.self_signed(&ca_key).map_err(not_made)?;
         let issuer = Issuer::new(ca, ca_key);
         Ok(Self {
             pem: ca_certificate.pem(),
+            der: ca_certificate.der().to_vec(),
             server: server(&issuer, &["127.0.0.1"])?,
             issuer,
         })
@@ -42,33 +49,123 @@ impl Authority {
     pub(crate) fn server_at(&self, ip: IpAddr) -> Result<Arc<ServerConfig>, Error> {
         server(&self.issuer, &[&ip.to_string(), "127.0.0.1"])
     }
+
+    /// What a server at these addresses proves itself with.
+    pub(crate) fn server_pair(&self, addresses: &[IpAddr]) -> Result<Pair, Error> {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let (certificate, key) = server_leaf(&self.issuer, &addresses)?;
+        Ok(Pair::of(&certificate, &key))
+    }
+
+    /// The side of a server at these addresses that answers only whoever another authority vouches for.
+    pub(crate) fn server_for(
+        &self,
+        addresses: &[IpAddr],
+        clients: &Self,
+    ) -> Result<Arc<ServerConfig>, Error> {
+        let failed = || "set TLS up";
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from(clients.der.clone()))
+            .map_err(Error::failed(failed()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()
+                .map_err(Error::failed(failed()))?;
+        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let (certificate, key) = server_leaf(&self.issuer, &texts)?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(Error::failed(failed()))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![CertificateDer::from(certificate)], private(&key)?)
+            .map_err(Error::failed(failed()))?;
+        Ok(Arc::new(config))
+    }
+
+    /// What a user of an API server proves itself with: its name, and the group that it is of.
+    pub(crate) fn client_pair(&self, user: &str, group: &str) -> Result<Pair, Error> {
+        let mut leaf = CertificateParams::default();
+        leaf.distinguished_name.push(DnType::CommonName, user);
+        leaf.distinguished_name
+            .push(DnType::OrganizationName, group);
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = signed(&self.issuer, leaf)?;
+        Ok(Pair::of(&certificate, &key))
+    }
 }
 
-/// A new key and certificate for an API server.
-fn server(issuer: &Issuer<'_, KeyPair>, addresses: &[&str]) -> Result<Arc<ServerConfig>, Error> {
-    let failed = |error: rcgen::Error| Error::failed("make the lab's certificates")(error);
-    let key = KeyPair::generate().map_err(failed)?;
+/// A certificate and its key, PEM.
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl Pair {
+    fn of(certificate: &Certificate, key: &KeyPair) -> Self {
+        Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+/// A new pair of keys, private and public, PEM.
+pub(crate) fn key_pair() -> Result<(String, String), Error> {
+    let key = KeyPair::generate().map_err(not_made)?;
+    Ok((key.serialize_pem(), key.public_key_pem()))
+}
+
+fn not_made(error: rcgen::Error) -> Error {
+    Error::failed("make the lab's certificates")(error)
+}
+
+/// A certificate with a new key, signed.
+fn signed(
+    issuer: &Issuer<'_, KeyPair>,
+    mut leaf: CertificateParams,
+) -> Result<(Certificate, KeyPair), Error> {
+    let key = KeyPair::generate().map_err(not_made)?;
+    leaf.use_authority_key_identifier_extension = true;
+    let certificate = leaf.signed_by(&key, issuer).map_err(not_made)?;
+    Ok((certificate, key))
+}
+
+fn server_leaf(
+    issuer: &Issuer<'_, KeyPair>,
+    addresses: &[&str],
+) -> Result<(Certificate, KeyPair), Error> {
     let names = ["localhost", "kubernetes", "kubernetes.default.svc"];
     let names = addresses
         .iter()
         .chain(&names)
         .map(|name| (*name).to_owned());
-    let mut leaf = CertificateParams::new(names.collect::<Vec<_>>()).map_err(failed)?;
+    let mut leaf = CertificateParams::new(names.collect::<Vec<_>>()).map_err(not_made)?;
     leaf.distinguished_name
         .push(DnType::CommonName, "kube-apiserver");
-    leaf.use_authority_key_identifier_extension = true;
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let certificate = leaf.signed_by(&key, issuer).map_err(failed)?;
-    let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    signed(issuer, leaf)
+}
+
+fn private(key: &KeyPair) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| Error::Failed {
         doing: "make the lab's certificates".to_owned(),
         why: why.to_owned(),
-    })?;
+    })
+}
+
+/// A new key and certificate for an API server.
+fn server(issuer: &Issuer<'_, KeyPair>, addresses: &[&str]) -> Result<Arc<ServerConfig>, Error> {
+    let (certificate, key) = server_leaf(issuer, addresses)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Error::failed("set TLS up"))?
         .with_no_client_auth()
-        .with_single_cert(vec![CertificateDer::from(certificate)], private)
+        .with_single_cert(vec![CertificateDer::from(certificate)], private(&key)?)
         .map_err(Error::failed("set TLS up"))?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(server))

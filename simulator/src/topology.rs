@@ -17,6 +17,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use datapath::code::Code;
@@ -51,6 +52,12 @@ pub struct Topology {
     /// Whether nobody has linked the clusters: there is no datapath, and nothing of it in their APIs.
     #[serde(default)]
     pub bare: bool,
+    /// How often kubelets are heard of.
+    #[serde(default)]
+    pub kubelets: Kubelets,
+    /// The folder of upstream's programs, for clusters that have such a control plane.
+    #[serde(default)]
+    pub upstream: Option<PathBuf>,
     /// What is broken once the lab is up.
     pub faults: Vec<Fault>,
     /// What is done then, one after the other.
@@ -66,6 +73,33 @@ impl Topology {
         for cluster in &mut self.clusters {
             cluster.is_virtual = true;
         }
+    }
+
+    /// Gives upstream's control plane, from the programs of a folder, to every cluster of which the file does not say otherwise.
+    pub fn run_upstream(&mut self, programs: PathBuf) {
+        for cluster in &mut self.clusters {
+            cluster.control_plane.get_or_insert(ControlPlane::Upstream);
+        }
+        self.upstream = Some(programs);
+    }
+
+    /// The nodes of a cluster; none where there is no such cluster.
+    pub fn nodes_of(&self, cluster: &str) -> impl Iterator<Item = &Node> {
+        let mut clusters = self.clusters.iter();
+        let found = clusters.find(|known| known.name == cluster);
+        found.into_iter().flat_map(|cluster| &cluster.nodes)
+    }
+
+    /// Whether a cluster has upstream's control plane.
+    #[must_use]
+    pub fn has_upstream(&self) -> bool {
+        self.clusters.iter().any(Cluster::is_upstream)
+    }
+
+    /// Whether the datapath's programs are pods, which somebody has to link, and the lab has none of its own.
+    #[must_use]
+    pub fn is_unlinked(&self) -> bool {
+        self.bare || self.has_upstream()
     }
 
     /// Whether no cluster needs a kernel.
@@ -109,6 +143,43 @@ pub struct Cluster {
     /// Whether it has no kernel: its tables are computed, and its probes walked.
     #[serde(rename = "virtual", default)]
     pub is_virtual: bool,
+    /// Who answers at its API, where the file says so; [`ControlPlane::Simulated`] where nobody does.
+    #[serde(default)]
+    pub control_plane: Option<ControlPlane>,
+}
+
+/// Who answers at a cluster's API and controls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ControlPlane {
+    /// The lab's own process.
+    Simulated,
+    /// Upstream's etcd, kube-apiserver, kube-controller-manager and kube-scheduler on the cluster's first node.
+    Upstream,
+}
+
+/// How often kubelets are heard of, and how long they may not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubelets {
+    /// Between two renewals of a node's Lease.
+    pub renew: Duration,
+    /// How long nothing may be heard of a node until it is lost.
+    pub grace: Duration,
+}
+
+impl Kubelets {
+    /// The least of both: Leases count in seconds.
+    pub const LEAST: Duration = Duration::from_secs(1);
+}
+
+impl Default for Kubelets {
+    /// As upstream has it (nodeLeaseDurationSeconds / 4, node-monitor-grace-period).
+    fn default() -> Self {
+        Self {
+            renew: Duration::from_secs(10),
+            grace: Duration::from_secs(50),
+        }
+    }
 }
 
 /// A node to be built.
@@ -125,6 +196,12 @@ pub struct Node {
 }
 
 impl Cluster {
+    /// Whether its control plane is upstream's.
+    #[must_use]
+    pub fn is_upstream(&self) -> bool {
+        self.control_plane == Some(ControlPlane::Upstream)
+    }
+
     /// Whether its links have IPv6.
     #[must_use]
     pub fn has_ipv6(&self) -> bool {
@@ -326,6 +403,8 @@ pub fn generated(
         floater: true,
         floaters: Floaters::Auto,
         bare: false,
+        kubelets: Kubelets::default(),
+        upstream: None,
         faults: Vec::new(),
         steps: Vec::new(),
         expect: Vec::new(),

@@ -10,6 +10,7 @@
 //!
 //! Nothing is kept for a node but what was changed on it on purpose, and nothing for a pair but whether pairs of its kind are well.
 
+pub(crate) mod beating;
 mod floaters;
 mod tables;
 mod walking;

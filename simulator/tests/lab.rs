@@ -5,6 +5,8 @@
 mod endings;
 #[path = "lab/faults.rs"]
 mod faults;
+#[path = "lab/nodes.rs"]
+mod nodes;
 #[path = "lab/place.rs"]
 mod place;
 

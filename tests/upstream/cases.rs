@@ -1,18 +1,13 @@
 //! What a run has to do on upstream's control plane.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netns_harness::process::Spawner;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::client::Endpoint;
-use tests::program::{Place, Ran};
-
-use crate::control_plane::ControlPlane;
-use crate::kubelet::Kubelets;
-use crate::network;
+use tests::lab::Lab;
+use tests::program::Ran;
 
 type Case = fn(&World) -> Result<(), String>;
 
@@ -30,38 +25,35 @@ pub(crate) const ALL: &[(&str, Case)] = &[
     ("a dead node", dead_node),
 ];
 
+const TOPOLOGY: &str = "\
+name: real
+clusters:
+  - {name: real, nodes: 2}
+workloads: {floater: false}
+kubelets: {renew: 2s, grace: 6s}
+";
+
 /// A control plane, two nodes, and an operator.
 pub(crate) struct World {
-    place: Place,
-    plane: ControlPlane,
-    kubelets: Kubelets,
+    lab: Lab,
+    kubeconfig: String,
     end: Endpoint,
-    // The last to go: what it started dies with it.
-    spawner: Arc<Spawner>,
 }
 
 impl World {
     pub(crate) fn up() -> Self {
-        let place = Place::new();
-        let spawner = Arc::new(Spawner::start().unwrap());
-        let nodes = network::nodes();
-        let advertised = nodes[0].ip().to_string();
-        let plane = ControlPlane::start(&spawner, place.path(), &advertised);
-        let end = plane.endpoint();
-        let kubelets = Kubelets::start(&end, &spawner, &nodes, place.path());
+        let lab = crate::up(TOPOLOGY, &["--bare"]);
+        let kubeconfig = lab.kubeconfig();
+        let end = Endpoint::of(&kubeconfig, "real");
         Self {
-            place,
-            plane,
-            kubelets,
+            lab,
+            kubeconfig,
             end,
-            spawner,
         }
     }
 
     pub(crate) fn down(self) {
-        self.kubelets.stop();
-        self.plane.stop();
-        self.spawner.close();
+        self.lab.down();
     }
 
     fn arguments<'a>(&self, file: &'a str, further: &[&'a str]) -> Vec<&'a str> {
@@ -70,7 +62,17 @@ impl World {
 
     /// `dr` as the administrator.
     fn dr(&self, further: &[&str]) -> Ran {
-        self.place.run(self.arguments("admin.kubeconfig", further))
+        self.lab
+            .place
+            .run(self.arguments(&self.kubeconfig, further))
+    }
+
+    /// Has both nodes carry out a program.
+    fn on_nodes(&self, command: &[&str]) -> Result<(), String> {
+        ["real/n1", "real/n2"].iter().try_for_each(|node| {
+            let ran = self.lab.exec(node, command);
+            holds(ran.code == Some(0), || format!("{node}: {}", ran.stderr))
+        })
     }
 
     fn make(&self, collection: &str, object: &Value) {
@@ -118,11 +120,9 @@ impl World {
         );
         assert_eq!(status, 201, "{token}");
         let file = format!("{name}.kubeconfig");
-        self.place.write(
-            &file,
-            self.plane
-                .kubeconfig(&json!({"token": token["status"]["token"]})),
-        );
+        let user = json!({"token": token["status"]["token"]});
+        let text = tests::proxy::kubeconfig(&[("real", self.end.cluster(), user)]);
+        self.lab.place.write(&file, text);
         file
     }
 }
@@ -198,7 +198,7 @@ fn listed(watch: bool, events: bool) -> Value {
 fn rights(world: &World) -> Result<(), String> {
     world.namespace("kosmos-system", &json!({}));
     let file = world.account("dr", &listed(true, true));
-    let ran = world.place.run(world.arguments(&file, &[]));
+    let ran = world.lab.place.run(world.arguments(&file, &[]));
     ends(&ran, 0)?;
     holds(!ran.stderr.contains("grant"), || ran.stderr.clone())?;
     world.nothing_left()
@@ -207,7 +207,7 @@ fn rights(world: &World) -> Result<(), String> {
 fn without_watch(world: &World) -> Result<(), String> {
     world.namespace("kosmos-system", &json!({}));
     let file = world.account("dr-less", &listed(false, false));
-    let ran = world.place.run(world.arguments(&file, &[]));
+    let ran = world.lab.place.run(world.arguments(&file, &[]));
     ends(&ran, 0)?;
     let word = "grant `watch` on pods";
     holds(ran.stderr.matches(word).count() == 1, || ran.stderr.clone())?;
@@ -215,10 +215,16 @@ fn without_watch(world: &World) -> Result<(), String> {
 }
 
 fn blind(world: &World) -> Result<(), String> {
-    world.kubelets.blind(true);
+    // A kubelet asks a pod on its own node, and nobody else does so by these links.
+    let rules = format!(
+        "table inet blind {{ chain output {{ type filter hook output priority 0; oifname {{ lo, \"veth*\" }} tcp dport {} drop; }} }}",
+        floater::wire::PORT
+    );
+    let file = world.lab.place.write("blind.nft", rules);
+    world.on_nodes(&["nft", "-f", file.to_str().unwrap_or_default()])?;
     let started = Instant::now();
     let ran = world.dr(&[]);
-    world.kubelets.blind(false);
+    world.on_nodes(&["nft", "delete", "table", "inet", "blind"])?;
     ends(&ran, 0)?;
     let took = started.elapsed();
     holds(took < Duration::from_secs(20), || {
@@ -246,7 +252,10 @@ fn pod_security(world: &World) -> Result<(), String> {
 /// A run that begins while the namespace of another is being removed.
 fn terminating(world: &World) -> Result<(), String> {
     world.gone("kosmos-system")?;
-    let first = world.place.start(world.arguments("admin.kubeconfig", &[]));
+    let first = world
+        .lab
+        .place
+        .start(world.arguments(&world.kubeconfig, &[]));
     let path = "/api/v1/namespaces/kosmos-system";
     let ending = within(60, || {
         world.end.call("GET", path, &Value::Null).1["status"]["phase"] == "Terminating"
@@ -290,8 +299,8 @@ fn other_namespace(world: &World) -> Result<(), String> {
 }
 
 fn interrupted(world: &World) -> Result<(), String> {
-    let arguments = world.arguments("admin.kubeconfig", &["--rounds", "1000"]);
-    let child = world.place.start(arguments);
+    let arguments = world.arguments(&world.kubeconfig, &["--rounds", "1000"]);
+    let child = world.lab.place.start(arguments);
     let appears = within(60, || !world.end.objects_of_runs().is_empty());
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     kill(pid, Signal::SIGINT).unwrap();
@@ -312,12 +321,13 @@ fn dead_node(world: &World) -> Result<(), String> {
         let ready = |one: &Value| one["type"] == "Ready" && one["status"] == "True";
         conditions.is_some_and(|all| all.iter().any(ready))
     };
-    world.kubelets.dead(2, true);
+    let fault = ["sim", "fault", "inject", "NODE-DOWN", "--at", "real/n2"];
+    world.lab.place.run(fault).expect(0);
     let lost = within(60, || !is_ready());
     let started = Instant::now();
     let ran = world.dr(&[]);
     let took = started.elapsed();
-    world.kubelets.dead(2, false);
+    world.lab.place.run(["sim", "fault", "clear"]).expect(0);
     let back = within(60, is_ready);
     lost?;
     back?;

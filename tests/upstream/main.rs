@@ -1,11 +1,27 @@
-//! `floaterctl dr` on upstream's own control plane: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as the gate builds
-//! them, in network namespaces, with nodes whose kubelet is a few hundred lines and an API client like any other.
+//! `floaterctl` on upstream's own control plane: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as the gate builds them, in
+//! labs whose kubelets are API clients like any other.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod cases;
-mod control_plane;
-mod kubelet;
-mod network;
+mod linking;
+
+use tests::lab::Lab;
+use tests::program::Place;
+
+/// The programs, which the gate names.
+fn programs() -> String {
+    std::env::var("FLOATER_UPSTREAM").expect("the gate names their folder")
+}
+
+/// A lab of upstream's control planes; these further arguments.
+#[track_caller]
+fn up(topology: &str, arguments: &[&str]) -> Lab {
+    let place = Place::new();
+    place.write("lab.yaml", topology);
+    let programs = programs();
+    let named = ["lab.yaml", "--upstream", &programs];
+    Lab::up_in(place, &[&named, arguments].concat())
+}
 
 /// One control plane for all cases: it takes ten seconds to come, and each case leaves it as it was.
 #[test]

@@ -190,7 +190,7 @@ pub fn read(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<ConfigFile>
 
 /// Variables that are no options: the place of the file, what the gate and labs read, and the environment of a floater, in
 /// whose network this program may have been started.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 13] = [
     "FLOATER_API_PORT",
     "FLOATER_BIND",
     "FLOATER_CLUSTER_ID",
@@ -204,7 +204,6 @@ const OTHERS: [&str; 14] = [
     "FLOATER_RUN",
     "FLOATER_RUN_KEY",
     "FLOATER_TTL_SECONDS",
-    "FLOATER_UPSTREAM",
 ];
 
 /// One sentence for each variable that begins like an option's and is none: somebody believes that it does something.

@@ -67,7 +67,7 @@ pub async fn build(
     progress: Progress,
 ) -> Result<control::Lab, Failure> {
     let caller = caller()?;
-    let is_bare = topology.bare;
+    let is_unlinked = topology.is_unlinked();
     let nodes: usize = topology
         .clusters
         .iter()
@@ -117,7 +117,7 @@ pub async fn build(
     let lab = built?;
     progress.say(format_args!(
         "{name}: {}, every pod is ready",
-        if is_bare {
+        if is_unlinked {
             "nobody has linked the clusters"
         } else {
             "every node is as planned"
@@ -256,7 +256,7 @@ impl Drop for OwnLab {
 }
 
 /// A lab that does not exist is removed already.
-async fn remove(name: String) -> Result<(), Failure> {
+pub(crate) async fn remove(name: String) -> Result<(), Failure> {
     let done = tokio::task::spawn_blocking(move || control::down(Some(&name))).await;
     match done.map_err(|error| Failure::Failed(error.to_string()))? {
         Ok(()) | Err(simulator::Error::Input { .. }) => Ok(()),

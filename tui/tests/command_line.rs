@@ -161,6 +161,10 @@ fn wrong_command_lines_are_usage() {
         ("sim up a.yaml --mode p2p", "cannot be used with"),
         ("sim up a.yaml --family all", "cannot be used with"),
         ("sim up a.yaml b.yaml", "unexpected argument"),
+        (
+            "sim up --clusters 1 --virtual --upstream d",
+            "cannot be used with",
+        ),
         ("sim exec", "PLACE"),
         ("sim exec a/n1", "CMD"),
         ("sim exec a/n1 ls", "unexpected argument 'ls'"),
@@ -399,6 +403,13 @@ fn sim_lines() {
         Sim::Up(up) => {
             assert_eq!(up.shape.mode, Some(Mode::P2p));
             assert_eq!(up.shape.family, Some(Families::Ipv6));
+        }
+        other => panic!("{other:?}"),
+    }
+    match sim("sim up two.yaml --upstream /opt/kubernetes --bare") {
+        Sim::Up(up) => {
+            assert_eq!(up.upstream, Some("/opt/kubernetes".into()));
+            assert!(up.bare);
         }
         other => panic!("{other:?}"),
     }

@@ -2,37 +2,58 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
+use super::nodes::Lifecycle;
 use super::resource::Resource;
 use super::store::{EventKind, Inner, Store, Table, key_of};
 use super::{daemonset, delete, deployment, nodes, replicaset, scheduler};
 
-/// Runs until it is stopped. Everything is done in one task: an idle cluster costs one parked future.
-pub(crate) async fn run(store: Arc<Store>, stop: impl Future) {
+/// Runs until it is stopped; nodes that are not heard of for the grace are lost, where there is one. Everything is done in one task: an
+/// idle cluster costs one parked future.
+pub(crate) async fn run(store: Arc<Store>, grace: Option<Duration>, stop: impl Future) {
     let mut seen = None;
+    let mut lifecycle = grace.map(Lifecycle::new);
     futures::pin_mut!(stop);
     loop {
         let changed = store.changed.notified();
         futures::pin_mut!(changed);
         // Registered before looking, so that a change between looking and waiting wakes this.
         changed.as_mut().enable();
-        seen = Some(store.write(|inner| step(inner, seen)));
+        let now = Instant::now();
+        seen = Some(store.write(|inner| step(inner, seen, lifecycle.as_mut(), now)));
         if seen != Some(store.version()) {
             // What this step wrote is the next one's work.
             tokio::task::yield_now().await;
             continue;
         }
+        let deadline = lifecycle.as_ref().and_then(Lifecycle::deadline);
         tokio::select! {
             _ = &mut stop => return,
             () = changed => {}
+            () = until(deadline) => {}
         }
     }
 }
 
+/// Returns at a time; never where there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Looks at what changed since a version, does what follows, and says up to which version it looked.
-fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
+fn step(
+    inner: &mut Inner,
+    seen: Option<u64>,
+    mut lifecycle: Option<&mut Lifecycle>,
+    now: Instant,
+) -> u64 {
     let version = inner.version();
     let mut touched: BTreeSet<Table> = BTreeSet::new();
     let mut gone: BTreeSet<String> = BTreeSet::new();
@@ -43,6 +64,9 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
         Some(changes) => {
             for change in changes {
                 touched.insert(change.table);
+                if let Some(lifecycle) = &mut lifecycle {
+                    lifecycle.hear(change, now);
+                }
                 turned.extend(nodes::turned(change));
                 if change.kind == EventKind::Deleted {
                     gone.extend(uid(&change.object));
@@ -58,6 +82,9 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
             }
         }
         None => {
+            if let Some(lifecycle) = &mut lifecycle {
+                lifecycle.relist(inner, now);
+            }
             touched.extend(inner.tables());
             let namespaces = inner.list(Resource::NAMESPACES, None);
             bared.extend(
@@ -65,10 +92,17 @@ fn step(inner: &mut Inner, seen: Option<u64>) -> u64 {
             );
         }
     }
-    if touched.is_empty() {
+    let has = |resource: Resource| touched.contains(&resource.table());
+    if let Some(lifecycle) = lifecycle
+        && (has(Resource::NODES) || lifecycle.deadline().is_some_and(|time| time <= now))
+    {
+        lifecycle.judge(inner, now);
+    }
+    // A renewal is nobody's work, and there are many.
+    let leases = Resource::LEASES.table();
+    if touched.iter().all(|table| *table == leases) && ending.is_empty() && gone.is_empty() {
         return version;
     }
-    let has = |resource: Resource| touched.contains(&resource.table());
     for (table, object) in ending {
         release(inner, table, &object);
     }

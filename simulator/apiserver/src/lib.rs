@@ -111,8 +111,9 @@ mod write;
 pub use answer::{Body, BodyError};
 pub use generated::Generator;
 pub use generated::is_stub;
+pub use log::{Output, logged};
 pub use resource::Resource;
-pub use serve::Routes;
+pub use serve::{Routes, serve};
 pub use status::{Cause, Status};
 pub use store::{Event, EventKind, Store};
 pub use watch::Watch;
@@ -282,8 +283,19 @@ impl ApiCluster {
     }
 
     /// Runs the controllers until it is stopped: DaemonSets, Deployments, scheduling, the end of namespaces and of what nobody owns.
+    /// Nodes are what they say that they are, however long ago they said so.
     pub async fn run_controllers(self: Arc<Self>, stop: impl Future) {
-        controllers::run(self.store.clone(), stop).await;
+        controllers::run(self.store.clone(), None, stop).await;
+    }
+
+    /// As [`Self::run_controllers`]; a node of which neither a Lease in kube-node-lease nor a condition is renewed for the grace is lost:
+    /// its conditions are unknown, it is tainted, and its pods are not ready.
+    pub async fn run_controllers_with_nodes(
+        self: Arc<Self>,
+        grace: std::time::Duration,
+        stop: impl Future,
+    ) {
+        controllers::run(self.store.clone(), Some(grace), stop).await;
     }
 }
 

@@ -44,9 +44,6 @@ pub(crate) fn read(
         Some(wanted) => wanted,
         None => containers.next().unwrap_or_default(),
     };
-    let tail = query.number("tailLines")?;
-    let limit = query.number("limitBytes")?;
-    let follow = query.is_true("follow");
     if query.is_true("previous") {
         return Err(Status::bad_request(format!(
             "previous terminated container {container:?} in pod {name:?} not found"
@@ -57,24 +54,51 @@ pub(crate) fn read(
         response.headers_mut().remove(http::header::CONTENT_TYPE);
         return Ok(response);
     }
-    let written = cluster.dialer.log(namespace, name).map_err(|error| {
-        let why = format!("cannot read the log of {namespace}/{name}: {error}");
-        Status::new(500, "InternalError", why)
-    })?;
+    let of_pod = OfPod {
+        cluster: cluster.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: pod["metadata"]["uid"].clone(),
+    };
+    answer(query, of_pod)
+}
+
+/// What a container writes.
+pub trait Output: Send + 'static {
+    /// All of it so far.
+    ///
+    /// # Errors
+    /// It cannot be read, with the container's name.
+    fn written(&self) -> Result<Vec<u8>, String>;
+
+    /// Whether there may be more of it.
+    fn runs(&self) -> bool;
+}
+
+/// Answers a request for a container's output, with `tailLines`, `limitBytes` and `follow` of the query.
+#[must_use]
+pub fn logged(query: &str, output: impl Output) -> Response<Body> {
+    let answered = answer(&Query::parse(query), output);
+    answered.unwrap_or_else(|status| answer::refusal(&status))
+}
+
+fn answer(query: &Query, output: impl Output) -> Result<Response<Body>, Status> {
+    let tail = query.number("tailLines")?;
+    let limit = query.number("limitBytes")?;
+    let written = output
+        .written()
+        .map_err(|why| Status::new(500, "InternalError", why))?;
     let mut left = limit.map(|limit| usize::try_from(limit).unwrap_or(0));
     let seen = written.len();
     let start = tail.map_or(0, |lines| {
         last_lines(&written, usize::try_from(lines).unwrap_or(0))
     });
     let first = cut(written[start..].to_vec(), &mut left);
-    if !follow {
+    if !query.is_true("follow") {
         return Ok(answer::bytes(200, "text/plain", first));
     }
     let follower = Follower {
-        cluster: cluster.clone(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        uid: pod["metadata"]["uid"].clone(),
+        output,
         first: (!first.is_empty()).then_some(first),
         seen,
         left,
@@ -92,6 +116,35 @@ pub(crate) fn read(
         http::HeaderValue::from_static("text/plain"),
     );
     Ok(response)
+}
+
+/// The container of a pod of a simulated cluster.
+struct OfPod {
+    cluster: Arc<ApiCluster>,
+    namespace: String,
+    name: String,
+    uid: Value,
+}
+
+impl Output for OfPod {
+    fn written(&self) -> Result<Vec<u8>, String> {
+        let (namespace, name) = (&self.namespace, &self.name);
+        let written = self.cluster.dialer.log(namespace, name);
+        written.map_err(|error| format!("cannot read the log of {namespace}/{name}: {error}"))
+    }
+
+    fn runs(&self) -> bool {
+        let store = self.cluster.store();
+        store
+            .get(Resource::PODS, Some(&self.namespace), &self.name)
+            .is_some_and(|pod| {
+                pod["metadata"]["uid"] == self.uid
+                    && !matches!(
+                        pod["status"]["phase"].as_str(),
+                        Some("Succeeded" | "Failed")
+                    )
+            })
+    }
 }
 
 /// Where the last lines of a text begin.
@@ -118,17 +171,14 @@ fn cut(mut bytes: Vec<u8>, left: &mut Option<usize>) -> Vec<u8> {
 }
 
 /// Somebody who waits for more of a log.
-struct Follower {
-    cluster: Arc<ApiCluster>,
-    namespace: String,
-    name: String,
-    uid: Value,
+struct Follower<O> {
+    output: O,
     first: Option<Vec<u8>>,
     seen: usize,
     left: Option<usize>,
 }
 
-impl Follower {
+impl<O: Output> Follower<O> {
     /// What was written since the last look; nothing once the pod has ended.
     async fn next(&mut self) -> Option<Vec<u8>> {
         if let Some(first) = self.first.take() {
@@ -139,8 +189,8 @@ impl Follower {
                 return None;
             }
             // Asked before the last look, so that nothing written before the end is missed.
-            let runs = self.runs();
-            let written = self.cluster.dialer.log(&self.namespace, &self.name).ok()?;
+            let runs = self.output.runs();
+            let written = self.output.written().ok()?;
             // A log that is shorter than before is a new one.
             let from = if written.len() < self.seen {
                 0
@@ -156,19 +206,6 @@ impl Follower {
             }
             tokio::time::sleep(EVERY).await;
         }
-    }
-
-    fn runs(&self) -> bool {
-        let store = self.cluster.store();
-        store
-            .get(Resource::PODS, Some(&self.namespace), &self.name)
-            .is_some_and(|pod| {
-                pod["metadata"]["uid"] == self.uid
-                    && !matches!(
-                        pod["status"]["phase"].as_str(),
-                        Some("Succeeded" | "Failed")
-                    )
-            })
     }
 }
 

@@ -362,12 +362,9 @@ fn as_of(
         .list(served.resource, None)
         .map(|object| (key_of(&object), object))
         .collect();
-    let changes: Vec<&Change> = inner.since(version).ok_or_else(gone)?.collect();
-    for change in changes
-        .into_iter()
-        .rev()
-        .filter(|change| change.table == served.resource.table())
-    {
+    let changes = inner.since_of(served.resource, version);
+    let changes: Vec<&Change> = changes.ok_or_else(gone)?.collect();
+    for change in changes.into_iter().rev() {
         let key = key_of(&change.object);
         match &change.before {
             Some(before) => objects.insert(key, before.clone()),
@@ -528,12 +525,8 @@ impl Stream {
         let store = self.store.clone();
         let inner = store.lock();
         let version = inner.version();
-        let changes: Option<Vec<Change>> = inner.since(self.seen).map(|changes| {
-            changes
-                .filter(|change| change.table == self.served.resource.table())
-                .cloned()
-                .collect()
-        });
+        let changes = inner.since_of(self.served.resource, self.seen);
+        let changes: Option<Vec<Change>> = changes.map(|changes| changes.cloned().collect());
         let forgotten = inner.forgotten();
         drop(inner);
         let Some(changes) = changes else {

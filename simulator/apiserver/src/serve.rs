@@ -75,30 +75,15 @@ impl Routes {
         tls: Arc<rustls::ServerConfig>,
         stop: impl Future,
     ) {
-        let acceptor = TlsAcceptor::from(tls);
         let most = match *self.0 {
             Places::Root(_) => CONNECTIONS,
             Places::ByName(_) => CONNECTIONS_OF_MANY,
         };
-        let mut connections = JoinSet::new();
-        futures::pin_mut!(stop);
-        loop {
-            let stream = tokio::select! {
-                _ = &mut stop => return,
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                // Further ones wait to be accepted: clients are not to take all descriptors of the process.
-                accepted = listener.accept(), if connections.len() < most => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Out of descriptors, mostly: others close, and the next try may do.
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        continue;
-                    }
-                },
-            };
-            connections.spawn(connection(self.clone(), stream, acceptor.clone()));
-        }
+        let answer = move |request| {
+            let routes = self.clone();
+            async move { routes.answer(request).await }
+        };
+        serve(listener, tls, most, answer, stop).await;
     }
 
     /// The cluster that a request is for, and the request as it would be at the root.
@@ -157,7 +142,46 @@ impl Routes {
     }
 }
 
-async fn connection(routes: Routes, stream: TcpStream, acceptor: TlsAcceptor) {
+/// Answers HTTP/2, where client and `tls` agree on it by ALPN, and else HTTP/1.1, over TLS until it is stopped, with at most so many connections
+/// at once; they end with it.
+pub async fn serve<F>(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    most: usize,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    stop: impl Future,
+) where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = JoinSet::new();
+    futures::pin_mut!(stop);
+    loop {
+        let stream = tokio::select! {
+            _ = &mut stop => return,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            // Further ones wait to be accepted: clients are not to take all descriptors of the process.
+            accepted = listener.accept(), if connections.len() < most => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, mostly: others close, and the next try may do.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        connections.spawn(connection(answer.clone(), stream, acceptor.clone()));
+    }
+}
+
+async fn connection<F>(
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+) where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     // Watches are streams of small pieces; failing to turn the delay off costs only time.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(SLOWEST, acceptor.accept(stream)).await {
@@ -172,8 +196,8 @@ async fn connection(routes: Routes, stream: TcpStream, acceptor: TlsAcceptor) {
         }
     };
     let service = service_fn(move |request: Request<Incoming>| {
-        let routes = routes.clone();
-        async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
+        let answered = answer(request);
+        async move { Ok::<_, std::convert::Infallible>(answered.await) }
     });
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = TokioIo::new(stream);

@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     version: u64,
     /// Changes up to this version are no longer in the log.
     forgotten: u64,
+    /// As much of the Leases alone: of each the log has the last change only.
+    forgotten_leases: u64,
     tables: BTreeMap<Table, BTreeMap<String, Kept>>,
     log: VecDeque<Change>,
     custom: BTreeMap<Table, Vec<Arc<Served>>>,
@@ -265,6 +267,7 @@ impl Default for Inner {
             most: LOG,
             version: 0,
             forgotten: 0,
+            forgotten_leases: 0,
             tables: BTreeMap::new(),
             log: VecDeque::new(),
             custom: BTreeMap::new(),
@@ -317,6 +320,20 @@ impl Inner {
         }
         let start = self.log.partition_point(|change| change.version <= version);
         Some(self.log.range(start..))
+    }
+
+    /// The changes of a kind after a version, oldest first; nothing if some of them are forgotten.
+    pub(crate) fn since_of(
+        &self,
+        resource: Resource,
+        version: u64,
+    ) -> Option<impl Iterator<Item = &Change>> {
+        let table = resource.table();
+        if table == Resource::LEASES.table() && version < self.forgotten_leases {
+            return None;
+        }
+        let changes = self.since(version)?;
+        Some(changes.filter(move |change| change.table == table))
     }
 
     /// Every table that holds something.
@@ -494,6 +511,9 @@ impl Inner {
         before: Option<Arc<Value>>,
         object: Arc<Value>,
     ) {
+        if resource.table() == Resource::LEASES.table() {
+            self.forget_renewal(before.as_ref());
+        }
         self.trim(self.most.saturating_sub(1));
         self.log.push_back(Change {
             version: self.version,
@@ -502,6 +522,19 @@ impl Inner {
             before,
             object,
         });
+    }
+
+    /// Forgets the change before of a Lease that changes again: every node renews its own all the time, and what others watch is not to
+    /// make room for that. Whoever watches Leases and has not seen it yet has to list again.
+    fn forget_renewal(&mut self, before: Option<&Arc<Value>>) {
+        let version = before.and_then(|before| before["metadata"]["resourceVersion"].as_str());
+        let version = version.and_then(|version| version.parse::<u64>().ok());
+        let at = version.map(|version| self.log.binary_search_by_key(&version, |one| one.version));
+        if let Some(Ok(at)) = at
+            && let Some(change) = self.log.remove(at)
+        {
+            self.forgotten_leases = change.version;
+        }
     }
 
     /// Forgets the oldest changes.

@@ -43,15 +43,11 @@ impl Watch {
     pub fn poll(&mut self) -> Option<Event> {
         if self.ready.is_empty() {
             let inner = self.store.lock();
-            match inner.since(self.seen) {
-                Some(changes) => self.ready.extend(
-                    changes
-                        .filter(|change| change.table == self.resource.table())
-                        .map(|change| Event {
-                            kind: change.kind,
-                            object: change.object.clone(),
-                        }),
-                ),
+            match inner.since_of(self.resource, self.seen) {
+                Some(changes) => self.ready.extend(changes.map(|change| Event {
+                    kind: change.kind,
+                    object: change.object.clone(),
+                })),
                 None => self.ready.push_back(Event {
                     kind: EventKind::Relist,
                     object: Arc::new(Value::Null),

@@ -4,14 +4,16 @@
 //! what the loader, the C library or the runtime take from the environment. So only what its image reads goes through.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::api::References;
 use super::image::Image;
 use super::text;
-use crate::apiserver::{Resource, Store};
+use crate::apiserver::Resource;
 use crate::protocol::ROOT;
 use crate::state::MARKER;
 use crate::topology::Node;
@@ -21,14 +23,37 @@ pub(super) fn is_labs(name: &str) -> bool {
     [MARKER, ROOT].contains(&name)
 }
 
+/// What a variable may refer to, and what of it.
+const SOURCES: [(&str, Resource, &str); 2] = [
+    ("/secretKeyRef", Resource::SECRETS, "secret"),
+    ("/configMapKeyRef", Resource::CONFIG_MAPS, "configmap"),
+];
+
+/// The objects that the environment of a pod's first container refers to.
+pub(super) fn references(pod: &Value) -> References {
+    let entries = pod
+        .pointer("/spec/containers/0/env")
+        .and_then(Value::as_array);
+    let sources = entries.into_iter().flatten();
+    let sources = sources.filter_map(|entry| entry.get("valueFrom"));
+    let named = sources.flat_map(|from| {
+        SOURCES.iter().filter_map(|(pointer, resource, _)| {
+            let name = from.pointer(pointer)?.get("name")?.as_str()?;
+            Some((*resource, name.to_owned()))
+        })
+    });
+    named.collect()
+}
+
 /// The environment of a pod's first container, in its order and without what its image does not read; or why it cannot be had.
+/// `held` finds the objects of the pod's namespace that it [refers to](references).
 /// Left out are also variables that only other variables refer to, once those have been expanded.
 pub(crate) fn of(
     image: Image,
     pod: &Value,
     node: &Node,
     pod_ips: &[IpAddr],
-    store: &Store,
+    held: &dyn Fn(Resource, &str) -> Option<Arc<Value>>,
 ) -> Result<Vec<(String, String)>, String> {
     let mut env: Vec<(String, String)> = Vec::new();
     let entries = pod
@@ -38,7 +63,7 @@ pub(crate) fn of(
         let name = text(entry, "/name").to_owned();
         let value = match entry.get("valueFrom").filter(|from| from.is_object()) {
             None => Some(expand(text(entry, "/value"), &env)),
-            Some(from) => referred(from, pod, node, pod_ips, store)?,
+            Some(from) => referred(from, pod, node, pod_ips, held)?,
         };
         if let Some(value) = value {
             env.retain(|(held, _)| *held != name);
@@ -103,21 +128,18 @@ fn referred(
     pod: &Value,
     node: &Node,
     pod_ips: &[IpAddr],
-    store: &Store,
+    held: &dyn Fn(Resource, &str) -> Option<Arc<Value>>,
 ) -> Result<Option<String>, String> {
     if let Some(field) = from.pointer("/fieldRef/fieldPath").and_then(Value::as_str) {
         return field_of(field, pod, node, pod_ips).map(Some);
     }
-    for (reference, resource, what) in [
-        ("/secretKeyRef", Resource::SECRETS, "secret"),
-        ("/configMapKeyRef", Resource::CONFIG_MAPS, "configmap"),
-    ] {
+    for (reference, resource, what) in SOURCES {
         let Some(reference) = from.pointer(reference) else {
             continue;
         };
         let (name, key) = (text(reference, "/name"), text(reference, "/key"));
         let optional = reference.get("optional") == Some(&Value::Bool(true));
-        let held = store.get(resource, Some(text(pod, "/metadata/namespace")), name);
+        let held = held(resource, name);
         let value = held.as_ref().map(|object| &object["data"][key]);
         return match (held.is_some(), value.and_then(Value::as_str)) {
             (_, Some(value)) if what == "secret" => STANDARD
@@ -222,11 +244,10 @@ mod tests {
             .collect();
         let pod = json!({"spec": {"containers": [{"env": entries}]}});
         let ips = [IpAddr::from([10, 1, 0, 2])];
-        let env =
-            of(Image::Floater, &pod, &node(), &ips, &Store::default()).expect("an environment");
+        let env = of(Image::Floater, &pod, &node(), &ips, &|_, _| None).expect("an environment");
         let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(env, [text("PORT", "81"), text("FLOATER_BIND", "10.1.0.2")]);
-        let env = of(Image::Clusterlink, &pod, &node(), &ips, &Store::default());
+        let env = of(Image::Clusterlink, &pod, &node(), &ips, &|_, _| None);
         assert_eq!(env, Ok(Vec::new()));
     }
 

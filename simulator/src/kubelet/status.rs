@@ -86,6 +86,8 @@ impl PodStatus {
                 "container": text(pod, "/spec/containers/0/name"),
                 "image": text(pod, "/spec/containers/0/image"),
                 "uid": text(pod, "/metadata/uid"),
+                // The API's to say, and never another one.
+                "qosClass": pod.pointer("/status/qosClass").and_then(Value::as_str).unwrap_or("BestEffort"),
             }),
             others: others(pod),
             host_ips,
@@ -106,6 +108,11 @@ impl PodStatus {
             self.last = Some(exit);
         }
         self.container = Container::Running(now());
+    }
+
+    /// Nobody knows the status any more.
+    pub(crate) fn forget(&mut self) {
+        self.written = Value::Null;
     }
 
     /// The status as an object, where it differs from the last one.
@@ -187,7 +194,7 @@ impl PodStatus {
             "hostIP": self.host_ips.first(),
             "hostIPs": list(&self.host_ips),
             "startTime": self.since,
-            "qosClass": "BestEffort",
+            "qosClass": self.pod["qosClass"],
             "containerStatuses": [{
                 "name": text(&self.pod, "/container"),
                 "image": image,

@@ -9,8 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::api::{References, Referred};
 use super::{Inside, text};
-use crate::apiserver::{ApiCluster, EventKind, Resource};
+use crate::apiserver::Resource;
 
 /// Where the credentials of a pod's service account are.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -64,7 +65,10 @@ impl Volumes {
             let mounts = list("/spec/containers/0/volumeMounts");
             let mounts = mounts.filter(|mount| text(mount, "/name") == name);
             let mounted = mounts.map(mounted).collect::<Result<Vec<_>, _>>()?;
-            if mounted.is_empty() {
+            // An API server says itself where the credentials of the account are, which are given below.
+            let is_account = volume.get("projected").is_some_and(Value::is_object)
+                && mounted.iter().all(|place| place == Path::new(ACCOUNT));
+            if mounted.is_empty() || is_account {
                 continue;
             }
             let content = content(volume)?;
@@ -103,74 +107,62 @@ impl Volumes {
         .collect()
     }
 
-    /// Brings all files up to date; with the version of the API's objects that they are of.
-    pub(super) fn write(&self, api: &ApiCluster, inside: &Inside) -> Result<u64, String> {
-        let version = api.store().version();
+    /// The objects that the files are made of.
+    pub(super) fn references(&self) -> References {
+        let each = self.volumes.iter();
+        each.filter_map(|volume| match &volume.content {
+            Content::Entries { resource, name, .. } => Some((*resource, name.clone())),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// The service account that a token is wanted of; none where none is.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.volumes
+            .iter()
+            .find_map(|volume| match &volume.content {
+                Content::Account(name) => Some(name.as_str()),
+                _ => None,
+            })
+    }
+
+    /// Brings all files up to date with the objects that they are made of, and the token of the account where one is wanted.
+    pub(super) fn write(&self, made_of: &MadeOf<'_>) -> Result<(), String> {
         let own = |volume: &&Volume| !matches!(volume.content, Content::Kernel(_));
         for volume in self.volumes.iter().filter(own) {
-            let files = self.files(&volume.content, api, inside)?;
+            let files = self.files(&volume.content, made_of)?;
             put(&volume.folder, &files)
                 .map_err(|error| format!("volume {}: {error}", volume.folder.display()))?;
         }
-        Ok(version)
-    }
-
-    /// Returns once something that the files are made of has changed since a version; never where nothing can.
-    pub(super) async fn changed(&self, api: &ApiCluster, since: u64) {
-        tokio::select! {
-            () = self.changed_of(Resource::SECRETS, api, since) => {}
-            () = self.changed_of(Resource::CONFIG_MAPS, api, since) => {}
-        }
-    }
-
-    async fn changed_of(&self, kind: Resource, api: &ApiCluster, since: u64) {
-        let names: Vec<&str> = self
-            .volumes
-            .iter()
-            .filter_map(|volume| match &volume.content {
-                Content::Entries { resource, name, .. } if *resource == kind => Some(name.as_str()),
-                _ => None,
-            })
-            .collect();
-        if names.is_empty() {
-            return std::future::pending().await;
-        }
-        let mut watch = api.store().watch(kind, since);
-        loop {
-            let event = watch.next().await;
-            let is_ours = text(&event.object, "/metadata/namespace") == self.namespace
-                && names.contains(&text(&event.object, "/metadata/name"));
-            if is_ours || matches!(event.kind, EventKind::Relist) {
-                return;
-            }
-        }
+        Ok(())
     }
 
     /// The files of a volume, by name.
     fn files(
         &self,
         content: &Content,
-        api: &ApiCluster,
-        inside: &Inside,
+        made_of: &MadeOf<'_>,
     ) -> Result<Vec<(String, Vec<u8>)>, String> {
+        let MadeOf {
+            referred,
+            token,
+            inside,
+        } = made_of;
         match content {
             Content::Empty | Content::Kernel(_) => Ok(Vec::new()),
-            Content::Account(name) => {
-                let token = api.service_account_token(&self.namespace, name);
-                let token = token.ok_or_else(|| format!("service account {name} not found"))?;
-                Ok(vec![
-                    ("token".to_owned(), token.into_bytes()),
-                    ("ca.crt".to_owned(), inside.authority.clone().into_bytes()),
-                    ("namespace".to_owned(), self.namespace.clone().into_bytes()),
-                ])
-            }
+            Content::Account(_) => Ok(vec![
+                ("token".to_owned(), token.as_bytes().to_vec()),
+                ("ca.crt".to_owned(), inside.authority.clone().into_bytes()),
+                ("namespace".to_owned(), self.namespace.clone().into_bytes()),
+            ]),
             Content::Entries {
                 resource,
                 name,
                 is_optional,
                 items,
             } => {
-                let Some(object) = api.store().get(*resource, Some(&self.namespace), name) else {
+                let Some(object) = referred.get(*resource, name) else {
                     return if *is_optional {
                         Ok(Vec::new())
                     } else {
@@ -184,6 +176,14 @@ impl Volumes {
             }
         }
     }
+}
+
+/// What the files of a pod are made of.
+pub(super) struct MadeOf<'a> {
+    pub(super) referred: &'a Referred,
+    /// The token of its service account; empty where none is wanted.
+    pub(super) token: &'a str,
+    pub(super) inside: &'a Inside,
 }
 
 /// Where a mount is from the pod's point of view.
@@ -315,7 +315,8 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::apiserver::{NoPods, Options};
+    use super::super::api::Api;
+    use crate::apiserver::{ApiCluster, NoPods, Options};
     use serde_json::json;
 
     fn pod(volume: Value, mount: &str) -> Value {
@@ -329,8 +330,8 @@ mod tests {
         })
     }
 
-    #[test]
-    fn secrets_become_files_and_follow_their_object() {
+    #[tokio::test]
+    async fn secrets_become_files_and_follow_their_object() {
         let folder = std::env::temp_dir().join(format!("volumes-{}", std::process::id()));
         let api = ApiCluster::new(Options {
             name: "c1".to_owned(),
@@ -351,7 +352,16 @@ mod tests {
             volumes.binds(),
             [(folder.join("v"), "/etc/clusterlink".into())]
         );
-        let missing = volumes.write(&api, &inside).expect_err("there is none yet");
+        let reader = Api::Within(api.clone());
+        let write = async || {
+            let referred = reader.read("ns", &volumes.references()).await?;
+            volumes.write(&MadeOf {
+                referred: &referred,
+                token: "",
+                inside: &inside,
+            })
+        };
+        let missing = write().await.expect_err("there is none yet");
         assert!(missing.contains("\"s\" not found"), "{missing}");
         let store = api.store();
         let namespace = json!({"metadata": {"name": "ns"}});
@@ -363,7 +373,7 @@ mod tests {
         store
             .create(Resource::SECRETS, Some("ns"), made)
             .expect("a Secret");
-        volumes.write(&api, &inside).expect("written");
+        write().await.expect("written");
         let read = |name: &str| fs::read_to_string(folder.join("v").join(name));
         assert_eq!(read("token").expect("read"), "t1");
         let changed = json!({"token": STANDARD.encode("t2")});
@@ -371,7 +381,7 @@ mod tests {
             secret["data"] = changed
         });
         changed.expect("written");
-        volumes.write(&api, &inside).expect("written");
+        write().await.expect("written");
         assert_eq!(read("token").expect("read"), "t2");
         read("old").expect_err("gone with its entry");
         fs::remove_dir_all(&folder).expect("remove");
@@ -390,6 +400,10 @@ mod tests {
         refused(json!({"name": "v", "emptyDir": {}}), "relative");
         let key = json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "../k"}]}});
         refused(key, "/x");
+        let elsewhere = json!({"name": "v", "projected": {"sources": []}});
+        refused(elsewhere.clone(), "/x");
+        let account = Volumes::of(&pod(elsewhere, ACCOUNT), folder).expect("an account's own");
+        assert!(account.binds().is_empty(), "{account:?}");
         let kernel = json!({"name": "v", "hostPath": {"path": "/proc/sys/net"}});
         let kernel = Volumes::of(&pod(kernel, "/host/net"), folder).expect("the kernel's own");
         assert_eq!(

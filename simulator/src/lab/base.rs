@@ -3,18 +3,21 @@
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt as _, stream};
 use netns_harness::process::Spawner;
+use tokio::net::TcpListener;
 use tracing::info;
 
-use super::fleet::{Ground, Pods, Running, blocking};
-use super::{Counted, seeding};
+use super::Counted;
+use super::fleet::{Control, Ground, Pods, Running, blocking};
+use super::seeding::{self, Admin};
 use crate::Error;
 use crate::agents::Agents;
 use crate::apiserver::{ApiCluster, Options, PodDialer, Routes, Store};
 use crate::freeze::Freezer;
+use crate::kubelet::api::Apis;
 use crate::kubelet::{Images, Inside, Kubelet, Made};
 use crate::network::Network;
 use crate::objects::Access;
@@ -22,7 +25,8 @@ use crate::pki::{self, Authority};
 use crate::protocol::{Order, Phase};
 use crate::reconciler::Configs;
 use crate::state::{Folder, MARKER, Record};
-use crate::topology::{Cluster, Topology};
+use crate::topology::{Cluster, Kubelets, Topology};
+use crate::upstream;
 use crate::virtual_clusters::{self, VirtualFleet};
 
 /// What the clusters of a lab are built on, before there are any.
@@ -115,12 +119,44 @@ impl Base {
         }
     }
 
-    /// What nodes stand on once the control plane has its objects.
+    /// What upstream's control plane of a cluster is made with, where it is to have one.
+    fn upstream(
+        &self,
+        topology: &Topology,
+        cluster: &Cluster,
+        authority: &Arc<Authority>,
+    ) -> Option<upstream::Made> {
+        let (
+            Self::Kernel {
+                network,
+                spawner,
+                images,
+                folder,
+                ..
+            },
+            Some(programs),
+        ) = (self, &topology.upstream)
+        else {
+            return None;
+        };
+        cluster.is_upstream().then(|| upstream::Made {
+            cluster: cluster.clone(),
+            programs: programs.clone(),
+            folder: folder.path().join("upstream").join(&cluster.name),
+            logs: folder.logs(),
+            env: images.env.clone(),
+            network: network.clone(),
+            spawner: spawner.clone(),
+            authority: authority.clone(),
+            timing: topology.kubelets,
+        })
+    }
+
+    /// What nodes stand on once the control plane has its objects, which are here where the lab links its clusters.
     pub(super) fn ground(
         self,
-        root: Arc<Store>,
+        root: Option<Arc<Store>>,
         freezer: &Arc<Freezer>,
-        is_bare: bool,
     ) -> Result<Ground, Error> {
         match self {
             Self::Kernel {
@@ -129,11 +165,9 @@ impl Base {
                 spawner,
                 ..
             } => {
-                let agents = if is_bare {
-                    None
-                } else {
-                    let agents = Agents::new(&network, root, configs, freezer.clone())?;
-                    Some(agents)
+                let agents = match root {
+                    None => None,
+                    Some(root) => Some(Agents::new(&network, root, configs, freezer.clone())?),
                 };
                 Ok(Ground::Kernel {
                     network,
@@ -142,22 +176,21 @@ impl Base {
                 })
             }
             Self::Virtual(fleet) => {
-                fleet.follow(root);
+                if let Some(root) = root {
+                    fleet.follow(root);
+                }
                 Ok(Ground::Virtual(fleet))
             }
         }
     }
 }
 
-/// Where the API is that pods of a bare cluster reach, as nearly everywhere.
-const PORT: u16 = 6443;
-
-/// How the pods of a bare cluster reach its API: at its first node.
+/// How the pods of a cluster that the lab does not link reach its API: at its first node.
 fn inside(topology: &Topology, cluster: &Cluster, authority: &Authority) -> Option<Inside> {
     let ip = cluster.nodes.first()?.ips().next()?;
-    topology.bare.then(|| Inside {
+    topology.is_unlinked().then(|| Inside {
         authority: authority.pem.clone(),
-        address: SocketAddr::new(ip, PORT),
+        address: SocketAddr::new(ip, upstream::PORT),
     })
 }
 
@@ -165,7 +198,7 @@ fn inside(topology: &Topology, cluster: &Cluster, authority: &Authority) -> Opti
 pub(super) async fn members(
     topology: &Topology,
     base: &Base,
-    authority: &Authority,
+    authority: &Arc<Authority>,
     address: SocketAddr,
 ) -> Result<(Vec<Running>, Vec<Access>), Error> {
     let run_key = pki::random_hex(32)?;
@@ -180,8 +213,11 @@ pub(super) async fn members(
             let inside = inside(topology, cluster, authority);
             let (pods, dialer) = base.pods(index, cluster, inside.as_ref());
             let new = New {
+                upstream: base.upstream(topology, cluster, authority),
                 cluster: cluster.clone(),
                 is_control_plane: index == 0,
+                is_linked: !topology.is_unlinked(),
+                timing: topology.kubelets,
                 server,
                 pods,
                 dialer,
@@ -212,7 +248,11 @@ const AT_ONCE: usize = 4;
 /// What the API of a cluster is made of.
 struct New {
     cluster: Cluster,
+    /// What upstream's control plane is made with, where it has that.
+    upstream: Option<upstream::Made>,
     is_control_plane: bool,
+    is_linked: bool,
+    timing: Kubelets,
     server: String,
     pods: Pods,
     dialer: Arc<dyn PodDialer>,
@@ -221,33 +261,87 @@ struct New {
 }
 
 /// The API of a cluster, with the objects that it starts with, and how it is reached.
-async fn member(new: New) -> Result<(Running, Access), Error> {
-    let cluster = new.cluster;
-    let token = pki::random_hex(24)?;
-    let api = ApiCluster::new(Options {
-        name: cluster.name.clone(),
-        uid: pki::uuid()?,
-        admin_token: token.clone(),
-        dialer: new.dialer,
-    });
-    if !new.is_control_plane {
-        api.store().keep_changes(FIRST_CHANGES);
-    }
-    let inside = new.inside.as_ref();
-    seeding::seed(&api, &token, &cluster, new.run_key.as_deref(), inside).await?;
+async fn member(mut new: New) -> Result<(Running, Access), Error> {
+    let made = match new.upstream.take() {
+        Some(made) => real(&new, made).await?,
+        None => simulated(&new).await?,
+    };
+    seeding::floaters(&made.admin, new.run_key.as_deref(), new.is_linked).await?;
     let access = Access {
-        cluster: cluster.name.clone(),
-        server: new.server.clone(),
-        token,
+        cluster: new.cluster.name.clone(),
+        server: made.server.clone(),
+        token: made.token,
     };
     let running = Running {
-        name: cluster.name,
-        server: new.server,
-        api,
+        name: new.cluster.name,
+        server: made.server,
+        control: made.control,
         pods: new.pods,
         inside: new.inside,
     };
     Ok((running, access))
+}
+
+/// A control plane that answers.
+struct Answering {
+    control: Control,
+    admin: Admin,
+    server: String,
+    token: String,
+}
+
+/// One of this process.
+async fn simulated(new: &New) -> Result<Answering, Error> {
+    let token = pki::random_hex(24)?;
+    let api = ApiCluster::new(Options {
+        name: new.cluster.name.clone(),
+        uid: pki::uuid()?,
+        admin_token: token.clone(),
+        dialer: new.dialer.clone(),
+    });
+    if !new.is_control_plane {
+        api.store().keep_changes(FIRST_CHANGES);
+    }
+    seeding::seed(&api, &token, &new.cluster, new.inside.as_ref()).await?;
+    register(new, Apis::Within(api.clone())).await?;
+    Ok(Answering {
+        admin: Admin::Within(api.clone(), token.clone()),
+        control: Control::Simulated(api),
+        server: new.server.clone(),
+        token,
+    })
+}
+
+/// One of upstream's programs, which this machine reaches at a port of its loopback.
+async fn real(new: &New, made: upstream::Made) -> Result<Answering, Error> {
+    let doing = || format!("serve the API of {}", new.cluster.name);
+    let plane = upstream::ControlPlane::start(made).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.map_err(Error::failed(doing()))?;
+    let address = listener.local_addr().map_err(Error::failed(doing()))?;
+    let nodes = new.cluster.nodes.iter();
+    let clients = nodes.map(|node| Ok((node.name.clone(), plane.kubelet(&node.name)?)));
+    register(new, Apis::Over(clients.collect::<Result<_, Error>>()?)).await?;
+    let admin = Admin::Over(plane.admin.clone());
+    seeding::further_services(&admin, &new.cluster).await?;
+    Ok(Answering {
+        admin,
+        server: format!("https://{address}"),
+        token: plane.token.clone(),
+        control: Control::Upstream(plane, Arc::new(Mutex::new(Some(listener)))),
+    })
+}
+
+/// Has the nodes of a cluster with kernels known to its API.
+async fn register(new: &New, apis: Apis) -> Result<(), Error> {
+    let Pods::Kernel(kubelet) = &new.pods else {
+        return Ok(());
+    };
+    let registered = kubelet.register(apis, new.timing).await;
+    registered.map_err(|why| Error::Failed {
+        doing: format!("register the nodes of {}", new.cluster.name),
+        why,
+    })
 }
 
 /// What the known images are here.

@@ -1,5 +1,6 @@
 //! Injecting and clearing faults: whoever breaks a node has its agent stand still first, and catch up in the end.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::fleet::{Fleet, Ground};
 use crate::Error;
 use crate::fault::{self, Injected, Undo, Victim};
 use crate::network::NodeNet;
+use crate::objects;
 use crate::topology::{Cluster, Node};
 use crate::virtual_clusters::{Place, VirtualFleet};
 
@@ -30,7 +32,9 @@ impl Fleet {
             Some((place, peer)) => (place, Some(peer)),
             None => (at, None),
         };
-        let (cluster, node) = self.place(place)?;
+        let gateways = self.gateways().await;
+        let (cluster, node) = self.place(place, &gateways)?;
+        let is_gateway = gateways.contains(&objects::cluster_node_name(&cluster, &node));
         let site = self.site(&cluster, &node)?;
         let peer = self.peer(&cluster, peer)?;
         // Held throughout: two injections at once could not be distinguished when they are cleared.
@@ -41,7 +45,7 @@ impl Fleet {
             frozen.faults.insert(place.clone());
         });
         self.wait_idle();
-        match self.break_at(code, &cluster, &site, peer) {
+        match self.break_at(code, (&cluster, is_gateway), &site, peer) {
             Ok(undo) => {
                 info!(%code, place, "injected");
                 self.faults().push(Injected { code, place, undo });
@@ -101,7 +105,7 @@ impl Fleet {
     fn break_at(
         &self,
         code: Code,
-        cluster: &str,
+        (cluster, is_gateway): (&str, bool),
         site: &Site<'_>,
         peer: Option<(&Cluster, Option<String>)>,
     ) -> Result<Undo, Error> {
@@ -113,7 +117,7 @@ impl Fleet {
             let victim = Victim {
                 cluster,
                 node,
-                is_gateway: fault::is_gateway(self.root(), cluster, &node.name),
+                is_gateway,
                 state,
                 routers: &routers,
             };
@@ -144,7 +148,7 @@ impl Fleet {
     }
 
     /// `CLUSTER/NODE`; a cluster alone means its gateway, which is where the faults of a cluster are.
-    fn place(&self, place: &str) -> Result<(String, String), Error> {
+    fn place(&self, place: &str, gateways: &BTreeSet<String>) -> Result<(String, String), Error> {
         if let Some((cluster, node)) = place.split_once('/') {
             self.check_node(cluster, node)?;
             return Ok((cluster.to_owned(), node.to_owned()));
@@ -153,7 +157,8 @@ impl Fleet {
             return fault::refused(format!("there is no cluster `{place}`"));
         };
         let mut nodes = cluster.nodes.iter();
-        let gateway = nodes.find(|node| fault::is_gateway(self.root(), place, &node.name));
+        let gateway =
+            nodes.find(|node| gateways.contains(&objects::cluster_node_name(place, &node.name)));
         match gateway {
             Some(node) => Ok((place.to_owned(), node.name.clone())),
             None => fault::refused(format!("cluster `{place}` has no gateway")),

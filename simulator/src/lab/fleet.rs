@@ -1,5 +1,6 @@
 //! Everything that a lab consists of while it is up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,8 +8,9 @@ use std::time::Duration;
 use netns_harness::namespace::Netns;
 use netns_harness::netlink::Netlink;
 use netns_harness::process::Spawner;
+use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
@@ -16,8 +18,8 @@ use super::base::{self, Base};
 use super::{Counted, End, requests, seeding};
 use crate::Error;
 use crate::agents::Agents;
-use crate::apiserver::{ApiCluster, Resource, Routes, Store};
-use crate::fault::Faults;
+use crate::apiserver::{ApiCluster, Resource, Routes, Store, Watch};
+use crate::fault::{self, Faults};
 use crate::freeze::Freezer;
 use crate::kubelet::{Inside, Kubelet};
 use crate::network::Network;
@@ -27,6 +29,7 @@ use crate::protocol::{self, Order, Phase};
 use crate::reconciler::{Configs, Inputs, Member, Reconciler};
 use crate::state::{Folder, Record};
 use crate::topology::{Cluster, Topology};
+use crate::upstream::ControlPlane;
 use crate::virtual_clusters::{self, VirtualFleet};
 
 /// A lab that is up, or nearly so.
@@ -65,13 +68,21 @@ pub(super) enum Pods {
     Virtual(Arc<virtual_clusters::Pods>),
 }
 
+/// Who answers at a cluster's API.
+#[derive(Debug)]
+pub(super) enum Control {
+    Simulated(Arc<ApiCluster>),
+    /// With where the machine's loopback finds it, until that is served.
+    Upstream(Arc<ControlPlane>, Arc<Mutex<Option<TcpListener>>>),
+}
+
 /// A cluster that is up.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) name: String,
     /// The URL of its API server.
     pub(crate) server: String,
-    pub(crate) api: Arc<ApiCluster>,
+    pub(super) control: Control,
     pub(super) pods: Pods,
     /// How its pods reach the API; none where they do not.
     pub(super) inside: Option<Inside>,
@@ -90,7 +101,7 @@ impl Fleet {
         let topology = order.topology.clone();
         let freezer = Arc::new(Freezer::default());
         let base = Base::build(folder, record, order, learns, &freezer).await?;
-        let authority = Authority::new(&folder.name)?;
+        let authority = Arc::new(Authority::new(&folder.name)?);
         let doing = || "serve the APIs of the lab";
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
@@ -101,14 +112,16 @@ impl Fleet {
         let kubeconfig = objects::kubeconfig(&authority.pem, &accesses);
         folder.write("kubeconfig", kubeconfig.as_bytes())?;
         // A topology has at least one cluster, and the first is the control plane.
-        let root = members[0].api.store().clone();
-        let reconciler = if topology.bare {
-            None
-        } else {
-            seeding::control_plane(&root, &topology, &authority.pem, &accesses)?;
-            Some(planned(&topology, &members, &freezer, base.configs()).await?)
+        let root = members[0].store().filter(|_| !topology.is_unlinked());
+        let root = root.cloned();
+        let reconciler = match &root {
+            None => None,
+            Some(root) => {
+                seeding::control_plane(root, &topology, &authority.pem, &accesses)?;
+                Some(planned(&topology, &members, &freezer, base.configs()).await?)
+            }
         };
-        let ground = base.ground(root, &freezer, topology.bare)?;
+        let ground = base.ground(root, &freezer)?;
         let fleet = Arc::new(Self {
             folder: folder.clone(),
             record: record.clone(),
@@ -135,22 +148,56 @@ impl Fleet {
             start("reconciler", Box::pin(reconciler.run(inputs)));
         }
         let forever = std::future::pending::<()>;
-        let routes = Routes::by_name(fleet.members.iter().map(|member| member.api.clone()));
+        let simulated = fleet.members.iter().filter_map(Running::simulated);
+        let routes = Routes::by_name(simulated.cloned());
         let serving = routes.serve(listener, authority.server.clone(), forever());
         start("API servers", Box::pin(serving));
         for member in &fleet.members {
-            let api = member.api.clone();
-            match member.pods.clone() {
-                Pods::Kernel(kubelet) => start("kubelet", Box::pin(kubelet.run(api.clone()))),
-                Pods::Virtual(pods) => start("kubelet", Box::pin(pods.run(api.store().clone()))),
+            let timing = fleet.topology.kubelets;
+            if let Pods::Kernel(kubelet) = &member.pods {
+                start("kubelet", Box::pin(kubelet.clone().run()));
+                start("nodes", Box::pin(kubelet.clone().keep_nodes(timing)));
             }
+            let api = match &member.control {
+                Control::Simulated(api) => api.clone(),
+                Control::Upstream(plane, listener) => {
+                    let mut listener = listener.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(listener) = listener.take() {
+                        start("API servers", Box::pin(plane.clone().serve(listener)));
+                    }
+                    start("control plane", Box::pin(plane.clone().run()));
+                    let Pods::Kernel(kubelet) = &member.pods else {
+                        continue;
+                    };
+                    for net in fleet
+                        .topology
+                        .nodes_of(&member.name)
+                        .filter_map(|node| fleet.node_at(&member.name, &node.name).ok())
+                    {
+                        let (listener, tls) =
+                            (kubelet.listener(net)?, plane.kubelet_server(&net.node)?);
+                        start("kubelet", Box::pin(kubelet.clone().serve(listener, tls)));
+                    }
+                    continue;
+                }
+            };
             if let Some(inside) = &member.inside {
                 let listener = fleet.listen_inside(&member.name, inside.address.port())?;
                 let tls = authority.server_at(inside.address.ip())?;
                 let serving = Routes::root(api.clone()).serve(listener, tls, forever());
                 start("API servers", Box::pin(serving));
             }
-            start("controllers", Box::pin(api.run_controllers(forever())));
+            match &member.pods {
+                Pods::Kernel(_) => {
+                    let run = api.run_controllers_with_nodes(timing.grace, forever());
+                    start("controllers", Box::pin(run));
+                }
+                Pods::Virtual(pods) => {
+                    let run = pods.clone().run(api.store().clone());
+                    start("kubelet", Box::pin(run));
+                    start("controllers", Box::pin(api.run_controllers(forever())));
+                }
+            }
         }
         match &fleet.ground {
             Ground::Kernel { agents: None, .. } => {}
@@ -208,7 +255,6 @@ impl Fleet {
         let step = Counted::begin(Phase::Pods, self.members.len());
         for (at, (member, cluster)) in self.members.iter().zip(&self.topology.clusters).enumerate()
         {
-            let store = member.api.store();
             let wanted = cluster.nodes.len() * 2;
             let waited = tokio::time::timeout_at(deadline, pods_ready(member, wanted));
             match waited.await {
@@ -220,7 +266,7 @@ impl Fleet {
                 Err(_) => {
                     return Err(Error::Failed {
                         doing: format!("start the pods of {}", member.name),
-                        why: unready(store),
+                        why: unready(&member.pods()),
                     });
                 }
             }
@@ -236,7 +282,9 @@ impl Fleet {
             return;
         }
         let nodes = self.topology.clusters[at].nodes.len();
-        let store = self.members[at].api.store();
+        let Some(store) = self.members[at].store() else {
+            return;
+        };
         store.forget_changes();
         store.keep_changes(CHANGES + CHANGES_OF_A_NODE * nodes);
         store.pack();
@@ -253,9 +301,16 @@ impl Fleet {
         both.find(|(member, _)| member.name == name)
     }
 
-    /// The control-plane cluster's objects.
-    pub(crate) fn root(&self) -> &Arc<Store> {
-        self.members[0].api.store()
+    /// The gateways of all clusters by the names of their ClusterNodes, as the control-plane cluster has them now; none where nobody has
+    /// linked it, or its API does not answer.
+    pub(crate) async fn gateways(&self) -> BTreeSet<String> {
+        let nodes = match &self.members[0].control {
+            Control::Simulated(api) => api.store().list(Resource::CLUSTER_NODES, None).0,
+            Control::Upstream(plane, _) => plane.cluster_nodes().await,
+        };
+        let gateways = nodes.iter().filter(|node| fault::has_gateway_role(node));
+        let names = gateways.filter_map(|node| node["metadata"]["name"].as_str());
+        names.map(str::to_owned).collect()
     }
 
     /// Starts nothing any more; what was started dies.
@@ -366,9 +421,12 @@ async fn planned(
     freezer: &Arc<Freezer>,
     configs: Arc<Configs>,
 ) -> Result<(Arc<Reconciler>, Inputs), Error> {
-    let sources = members.iter().map(|member| Member {
-        name: member.name.clone(),
-        store: member.api.store().clone(),
+    // A lab that links its clusters has no other kind.
+    let sources = members.iter().filter_map(|member| {
+        Some(Member {
+            name: member.name.clone(),
+            store: member.store()?.clone(),
+        })
     });
     let reconciler = Reconciler::new(sources.collect(), freezer.clone(), configs);
     let reconciler = Arc::new(reconciler);
@@ -400,8 +458,11 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// Returns once this many pods of the lab's own floaters are ready, or one cannot be for lack of something.
 async fn pods_ready(member: &Running, wanted: usize) -> Result<(), Error> {
-    let store = member.api.store();
-    let mut watch = store.watch(Resource::PODS, store.version());
+    let mut changes = match (member.store(), &member.pods) {
+        (Some(store), _) => Changes::Store(store.watch(Resource::PODS, store.version())),
+        (None, Pods::Kernel(kubelet)) => Changes::Told(kubelet.told()),
+        (None, Pods::Virtual(_)) => return Ok(()),
+    };
     loop {
         // Said before the pod's status, which wakes this.
         if let Pods::Kernel(kubelet) = &member.pods
@@ -409,17 +470,61 @@ async fn pods_ready(member: &Running, wanted: usize) -> Result<(), Error> {
         {
             return Err(error.clone());
         }
-        let (pods, _) = store.list(Resource::PODS, Some(objects::NAMESPACE));
-        if pods.iter().filter(|pod| objects::is_pod_ready(pod)).count() >= wanted {
+        let pods = member.pods();
+        let ours = pods
+            .iter()
+            .filter(|pod| pod["metadata"]["namespace"] == objects::NAMESPACE);
+        if ours.filter(|pod| objects::is_pod_ready(pod)).count() >= wanted {
             return Ok(());
         }
-        watch.next().await;
+        changes.next().await;
+    }
+}
+
+/// News of pods.
+enum Changes {
+    Store(Watch),
+    Told(watch::Receiver<BTreeMap<String, Arc<Value>>>),
+}
+
+impl Changes {
+    async fn next(&mut self) {
+        match self {
+            Self::Store(watch) => {
+                watch.next().await;
+            }
+            // The kubelet lives as long as the fleet.
+            Self::Told(told) => drop(told.changed().await),
+        }
+    }
+}
+
+impl Running {
+    /// A simulated cluster's API.
+    fn simulated(&self) -> Option<&Arc<ApiCluster>> {
+        match &self.control {
+            Control::Simulated(api) => Some(api),
+            Control::Upstream(..) => None,
+        }
+    }
+
+    /// A simulated cluster's objects.
+    pub(super) fn store(&self) -> Option<&Arc<Store>> {
+        self.simulated().map(|api| api.store())
+    }
+
+    /// Its pods as they are known here: those that are bound to a node, where its API is elsewhere.
+    pub(super) fn pods(&self) -> Vec<Arc<Value>> {
+        match (self.store(), &self.pods) {
+            (Some(store), _) => store.list(Resource::PODS, None).0,
+            (None, Pods::Kernel(kubelet)) => kubelet.told().borrow().values().cloned().collect(),
+            (None, Pods::Virtual(_)) => Vec::new(),
+        }
     }
 }
 
 /// The pods that are not ready, with what they are doing.
-fn unready(store: &Store) -> String {
-    let (pods, _) = store.list(Resource::PODS, None);
+fn unready(pods: &[Arc<Value>]) -> String {
     let words: Vec<String> = pods
         .iter()
         .filter(|pod| !objects::is_pod_ready(pod))

@@ -13,8 +13,6 @@ use tracing::warn;
 
 use super::fleet::{Fleet, Ground};
 use crate::Error;
-use crate::apiserver::Resource;
-use crate::fault;
 use crate::network::{Network, NodeNet};
 use crate::objects;
 use crate::protocol::{self, Answer, ClusterStatus, NodeStatus, Request, Status};
@@ -88,7 +86,7 @@ impl Fleet {
             Request::Freeze { at } => self.freeze(at.as_deref()).map(|()| done),
             Request::Inject { code, at } => self.inject(code, &at).await.map(|()| done),
             Request::Status => {
-                let status = Answer::Status(Box::new(self.status()));
+                let status = Answer::Status(Box::new(self.status().await));
                 Ok((status, Vec::new()))
             }
             Request::Thaw { at } => self.thaw(at.as_deref()).await.map(|()| done),
@@ -154,9 +152,9 @@ impl Fleet {
                     return Ok(pod.netns.clone());
                 }
                 // A pod in its node's network has none of its own.
-                let (pods, _) = self
+                let pods = self
                     .member(cluster)
-                    .map(|(member, _)| member.api.store().list(Resource::PODS, None))
+                    .map(|(member, _)| member.pods())
                     .unwrap_or_default();
                 let on_host = pods.iter().any(|object| {
                     object["metadata"]["name"] == *pod
@@ -242,21 +240,23 @@ impl Fleet {
         }
     }
 
-    fn status(&self) -> Status {
+    async fn status(&self) -> Status {
+        let gateways = self.gateways().await;
         let faults = self.faults();
         let clusters = self
             .members
             .iter()
             .zip(&self.topology.clusters)
             .map(|(member, cluster)| {
-                let (pods, _) = member.api.store().list(Resource::PODS, None);
+                let pods = member.pods();
                 let nodes = cluster
                     .nodes
                     .iter()
                     .map(|node| NodeStatus {
                         name: node.name.clone(),
                         ips: node.ips().map(|ip| ip.to_string()).collect(),
-                        gateway: fault::is_gateway(self.root(), &member.name, &node.name),
+                        gateway: gateways
+                            .contains(&objects::cluster_node_name(&member.name, &node.name)),
                         trouble: self.trouble(&member.name, &node.name),
                         faults: faults.at(&member.name, &node.name),
                         frozen: self.freezer.node(&member.name, &node.name),

@@ -6,6 +6,7 @@ use nix::sys::resource::{Resource as Limit, getrlimit, setrlimit};
 
 use crate::Error;
 use crate::topology::Topology;
+use crate::upstream;
 
 /// Refuses what this kernel, or this version, cannot do.
 pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
@@ -16,6 +17,28 @@ pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
         })
     };
     enough_memory(topology, available_memory())?;
+    let mut clusters = topology.clusters.iter();
+    if let Some(cluster) = clusters.find(|cluster| cluster.is_upstream()) {
+        if cluster.is_virtual {
+            return missing(
+                format!(
+                    "cannot run upstream's control plane of {} without a kernel",
+                    cluster.name
+                ),
+                "its programs run in the network of a node (make no cluster virtual)",
+            );
+        }
+        match &topology.upstream {
+            Some(programs) => upstream::check(programs)?,
+            None => {
+                let rule = format!(
+                    "cluster {} has upstream's control plane, and nothing says where its programs are",
+                    cluster.name
+                );
+                return Err(Error::argument("--upstream", rule));
+            }
+        }
+    }
     let mut clusters = topology.clusters.iter();
     if let Some(cluster) = clusters.find(|cluster| topology.bare && cluster.is_virtual) {
         return missing(
@@ -87,11 +110,18 @@ const API_KIB: u64 = 320;
 const NAMESPACES_KIB: u64 = 1400;
 const PROCESS_KIB: u64 = 6 << 10;
 const PEER_KIB: u64 = 3;
+/// What the four programs of upstream take, measured some seconds after their start.
+const UPSTREAM_KIB: u64 = 700 << 10;
 
 /// Refuses a fleet that would not fit into the memory that is free, KiB: better than being killed half-way.
 fn enough_memory(topology: &Topology, available: Option<u64>) -> Result<(), Error> {
     let (clusters, nodes) = (topology.clusters.len() as u64, nodes_of(topology));
-    let mut needed = clusters * API_KIB;
+    let upstream = topology
+        .clusters
+        .iter()
+        .filter(|cluster| cluster.is_upstream())
+        .count();
+    let mut needed = clusters * API_KIB + upstream as u64 * UPSTREAM_KIB;
     if !topology.is_virtual() {
         needed += clusters * (NAMESPACES_KIB + clusters * PEER_KIB);
         if topology.floater && !topology.shares_floaters() {
@@ -154,9 +184,9 @@ pub(super) fn capable() -> Result<(), Error> {
 }
 
 /// Descriptors that a lab takes for itself, and for each node: its namespace, its pod's, and four listeners of the
-/// floaters that share the lab's process, or the two processes and what is read of them. Rather too many than too few.
+/// floaters that share the lab's process, or the two processes and what is read of them; and the socket of its kubelet. Rather too many than too few.
 const DESCRIPTORS: u64 = 256;
-const DESCRIPTORS_PER_NODE: u64 = 8;
+const DESCRIPTORS_PER_NODE: u64 = 9;
 /// Descriptors for whoever asks the APIs.
 const CLIENTS: u64 = 4096;
 /// What a node's floaters open besides while they probe in the lab's own process.

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 use http_body_util::BodyExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Error;
 use crate::apiserver::{self, ApiCluster, Resource, Store};
 use crate::kubelet::Inside;
+use crate::kubelet::client::{Answer, call};
 use crate::objects::{self, Access};
 use crate::topology::{Cluster, Topology};
+use crate::virtual_clusters::beating;
 
 fn stored<T>(what: &str, result: Result<T, apiserver::Status>) -> Result<T, Error> {
     result.map_err(|status| Error::Failed {
@@ -19,59 +22,83 @@ fn stored<T>(what: &str, result: Result<T, apiserver::Status>) -> Result<T, Erro
     })
 }
 
-/// Creates an object as the cluster's administrator, with all that the API adds to it.
-async fn create(
-    api: &Arc<ApiCluster>,
-    token: &str,
-    path: &str,
-    object: &serde_json::Value,
-) -> Result<(), Error> {
-    request(api, token, http::Method::POST, path, object.to_string()).await
+/// A cluster's API as its administrator, with all that it adds to objects.
+pub(super) enum Admin {
+    Within(Arc<ApiCluster>, String),
+    Over(kube::Client),
 }
 
-async fn request(
+impl Admin {
+    async fn create(&self, path: &str, object: &Value) -> Result<(), Error> {
+        self.request(Method::POST, path, object).await.map(drop)
+    }
+
+    /// An answer's object; an error where it is a refusal.
+    async fn request(&self, method: Method, path: &str, body: &Value) -> Result<Value, Error> {
+        let doing = format!("{method} {path}");
+        let why = match self {
+            Self::Within(api, token) => {
+                let answer = within(api, token, method, path, body).await?;
+                match answer {
+                    Ok(object) => return Ok(object),
+                    Err(why) => format!("{}: {why}", api.name()),
+                }
+            }
+            Self::Over(client) => match call(client, method, path, body).await {
+                Ok(Answer::Done(object)) => return Ok(object),
+                Ok(Answer::Refused(code, why)) => format!("{code}: {why}"),
+                Err(why) => why,
+            },
+        };
+        Err(Error::Failed { doing, why })
+    }
+}
+
+async fn within(
     api: &Arc<ApiCluster>,
     token: &str,
-    method: http::Method,
+    method: Method,
     path: &str,
-    body: String,
-) -> Result<(), Error> {
-    let doing = || format!("{method} {path} of {}", api.name());
+    body: &Value,
+) -> Result<Result<Value, String>, Error> {
+    let doing = || format!("{path} of {}", api.name());
+    let bytes = match body {
+        Value::Null => Bytes::new(),
+        body => Bytes::from(body.to_string()),
+    };
     let request = http::Request::builder()
         .method(&method)
         .uri(path)
         .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
         .header(http::header::CONTENT_TYPE, "application/json")
-        .body(http_body_util::Full::new(Bytes::from(body)))
+        .body(http_body_util::Full::new(bytes))
         .map_err(Error::failed(doing()))?;
     let response = api.handle(request).await;
-    if response.status().is_success() {
-        return Ok(());
-    }
     let status = response.status();
     let body = response.into_body().collect().await;
-    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
-    Err(Error::Failed {
-        doing: doing(),
-        why: format!("{status}: {}", text.unwrap_or_default()),
+    let bytes = body.map(|body| body.to_bytes()).unwrap_or_default();
+    Ok(if status.is_success() {
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+    } else {
+        Err(format!("{status}: {}", String::from_utf8_lossy(&bytes)))
     })
 }
 
-/// The objects of a cluster's own API.
+/// The objects that a simulated API starts with, beside those that its nodes register.
 pub(super) async fn seed(
     api: &Arc<ApiCluster>,
     token: &str,
     cluster: &Cluster,
-    run_key: Option<&str>,
     inside: Option<&Inside>,
 ) -> Result<(), Error> {
     let store = api.store();
-    let now = jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string();
-    for node in &cluster.nodes {
-        let node = objects::node(node, &now);
-        stored("a Node", store.create(Resource::NODES, None, node))?;
+    if cluster.is_virtual {
+        let now = objects::now();
+        for node in &cluster.nodes {
+            let node = objects::node(node, &now);
+            stored("a Node", store.create(Resource::NODES, None, node))?;
+        }
+        beating::keep(store, cluster)?;
     }
     for (name, cidrs) in objects::service_cidrs(cluster) {
         let object = json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
@@ -79,28 +106,48 @@ pub(super) async fn seed(
         stored("a ServiceCIDR", made)?;
     }
     match inside {
-        Some(inside) => unlink(api, token, inside).await?,
-        None => {
-            let namespace = objects::namespace(objects::NAMESPACE);
-            create(api, token, "/api/v1/namespaces", &namespace).await?;
+        Some(inside) => {
+            let admin = Admin::Within(api.clone(), token.to_owned());
+            unlink(&admin, store, inside).await
         }
+        None => Ok(()),
+    }
+}
+
+/// What of a cluster's service prefixes upstream's API server does not make by itself: it takes one of each family.
+pub(super) async fn further_services(admin: &Admin, cluster: &Cluster) -> Result<(), Error> {
+    for (name, cidrs) in objects::service_cidrs(cluster).into_iter().skip(1) {
+        let object = json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}});
+        admin
+            .create("/apis/networking.k8s.io/v1/servicecidrs", &object)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Where the datapath will be, where it is the lab's; and the lab's own floaters, where there are any.
+pub(super) async fn floaters(
+    admin: &Admin,
+    run_key: Option<&str>,
+    is_linked: bool,
+) -> Result<(), Error> {
+    if is_linked || run_key.is_some() {
+        let namespace = objects::namespace(objects::NAMESPACE);
+        admin.create("/api/v1/namespaces", &namespace).await?;
     }
     let Some(run_key) = run_key else {
         return Ok(());
     };
-    if inside.is_some() {
-        let namespace = objects::namespace(objects::NAMESPACE);
-        create(api, token, "/api/v1/namespaces", &namespace).await?;
-    }
-    let system = store.get(Resource::NAMESPACES, None, "kube-system");
-    let id = system.as_ref().map(|system| &system["metadata"]["uid"]);
-    let id = id.and_then(|uid| uid.as_str()).unwrap_or_default();
+    let system = admin
+        .request(Method::GET, "/api/v1/namespaces/kube-system", &Value::Null)
+        .await?;
+    let id = system["metadata"]["uid"].as_str().unwrap_or_default();
     let namespace = objects::NAMESPACE;
     let path = format!("/api/v1/namespaces/{namespace}/secrets");
-    create(api, token, &path, &objects::secret(run_key)).await?;
+    admin.create(&path, &objects::secret(run_key)).await?;
     let path = format!("/apis/apps/v1/namespaces/{namespace}/daemonsets");
     for host in [true, false] {
-        create(api, token, &path, &objects::daemon_set(host, id)).await?;
+        admin.create(&path, &objects::daemon_set(host, id)).await?;
     }
     Ok(())
 }
@@ -128,14 +175,16 @@ pub(super) fn control_plane(
 }
 
 /// Makes a cluster one that nobody has linked, and whose pods find its API where every cluster says that it is.
-async fn unlink(api: &Arc<ApiCluster>, token: &str, inside: &Inside) -> Result<(), Error> {
+async fn unlink(admin: &Admin, store: &Store, inside: &Inside) -> Result<(), Error> {
     // Every cluster knows those of the datapath, and there are no others yet.
     let kind = Resource::CUSTOM_RESOURCE_DEFINITIONS;
-    for definition in api.store().list(kind, None).0 {
+    for definition in store.list(kind, None).0 {
         let name = definition["metadata"]["name"].as_str().unwrap_or_default();
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-        request(api, token, http::Method::DELETE, &path, String::new()).await?;
+        admin.request(Method::DELETE, &path, &Value::Null).await?;
     }
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-    create(api, token, path, &objects::endpoint_slice(inside.address)).await
+    admin
+        .create(path, &objects::endpoint_slice(inside.address))
+        .await
 }

@@ -91,6 +91,7 @@ pub(super) fn assign(drafts: Vec<Draft>) -> Result<Vec<Cluster>, Refusal> {
                 segment: Segment { routers },
                 underlay: draft.underlay,
                 is_virtual: draft.is_virtual,
+                control_plane: draft.control_plane,
             })
         })
         .collect()

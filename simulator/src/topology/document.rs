@@ -18,6 +18,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) workloads: RawWorkloads,
     #[serde(default)]
+    pub(super) kubelets: RawKubelets,
+    #[serde(default)]
     pub(super) faults: Vec<Spanned<RawFault>>,
     #[serde(default)]
     pub(super) steps: Vec<Spanned<RawStep>>,
@@ -51,6 +53,8 @@ pub(super) struct RawCluster {
     pub(super) underlay: RawUnderlay,
     #[serde(rename = "virtual", default)]
     pub(super) is_virtual: bool,
+    #[serde(rename = "controlPlane")]
+    pub(super) control_plane: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,6 +71,13 @@ impl Default for RawWorkloads {
             floaters: None,
         }
     }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKubelets {
+    pub(super) renew: Option<Spanned<String>>,
+    pub(super) grace: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Families, Mode, Underlay};
+use super::{ControlPlane, Families, Mode, Underlay};
 
 /// A rule that is broken, and where.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Draft {
     pub(super) global_cidrs_map: BTreeMap<String, String>,
     pub(super) underlay: Underlay,
     pub(super) is_virtual: bool,
+    pub(super) control_plane: Option<ControlPlane>,
     /// The lines of the prefixes that the file names.
     pub(super) lines: BTreeMap<IpNet, u64>,
 }
@@ -45,6 +46,7 @@ impl Draft {
             global_cidrs_map: BTreeMap::new(),
             underlay: DEFAULT_UNDERLAY,
             is_virtual: false,
+            control_plane: None,
             lines: BTreeMap::new(),
         }
     }

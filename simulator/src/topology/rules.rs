@@ -11,11 +11,12 @@ use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
 use super::addresses;
-use super::document::{Document, RawCluster, RawExpect, RawFault, RawUnderlay};
+use super::document::{Document, RawCluster, RawExpect, RawFault, RawKubelets, RawUnderlay};
 use super::draft::{DEFAULT_UNDERLAY, Draft, Refusal};
 use super::steps::step;
 use super::{
-    Cluster, Expect, Families, Fault, Floaters, MAX_CLUSTERS, MAX_NODES, Mode, Topology, Underlay,
+    Cluster, Expect, Families, Fault, Floaters, Kubelets, MAX_CLUSTERS, MAX_NODES, Mode, Topology,
+    Underlay,
 };
 use crate::Error;
 use crate::codes;
@@ -110,6 +111,8 @@ fn topology(document: Document) -> Result<Topology, Refusal> {
             None => Floaters::Auto,
         },
         bare: false,
+        kubelets: kubelets(&document.kubelets)?,
+        upstream: None,
         faults,
         steps,
         expect,
@@ -183,6 +186,10 @@ fn replicas(
         Some(nodes) => in_range(nodes, "nodes", 1, MAX_NODES.into())?,
         None => 2,
     };
+    let control_plane = match &cluster.control_plane {
+        Some(text) => Some(word(text, "controlPlane", "simulated, upstream")?),
+        None => None,
+    };
     let underlay = underlay(&cluster.underlay, base)?;
     // RFC 8200 §5: no IPv6 below 1280; the tunnels take 70 more.
     if family.has(Family::Ipv6) && underlay.mtu < 1350 {
@@ -216,6 +223,7 @@ fn replicas(
         global_cidrs_map: global_cidrs_map.clone(),
         underlay,
         is_virtual: cluster.is_virtual,
+        control_plane,
         lines: lines.clone(),
     };
     let Some(count) = &cluster.count else {
@@ -249,6 +257,31 @@ fn underlay(raw: &RawUnderlay, base: Underlay) -> Result<Underlay, Refusal> {
         None => base.loss,
     };
     Ok(Underlay { mtu, delay, loss })
+}
+
+/// How often kubelets are heard of, and how long they may not be.
+fn kubelets(raw: &RawKubelets) -> Result<Kubelets, Refusal> {
+    let default = Kubelets::default();
+    let read = |text: &Option<Spanned<String>>, key, default| match text {
+        None => Ok(default),
+        Some(text) => match duration(text, key, 60.0)? {
+            time if time < Kubelets::LEAST => refuse(
+                line(text),
+                format!("{key} must be at least {:?}", Kubelets::LEAST),
+            ),
+            time => Ok(time),
+        },
+    };
+    let renew = read(&raw.renew, "renew", default.renew)?;
+    let grace = read(&raw.grace, "grace", default.grace)?;
+    if grace < renew * 2 {
+        let place = raw.grace.as_ref().or(raw.renew.as_ref()).map_or(1, line);
+        return refuse(
+            place,
+            format!("a grace of {grace:?} is less than two renewals of {renew:?}"),
+        );
+    }
+    Ok(Kubelets { renew, grace })
 }
 
 /// A time with its unit, from nothing to so many seconds.

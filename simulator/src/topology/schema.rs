@@ -37,6 +37,7 @@ pub fn schema() -> Value {
             "globalCIDRsMap": {"type": "object", "additionalProperties": {"type": "string"}},
             "underlay": underlay,
             "virtual": {"type": "boolean", "default": false},
+            "controlPlane": {"enum": ["simulated", "upstream"], "default": "simulated"},
         },
     });
     let fault = json!({
@@ -75,6 +76,14 @@ pub fn schema() -> Value {
                 "properties": {
                     "floater": {"type": "boolean", "default": true},
                     "floaters": {"enum": ["process", "shared", "auto"], "default": "auto"},
+                },
+            },
+            "kubelets": {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "renew": {"type": "string", "pattern": "^[0-9.]+(us|ms|s)$", "default": "10s"},
+                    "grace": {"type": "string", "pattern": "^[0-9.]+(us|ms|s)$", "default": "50s"},
                 },
             },
             "faults": {"type": "array", "items": fault},

@@ -50,6 +50,18 @@ fn the_documented_example_is_completed() {
 }
 
 #[test]
+fn a_folder_of_programs_is_for_whoever_says_nothing_else() {
+    let text = "clusters: [{}, {controlPlane: simulated}]\nkubelets: {renew: 2s, grace: 8s}";
+    let mut topology = parse(text, "t.yaml").expect("valid");
+    assert!(!topology.has_upstream() && !topology.is_unlinked());
+    assert_eq!(topology.kubelets.grace, Duration::from_secs(8));
+    topology.run_upstream("/programs".into());
+    let upstream: Vec<bool> = topology.clusters.iter().map(Cluster::is_upstream).collect();
+    assert_eq!(upstream, [true, false]);
+    assert!(topology.is_unlinked());
+}
+
+#[test]
 fn counts_replicate_and_defaults_never_overlap() {
     let topology = parse(
         "clusters: [{name: east, count: 100, family: all}, {podCIDRs: [10.3.0.0/16]}, {mode: p2p}]",
@@ -442,6 +454,21 @@ const REFUSED: &[(&str, u64, &str)] = &[
         "clusters:\n  - underlay: {loss: 101%}",
         2,
         "loss must be from 0%",
+    ),
+    (
+        "clusters:\n  - controlPlane: real",
+        2,
+        "none of simulated, upstream",
+    ),
+    (
+        "kubelets:\n  renew: 999ms\nclusters: [{}]",
+        2,
+        "renew must be at least 1s",
+    ),
+    (
+        "kubelets:\n  renew: 5s\n  grace: 9s\nclusters: [{}]",
+        3,
+        "a grace of 9s is less than two renewals of 5s",
     ),
     (
         "clusters:\n  - underlay: {loss: -1%}",

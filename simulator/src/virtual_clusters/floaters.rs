@@ -186,7 +186,9 @@ impl Pods {
         store: &Store,
     ) -> Result<Arc<Placed>, Container> {
         let node = self.fleet.node(place);
-        let env = environment::of(Image::Floater, pod, node, ips, store)
+        let namespace = kubelet::text(pod, "/metadata/namespace");
+        let held = |kind, name: &str| store.get(kind, Some(namespace), name);
+        let env = environment::of(Image::Floater, pod, node, ips, &held)
             .map_err(|why| Container::Waiting("CreateContainerConfigError", why))?;
         let variables = env
             .iter()

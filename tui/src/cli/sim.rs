@@ -97,6 +97,10 @@ pub struct Up {
     /// Leave the clusters unlinked: no datapath, and nothing of it in their APIs, which pods reach at their cluster's first node
     #[arg(long, conflicts_with = "is_virtual")]
     pub bare: bool,
+    /// Run upstream's etcd, kube-apiserver, kube-controller-manager and kube-scheduler from this folder on the first node of every cluster of
+    /// which the topology does not say otherwise (`controlPlane: simulated`); without --bare the clusters are linked as `link install` and `join` do it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "is_virtual")]
+    pub upstream: Option<PathBuf>,
 }
 
 /// The fleet that is meant.

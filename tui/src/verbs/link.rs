@@ -4,6 +4,6 @@ mod deeds;
 mod plan;
 mod status;
 
-pub(super) use deeds::{install, join, uninstall, unjoin, upgrade};
+pub(super) use deeds::{Deed, install, join, place, uninstall, unjoin, upgrade};
 pub(super) use plan::plan;
 pub(super) use status::status;

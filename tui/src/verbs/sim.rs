@@ -1,5 +1,6 @@
 //! `sim`: simulated fleets.
 
+mod linking;
 pub(super) mod scenario;
 mod table;
 
@@ -74,9 +75,23 @@ pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt
         topology.make_virtual();
     }
     topology.bare = arguments.bare;
+    if let Some(programs) = &arguments.upstream {
+        let programs = std::path::absolute(programs);
+        topology.run_upstream(
+            programs.map_err(|error| Failure::input("--upstream", None, error.to_string()))?,
+        );
+    }
+    let wanted = (!topology.bare && topology.has_upstream()).then(|| topology.clone());
     let name = arguments.name.clone().or_else(|| topology.name.clone());
     let name = name.unwrap_or_else(|| NAME.to_owned());
     let lab = lab::build(topology, name, false, interrupt, progress).await?;
+    if let Some(wanted) = wanted
+        && let Err(failure) = linking::link(&wanted, &lab.kubeconfig, interrupt, progress).await
+    {
+        // A fleet that is not what was asked for is none.
+        lab::remove(lab.name.clone()).await?;
+        return Err(failure);
+    }
     output::print(&format!("{}\n", lab.kubeconfig.display()))?;
     Ok(OK)
 }

@@ -190,14 +190,19 @@ pub(in crate::verbs) async fn upgrade(
 }
 
 /// A deed that is being done: what is told of it goes to stderr, and an interruption ends it.
-struct Deed {
-    context: Context,
+pub(in crate::verbs) struct Deed {
+    pub(in crate::verbs) context: Context,
     interrupt: Interrupt,
     made: String,
 }
 
 impl Deed {
-    fn begin(progress: Progress, interrupt: &Interrupt, made: String, remedy: &str) -> Self {
+    pub(in crate::verbs) fn begin(
+        progress: Progress,
+        interrupt: &Interrupt,
+        made: String,
+        remedy: &str,
+    ) -> Self {
         let (over, stop) = watch::channel(false);
         let come = interrupt.clone();
         tokio::spawn(async move {
@@ -228,14 +233,14 @@ impl Deed {
         }
     }
 
-    fn end(self) {
+    pub(in crate::verbs) fn end(self) {
         self.interrupt.removed(&self.made);
         progress::end();
     }
 }
 
 /// A cluster by the file and context that name it; as kubectl finds it where nothing does.
-pub(super) fn place(at: &At, inner: Option<&Path>) -> Result<Place, Failure> {
+pub(in crate::verbs) fn place(at: &At, inner: Option<&Path>) -> Result<Place, Failure> {
     let inner = inner
         .map(|file| inventory::selected(Some(file), None))
         .transpose()?;
