@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Kubernetes API ──watch──► Event ─┐
+//!   Liveness ─────detours────────────┤
 //!   Monitor ──────readable───────────┼─► Keeper (pure: events and time in, "reconcile this now" out) ──► settle
 //!   clock ───────────────────────────┘
 //! ```
@@ -10,6 +11,9 @@
 //! since objects come and go for reasons that have nothing to do with the node. Nothing is ever undone on exit.
 
 mod keeper;
+mod kept;
+#[cfg(feature = "kube")]
+mod liveness;
 #[cfg(feature = "kube")]
 mod node;
 mod report;
@@ -22,8 +26,11 @@ mod settle;
 pub mod underlay;
 
 pub use keeper::{Event, Keeper, Timing};
+pub use kept::Kept;
 #[cfg(feature = "kube")]
-pub use node::{News, Told, events, keep};
+pub use liveness::{Found, Liveness, PORT};
+#[cfg(feature = "kube")]
+pub use node::{News, Told, Word, events, keep};
 pub use report::{APPLIED, Account, Reporter, Version};
 #[cfg(feature = "kube")]
 pub use reporting::report;

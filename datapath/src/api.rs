@@ -22,6 +22,14 @@ pub const CLUSTER_UID: &str = "kosmos.io/clusterlink-uid";
 /// bare, or have been silent for too long.
 pub const ROWS_FINALIZER: &str = "kosmos.io/clusterlink-rows";
 
+/// The annotation that a gateway's or standby's agent puts on its ClusterNode while it reaches no other cluster; its value says since when. Another node
+/// is elected then, if there is one that reaches any.
+pub const CUT_OFF: &str = "kosmos.io/clusterlink-cut-off";
+/// The role of a cluster's gateway, as Kosmos writes it.
+pub const GATEWAY_ROLE: &str = "gateway";
+/// The role of the node that stands in for its cluster's gateway while that is dead.
+pub const STANDBY_ROLE: &str = "standby";
+
 /// The CustomResourceDefinitions of Cluster, ClusterNode and NodeConfig, as YAML: those of Kosmos, and in addition
 /// `status.conditions` and what agents report in the status of a NodeConfig. In a control plane that has Kosmos' own, these are dropped,
 /// and everything else is the same.
@@ -217,7 +225,7 @@ pub struct ClusterNodeSpec {
     /// The underlay IPv6 address; empty while unknown.
     #[serde(deserialize_with = "nullable")]
     pub ip6: String,
-    /// Roles; the only one is `gateway`, in any case.
+    /// Roles: [`GATEWAY_ROLE`] and [`STANDBY_ROLE`], in any case. Kosmos knows the first alone and ignores all others.
     #[serde(deserialize_with = "nullable")]
     pub roles: Vec<String>,
     /// The underlay link's name.
@@ -240,7 +248,15 @@ impl ClusterNodeSpec {
     pub fn is_gateway(&self) -> bool {
         self.roles
             .iter()
-            .any(|role| role.eq_ignore_ascii_case("gateway"))
+            .any(|role| role.eq_ignore_ascii_case(GATEWAY_ROLE))
+    }
+
+    /// Whether the node has the role of the gateway's standby.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        self.roles
+            .iter()
+            .any(|role| role.eq_ignore_ascii_case(STANDBY_ROLE))
     }
 }
 
@@ -274,14 +290,22 @@ pub struct NodeConfigSpec {
     /// The neighbours.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub arps: Vec<Arp>,
+    /// The gateways whose other ends this node watches, and who stands in for each. Kosmos' agents ignore it, and in a control plane with
+    /// Kosmos' own CRDs it is dropped: then nobody fails over, and the rows are the same.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub gateways: Vec<Gateway>,
+    /// Of a standby: the routes that it has in place of those through its cluster's gateway while it stands in for that.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub takeover: Vec<Route>,
 }
 
 impl NodeConfigSpec {
-    /// How many rows there are, of all lists.
+    /// How many rows there are, of all lists, those that stand in for others included.
     #[must_use]
     pub fn len(&self) -> usize {
         let tables = self.devices.len() + self.routes.len() + self.iptables.len();
-        tables + self.fdbs.len() + self.arps.len()
+        let standing_in = self.gateways.len() + self.takeover.len();
+        tables + self.fdbs.len() + self.arps.len() + standing_in
     }
 
     /// Whether there are none.
@@ -354,6 +378,21 @@ pub struct Arp {
     pub mac: String,
     /// The link's name.
     pub dev: String,
+}
+
+/// A gateway and who stands in for it, as a node reaches them over one tunnel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gateway {
+    /// The link's name.
+    pub dev: String,
+    /// The overlay address of the gateway.
+    pub active: String,
+    /// The overlay address of its standby; empty where it has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub standby: String,
+    /// The cluster whose gateway it is.
+    pub cluster: String,
 }
 
 /// The planner's input.

@@ -16,6 +16,7 @@ use crate::api::NodeConfigSpec;
 use crate::diff::diff;
 use crate::error::{Error, Problem, ProblemKind};
 use crate::kernel::LinuxKernel;
+use crate::liveness::paths;
 use crate::nodeconfig::desired;
 use crate::programs::Plan;
 use crate::reconcile::Kernel;
@@ -51,6 +52,12 @@ enum Verb {
         /// How long rows stay after the NodeConfig was deleted, seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         grace: u64,
+        /// How many packets a second this node may send to find out which gateways are alive; with fewer of them fewer are watched, or more slowly
+        #[arg(long, value_name = "PACKETS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        session_budget: u32,
+        /// How long a gateway has to be alive again before its standby is left, seconds; twice as long after each failure
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        session_hold: u64,
         #[command(flatten)]
         listening: programs::Listening,
     },
@@ -64,15 +71,21 @@ enum Verb {
         /// Leave the gateway to an elector that runs by itself
         #[arg(long)]
         no_elector: bool,
+        /// Whether a node stands by for the gateway, which other nodes turn to when the gateway is dead
+        #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+        standby: programs::Standing,
         #[command(flatten)]
         replica: programs::Replica,
         #[command(flatten)]
         listening: programs::Listening,
     },
-    /// Keep a member cluster's gateway: a ready node that is it already, or else the first ready node by name.
+    /// Keep a member cluster's gateway: a ready node that is it already, or else its standby, or else the first ready node by name.
     Elector {
         #[command(flatten)]
         member: programs::MemberOptions,
+        /// Whether a node stands by for the gateway, which other nodes turn to when the gateway is dead
+        #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+        standby: programs::Standing,
         #[command(flatten)]
         replica: programs::Replica,
         #[command(flatten)]
@@ -193,25 +206,37 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
             kubeconfig,
             plan,
             grace,
+            session_budget,
+            session_hold,
             listening,
         } => {
+            let sessions = paths::Settings {
+                budget: session_budget,
+                hold: Duration::from_secs(session_hold),
+            };
             let timing = Timing {
                 grace: Duration::from_secs(grace),
                 ..Timing::default()
             };
-            programs::agent((&cluster, &node), kubeconfig, plan, timing, listening)
+            let settings = (timing, sessions);
+            programs::agent((&cluster, &node), kubeconfig, plan, settings, listening)
         }
         Verb::Controller {
             member,
             no_elector,
+            standby,
             replica,
             listening,
-        } => programs::controller(member, !no_elector, replica, listening),
+        } => {
+            let elects = (!no_elector).then_some(standby);
+            programs::controller(member, elects, replica, listening)
+        }
         Verb::Elector {
             member,
+            standby,
             replica,
             listening,
-        } => programs::elector(member, replica, listening),
+        } => programs::elector(member, standby, replica, listening),
         Verb::Manager {
             kubeconfig,
             node_configs,

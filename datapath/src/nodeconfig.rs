@@ -126,6 +126,8 @@ pub fn spec_digest(config: &NodeConfigSpec) -> String {
         sum(2, &config.iptables),
         sum(3, &config.fdbs),
         sum(4, &config.arps),
+        sum(5, &config.gateways),
+        sum(6, &config.takeover),
     ];
     format!("{:016x}", sums.into_iter().fold(0, u64::wrapping_add))
 }

@@ -10,6 +10,7 @@
 
 pub(crate) mod access;
 mod controller;
+mod cut_off;
 mod detecting;
 mod elector;
 mod leader;
@@ -23,6 +24,7 @@ mod tokens;
 mod told;
 
 pub(crate) use controller::controller;
+pub(crate) use cut_off::cut_off;
 pub(crate) use detecting::detect;
 pub(crate) use elector::elector;
 pub(crate) use manager::manager;

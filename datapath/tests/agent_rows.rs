@@ -79,6 +79,7 @@ fn config(own_mac: u8, peers: &[u8]) -> NodeConfigSpec {
         iptables: peers.iter().map(|peer| translation(*peer)).collect(),
         fdbs: peers.iter().map(|peer| fdb(*peer)).collect(),
         arps: peers.iter().map(|peer| arp(*peer)).collect(),
+        ..NodeConfigSpec::default()
     }
 }
 

@@ -82,6 +82,7 @@ prop_compose! {
             iptables: rules.into_iter().map(|(table, chain, rule)| Iptables { table, chain, rule }).collect(),
             fdbs: fdbs.into_iter().map(|(ip, mac, dev)| Fdb { ip, mac, dev }).collect(),
             arps: arps.into_iter().map(|(ip, mac, dev)| Arp { ip, mac, dev }).collect(),
+            ..NodeConfigSpec::default()
         }
     }
 }

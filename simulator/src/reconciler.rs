@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datapath::agent;
 use datapath::api::{ClusterNode, NodeConfigSpec};
 use datapath::control::configs::differences;
-use datapath::control::gateways;
+use datapath::control::gateways::{self, Able, Standby};
 use datapath::control::inventory::{Inventory, Kind};
 use serde_json::{Value, json};
 use tracing::warn;
@@ -168,7 +168,12 @@ impl Reconciler {
             .filter(|node| objects::is_ready(node))
             .filter_map(|node| node["metadata"]["name"].as_str())
             .collect();
-        for roles in gateways::roles(mine, &ready) {
+        // The agents of a lab's process have no sessions by which they would notice that a gateway is dead.
+        let able = Able {
+            ready,
+            ..Able::default()
+        };
+        for roles in gateways::roles(mine, &able, Standby::Absent) {
             let put = self.root().put(
                 Resource::CLUSTER_NODES,
                 None,

@@ -1,12 +1,14 @@
-//! Two replicas: one writes, and when it goes the other one does.
+//! Two replicas: one writes, and when it goes the other one does. Two gateways: one forwards, and when it dies the other one does, whoever can be asked.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use netns_harness::wire::Wire as _;
+use serde_json::{Value, json};
 use simulator::apiserver::Resource;
 
 use super::fleet::{cluster, cluster_node, planned, rows};
 use super::process::Program;
+use super::underlay::{Stream, Underlay};
 use super::world::{CONTROL, NAMESPACE, World};
 
 const LEASE: &str = "network-manager";
@@ -100,4 +102,79 @@ fn whoever_is_left_takes_over() {
     assert!(!three.leads(LEASE) && four.leads(LEASE));
     three.end();
     assert_eq!(lease(&world)["holderIdentity"], "four");
+}
+
+/// The longest that packets may take to find another way on a busy machine: ten times what it takes on an idle one.
+const GAP: Duration = Duration::from_secs(10);
+
+/// Waits until a stream had time to break and to heal.
+fn watched(stream: Stream) -> Duration {
+    std::thread::sleep(GAP);
+    stream.gap().expect("packets pass again")
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn a_dead_gateway_is_replaced_without_the_api() {
+    let mut fleet = Underlay::new(&[3, 3], &["--session-hold", "2"]);
+    fleet.settled();
+    fleet.world.stop();
+    let (there, back) = (fleet.stream((0, 3), (1, 3)), fleet.stream((1, 3), (0, 3)));
+    std::thread::sleep(Duration::from_secs(1));
+    fleet.node(0, 1).wire(|wire| wire.down(2));
+    for (what, stream) in [
+        ("to another cluster", there),
+        ("from another cluster", back),
+    ] {
+        println!("{what}: nothing for {:?}", watched(stream));
+    }
+    // The other cluster's gateway dies as well.
+    let stream = fleet.stream((0, 3), (1, 3));
+    std::thread::sleep(Duration::from_secs(1));
+    fleet.plug(1, 1, false);
+    println!("between two standbys: nothing for {:?}", watched(stream));
+}
+
+#[test]
+#[ignore = "netns: needs vxlan, nft"]
+fn agents_that_end_freeze_or_lose_a_path_cost_no_connection() {
+    let mut fleet = Underlay::new(&[3, 3], &["--session-hold", "2"]);
+    fleet.settled();
+
+    // Only one path is dead, in one direction.
+    let stream = fleet.stream((0, 3), (1, 3));
+    std::thread::sleep(Duration::from_secs(1));
+    let others: Vec<usize> = fleet.nodes.iter().map(|node| node.host).collect();
+    assert_eq!(others, [1, 2, 3, 1, 2, 3]);
+    fleet.nodes[0].lose(&fleet.nodes[3], true);
+    println!("a dead path: nothing for {:?}", watched(stream));
+    fleet.nodes[0].lose(&fleet.nodes[3], false);
+    fleet.settled();
+
+    // A gateway whose agent is out of breath still forwards, and so does its standby: nobody loses a packet.
+    let stream = fleet.stream((0, 3), (1, 3));
+    fleet.node(0, 1).agent().freeze(true);
+    std::thread::sleep(Duration::from_secs(3));
+    fleet.node(0, 1).agent().freeze(false);
+    let gap = watched(stream);
+    println!("a frozen agent: nothing for {gap:?}");
+    assert!(gap < Duration::from_millis(300), "{gap:?}");
+    fleet.settled();
+
+    // One that ends says so, and nobody turns to the standby; the next run finds everything as it was.
+    let stream = fleet.stream((0, 3), (1, 3));
+    fleet.node(0, 1).agent().end();
+    std::thread::sleep(Duration::from_secs(2));
+    let detours = |fleet: &Underlay| {
+        let configs = fleet.world.objects(CONTROL, Resource::NODE_CONFIGS);
+        let status = configs
+            .values()
+            .map(|one| one["status"]["sessions"]["detours"].clone());
+        status.filter(|detours| *detours != json!([])).count()
+    };
+    assert_eq!(detours(&fleet), 0);
+    fleet.begin(0, &["--session-hold", "2"]);
+    fleet.settled();
+    let gap = watched(stream);
+    assert!(gap < Duration::from_millis(300), "{gap:?}");
 }

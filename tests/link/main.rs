@@ -19,4 +19,5 @@ mod planning;
 mod preflight;
 mod process;
 mod tokens;
+mod underlay;
 mod world;

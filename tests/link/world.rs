@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use datapath::rbac::{self, Rights};
+use netns_harness::namespace::Netns;
 use serde::Serialize;
 use serde_json::{Value, json};
 use simulator::apiserver::{ApiCluster, NoPods, Options, Resource, Routes, Store};
@@ -30,7 +31,7 @@ pub(crate) struct World {
     runtime: Runtime,
     clusters: BTreeMap<String, Arc<ApiCluster>>,
     address: SocketAddr,
-    serving: Option<JoinHandle<()>>,
+    serving: Vec<JoinHandle<()>>,
     folder: TempDir,
 }
 
@@ -73,7 +74,7 @@ impl World {
             runtime,
             clusters,
             address,
-            serving: None,
+            serving: Vec::new(),
             folder: TempDir::new().unwrap(),
         };
         world.start();
@@ -82,23 +83,31 @@ impl World {
 
     /// Begins to serve.
     pub(crate) fn start(&mut self) {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        // Connections of before may still linger.
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(self.address).unwrap();
+        let socket = listening(self.address);
+        self.serve(socket);
+    }
+
+    /// Serves in another network namespace, too, at the same address of its loopback.
+    pub(crate) fn start_in(&mut self, netns: &Netns) {
+        let address = self.address;
+        let socket = netns.run(|| listening(address)).unwrap();
+        self.serve(socket);
+    }
+
+    fn serve(&mut self, listener: std::net::TcpListener) {
         let routes = Routes::by_name(self.clusters.values().cloned());
         let tls = Certificate::of_loopback().config.clone();
         let listener = {
             let _inside = self.runtime.enter();
-            socket.listen(1024).unwrap()
+            tokio::net::TcpListener::from_std(listener).unwrap()
         };
         let serving = routes.serve(listener, tls, std::future::pending::<()>());
-        self.serving = Some(self.runtime.spawn(serving));
+        self.serving.push(self.runtime.spawn(serving));
     }
 
-    /// Ends serving, and every connection.
+    /// Ends serving everywhere, and every connection.
     pub(crate) fn stop(&mut self) {
-        if let Some(serving) = self.serving.take() {
+        for serving in self.serving.drain(..) {
             serving.abort();
             let _ = self.runtime.block_on(serving);
         }
@@ -296,6 +305,14 @@ impl World {
         });
         named.collect()
     }
+}
+
+/// A socket of the calling thread's namespace.
+fn listening(address: SocketAddr) -> std::net::TcpListener {
+    // It can have the address again at once: connections of before may still linger.
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
 }
 
 /// A typed object as JSON.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use datapath::api::{Arp, Device, Fdb, Iptables, NodeConfigSpec, Route};
+use datapath::api::{Arp, Device, Fdb, Gateway, Iptables, NodeConfigSpec, Route};
 use datapath::plan::Planner;
 use serde::Serialize;
 
@@ -102,6 +102,8 @@ fn without(keep: &NodeConfigSpec, drop: &NodeConfigSpec) -> NodeConfigSpec {
         iptables: minus(&keep.iptables, &drop.iptables),
         fdbs: minus(&keep.fdbs, &drop.fdbs),
         arps: minus(&keep.arps, &drop.arps),
+        gateways: minus(&keep.gateways, &drop.gateways),
+        takeover: minus(&keep.takeover, &drop.takeover),
     }
 }
 
@@ -123,12 +125,24 @@ fn rows(spec: &NodeConfigSpec) -> Vec<String> {
         |Iptables { table, chain, rule }: &Iptables| format!("iptables {table} {chain} {rule}");
     let fdb = |Fdb { ip, mac, dev }: &Fdb| format!("fdb {mac} dst {ip} dev {dev}");
     let arp = |Arp { ip, mac, dev }: &Arp| format!("arp {ip} mac {mac} dev {dev}");
+    let gateway = |row: &Gateway| {
+        let Gateway {
+            dev,
+            active,
+            standby,
+            cluster,
+        } = row;
+        format!("gateway {active} standby {standby} of {cluster} dev {dev}")
+    };
+    let takeover = |row: &Route| format!("standing in: {}", route(row));
     let mut rows: Vec<String> = Vec::new();
     rows.extend(spec.devices.iter().map(device));
     rows.extend(spec.routes.iter().map(route));
     rows.extend(spec.iptables.iter().map(nat));
     rows.extend(spec.fdbs.iter().map(fdb));
     rows.extend(spec.arps.iter().map(arp));
+    rows.extend(spec.gateways.iter().map(gateway));
+    rows.extend(spec.takeover.iter().map(takeover));
     rows
 }
 

@@ -51,6 +51,18 @@ pub enum Event<C = NodeConfigSpec> {
     Withdrawn,
 }
 
+impl<C> Event<C> {
+    /// The same of another kind of config.
+    pub fn map<D>(self, change: impl FnOnce(C) -> D) -> Event<D> {
+        match self {
+            Self::KernelChanged => Event::KernelChanged,
+            Self::Unreadable(rule) => Event::Unreadable(rule),
+            Self::Wanted(config) => Event::Wanted(change(config)),
+            Self::Withdrawn => Event::Withdrawn,
+        }
+    }
+}
+
 impl Event {
     /// What the `spec` of a NodeConfig says. An object without one says nothing about the node, and neither does `null`; a node
     /// without rows has an empty spec.
@@ -116,6 +128,17 @@ impl<C: Default + PartialEq> Keeper<C> {
                 self.candidate = None;
             }
         }
+    }
+
+    /// Changes what is kept and what may be kept, and has the kernel follow at once.
+    pub fn revise(&mut self, change: impl Fn(&mut C), now: Duration) {
+        for config in [&mut self.adopted, &mut self.candidate]
+            .into_iter()
+            .flatten()
+        {
+            change(config);
+        }
+        self.look_by(now);
     }
 
     /// When to ask [`Keeper::is_due`] again, unless an event comes first.

@@ -15,11 +15,12 @@ use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 
 use super::settings::Settings;
-use super::{Account, Event, Keeper, Settled, Timing, Version, settle};
+use super::{Account, Event, Keeper, Kept, Settled, Timing, Version, settle};
 use crate::api::NodeConfigSpec;
 use crate::diff::ChangeSet;
 use crate::error::Error;
 use crate::kernel::{Followed, Monitor};
+use crate::liveness::paths::{Detours, Plan, Summary};
 use crate::nodeconfig::{TUNNELS, spec_digest};
 use crate::reconcile::Kernel;
 use crate::state::NodeState;
@@ -34,6 +35,27 @@ pub struct News {
     pub of: Option<Version>,
     /// The object's status; null where it has none.
     pub status: Value,
+}
+
+/// What an agent is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Gateways are dead, or are not any more.
+    Detours(Detours),
+    /// Something about its NodeConfig.
+    News(News),
+}
+
+impl From<Event> for Word {
+    fn from(event: Event) -> Self {
+        Self::News(event.into())
+    }
+}
+
+impl From<News> for Word {
+    fn from(news: News) -> Self {
+        Self::News(news)
+    }
 }
 
 impl From<Event> for News {
@@ -55,6 +77,10 @@ pub enum Told {
     Shown(Value),
     /// What became of the NodeConfig; none while there is none.
     Account(Option<Account>),
+    /// Which sessions the NodeConfig asks for, and the detours that are kept with it.
+    Sessions(Plan, Detours),
+    /// How these are.
+    Summary(Summary),
 }
 
 /// Keeps one node as its NodeConfig says until `stop` ends.
@@ -67,7 +93,7 @@ pub enum Told {
 pub async fn keep(
     kernel: &mut dyn Kernel,
     monitor: Monitor,
-    wanted: impl Stream<Item = impl Into<News>>,
+    wanted: impl Stream<Item = impl Into<Word>>,
     timing: Timing,
     mut tell: impl FnMut(Told),
     stop: impl Future<Output = ()>,
@@ -80,6 +106,8 @@ pub async fn keep(
     let mut keeper = Keeper::new(timing);
     let mut known = Known::default();
     let mut state = State::default();
+    let mut detours: Option<Detours> = None;
+    let mut plan_is = Plans::Told;
     loop {
         let wait = keeper
             .deadline()
@@ -89,12 +117,29 @@ pub async fn keep(
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            Some(news) = wanted.next() => {
-                let News { event, of, status } = news.into();
-                known.has_news |= matches!(event, Event::Wanted(_));
-                state.take(&event, of, status, &mut tell);
-                keeper.event(event, now());
-            }
+            Some(word) = wanted.next() => match word.into() {
+                Word::News(News { event, of, status }) => {
+                    known.has_news |= matches!(event, Event::Wanted(_));
+                    state.take(&event, of, status, &mut tell);
+                    match &event {
+                        Event::Wanted(spec) => {
+                            // The kernel remembers what an earlier run found out.
+                            let held = || Kept::held(spec, &kernel.observe().unwrap_or_default());
+                            detours.get_or_insert_with(held);
+                            plan_is = Plans::New;
+                        }
+                        Event::Withdrawn => plan_is = Plans::Ending,
+                        Event::KernelChanged | Event::Unreadable(_) => {}
+                    }
+                    let detours = detours.clone().unwrap_or_default();
+                    keeper.event(event.map(|spec| Kept { spec, detours }), now());
+                }
+                Word::Detours(now_kept) => {
+                    known.has_news = true;
+                    keeper.revise(|kept| kept.detours = now_kept.clone(), now());
+                    detours = Some(now_kept);
+                }
+            },
             ready = monitor.readable_mut() => {
                 if let Ok(mut ready) = ready {
                     if known.hear(ready.get_inner_mut()) {
@@ -110,8 +155,28 @@ pub async fn keep(
             keeper.settled(settled.is_true, now());
             state.settled(&settled, &keeper, &mut tell);
             tell(Told::Looked(settled.is_true));
+            if let (Some(kept), None) = (keeper.adopted(), keeper.candidate()) {
+                let is_due = match plan_is {
+                    Plans::Ending => kept.spec.is_empty(),
+                    Plans::New => true,
+                    Plans::Told => false,
+                };
+                if is_due {
+                    plan_is = Plans::Told;
+                    tell(Told::Sessions(Plan::of(&kept.spec), kept.detours.clone()));
+                }
+            }
         }
     }
+}
+
+/// What is to be told of the sessions that the NodeConfig asks for, once it is adopted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plans {
+    /// The NodeConfig is gone; they end with its rows.
+    Ending,
+    New,
+    Told,
 }
 
 /// Which state of the NodeConfig the agent works on.
@@ -155,22 +220,17 @@ impl State {
         }
     }
 
-    fn settled(
-        &mut self,
-        settled: &Settled,
-        keeper: &Keeper<NodeConfigSpec>,
-        tell: &mut impl FnMut(Told),
-    ) {
+    fn settled(&mut self, settled: &Settled, keeper: &Keeper<Kept>, tell: &mut impl FnMut(Told)) {
         let Some(of) = self.of.clone().filter(|_| !self.is_unreadable) else {
             return;
         };
         let account = match keeper.adopted() {
             Some(adopted) if settled.is_true => {
                 if !std::mem::replace(&mut self.is_current, true) || self.digest.is_none() {
-                    self.digest = Some(spec_digest(adopted));
+                    self.digest = Some(spec_digest(&adopted.spec));
                 }
                 let digest = self.digest.clone().unwrap_or_default();
-                Account::applied(of, digest, adopted.len(), &settled.problems)
+                Account::applied(of, digest, adopted.spec.len(), &settled.problems)
             }
             _ => {
                 let is_adopted = keeper.candidate().is_none();
@@ -219,10 +279,11 @@ impl Known {
         &mut self,
         kernel: &mut dyn Kernel,
         monitor: &mut Monitor,
-        keeper: &mut Keeper,
+        keeper: &mut Keeper<Kept>,
     ) -> Settled {
         let configs = [keeper.candidate(), keeper.adopted()];
-        let devices = configs.into_iter().flatten().flat_map(|one| &one.devices);
+        let devices = configs.into_iter().flatten();
+        let devices = devices.flat_map(|one| &one.spec.devices);
         let lower: BTreeSet<String> = devices.map(|device| device.bind_dev.clone()).collect();
         self.hear(monitor);
         // At any other time the look is for what gives no notice.
@@ -237,7 +298,8 @@ impl Known {
             settings: &mut self.settings,
         };
         let mut settled = settle(&mut watched, keeper);
-        if settled.is_true && keeper.adopted() == Some(&NodeConfigSpec::default()) {
+        let is_bare = |kept: &Kept| kept.spec == NodeConfigSpec::default();
+        if settled.is_true && keeper.adopted().is_some_and(is_bare) {
             settled.is_true = watched.put_back(&mut settled.problems);
         }
         self.tables = watched.last;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::liveness::paths::Summary;
 use crate::printable::Printable;
 
 /// The type of the condition that says whether the node holds its rows.
@@ -24,6 +25,9 @@ const SYNC_OF_ROW: Duration = Duration::from_millis(150);
 const SYNC_AT_MOST: Duration = Duration::from_secs(900);
 /// Between two writes, however fast the accounts follow each other.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two writes of which the later one tells of sessions alone, and what each row adds to that.
+const SESSIONS: Duration = Duration::from_secs(2);
+const SESSIONS_OF_ROW: Duration = Duration::from_millis(5);
 /// The longest pause after a failure.
 const LONGEST: Duration = Duration::from_secs(60);
 /// The most characters of a message.
@@ -90,6 +94,24 @@ impl Account {
     }
 }
 
+/// What the status says of sessions: `up` and `down` count them, `lost` are those that were up and are not, `detours` the gateways whose standbys are used; of
+/// either at most [`Summary::MOST`]. An answer's time is rounded to a tenth of a millisecond, and written when something else is.
+fn sessions(summary: &Summary) -> Value {
+    let lost = summary.lost.iter().map(|((tunnel, ip), cluster)| {
+        json!({"cluster": cluster, "dev": tunnel.name(), "address": ip.to_string()})
+    });
+    let detours = summary.detours.iter().map(|gateway| {
+        json!({"cluster": gateway.cluster, "dev": gateway.tunnel.name(), "active": gateway.active.to_string(),
+            "standby": gateway.standby.map(|ip| ip.to_string())})
+    });
+    json!({
+        "up": summary.up,
+        "down": summary.down,
+        "lost": lost.collect::<Vec<_>>(),
+        "detours": detours.collect::<Vec<_>>(),
+    })
+}
+
 fn sentences(problems: &[String]) -> String {
     let mut text = problems[..problems.len().min(PROBLEMS)].join("; ");
     if problems.len() > PROBLEMS {
@@ -114,6 +136,9 @@ pub struct Reporter {
     adopted: Option<(String, String)>,
     /// What the condition said last, and since when.
     said: Option<(bool, String)>,
+    /// What is said of sessions, and since when that is to be written; none where there are none.
+    sessions: Option<Value>,
+    sessions_due: Option<Duration>,
 }
 
 impl Reporter {
@@ -161,6 +186,16 @@ impl Reporter {
         self.account = account;
     }
 
+    /// Takes in how the node's sessions are.
+    pub fn sessions(&mut self, summary: &Summary, now: Duration) {
+        let said = sessions(summary);
+        let is_first = self.sessions.is_none() && summary.up + summary.down == 0;
+        if self.sessions.as_ref() != Some(&said) && !is_first {
+            self.sessions = Some(said);
+            self.sessions_due.get_or_insert(now);
+        }
+    }
+
     /// When to ask [`poll`](Self::poll) again, unless an account comes first.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
@@ -171,10 +206,18 @@ impl Reporter {
         if self.written.as_ref() != Some(account) {
             return Some(self.wrote_at.map_or(Duration::ZERO, |at| at + PAUSE));
         }
-        let (verified, _) = self.verified.as_ref()?;
-        let wrote_at = self.wrote_at.filter(|at| at < verified)?;
-        let sync = SYNC_OF_ROW.saturating_mul(account.rows);
-        Some(wrote_at + sync.clamp(SYNC, SYNC_AT_MOST))
+        // One write tells of many sessions, and the more the object weighs the more of them.
+        let pause = SESSIONS + SESSIONS_OF_ROW.saturating_mul(account.rows);
+        let sessions = self
+            .sessions_due
+            .map(|due| due.max(self.wrote_at.map_or(Duration::ZERO, |at| at + pause)));
+        let sync = || {
+            let (verified, _) = self.verified.as_ref()?;
+            let wrote_at = self.wrote_at.filter(|at| at < verified)?;
+            let sync = SYNC_OF_ROW.saturating_mul(account.rows);
+            Some(wrote_at + sync.clamp(SYNC, SYNC_AT_MOST))
+        };
+        sessions.into_iter().chain(sync()).min()
     }
 
     /// The status to merge into the object, where one is due; what came of it has to be [reported](Self::done). `version` is the agent's.
@@ -203,6 +246,10 @@ impl Reporter {
         if let Some((_, time)) = &self.verified {
             status["lastSyncTime"] = json!(time);
         }
+        if let Some(sessions) = &self.sessions {
+            status["sessions"] = sessions.clone();
+        }
+        self.sessions_due = None;
         self.busy = Some(account);
         Some(json!({ "status": status }))
     }
@@ -218,6 +265,7 @@ impl Reporter {
             self.retry = None;
             self.failures = 0;
         } else {
+            self.sessions_due = self.sessions.is_some().then_some(now);
             let wait = Duration::from_secs(1 << self.failures.min(6)).min(LONGEST);
             self.failures = self.failures.saturating_add(1);
             self.retry = Some(now + wait);

@@ -37,7 +37,8 @@ pub async fn report(client: Client, name: &str, version: &str, told: impl Stream
                 None => return,
                 Some(Told::Shown(status)) => reporter.shown(&status),
                 Some(Told::Account(account)) => reporter.account(account, now(), &moment::now()),
-                Some(Told::Looked(_)) => {}
+                Some(Told::Summary(summary)) => reporter.sessions(&summary, now()),
+                Some(Told::Looked(_) | Told::Sessions(..)) => {}
             },
             () = tokio::time::sleep(wait) => {}
         }

@@ -5,20 +5,26 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use futures::channel::mpsc::UnboundedSender;
+use futures::stream::select;
+use futures::{Stream, StreamExt as _};
 use kube::Client;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::{self, Timing};
+use crate::agent::{self, Liveness, Timing};
 use crate::control::configs::Mode;
+use crate::control::gateways::Standby;
 use crate::control::lease;
 use crate::error::Error;
 use crate::kernel::{LinuxKernel, Monitor};
+use crate::liveness::paths::{self, Summary};
 use crate::manifests;
 use crate::programs::access::client;
 use crate::programs::metrics::{self, Metrics};
@@ -87,6 +93,25 @@ pub(super) enum Which {
     Auto,
 }
 
+/// Whether a node is named that stands in for a dead gateway.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(super) enum Standing {
+    /// None
+    Off,
+    /// Wherever a second node is ready
+    #[default]
+    On,
+}
+
+impl From<Standing> for Standby {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Off => Self::Absent,
+            Standing::On => Self::Named,
+        }
+    }
+}
+
 impl Replica {
     fn timing(&self) -> lease::Timing {
         lease::Timing {
@@ -135,7 +160,7 @@ struct Process {
 
 pub(super) fn controller(
     member: MemberOptions,
-    elects: bool,
+    elects: Option<Standing>,
     replica: Replica,
     listening: Listening,
 ) -> Result<ExitCode, Error> {
@@ -143,8 +168,8 @@ pub(super) fn controller(
         let common = replica.common(&process);
         let cluster = cluster(member).await?;
         let elector = async {
-            if elects {
-                programs::elector(cluster.clone(), common.clone()).await;
+            if let Some(standby) = elects {
+                programs::elector(cluster.clone(), standby.into(), common.clone()).await;
             }
         };
         tokio::join!(
@@ -157,12 +182,13 @@ pub(super) fn controller(
 
 pub(super) fn elector(
     member: MemberOptions,
+    standby: Standing,
     replica: Replica,
     listening: Listening,
 ) -> Result<ExitCode, Error> {
     run("elector", listening, |process| async move {
         let common = replica.common(&process);
-        programs::elector(cluster(member).await?, common).await;
+        programs::elector(cluster(member).await?, standby.into(), common).await;
         Ok(())
     })
 }
@@ -201,7 +227,7 @@ pub(super) fn agent(
     (cluster, node): (&str, &str),
     kubeconfig: Option<PathBuf>,
     plan: Plan,
-    timing: Timing,
+    (timing, sessions): (Timing, paths::Settings),
     listening: Listening,
 ) -> Result<ExitCode, Error> {
     log();
@@ -214,6 +240,8 @@ pub(super) fn agent(
         kernel = kernel.with_settings_in(settings.to_owned());
     }
     let monitor = Monitor::open()?;
+    let (liveness, found) =
+        Liveness::begin(sessions).map_err(|error| missing("a thread for sessions", &error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -241,22 +269,63 @@ pub(super) fn agent(
             }
         };
         let mut looked = looked;
+        let summaries = told.clone();
         let tell = move |word: agent::Told| match word {
             agent::Told::Looked(is_true) => looked(is_true),
+            agent::Told::Sessions(plan, held) => liveness.plan(plan, held),
             // Whoever writes it ends after whoever tells it.
             other => drop(told.unbounded_send(other)),
         };
         let (out, events) = futures::channel::mpsc::unbounded();
-        let planning = programs::follow(client, name, plan, out);
-        let keeping = agent::keep(&mut kernel, monitor, events, timing, tell, stop);
+        let planning = programs::follow(client.clone(), name, plan, out);
+        let detours = changes(found.detours).map(agent::Word::Detours);
+        let words = select(events.map(agent::Word::News), detours);
+        let keeping = agent::keep(&mut kernel, monitor, words, timing, tell, stop);
+        let counting = count(found.summary.clone(), &process.metrics, summaries);
+        let speaking = programs::cut_off(client, name, found.summary);
         tokio::select! {
             kept = keeping => kept,
             () = reporting => Ok(()),
             () = detecting => Ok(()),
             () = planning => Ok(()),
+            () = counting => Ok(()),
+            () = speaking => Ok(()),
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a value becomes, each time that it changes.
+fn changes<T: Clone>(value: watch::Receiver<T>) -> impl Stream<Item = T> {
+    futures::stream::unfold(value, |mut value| async move {
+        value.changed().await.ok()?;
+        let now = value.borrow_and_update().clone();
+        Some((now, value))
+    })
+}
+
+/// Counts sessions for whoever reads metrics, and tells of them. Ends never.
+async fn count(
+    summary: watch::Receiver<Summary>,
+    metrics: &Metrics,
+    told: UnboundedSender<agent::Told>,
+) {
+    let mut changes = pin!(changes(summary));
+    let mut detours = 0;
+    while let Some(now) = changes.next().await {
+        for (state, count) in [("up", now.up), ("down", now.down)] {
+            metrics.set(&metrics::SESSIONS, &[("state", state)], count as f64);
+        }
+        metrics.set(&metrics::DETOURS, &[], now.detours.len() as f64);
+        metrics.set(&metrics::CUT_OFF, &[], f64::from(u8::from(now.is_cut_off)));
+        for _ in detours..now.detours.len() {
+            metrics.count(&metrics::FAILOVERS, &[]);
+        }
+        detours = now.detours.len();
+        // Whoever writes it ends after whoever tells it.
+        drop(told.unbounded_send(agent::Told::Summary(now)));
+    }
+    std::future::pending().await
 }
 
 /// Runs a program of the control plane until it is interrupted or has failed.

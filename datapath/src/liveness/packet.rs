@@ -14,8 +14,6 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Octets of a packet.
-const LENGTH: usize = 24;
 const VERSION: u8 = 1;
 const POLL: u8 = 1 << 5;
 const FINAL: u8 = 1 << 4;
@@ -47,6 +45,10 @@ pub enum Diagnostic {
     TimeExpired,
     /// The other end said that it is down.
     NeighbourDown,
+    /// It is up, and the path that its sender stands in for is down: a standby's word to whoever it takes over from a gateway.
+    PathDown,
+    /// It is up, and all paths that begin behind its sender are down (RFC 5880, 6.8.17): the word of a gateway that reaches no other cluster.
+    ConcatenatedPathDown,
     /// Somebody took it out of service.
     AdministrativelyDown,
     /// Something else, by its number.
@@ -59,6 +61,8 @@ impl Diagnostic {
             0 => Self::None,
             1 => Self::TimeExpired,
             3 => Self::NeighbourDown,
+            5 => Self::PathDown,
+            6 => Self::ConcatenatedPathDown,
             7 => Self::AdministrativelyDown,
             other => Self::Other(other & 0x1f),
         }
@@ -69,6 +73,8 @@ impl Diagnostic {
             Self::None => 0,
             Self::TimeExpired => 1,
             Self::NeighbourDown => 3,
+            Self::PathDown => 5,
+            Self::ConcatenatedPathDown => 6,
             Self::AdministrativelyDown => 7,
             Self::Other(number) => number & 0x1f,
         }
@@ -99,9 +105,12 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Octets of a packet.
+    pub const LENGTH: usize = 24;
+
     /// As octets. Times are microseconds of 32 bits; longer ones are the longest.
     #[must_use]
-    pub fn encode(&self) -> [u8; LENGTH] {
+    pub fn encode(&self) -> [u8; Self::LENGTH] {
         let state = match self.state {
             State::AdminDown => 0,
             State::Down => 1,
@@ -112,11 +121,11 @@ impl Packet {
         let flags = flag(self.is_poll, POLL) | flag(self.is_final, FINAL) | INDEPENDENT;
         let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let yours = self.yours.map_or(0, NonZeroU32::get);
-        let mut octets = [0; LENGTH];
+        let mut octets = [0; Self::LENGTH];
         octets[0] = VERSION << 5 | self.diagnostic.number();
         octets[1] = state << 6 | flags;
         octets[2] = self.multiplier;
-        octets[3] = LENGTH as u8;
+        octets[3] = Self::LENGTH as u8;
         octets[4..8].copy_from_slice(&self.mine.get().to_be_bytes());
         octets[8..12].copy_from_slice(&yours.to_be_bytes());
         octets[12..16].copy_from_slice(&micros(self.send).to_be_bytes());
@@ -127,11 +136,11 @@ impl Packet {
     /// From the payload of a datagram; none of anything that RFC 5880, 6.8.6, discards, and of authenticated packets and demand mode.
     #[must_use]
     pub fn decode(octets: &[u8]) -> Option<Self> {
-        let (head, _) = octets.split_first_chunk::<LENGTH>()?;
+        let (head, _) = octets.split_first_chunk::<{ Self::LENGTH }>()?;
         let length = usize::from(head[3]);
         let flags = head[1];
         let is_refused = flags & (AUTHENTICATED | DEMAND | MULTIPOINT) != 0;
-        if head[0] >> 5 != VERSION || length != LENGTH || is_refused || head[2] == 0 {
+        if head[0] >> 5 != VERSION || length != Self::LENGTH || is_refused || head[2] == 0 {
             return None;
         }
         // A packet cannot ask and answer at once.

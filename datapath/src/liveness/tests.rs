@@ -294,6 +294,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         send: millis(send),
         receive: millis(receive),
         multiplier,
+        is_hasty: false,
     })
 }
 

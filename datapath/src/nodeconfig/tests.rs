@@ -121,7 +121,7 @@ fn each_bad_part_is_left_out_alone() {
             arp("220.0.0.3", "02:00:00:00:00:03"),
             arp("220.0.0.3", "02:00:00:00:00:04"),
         ],
-        iptables: Vec::new(),
+        ..NodeConfigSpec::default()
     };
     let (state, problems) = desired(&config, &underlay());
     let objects: Vec<_> = problems

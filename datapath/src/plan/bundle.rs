@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::members::{End, MemberCluster};
+use super::members::{Class, End, Ends, MemberCluster};
 use super::overlay;
 use crate::mac::Mac;
 use crate::state::Family;
+use crate::tunnel::Tunnel;
 
 /// What one cluster contributes to every node of every other cluster: routes to its exported prefixes, and the VTEPs of its mesh nodes.
 ///
@@ -19,6 +20,30 @@ pub struct Bundle {
     pub(super) cluster: Arc<str>,
     pub(super) exports: Box<[Export]>,
     pub(super) vteps: Box<[Vtep]>,
+    /// Of each family at most one: by whom the cluster is reached.
+    pub(super) gateways: Box<[Pair]>,
+}
+
+/// A gateway's end of a tunnel, and the end of the node that stands in for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) tunnel: Tunnel,
+    pub(super) active: IpAddr,
+    pub(super) standby: Option<IpAddr>,
+}
+
+impl Pair {
+    /// Of each family that the gateway has.
+    pub(super) fn of(active: &Ends, standby: Option<&Ends>) -> Vec<Self> {
+        let pairs = active.ends().map(|end| Self {
+            tunnel: end.tunnel,
+            active: end.ip(),
+            standby: standby
+                .and_then(|ends| ends.get(end.tunnel.family()))
+                .map(End::ip),
+        });
+        pairs.collect()
+    }
 }
 
 /// A prefix that a node offers to other clusters.
@@ -63,10 +88,11 @@ impl Bundle {
         }
         let mut vteps = Vec::new();
         for node in cluster.nodes.iter().filter(|node| node.is_in_mesh()) {
-            let pods = if cluster.is_p2p() {
-                &node.spec.pod_cidrs
-            } else {
-                &cluster.object.pod_cidrs
+            let pods = match node.class {
+                _ if cluster.is_p2p() => node.spec.pod_cidrs.as_slice(),
+                // Nobody's route leads there while the gateway lives.
+                Class::Standby => &[],
+                _ => &cluster.object.pod_cidrs,
             };
             offer(cluster, &node.bridge, pods, &mut exports);
             vteps.extend(node.bridge.ends().map(|end| Vtep {
@@ -74,10 +100,15 @@ impl Bundle {
                 end: end.clone(),
             }));
         }
+        let gateways = cluster.gateway().map(|gateway| {
+            let standby = cluster.standby().map(|standby| &standby.bridge);
+            Pair::of(&gateway.bridge, standby)
+        });
         Self {
             cluster: cluster.name.clone(),
             exports: exports.into(),
             vteps: vteps.into(),
+            gateways: gateways.unwrap_or_default().into(),
         }
     }
 
@@ -101,12 +132,7 @@ impl Bundle {
 }
 
 /// Offers prefixes through a node. One that cannot be read is objected to with the claims, and offered by nobody.
-fn offer(
-    cluster: &MemberCluster,
-    ends: &super::members::Ends,
-    cidrs: &[String],
-    exports: &mut Vec<Export>,
-) {
+fn offer(cluster: &MemberCluster, ends: &Ends, cidrs: &[String], exports: &mut Vec<Export>) {
     for cidr in cidrs {
         if overlay::family_of_text(cidr).is_some_and(|family| !cluster.families.has(family)) {
             continue;

@@ -221,10 +221,13 @@ fn changed(before: Option<&MemberCluster>, after: Option<&MemberCluster>) -> Vec
         };
         let has_same_view = before.families == after.families && before.shadow == after.shadow;
         let has_same_nat = before.translations == after.translations;
+        let standby = |cluster: &MemberCluster| Some(cluster.standby()?.name.clone());
+        let has_same_standby = standby(before) == standby(after);
         let is_alike = (old.class, &old.local, &old.bridge, &old.spec.interface_name)
             == (new.class, &new.local, &new.bridge, &new.spec.interface_name);
         has_same_view
             && has_same_nat
+            && has_same_standby
             && is_alike
             && before
                 .local_peers(old)

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::bundle::Pair;
 use super::members::{Class, End, Member, MemberCluster};
 use super::{Planner, order};
-use crate::api::{Arp, Device, Fdb, NodeConfigSpec, Route};
+use crate::api::{Arp, Device, Fdb, Gateway, NodeConfigSpec, Route};
 use crate::mac::Mac;
 use crate::tunnel::Tunnel;
 
@@ -30,7 +31,19 @@ pub(super) fn of_node(planner: &Planner, cluster: &MemberCluster, node: &Member)
     let translations = cluster.translations.rows_of(node.class);
     let mut config = NodeConfigSpec {
         devices: devices(node),
-        routes: routes(planner, cluster, node),
+        routes: match node.class {
+            Class::Endpoint | Class::Gateway => routes(planner, cluster, None),
+            Class::Internal | Class::Standby => cluster
+                .gateway()
+                .map(|gateway| routes(planner, cluster, Some(gateway)))
+                .unwrap_or_default(),
+        },
+        gateways: gateways(planner, cluster, node),
+        takeover: if node.class == Class::Standby {
+            routes(planner, cluster, None)
+        } else {
+            Vec::new()
+        },
         iptables: translations.map(|row| row.1.clone()).collect(),
         ..NodeConfigSpec::default()
     };
@@ -66,15 +79,50 @@ fn devices(node: &Member) -> Vec<Device> {
     node.ends().map(device).collect()
 }
 
-/// The exports of all others, in the families that the cluster links, that do not touch its own prefixes.
-fn routes(planner: &Planner, cluster: &MemberCluster, node: &Member) -> Vec<Route> {
-    let gateway = match node.class {
-        Class::Endpoint | Class::Gateway => None,
-        Class::Internal => match cluster.gateway() {
-            Some(gateway) => Some(gateway),
-            None => return Vec::new(),
-        },
+/// The gateways whose ends a node watches: its own cluster's, where that has a standby, and those of others that have one. Gateway and standby
+/// also watch those that have none: from all of them together they learn whether they are cut off.
+fn gateways(planner: &Planner, cluster: &MemberCluster, node: &Member) -> Vec<Gateway> {
+    let mut gateways = Vec::new();
+    let mut add = |cluster: &str, pair: &Pair| {
+        gateways.push(Gateway {
+            dev: pair.tunnel.name().to_owned(),
+            active: pair.active.to_string(),
+            standby: pair.standby.map(|ip| ip.to_string()).unwrap_or_default(),
+            cluster: cluster.to_owned(),
+        });
     };
+    let mut is_central = false;
+    if let (Some(gateway), Some(standby)) = (cluster.gateway(), cluster.standby()) {
+        is_central = [&gateway.name, &standby.name].contains(&&node.name);
+        let (active, standby, own) = if cluster.is_p2p() {
+            (&gateway.bridge, &standby.bridge, &node.bridge)
+        } else {
+            (&gateway.local, &standby.local, &node.local)
+        };
+        // Nodes of a P2P cluster need no gateway of their own.
+        if is_central || !cluster.is_p2p() {
+            let pairs = Pair::of(active, Some(standby)).into_iter();
+            pairs
+                .filter(|pair| own.get(pair.tunnel.family()).is_some())
+                .for_each(|pair| add(&cluster.name, &pair));
+        }
+    }
+    if node.is_in_mesh() {
+        let others = planner.bundles();
+        for bundle in others.filter(|bundle| bundle.cluster != cluster.name) {
+            let pairs = bundle.gateways.iter();
+            pairs
+                .filter(|pair| pair.standby.is_some() || is_central)
+                .filter(|pair| node.bridge.get(pair.tunnel.family()).is_some())
+                .for_each(|pair| add(&bundle.cluster, pair));
+        }
+    }
+    gateways
+}
+
+/// The exports of all others, in the families that the cluster links, that do not touch its own prefixes, through those who offer them or through
+/// a `gateway`.
+fn routes(planner: &Planner, cluster: &MemberCluster, gateway: Option<&Member>) -> Vec<Route> {
     let route = |text: String, via: IpAddr, tunnel: Tunnel| Route {
         cidr: text,
         gw: via.to_string(),

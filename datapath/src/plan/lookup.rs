@@ -4,12 +4,58 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::bundle::PeerKey;
-use super::{Planner, Row, View};
+use super::bundle::{Pair, PeerKey};
+use super::{Class, Planner, Row, View};
 use crate::mac::Mac;
-use crate::state::Family;
+use crate::state::{self, Family};
+use crate::tunnel::Tunnel;
 
 impl Planner {
+    /// Whether a node's route leads through the standby of the gateway that it is planned through, as it may while that is dead. Also whether a standby itself
+    /// has the route that it has in its gateway's place.
+    #[must_use]
+    pub fn is_detour(&self, node: &str, planned: &state::Route, observed: &state::Route) -> bool {
+        let hop = |route: &state::Route| match route.hops.as_slice() {
+            [hop] => Some((hop.link.clone(), hop.via?)),
+            _ => None,
+        };
+        let (Some(planned_hop), Some(observed_hop)) = (hop(planned), hop(observed)) else {
+            return false;
+        };
+        let Some((cluster, member)) = self.member(node) else {
+            return false;
+        };
+        let own = match (cluster.gateway(), cluster.standby()) {
+            (Some(gateway), Some(standby)) => Pair::of(&gateway.local, Some(&standby.local)),
+            _ => Vec::new(),
+        };
+        let stands_in = |link: &str, active: IpAddr, standby: IpAddr| {
+            let is_it = |pair: &Pair| {
+                let ends = (pair.active, pair.standby) == (active, Some(standby));
+                ends && pair.tunnel.name() == link
+            };
+            own.iter().any(is_it)
+                || self
+                    .bundles()
+                    .any(|bundle| bundle.gateways.iter().any(is_it))
+        };
+        if planned_hop.0 == observed_hop.0 {
+            return stands_in(&planned_hop.0, planned_hop.1, observed_hop.1);
+        }
+        let exporter = self.slots.routes.get(&observed.dst).and_then(|holders| {
+            let mut holders = holders.as_slice().iter();
+            let holder = holders.find(|holder| holder.cluster() != &*cluster.name)?;
+            Some(holder.export()?.via)
+        });
+        let Some(exporter) = exporter.filter(|_| member.class == Class::Standby) else {
+            return false;
+        };
+        let family = Family::of(exporter);
+        let is_direct = Tunnel::bridge(family).name() == observed_hop.0;
+        let is_used = observed_hop.1 == exporter;
+        is_direct && (is_used || stands_in(&observed_hop.0, exporter, observed_hop.1))
+    }
+
     /// The lengths of all prefixes of a family that somebody exports, the longest first.
     pub(crate) fn lengths(&self, family: Family) -> impl Iterator<Item = u8> {
         self.slots.lengths(family)

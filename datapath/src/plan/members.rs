@@ -50,6 +50,8 @@ pub(super) struct MemberCluster {
     pub(super) pools: overlay::Pools,
     /// The place of its gateway in `nodes`, in P2P clusters too.
     gateway: Option<usize>,
+    /// The place of the node that stands in for the gateway; none where there is no gateway.
+    standby: Option<usize>,
     /// The nodes that take part, by name.
     pub(super) nodes: Vec<Member>,
     /// The prefixes to which its nodes take no routes.
@@ -78,8 +80,11 @@ pub enum Class {
     Endpoint,
     /// The elected node of a cluster of either mode.
     Gateway,
-    /// A node of a gateway-mode cluster that is not its gateway.
+    /// A node of a gateway-mode cluster that is neither its gateway nor the standby.
     Internal,
+    /// The node of a gateway-mode cluster that holds what its gateway holds, and takes its place while that is dead. Until then its routes lead
+    /// through the gateway, as an internal node's do: a flow has one path, and whoever tracks connections sees both directions of it.
+    Standby,
 }
 
 /// A tunnel end point of a node.
@@ -157,6 +162,7 @@ impl MemberCluster {
             families,
             pools,
             gateway: None,
+            standby: None,
             nodes: Vec::new(),
             // An unreadable prefix of its own shadows nothing.
             shadow: Arc::new(Shadow::of(own.filter_map(|cidr| cidr.parse().ok()))),
@@ -166,7 +172,22 @@ impl MemberCluster {
             options,
         };
         let found = nodes::taking_part(&cluster, named, &mut objections);
-        cluster.gateway = elected(&found, &mut objections);
+        cluster.gateway = first_with(
+            ClusterNodeSpec::is_gateway,
+            "gateway",
+            None,
+            &found,
+            &mut objections,
+        );
+        if let Some(gateway) = cluster.gateway {
+            cluster.standby = first_with(
+                ClusterNodeSpec::is_standby,
+                "standby",
+                Some(gateway),
+                &found,
+                &mut objections,
+            );
+        }
         cluster.nodes = (0..)
             .zip(&found)
             .map(|(place, node)| cluster.member(place, *node, lent))
@@ -182,6 +203,8 @@ impl MemberCluster {
             Class::Gateway
         } else if self.is_p2p() {
             Class::Endpoint
+        } else if self.standby == Some(place) {
+            Class::Standby
         } else {
             Class::Internal
         };
@@ -225,15 +248,21 @@ impl MemberCluster {
         self.nodes.get(self.gateway?)
     }
 
-    /// The nodes with which a node shares the tunnels within the cluster: its gateway, or a gateway's internal nodes.
+    /// The node that stands in for the elected one.
+    pub(super) fn standby(&self) -> Option<&Member> {
+        self.nodes.get(self.standby?)
+    }
+
+    /// The nodes with which a node shares the tunnels within the cluster: gateway and standby with all, all others with these two.
     pub(super) fn local_peers(&self, node: &Member) -> impl Iterator<Item = &Member> {
+        let is_central = |class| matches!(class, Class::Gateway | Class::Standby);
         let class = node.class;
-        let gateway = (class == Class::Internal).then(|| self.gateway()).flatten();
-        let internal = self
-            .nodes
-            .iter()
-            .filter(move |peer| class == Class::Gateway && peer.class == Class::Internal);
-        gateway.into_iter().chain(internal)
+        let are_peers = move |peer: Class| {
+            class != peer
+                && (is_central(class) && peer != Class::Endpoint
+                    || class == Class::Internal && is_central(peer))
+        };
+        self.nodes.iter().filter(move |peer| are_peers(peer.class))
     }
 
     /// What a prefix of this cluster is called outside of it; the map's keys are compared as text.
@@ -245,34 +274,43 @@ impl MemberCluster {
     }
 }
 
-/// The place of the first node with the gateway role.
-fn elected(found: &[Named<'_>], objections: &mut Vec<Objection>) -> Option<usize> {
-    let mut elected = None;
+/// The place of the first node with a role, `but` that of a node with another one.
+fn first_with(
+    has_role: impl Fn(&ClusterNodeSpec) -> bool,
+    role: &str,
+    but: Option<usize>,
+    found: &[Named<'_>],
+    objections: &mut Vec<Objection>,
+) -> Option<usize> {
+    let mut first = None;
     for (place, (name, spec)) in found.iter().enumerate() {
-        if !spec.is_gateway() {
+        if !has_role(spec) || but == Some(place) {
             continue;
         }
-        if elected.is_none() {
-            elected = Some(place);
+        if first.is_none() {
+            first = Some(place);
             continue;
         }
         objections.push(
             Objection::new(
                 Code::FailoverIncomplete,
                 Field::new(Object::cluster_node(name, spec), "spec.roles"),
-                "has the gateway role beside another node of its cluster that comes first by name",
+                format!("has the {role} role beside another node of its cluster that comes first by name"),
             )
             .warning()
             .leaving_out("its role"),
         );
     }
-    elected
+    first
 }
 
 impl Member {
     /// Whether this node is part of the global vx-bridge mesh.
     pub(super) fn is_in_mesh(&self) -> bool {
-        matches!(self.class, Class::Endpoint | Class::Gateway)
+        matches!(
+            self.class,
+            Class::Endpoint | Class::Gateway | Class::Standby
+        )
     }
 
     /// Its tunnel end points: of each family the one within the cluster first.

@@ -66,7 +66,7 @@ impl From<Translation> for Nat {
 /// The translations of one cluster's nodes, each with its words.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Translations {
-    /// On the gateway of a gateway-mode cluster.
+    /// On gateway and standby of a gateway-mode cluster.
     host: Vec<Written>,
     /// On every node of the vx-bridge mesh.
     global: Vec<Written>,
@@ -79,7 +79,7 @@ impl Translations {
     pub(super) fn rows_of(&self, class: Class) -> impl Iterator<Item = &Written> {
         let (host, global): (&[Written], &[Written]) = match class {
             Class::Endpoint => (&[], &self.global),
-            Class::Gateway => (&self.host, &self.global),
+            Class::Gateway | Class::Standby => (&self.host, &self.global),
             Class::Internal => (&[], &[]),
         };
         host.iter().chain(global)

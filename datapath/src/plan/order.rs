@@ -10,11 +10,16 @@ pub(super) fn sort(config: &mut NodeConfigSpec) {
     config.iptables.sort_by(|left, right| iptables(right, left));
     config.fdbs.sort_by(|left, right| fdb(right, left));
     config.arps.sort_by(|left, right| arp(right, left));
+    config.takeover.sort_by(|left, right| route(right, left));
+    // Kosmos does not know these.
+    config.gateways.sort();
     config.devices.dedup();
     config.routes.dedup();
     config.iptables.dedup();
     config.fdbs.dedup();
     config.arps.dedup();
+    config.takeover.dedup();
+    config.gateways.dedup();
 }
 
 fn device(left: &Device, right: &Device) -> Ordering {

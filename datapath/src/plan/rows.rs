@@ -129,7 +129,7 @@ impl View {
                 node.bridge.get(family)?;
                 Some(Via::Exporter)
             }
-            Class::Internal => {
+            Class::Internal | Class::Standby => {
                 node.local.get(family)?;
                 let gateway = cluster.gateway()?.local.get(family)?;
                 Some(Via::Gateway(gateway.ip()))

@@ -1,4 +1,4 @@
-//! The elector of a member cluster: which node is its gateway.
+//! The elector of a member cluster: which node is its gateway, and which one stands by for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,8 @@ use super::leader::Contest;
 use super::objects::{Change, Pen, Wrote, changes};
 use super::told::{Word, tell};
 use super::{Clock, Cluster, Common, ELECTOR_LEASE, metrics};
-use crate::api::{CLUSTER_LABEL, ClusterNode};
-use crate::control::gateways::{self, Roles};
+use crate::api::{CLUSTER_LABEL, CUT_OFF, ClusterNode};
+use crate::control::gateways::{self, Able, Role, Roles, Standby};
 use crate::control::kept::Kept;
 use crate::control::nodes::Node;
 use crate::watching::kosmos;
@@ -33,6 +33,9 @@ enum Kind {
 
 struct Elector {
     cluster: String,
+    standby: Standby,
+    /// The ClusterNodes whose agents say that they reach no other cluster.
+    cut_off: BTreeSet<String>,
     /// The Nodes that are ready.
     ready: BTreeSet<String>,
     nodes: BTreeSet<String>,
@@ -44,7 +47,7 @@ struct Elector {
 }
 
 /// Elects until it is stopped.
-pub(crate) async fn elector(cluster: Cluster, mut common: Common) {
+pub(crate) async fn elector(cluster: Cluster, standby: Standby, mut common: Common) {
     let clock = Clock::start();
     let (contest, mut leading) = Contest::begin(cluster.member.clone(), ELECTOR_LEASE, &common);
     let pen = Pen::new(
@@ -78,6 +81,8 @@ pub(crate) async fn elector(cluster: Cluster, mut common: Common) {
     let mut awaited = common.readiness.awaits();
     let mut elector = Elector {
         cluster: cluster.name.clone(),
+        standby,
+        cut_off: BTreeSet::new(),
         ready: BTreeSet::new(),
         nodes: BTreeSet::new(),
         cluster_nodes: Kept::default(),
@@ -173,18 +178,22 @@ impl Elector {
             }
             (Kind::ClusterNode, Change::Set(name, object)) => self.set(&name, &object),
             (Kind::ClusterNode, Change::Gone(name)) => {
-                self.cluster_nodes.remove(&name);
-                self.versions.remove(&name);
+                self.forget(&name);
             }
             (Kind::ClusterNode, Change::Listed(names)) => {
                 let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
                 for name in self.cluster_nodes.missing_in(&names) {
-                    self.cluster_nodes.remove(&name);
-                    self.versions.remove(&name);
+                    self.forget(&name);
                 }
                 self.listed.insert(kind);
             }
         }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.cluster_nodes.remove(name);
+        self.versions.remove(name);
+        self.cut_off.remove(name);
     }
 
     fn set(&mut self, name: &str, object: &Value) {
@@ -193,6 +202,11 @@ impl Elector {
         let uid = metadata["uid"].as_str().unwrap_or_default().to_owned();
         self.versions
             .insert(name.to_owned(), (metadata["resourceVersion"].clone(), uid));
+        if metadata["annotations"][CUT_OFF].is_string() {
+            self.cut_off.insert(name.to_owned());
+        } else {
+            self.cut_off.remove(name);
+        }
     }
 
     /// What has to be written, with the version that it is meant for.
@@ -207,8 +221,15 @@ impl Elector {
             .filter(|(_, node)| node.spec.cluster_name == self.cluster)
             .map(|(_, node)| node.clone())
             .collect();
-        let ready: BTreeSet<&str> = self.ready.iter().map(String::as_str).collect();
-        let roles = gateways::roles(&own, &ready).into_iter();
+        let cut_off = own
+            .iter()
+            .filter(|node| self.cut_off.contains(&node.metadata.name))
+            .map(|node| node.spec.node_name.as_str());
+        let able = Able {
+            ready: self.ready.iter().map(String::as_str).collect(),
+            cut_off: cut_off.collect(),
+        };
+        let roles = gateways::roles(&own, &able, self.standby).into_iter();
         roles
             .map(|roles| {
                 let version = self.versions.get(&roles.cluster_node).map(|(version, _)| version);
@@ -225,10 +246,14 @@ impl Elector {
                 if let Some(object) = object {
                     self.set(&roles.cluster_node, &object);
                 }
-                let did = if roles.is_gateway {
-                    "is the gateway"
-                } else {
-                    "is not the gateway any more"
+                let (did, reason) = match (roles.role, roles.before) {
+                    (Role::Gateway, _) => ("is the gateway", "GatewayElected"),
+                    (_, Role::Gateway) => ("is not the gateway any more", "GatewayReplaced"),
+                    (Role::Standby, _) => ("stands by for the gateway", "StandbyNamed"),
+                    (Role::None, _) => (
+                        "does not stand by for the gateway any more",
+                        "StandbyReplaced",
+                    ),
                 };
                 info!(cluster = self.cluster, node = roles.node, "the node {did}");
                 let uid = self
@@ -240,12 +265,7 @@ impl Elector {
                     name: roles.cluster_node.clone(),
                     uid: uid.unwrap_or_default(),
                     is_warning: false,
-                    reason: if roles.is_gateway {
-                        "GatewayElected"
-                    } else {
-                        "GatewayReplaced"
-                    }
-                    .to_owned(),
+                    reason: reason.to_owned(),
                     message: format!("node {} {did} of cluster {}", roles.node, self.cluster),
                 };
                 tokio::spawn(tell(cluster.control.clone(), "clusterlink-elector", word));

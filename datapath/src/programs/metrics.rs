@@ -91,6 +91,23 @@ pub(crate) static LOOKS: Metric = counter(
     "Looks at the node's tables, by whether they were as they should be afterwards.",
 );
 
+pub(crate) static SESSIONS: Metric = gauge(
+    "clusterlink_agent_sessions",
+    "Sessions with gateways and standbys, by whether they are up; which ones are lost is in the status of the NodeConfig.",
+);
+pub(crate) static DETOURS: Metric = gauge(
+    "clusterlink_agent_detours",
+    "Gateways whose standbys are used in their place, at most 20.",
+);
+pub(crate) static FAILOVERS: Metric = counter(
+    "clusterlink_agent_failovers_total",
+    "How often a standby was turned to.",
+);
+pub(crate) static CUT_OFF: Metric = gauge(
+    "clusterlink_agent_cut_off",
+    "Whether this node is gateway or standby and has lost all other clusters.",
+);
+
 pub(crate) static TOKEN_EXPIRY: Metric = gauge(
     "clusterlink_token_expiry_timestamp_seconds",
     "When the token of a Secret expires that this controller keeps, seconds since 1970.",

@@ -17,7 +17,7 @@ use datapath::diff::{Change, diff};
 use datapath::digest::Differences;
 use datapath::element::{ElementKind, Fix};
 use datapath::plan::Objection;
-use datapath::state::{Nat, NodeState, Row};
+use datapath::state::{Nat, NodeState, Route, Row};
 use rayon::prelude::*;
 
 use super::intent::{Intended, rows_of};
@@ -169,6 +169,12 @@ pub(super) struct Node<'a> {
 impl Node<'_> {
     fn place(&self) -> String {
         self.scope.place(self.at)
+    }
+
+    /// Whether a route leads through a standby in place of its gateway.
+    fn takes_detour(&self, planned: &Route, observed: &Route) -> bool {
+        let name = self.intended.name(self.at);
+        name.is_some_and(|name| self.intended.planner.is_detour(name, planned, observed))
     }
 
     /// A command at this node.

@@ -146,6 +146,31 @@ fn route(node: &Node<'_>, from: Option<&Route>, to: &Route) -> Option<Suspicion>
             format!("route {name} is {}", kind_word(from.kind)),
             format!("the route of {place} to {} throws packets away", to.dst),
         ),
+        // The standby forwards as well; that it has to is worth a word, on whichever node.
+        Some(from) if node.takes_detour(to, from) => {
+            let summary = format!(
+                "{place} reaches {}{}, the standby's way, instead of{}: its gateway is dead, or was a short while ago",
+                to.dst,
+                ways(from),
+                ways(to)
+            );
+            return Some(Suspicion {
+                code: Code::FailoverIncomplete,
+                at: node.at,
+                kind: ElementKind::Route,
+                link: None,
+                parts: vec![(node.at, Part::Route(to.dst))],
+                soft: true,
+                summary,
+                evidence: vec![
+                    node.table(format!("route {name}{}", ways(from))),
+                    node.intent(format!("route {name}{}", ways(to))),
+                ],
+                // It goes back by itself.
+                fix: Fix::default(),
+                name,
+            });
+        }
         Some(from) if hops(from) != hops(to) => (
             Code::RouteWrongDev,
             format!("route {name}{}", ways(from)),

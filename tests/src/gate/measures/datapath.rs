@@ -1,9 +1,10 @@
 //! What the datapath takes that installs itself: how long a person waits for it, and what of the wire it leaves to the pods.
 
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use super::super::cargo::Cargo;
+use super::super::cargo::{Built, Cargo};
 use super::workshop::Workshop;
 use crate::gate::enter;
 use crate::pour::{DRAIN, POUR};
@@ -26,8 +27,15 @@ pub(crate) fn print(cargo: &Cargo, workshop: &Workshop) -> Result<(), String> {
     }
     // The programs of one node by themselves, as they are delivered.
     let clusterlink = cargo.build_released("datapath", "clusterlink")?;
-    let benches = cargo.build_benches(&[("tests", "datapath")])?;
-    let bench = benches.first().ok_or("no bench of the datapath")?;
+    let benches = cargo.build_benches(&[("tests", "datapath"), ("tests", "failover")])?;
+    for bench in &benches {
+        measured(bench, &clusterlink)?;
+    }
+    Ok(())
+}
+
+/// Runs a bench with the programs that are delivered.
+fn measured(bench: &Built, clusterlink: &Path) -> Result<(), String> {
     let mut command = Command::new(enter::ITSELF);
     command
         .arg(enter::VERB)
@@ -35,8 +43,8 @@ pub(crate) fn print(cargo: &Cargo, workshop: &Workshop) -> Result<(), String> {
         .env("FLOATERCTL", clusterlink.with_file_name("floaterctl"));
     match command.status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("the bench of the datapath ended with {status}")),
-        Err(error) => Err(format!("the bench of the datapath does not start: {error}")),
+        Ok(status) => Err(format!("a bench of the datapath ended with {status}")),
+        Err(error) => Err(format!("a bench of the datapath does not start: {error}")),
     }
 }
 
