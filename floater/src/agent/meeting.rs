@@ -1,6 +1,6 @@
 //! Holds a meeting over real sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -98,7 +98,8 @@ fn filter(family: Family) -> Vec<SockFilter> {
     const WORD: u16 = 0x20;
     const IS: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    let content = UDP as u32;
+    /// Behind UDP's header.
+    const BEHIND: u32 = 8;
     let (start, word) = match family {
         Family::Ipv4 => (
             Some(SockFilter::new(X_IS_HEADER_LENGTH, 0, 0, 0)),
@@ -109,7 +110,7 @@ fn filter(family: Family) -> Vec<SockFilter> {
     start
         .into_iter()
         .chain([
-            SockFilter::new(word, 0, 0, content),
+            SockFilter::new(word, 0, 0, BEHIND),
             SockFilter::new(IS, 0, 1, u32::from_be_bytes(MAGIC)),
             SockFilter::new(RETURN, 0, 0, u32::MAX),
             SockFilter::new(RETURN, 0, 0, 0),
@@ -126,13 +127,15 @@ pub(super) async fn hold(
     token: [u8; 16],
     sockets: &dyn Sockets,
 ) -> io::Result<(Vec<Hearing>, Vec<String>)> {
-    let mut lanes = BTreeMap::new();
-    for peer in &meeting.peers {
-        let family = Family::of(peer.ip);
-        if !lanes.contains_key(&family) {
-            lanes.insert(family, Lane::open(sockets, family)?);
-        }
-    }
+    let families: BTreeSet<Family> = meeting
+        .peers
+        .iter()
+        .map(|peer| Family::of(peer.ip))
+        .collect();
+    let lanes = families
+        .into_iter()
+        .map(|family| Ok((family, Lane::open(sockets, family)?)))
+        .collect::<io::Result<BTreeMap<_, _>>>()?;
     let epoch = Instant::now();
     let mut session = Session::new(meeting, token, epoch.elapsed());
     let mut inbox = Inbox::new(HEADERS + CONTENT);
