@@ -95,7 +95,7 @@ impl Account {
 }
 
 /// What the status says of sessions: `up` and `down` count them, `lost` are those that were up and are not, `detours` the gateways whose standbys are used; of
-/// either at most [`Summary::MOST`]. An answer's time is rounded to a tenth of a millisecond, and written when something else is.
+/// either at most [`Summary::MOST`].
 fn sessions(summary: &Summary) -> Value {
     let lost = summary.lost.iter().map(|((tunnel, ip), cluster)| {
         json!({"cluster": cluster, "dev": tunnel.name(), "address": ip.to_string()})
@@ -139,6 +139,8 @@ pub struct Reporter {
     /// What is said of sessions, and since when that is to be written; none where there are none.
     sessions: Option<Value>,
     sessions_due: Option<Duration>,
+    /// The longest time of an answer, microseconds: written with the rest, and no reason to write.
+    round_trip: Option<u64>,
 }
 
 impl Reporter {
@@ -188,6 +190,8 @@ impl Reporter {
 
     /// Takes in how the node's sessions are.
     pub fn sessions(&mut self, summary: &Summary, now: Duration) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.round_trip = summary.round_trip.map(micros);
         let said = sessions(summary);
         let is_first = self.sessions.is_none() && summary.up + summary.down == 0;
         if self.sessions.as_ref() != Some(&said) && !is_first {
@@ -248,6 +252,9 @@ impl Reporter {
         }
         if let Some(sessions) = &self.sessions {
             status["sessions"] = sessions.clone();
+            if let Some(micros) = self.round_trip {
+                status["sessions"]["roundTripMicroseconds"] = json!(micros);
+            }
         }
         self.sessions_due = None;
         self.busy = Some(account);
