@@ -300,6 +300,11 @@ pub struct NodeConfigSpec {
 }
 
 impl NodeConfigSpec {
+    /// The names of all its lists, in the order of its fields.
+    pub const LISTS: [&'static str; 7] = [
+        "devices", "routes", "iptables", "fdbs", "arps", "gateways", "takeover",
+    ];
+
     /// How many rows there are, of all lists, those that stand in for others included.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -116,11 +116,10 @@ mod tests {
     fn what_is_poured_is_drained() {
         // A port that was free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port");
         let drained = std::thread::spawn(move || drain(address, 2));
-        pour(address, 2).unwrap();
-        drained.join().unwrap().unwrap();
+        pour(address, 2).expect("what listens");
+        drained.join().expect("no panic").expect("all of it");
     }
 }

@@ -296,7 +296,11 @@ mod tests {
     /// RFC 1071: a sum over all that includes its checksum is all ones.
     #[test]
     fn requests_have_a_checksum() {
-        let packet = request("10.0.0.1".parse().unwrap(), [0xab, 0xcd], 70_000);
+        let packet = request(
+            "10.0.0.1".parse().expect("an address"),
+            [0xab, 0xcd],
+            70_000,
+        );
         let sum: u32 = packet
             .chunks(2)
             .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))

@@ -43,18 +43,18 @@ pub enum Word {
     /// Gateways are dead, or are not any more.
     Detours(Detours),
     /// Something about its NodeConfig.
-    News(News),
+    News(Box<News>),
 }
 
 impl From<Event> for Word {
     fn from(event: Event) -> Self {
-        Self::News(event.into())
+        Self::News(Box::new(event.into()))
     }
 }
 
 impl From<News> for Word {
     fn from(news: News) -> Self {
-        Self::News(news)
+        Self::News(Box::new(news))
     }
 }
 
@@ -118,13 +118,17 @@ pub async fn keep(
             biased;
             () = &mut stop => return Ok(()),
             Some(word) = wanted.next() => match word.into() {
-                Word::News(News { event, of, status }) => {
+                Word::News(news) => {
+                    let News { event, of, status } = *news;
                     known.has_news |= matches!(event, Event::Wanted(_));
                     state.take(&event, of, status, &mut tell);
                     match &event {
                         Event::Wanted(spec) => {
                             // The kernel remembers what an earlier run found out.
-                            let held = || Kept::held(spec, &kernel.observe().unwrap_or_default());
+                            let held = || match spec.gateways.is_empty() {
+                                true => Detours::default(),
+                                false => Kept::held(spec, &kernel.observe().unwrap_or_default()),
+                            };
                             detours.get_or_insert_with(held);
                             plan_is = Plans::New;
                         }

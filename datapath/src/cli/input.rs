@@ -35,7 +35,7 @@ pub(super) fn spec(file: &Path, name: Option<&str>) -> Result<NodeConfigSpec, Er
     if bare.contains_key("spec") {
         return Ok(source.parse::<Object>()?.spec);
     }
-    let lists = ["devices", "routes", "iptables", "fdbs", "arps"];
+    let lists = NodeConfigSpec::LISTS;
     if let Some(other) = bare.keys().find(|key| !lists.contains(&key.as_str())) {
         let rule = format!(
             "`{}` is no list of a NodeConfig; there are {}",

@@ -279,7 +279,7 @@ pub(super) fn agent(
         let (out, events) = futures::channel::mpsc::unbounded();
         let planning = programs::follow(client.clone(), name, plan, out);
         let detours = changes(found.detours).map(agent::Word::Detours);
-        let words = select(events.map(agent::Word::News), detours);
+        let words = select(events.map(agent::Word::from), detours);
         let keeping = agent::keep(&mut kernel, monitor, words, timing, tell, stop);
         let counting = count(found.summary.clone(), &process.metrics, summaries);
         let speaking = programs::cut_off(client, name, found.summary);

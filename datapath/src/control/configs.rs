@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::inventory::Touched;
@@ -351,14 +351,14 @@ fn written(spec: &NodeConfigSpec) -> Vec<u8> {
 /// The `spec` of a merge patch that replaces all lists: an empty one is left out in JSON, and what a patch leaves out stays.
 #[must_use]
 pub fn patch(spec: &NodeConfigSpec) -> Value {
-    let mut patch =
-        json!({"devices": null, "routes": null, "iptables": null, "fdbs": null, "arps": null});
-    if let (Some(fields), Ok(Value::Object(lists))) =
-        (patch.as_object_mut(), serde_json::to_value(spec))
-    {
-        fields.extend(lists);
+    let empty = NodeConfigSpec::LISTS.iter();
+    let mut patch: Map<String, Value> = empty
+        .map(|list| ((*list).to_owned(), Value::Null))
+        .collect();
+    if let Ok(Value::Object(lists)) = serde_json::to_value(spec) {
+        patch.extend(lists);
     }
-    patch
+    patch.into()
 }
 
 /// What a fleet's NodeConfigs have to be, where each is either as planned or not: the names to delete and those to put, sorted.
@@ -375,6 +375,8 @@ pub fn differences<'a>(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::control::inventory::{Inventory, Kind};
 
@@ -556,9 +558,9 @@ mod tests {
     #[test]
     fn a_patch_empties_the_lists_that_are_empty() {
         let patch = patch(&NodeConfigSpec::default());
-        assert_eq!(
-            patch,
-            json!({"devices": null, "routes": null, "iptables": null, "fdbs": null, "arps": null})
-        );
+        let lists = json!({
+            "devices": null, "routes": null, "iptables": null, "fdbs": null, "arps": null, "gateways": null, "takeover": null,
+        });
+        assert_eq!(patch, lists);
     }
 }

@@ -261,6 +261,9 @@ mod tests {
         );
     }
 
+    /// What is drawn of a node.
+    type Drawn = (bool, bool, bool, bool);
+
     proptest! {
         /// With any roles and any readiness: writing what has to be written leaves one gateway that is ready and one standby where a second node is, or
         /// what there was where nobody is ready, and nothing to write; and a gateway that is able was not replaced.
@@ -272,7 +275,7 @@ mod tests {
                     let words: Vec<&str> = [(is_gateway, "gateway"), (is_standby, "standby")].into_iter().filter(|(is, _)| **is).map(|(_, word)| word).collect();
                     node(name, &words)
                 }).collect();
-            let those = |is: &dyn Fn(&(bool, bool, bool, bool)) -> bool| -> BTreeSet<&str> {
+            let those = |is: &dyn Fn(&Drawn) -> bool| -> BTreeSet<&str> {
                 names.iter().zip(&shape).filter(|(_, shape)| is(shape)).map(|(name, _)| name.as_str()).collect()
             };
             let able = Able { ready: those(&|shape| shape.2), cut_off: those(&|shape| shape.3) };

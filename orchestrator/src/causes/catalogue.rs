@@ -124,11 +124,12 @@ pub const CATALOGUE: &[Cause] = &[
     },
     Cause {
         code: Code::FailoverIncomplete,
-        title: "some nodes still use the former gateway",
-        meaning: "Some sources fail, others pass, after the gateway role moved.",
-        proof: "Tables of different sources name different gateways.",
-        fix: "Restart the datapath's agent on the nodes that lag.",
-        undiagnosed: Some("the rows that a node keeps of a former gateway have codes of their own"),
+        title: "nodes use a gateway's standby in its place",
+        meaning: "A node sends through the standby although the gateway has the role: the gateway is dead, or was a short while ago. Packets \
+                  pass while the standby forwards.",
+        proof: "A planned route leads through the standby of the gateway that it should lead through.",
+        fix: "None is needed while the gateway is dead; the node goes back by itself when it is alive again.",
+        undiagnosed: None,
     },
     Cause {
         code: Code::FamilyMissing,

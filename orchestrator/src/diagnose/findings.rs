@@ -74,6 +74,10 @@ pub(super) fn of_suspicions(
             {
                 found.severity = Severity::Info;
             }
+            // Standing in for a gateway is what a standby is planned for.
+            if suspicion.code == Code::FailoverIncomplete && suffering.is_empty() {
+                found.severity = Severity::Info;
+            }
             found
         })
         .collect()

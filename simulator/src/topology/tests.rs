@@ -610,7 +610,9 @@ fn the_schema_names_every_key() {
         "underlay",
         "clusters",
         "workloads",
+        "kubelets",
         "faults",
+        "steps",
         "expect",
     ] {
         assert!(schema["properties"][key].is_object(), "{key}");
@@ -619,7 +621,7 @@ fn the_schema_names_every_key() {
         schema["properties"]["clusters"]["items"]["properties"]
             .as_object()
             .map(serde_json::Map::len),
-        Some(10)
+        Some(11)
     );
 }
 

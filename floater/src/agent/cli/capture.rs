@@ -241,7 +241,7 @@ mod tests {
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            self.0.lock().expect("no panic").extend(bytes);
             Ok(bytes.len())
         }
 
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_file_is_headers_and_frames() {
         let kept = Kept::default();
-        let mut writer = Writer::over(Box::new(kept.clone())).unwrap();
+        let mut writer = Writer::over(Box::new(kept.clone())).expect("a file in memory");
         let seen = Seen {
             link: 1,
             captured: 4,
@@ -262,15 +262,23 @@ mod tests {
             at: Duration::new(7, 8_000),
             lost: 0,
         };
-        writer.frame(&seen, &[1, 2, 3, 4, 5]).unwrap();
-        let bytes = kept.0.lock().unwrap().clone();
+        writer
+            .frame(&seen, &[1, 2, 3, 4, 5])
+            .expect("a file in memory");
+        let bytes = kept.0.lock().expect("no panic").clone();
         let words: Vec<u32> = bytes[..40]
             .chunks(4)
-            .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))
+            .map(|word| u32::from_ne_bytes(word.try_into().expect("its length")))
             .collect();
         assert_eq!(words[0], 0xa1b2_c3d4);
-        assert_eq!(u16::from_ne_bytes(bytes[4..6].try_into().unwrap()), 2);
-        assert_eq!(u16::from_ne_bytes(bytes[6..8].try_into().unwrap()), 4);
+        assert_eq!(
+            u16::from_ne_bytes(bytes[4..6].try_into().expect("its length")),
+            2
+        );
+        assert_eq!(
+            u16::from_ne_bytes(bytes[6..8].try_into().expect("its length")),
+            4
+        );
         assert_eq!(&words[5..], [1, 7, 8, 4, 9]);
         assert_eq!(bytes[40..], [1, 2, 3, 4]);
     }
