@@ -49,20 +49,6 @@ fn programs(bare: &Bare, word: &str) -> Vec<Pid> {
     of_word.map(|(pid, _)| Pid::from_raw(pid)).collect()
 }
 
-/// Waits until the control plane says that every node of these clusters is as planned.
-#[track_caller]
-fn settled(bare: &Bare) {
-    let began = Instant::now();
-    loop {
-        let (code, status) = bare.status("east");
-        if code == Some(0) {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{status:#}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
 /// Kills every process of a word, and waits until others have taken their places and the fleet is as planned.
 #[track_caller]
 fn restart(bare: &Bare, word: &str) {
@@ -80,7 +66,7 @@ fn restart(bare: &Bare, word: &str) {
         assert!(began.elapsed() < PATIENCE, "{word} stays away: {now:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    settled(bare);
+    let _ = bare.settled("east");
 }
 
 fn peer_cluster(name: &str) -> Value {

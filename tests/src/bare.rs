@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::client::Endpoint;
 use crate::lab::Lab;
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 pub const KOSMOS: &str = "/apis/kosmos.io/v1alpha1";
 /// What everything that is installed carries.
 const OURS: &str = "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dfloaterctl,app.kubernetes.io%2Fpart-of%3Dclusterlink";
+/// How long a fleet may take to be as planned; a failure, not a measure.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// The datapath's routing table.
 const TABLE: u64 = 200;
 const KINDS: &[&str] = &[
@@ -118,6 +121,20 @@ impl Bare {
             "json",
         ]);
         (ran.code, ran.json())
+    }
+
+    /// Waits until the control plane says that everything is as planned; that status.
+    #[track_caller]
+    pub fn settled(&self, host: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let (code, status) = self.status(host);
+            if code == Some(0) {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "{status:#}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// What floaterctl installed in a cluster, by path.

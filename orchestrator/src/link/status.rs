@@ -230,10 +230,11 @@ fn sessions(said: &Value) -> Option<Sessions> {
     })
 }
 
-/// What is wrong with sessions, for people; none where all ends answer.
+/// What is wrong with sessions, for people; none where no end that answered has fallen silent. One that has not answered yet may be an agent that
+/// begins, or one of Kosmos, which never does.
 fn silent(sessions: &Sessions) -> Option<String> {
     const SHOWN: usize = 3;
-    if sessions.down == 0 {
+    if sessions.lost.is_empty() {
         return None;
     }
     let all = sessions.down.saturating_add(sessions.up);
