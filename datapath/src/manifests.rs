@@ -83,6 +83,8 @@ pub struct Settings {
     pub labels: BTreeMap<String, String>,
     /// Whether agents plan for themselves.
     pub plan: AgentsPlan,
+    /// Whether a second node stands by for the gateway.
+    pub standby: bool,
 }
 
 /// Whether agents plan for themselves, which takes the right to read every Cluster.
@@ -204,13 +206,16 @@ pub fn controller_deployment(settings: &Settings) -> Deployment {
         name: CONTROLLER,
         component: "controller",
     };
-    let args = [
+    let mut args = vec![
         "controller".to_owned(),
         "--kubeconfig".to_owned(),
         format!("{ACCESS}/{KUBECONFIG_KEY}"),
         "--listen".to_owned(),
         format!("127.0.0.1:{CONTROLLER_PORT}"),
     ];
+    if settings.standby {
+        args.extend(["--standby".to_owned(), "on".to_owned()]);
+    }
     let container = Container {
         env: Some(vec![
             value("CLUSTER_NAME", &settings.cluster),
@@ -220,7 +225,7 @@ pub fn controller_deployment(settings: &Settings) -> Deployment {
         ports: Some(vec![port(CONTROLLER_PORT)]),
         resources: Some(resources("50m", "48Mi", "256Mi")),
         volume_mounts: Some(vec![mount("access", ACCESS, true)]),
-        ..parts.container(args.to_vec(), CONTROLLER_PORT, true)
+        ..parts.container(args, CONTROLLER_PORT, true)
     };
     let pod = PodSpec {
         host_network: Some(true),

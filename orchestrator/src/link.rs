@@ -58,6 +58,8 @@ pub struct Settings {
     pub link: Link,
     /// Whether agents plan for themselves.
     pub plan: AgentsPlan,
+    /// Whether a second node stands by for the gateway, so that nodes turn to it without the API.
+    pub standby: bool,
     /// How long to wait for programs, nodes and packets.
     pub wait: Duration,
 }
@@ -92,6 +94,7 @@ impl Default for Settings {
                 global_cidrs: BTreeMap::new(),
             },
             plan: AgentsPlan::default(),
+            standby: false,
             wait: Duration::from_secs(120),
         }
     }
@@ -114,6 +117,7 @@ impl Settings {
             pull_secrets: self.pull_secrets.clone(),
             labels,
             plan: self.plan,
+            standby: self.standby,
         }
     }
 }

@@ -95,9 +95,6 @@ fn what_the_lab_decides_is_what_the_programs_decide() {
             &root,
             "--member-kubeconfig",
             &second,
-            // The lab's agents ask no gateway whether it is alive, so that nobody stands in for one.
-            "--standby",
-            "off",
         ]),
     );
     // The last thing that a manager says about a fleet without fault, and the last that a controller does.

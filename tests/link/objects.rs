@@ -67,15 +67,7 @@ fn a_fleet_is_made_of_its_nodes_and_a_slip_harms_only_itself() {
         .unwrap();
     let manager = world.as_manager();
     let managers = [0, 1].map(|_| Program::start("manager", &manager));
-    // A standby is another change of roles, which has tests of its own.
-    let without_standby = |cluster: &str| {
-        [
-            world.as_member(cluster),
-            vec!["--standby".to_owned(), "off".to_owned()],
-        ]
-        .concat()
-    };
-    let (in_a, in_b) = (without_standby("a"), without_standby("b"));
+    let (in_a, in_b) = (world.as_member("a"), world.as_member("b"));
     let controllers = [&in_a, &in_b].map(|arguments| Program::start("controller", arguments));
 
     // Whichever ClusterNode was made first: nobody moves a gateway because of a name.

@@ -97,9 +97,9 @@ pub(super) enum Which {
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(super) enum Standing {
     /// None
+    #[default]
     Off,
     /// Wherever a second node is ready
-    #[default]
     On,
 }
 

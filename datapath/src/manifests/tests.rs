@@ -12,6 +12,7 @@ fn settings() -> Settings {
         pull_secrets: vec!["pull".into()],
         labels: [("team".to_owned(), "net".to_owned())].into(),
         plan: AgentsPlan::default(),
+        standby: false,
     }
 }
 

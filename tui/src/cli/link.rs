@@ -110,6 +110,9 @@ pub struct Programs {
     /// right to read every Cluster of the control plane, none of which may hold a kubeconfig (default: off)
     #[arg(long, value_enum, value_name = "WHEN")]
     pub plan: Option<AgentsPlan>,
+    /// Have a second node stand by for the cluster's gateway: nodes notice a dead gateway by themselves, within a second, and turn to it
+    #[arg(long)]
+    pub standby: bool,
     /// How long to wait for programs, nodes and packets, each, seconds or with a unit (default: 120 s)
     #[arg(short = 'w', long, visible_alias = "wait-time", value_name = "SECONDS", value_parser = duration)]
     pub wait: Option<Duration>,

@@ -284,6 +284,7 @@ fn settings(programs: &Programs, part: &Part) -> Settings {
             AgentsPlan::Off => link::AgentsPlan::Off,
             AgentsPlan::On => link::AgentsPlan::On,
         },
+        standby: programs.standby,
         wait: programs.wait.unwrap_or(standard.wait),
         link: link::Link {
             network_type: match part.network_type.unwrap_or_default() {
