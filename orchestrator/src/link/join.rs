@@ -1,15 +1,19 @@
 //! `install` and `join`: a control plane and its first member, or one more member.
 
+use std::time::Duration;
+
 use datapath::api::{CLUSTER_UID, GROUP, VERSION};
 use floater::wire::Layer;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::apply::{Act, Refusal, Step};
 use super::cluster::{Cluster, Server};
 use super::deed::{self, Deed};
 use super::objects::{Object, is_ours, name_of};
 use super::{
-    Context, Outcome, Place, Settings, Told, check_name, packets, preflight, tokens, wait, wanted,
+    Context, Outcome, Place, Settings, Told, check_name, packets, preflight, status, tokens, wait,
+    wanted,
 };
 use crate::Error;
 use crate::report::Report;
@@ -42,6 +46,9 @@ pub struct Join {
     pub dry_run: bool,
 }
 
+/// How long the last changes of everybody's plan are waited for, and how often they are looked at.
+const SETTLING: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(400);
 /// The ConfigMap of a control plane that says how members reach it.
 const SERVER: &str = "clusterlink-control-plane";
 
@@ -413,7 +420,24 @@ impl Linking<'_> {
         let clusters = [&self.control_plane, &self.member];
         let report =
             packets::pass(settings, &clusters, &[Layer::Pod], settings.wait, context).await?;
+        self.settle().await;
         Ok(Some(report))
+    }
+
+    /// Waits a little until every node is as planned: what a cluster finds out of itself last (its services) changes the plan of all others once more.
+    /// Where that takes longer it is for the status to say; packets pass.
+    async fn settle(&self) {
+        let until = Instant::now() + SETTLING.min(self.settings.wait);
+        let mut was_well = false;
+        while Instant::now() < until {
+            let status = status::of(&self.control_plane).await;
+            let is_well = status.is_ok_and(|status| status.is_well);
+            if is_well && was_well {
+                return;
+            }
+            was_well = is_well;
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 

@@ -89,7 +89,12 @@ pub struct Sessions {
 /// [`Error::Missing`] where it cannot be asked, or is none.
 pub async fn status(control_plane: &Selected) -> Result<Status, Error> {
     let cluster = Cluster::reach("the control plane", control_plane).await?;
-    let clusters = super::join::clusters(&cluster).await?;
+    of(&cluster).await
+}
+
+/// As [`status`], of a control plane that is reached already.
+pub(super) async fn of(cluster: &Cluster) -> Result<Status, Error> {
+    let clusters = super::join::clusters(cluster).await?;
     let list = async |plural: &str| {
         let path = format!("/apis/{GROUP}/{VERSION}/{plural}");
         cluster.list(&path).await.map_err(|failure| Error::Missing {

@@ -6,7 +6,7 @@ use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -74,9 +74,9 @@ pub(super) fn capture(options: &Options) -> Result<ExitCode, Error> {
         Err(error) => return Ok(failed(&options.write, &error)),
     };
     let (count, mut lost) = (options.count.unwrap_or(u64::MAX), 0);
-    let mut frame = vec![0; LONGEST];
+    let (mut frame, mut ends) = (vec![0; LONGEST], None);
     while writer.frames < count {
-        match next(&socket, signals.as_fd(), &mut frame) {
+        match next(&socket, signals.as_fd(), &mut ends, &mut frame) {
             Ok(None) => break,
             Ok(Some(seen)) if link.is_none_or(|link| link == seen.link) => {
                 lost = seen.lost;
@@ -125,29 +125,51 @@ struct Seen {
     lost: u32,
 }
 
-/// The next frame; none where a signal came first.
-fn next(socket: &Socket, signals: BorrowedFd<'_>, frame: &mut [u8]) -> io::Result<Option<Seen>> {
+/// The next frame; none where a signal has asked for the end and what came before it is written.
+fn next(
+    socket: &Socket,
+    signals: BorrowedFd<'_>,
+    ends: &mut Option<Duration>,
+    frame: &mut [u8],
+) -> io::Result<Option<Seen>> {
     loop {
+        match receive(socket, frame)? {
+            Received::Frame(seen) if ends.is_some_and(|end| seen.at > end) => return Ok(None),
+            Received::Frame(seen) => return Ok(Some(seen)),
+            Received::Other => continue,
+            Received::Nothing if ends.is_some() => return Ok(None),
+            Received::Nothing => {}
+        }
         let mut waits = [
             PollFd::new(signals, PollFlags::POLLIN),
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut waits, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         if waits[0].any() == Some(true) {
-            return Ok(None);
-        }
-        if let Some(seen) = receive(socket, frame)? {
-            return Ok(Some(seen));
+            // Frames that are there already were seen by whoever asks for the end.
+            *ends = Some(
+                SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default(),
+            );
         }
     }
 }
 
-/// One frame; none where it is not of Ethernet, or the second of two that a loopback shows of each.
-fn receive(socket: &Socket, frame: &mut [u8]) -> io::Result<Option<Seen>> {
+/// What the socket had.
+enum Received {
+    /// A frame, which lies in the buffer.
+    Frame(Seen),
+    /// Nothing yet.
+    Nothing,
+    /// What is not of Ethernet, or the second of two that a loopback shows of each frame.
+    Other,
+}
+
+fn receive(socket: &Socket, frame: &mut [u8]) -> io::Result<Received> {
     let captured_at_most = frame.len();
     let mut parts = [IoSliceMut::new(frame)];
     let mut room = nix::cmsg_space!(libc::timespec, u32);
@@ -155,18 +177,19 @@ fn receive(socket: &Socket, frame: &mut [u8]) -> io::Result<Option<Seen>> {
     let message = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags);
     let message = match message {
         Ok(message) => message,
+        Err(Errno::EAGAIN) => return Ok(Received::Nothing),
         // A link that goes down is told as an error of the socket.
-        Err(Errno::EAGAIN | Errno::ENETDOWN | Errno::EINTR) => return Ok(None),
+        Err(Errno::ENETDOWN | Errno::EINTR) => return Ok(Received::Other),
         Err(error) => return Err(error.into()),
     };
     let Some(address) = message.address else {
-        return Ok(None);
+        return Ok(Received::Other);
     };
     let address: &libc::sockaddr_ll = address.as_ref();
     let is_loopback = address.sll_hatype == libc::ARPHRD_LOOPBACK;
     let is_sent = address.sll_pkttype == libc::PACKET_OUTGOING;
     if is_loopback && is_sent || !is_loopback && address.sll_hatype != libc::ARPHRD_ETHER {
-        return Ok(None);
+        return Ok(Received::Other);
     }
     let (mut at, mut lost) = (Duration::ZERO, 0);
     for control in message.cmsgs().map_err(io::Error::from)? {
@@ -176,7 +199,7 @@ fn receive(socket: &Socket, frame: &mut [u8]) -> io::Result<Option<Seen>> {
             _ => {}
         }
     }
-    Ok(Some(Seen {
+    Ok(Received::Frame(Seen {
         link: u32::try_from(address.sll_ifindex).unwrap_or_default(),
         captured: message.bytes.min(captured_at_most),
         length: message.bytes,
