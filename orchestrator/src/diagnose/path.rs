@@ -19,6 +19,9 @@ use super::walks::{Walks, pod_link};
 use crate::evidence::{Gathered, NodeRef};
 use crate::probe_plan::{What, target_from, target_of};
 
+/// How an end is written.
+const FORMS: &str = "an end is CLUSTER, CLUSTER/NODE, CLUSTER/NODE/POD or an address";
+
 /// One end of a path, as somebody names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -54,16 +57,14 @@ impl FromStr for Place {
         }
         let words: Vec<&str> = text.split('/').collect();
         if words.iter().any(|word| word.is_empty()) {
-            return Err(
-                "an end is CLUSTER, CLUSTER/NODE, CLUSTER/NODE/POD or an address".to_owned(),
-            );
+            return Err(FORMS.to_owned());
         }
         let owned = |word: &str| word.to_owned();
         match words[..] {
             [cluster] => Ok(Self::Cluster(owned(cluster))),
             [cluster, node] => Ok(Self::Node(owned(cluster), owned(node))),
             [cluster, node, pod] => Ok(Self::Pod(owned(cluster), owned(node), owned(pod))),
-            _ => Err("an end is CLUSTER, CLUSTER/NODE, CLUSTER/NODE/POD or an address".to_owned()),
+            _ => Err(FORMS.to_owned()),
         }
     }
 }
@@ -114,7 +115,7 @@ pub struct Path {
     pub src: IpAddr,
     /// The destination address, as the source calls it.
     pub dst: IpAddr,
-    /// By the plan of the control plane's objects; none where a node on the way is not planned.
+    /// By the plan of the control plane's objects, over what else the nodes hold.
     pub planned: Trip,
     /// By the tables that were read.
     pub observed: Trip,

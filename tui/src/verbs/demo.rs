@@ -2,6 +2,7 @@
 
 use datapath::code::Code;
 use orchestrator::report::Report;
+use simulator::codes::is_about_a_peer;
 use simulator::control;
 
 use super::dr;
@@ -97,7 +98,7 @@ async fn diagnose(
 /// code concerns a peer: the second cluster.
 fn place(code: Code, clusters: &[String]) -> String {
     match clusters {
-        [first, second, ..] if concerns_a_peer(code) => format!("{first}/n1,{second}"),
+        [first, second, ..] if is_about_a_peer(code) => format!("{first}/n1,{second}"),
         [first, ..] if code == Code::NodeDown => format!("{first}/n2"),
         [first, ..] => format!("{first}/n1"),
         [] => String::new(),
@@ -124,20 +125,6 @@ fn fits(code: Code, clusters: usize, each: usize) -> Result<(), Failure> {
         )));
     }
     Ok(())
-}
-
-/// Whether what is broken are the rows that lead to one peer.
-fn concerns_a_peer(code: Code) -> bool {
-    matches!(
-        code,
-        Code::FdbMissing
-            | Code::FdbWrongVtep
-            | Code::NeighMissing
-            | Code::NeighStaleMac
-            | Code::RouteBlackhole
-            | Code::RouteMissing
-            | Code::RouteWrongDev
-    )
 }
 
 #[cfg(test)]
