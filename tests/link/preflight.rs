@@ -334,11 +334,20 @@ fn what_nodes_and_paths_are_like_is_refused_before_anything_is_installed() {
         ],
     );
     ip(&bare, "underlay", &format!("rule del {rule}"));
-    let rule = "priority 9 ipproto udp dport 4877 blackhole";
-    ip(&bare, "underlay", &format!("rule add {rule}"));
-    let within = bare.join("north", "east", &["--dry-run"]);
-    within.expect(0);
-    ip(&bare, "underlay", &format!("rule del {rule}"));
+    // That of the tunnel within a cluster, which does not cross what is between clusters.
+    let rule = "priority 9 iif lo ipproto udp dport 4877 blackhole";
+    ip(&bare, at, &format!("rule add {rule}"));
+    refused(
+        &bare,
+        "north",
+        &[],
+        &[
+            "no datagram to UDP port 4877 passes from north/n1",
+            "to north/n2",
+            "vx-local",
+        ],
+    );
+    ip(&bare, at, &format!("rule del {rule}"));
 
     // A path that is narrower than the links at its ends.
     ip(&bare, "underlay", &format!("link set {link} mtu 1400"));
