@@ -103,11 +103,7 @@ const FORBIDDEN: &[(&str, &str, &[&str])] = &[
             "ratatui",
         ],
     ),
-    (
-        "simulator",
-        "",
-        &["orchestrator", "tui", "kube", "kube-*", "ratatui"],
-    ),
+    ("simulator", "", &["orchestrator", "tui", "ratatui"]),
 ];
 
 /// Compares what `cargo tree` prints with the table above.
