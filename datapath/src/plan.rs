@@ -70,6 +70,7 @@ pub use members::Class;
 use members::{ClusterObject, Member, MemberCluster, Members, Named};
 pub use nat::Translation;
 pub use objection::{Field, Object, Objection, Weight};
+pub use overlay::address as overlay_address;
 pub use rows::{Device, Row, View};
 use slots::Slots;
 
@@ -80,7 +81,6 @@ mod collisions;
 mod config;
 mod exceptions;
 pub(crate) mod family;
-pub mod links;
 mod lookup;
 mod members;
 mod nat;
@@ -91,6 +91,7 @@ mod overlap;
 mod overlay;
 mod prefixes;
 pub(crate) mod rows;
+pub mod seen;
 mod shadow;
 mod slots;
 
@@ -128,7 +129,7 @@ pub fn plan(fleet: &Fleet) -> Plan {
 /// O(N log N) for N objects and prefixes: prefixes that meet are found by a longest-prefix lookup, and reported once for two clusters
 /// and one prefix, however many others lie within that.
 ///
-/// Whether a node has the link that its ClusterNode names is a question of what was observed there: [`links::check`].
+/// Whether a node has the link and addresses that its ClusterNode names is a question of what was observed there: [`seen::check`].
 #[must_use]
 pub fn check(fleet: &Fleet) -> Vec<Objection> {
     Planner::of(fleet).objections()

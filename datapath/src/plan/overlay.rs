@@ -89,8 +89,10 @@ pub(super) fn family_of_text(text: &str) -> Option<Family> {
     })
 }
 
-/// The pool's network bits joined to the host bits of the underlay address; none where that is of the other family.
-pub(super) fn address(pool: IpNet, underlay: IpAddr) -> Option<IpNet> {
+/// The overlay address of a node, with the length of its pool: the pool's network bits joined to the host bits of the node's underlay
+/// address. None where that is of the other family.
+#[must_use]
+pub fn address(pool: IpNet, underlay: IpAddr) -> Option<IpNet> {
     let joined = match (pool, underlay) {
         (IpNet::V4(pool), IpAddr::V4(ip)) => {
             let host = u32::from(ip) & u32::from(pool.hostmask());

@@ -611,7 +611,7 @@ pub const CATALOGUE: &[Cause] = &[
         meaning: "Packets reach now one, now the other.",
         proof: "The same MAC on two nodes.",
         fix: "Let the planner give the second another MAC.",
-        undiagnosed: Some("MACs are not compared across the fleet"),
+        undiagnosed: None,
     },
     Cause {
         code: Code::VxlanCsumOffload,

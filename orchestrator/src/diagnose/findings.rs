@@ -40,6 +40,7 @@ pub(super) fn of_suspicions(
         .zip(blamed)
         .zip(passing)
         .map(|((suspicion, suffering), passing)| {
+            let is_detour = suspicion.code == Code::FailoverIncomplete && suspicion.soft;
             let element = Element {
                 cluster: Some(scope.cluster(suspicion.at.cluster).name.as_str().into()),
                 node: Some(scope.node(suspicion.at).name.as_str().into()),
@@ -75,7 +76,7 @@ pub(super) fn of_suspicions(
                 found.severity = Severity::Info;
             }
             // Standing in for a gateway is what a standby is planned for.
-            if suspicion.code == Code::FailoverIncomplete && suffering.is_empty() {
+            if is_detour && suffering.is_empty() {
                 found.severity = Severity::Info;
             }
             found

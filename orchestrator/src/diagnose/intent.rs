@@ -12,8 +12,10 @@ use datapath::api::{
     Cluster, ClusterLinkOptions, ClusterNode, Device, Fleet, NetworkType, NodeConfig,
     NodeConfigSpec,
 };
+use datapath::code::Code;
+use datapath::mac::Mac;
 use datapath::nodeconfig::TABLE;
-use datapath::plan::{Objection, Planner};
+use datapath::plan::{Objection, Planner, Weight};
 use datapath::state::{Address, Family, Link, LinkKind, NodeState};
 use datapath::walk::Layer;
 use ipnet::IpNet;
@@ -36,6 +38,8 @@ pub(super) struct Intended {
     pub(super) guessed: bool,
     /// What the objects lack or contradict, the nodes' own links considered; empty where the objects were guessed.
     pub(super) objections: Vec<Objection>,
+    /// Nodes that do not have the underlay address that their ClusterNode says.
+    pub(super) misplaced: BTreeSet<NodeRef>,
     /// Who has an underlay or overlay address.
     owners: HashMap<IpAddr, NodeRef>,
 }
@@ -87,11 +91,22 @@ impl Intended {
         let mut objections = Vec::new();
         if !guessed {
             objections = planner.objections();
-            objections.extend(datapath::plan::links::check(
+            objections.extend(datapath::plan::seen::check(
                 fleet,
-                &observed_links(scope, &by_object),
+                &observed_nodes(scope, &by_object),
             ));
         }
+        let is_misplaced = |objection: &&Objection| {
+            (objection.code, objection.weight) == (Code::IntentStale, Weight::Fault)
+                && objection.at.path.starts_with("spec.ip")
+        };
+        let misplaced = objections.iter().filter(is_misplaced);
+        let misplaced = misplaced.filter_map(|objection| {
+            let object = &objection.at.object;
+            let place = (object.cluster.as_deref()?, object.node.as_deref()?);
+            places.get(&place).copied()
+        });
+        let misplaced = misplaced.collect();
         let names: BTreeMap<NodeRef, String> = planner
             .nodes()
             .filter_map(|name| Some((*by_object.get(name)?, name.to_owned())))
@@ -125,6 +140,7 @@ impl Intended {
             gateways,
             guessed,
             objections,
+            misplaced,
         }
     }
 
@@ -194,6 +210,16 @@ impl Intended {
         })
     }
 
+    /// The node that a tunnel's MAC is planned for.
+    pub(super) fn planned_for(&self, mac: Mac) -> Option<NodeRef> {
+        let mut nodes = self.names.iter();
+        let found = nodes.find(|(_, name)| {
+            let mut devices = self.planner.devices(name).into_iter().flatten();
+            devices.any(|device| device.mac == mac)
+        });
+        found.map(|(&at, _)| at)
+    }
+
     /// The node that has an underlay or overlay address.
     pub(super) fn owner(&self, ip: IpAddr) -> Option<NodeRef> {
         self.owners.get(&ip).copied()
@@ -214,17 +240,18 @@ impl Intended {
     }
 }
 
-/// The links of the nodes that could be read, by ClusterNode.
-fn observed_links(
+/// The links and addresses of the nodes that could be read, by ClusterNode.
+fn observed_nodes(
     scope: &Scope<'_>,
     by_object: &HashMap<&str, NodeRef>,
-) -> datapath::plan::links::Observed {
+) -> datapath::plan::seen::Observed {
     by_object
         .iter()
         .filter_map(|(&object, &at)| {
             let tables = scope.node(at).tables.as_ref().ok()?;
-            let links = tables.links.iter().map(|link| link.name.clone()).collect();
-            Some((object.to_owned(), links))
+            let node = scope.node(at);
+            let seen = datapath::plan::seen::Node::of(tables, &node.ips, &node.pod_ips);
+            Some((object.to_owned(), seen))
         })
         .collect()
 }

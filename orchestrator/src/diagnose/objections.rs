@@ -71,11 +71,17 @@ pub(super) fn of_control_plane(
         .collect();
     let mut suffering: Vec<Vec<usize>> = vec![Vec::new(); objections.len()];
     for (at, joined) in joined.iter_mut().enumerate() {
-        if !joined.suffers() || !joined.blamed.is_empty() || joined.key.layer != Layer::Pod {
+        if !joined.suffers() || !joined.blamed.is_empty() {
             continue;
         }
         for ((objection, ends), suffering) in objections.iter().zip(&ends).zip(&mut suffering) {
-            if objection.weight == Weight::Fault && ends.concern(joined.key.src, joined.key.dst) {
+            // Nodes need nothing of each other's objects but the address.
+            let is_of_layer =
+                joined.key.layer == Layer::Pod || objection.at.path.starts_with("spec.ip");
+            if is_of_layer
+                && objection.weight == Weight::Fault
+                && ends.concern(joined.key.src, joined.key.dst)
+            {
                 joined.is_objected = true;
                 suffering.push(at);
             }

@@ -4,7 +4,9 @@
 //! other one and no suspicion of their own.
 
 pub(super) mod commands;
+mod failover;
 mod links;
+mod lower;
 mod rows;
 mod underlay;
 
@@ -121,6 +123,12 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
             scope.node(at).nat_unread.is_none() || !matches!(change.row(), Row::Nat(_))
         })
         .collect();
+    let all = changes.len();
+    let changes: Vec<Change> = changes
+        .into_iter()
+        .filter(|change| !follows_misplaced(intended, at, change))
+        .collect();
+    let is_elsewhere = changes.len() < all;
     if let Some(down) = underlay_down(scope, intended, at, observed, &changes) {
         return vec![down];
     }
@@ -131,11 +139,58 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
         .into_iter()
         .partition(|change| stale.as_ref().is_some_and(|stale| stale.contains(change)));
     let mut found = judge(scope, intended, at, observed, &own);
-    if stale.is_some() && !is_left_out(intended, &followed) {
+    // What an object says of a node that it does not have is in the plan, and not yet, or no longer, in the NodeConfig.
+    let is_explained = is_elsewhere && followed.is_empty();
+    if stale.is_some() && !is_explained && !is_left_out(intended, &followed) {
         let consequences = judge(scope, intended, at, observed, &followed);
-        found.push(intent_stale(scope, at, &followed, consequences));
+        found.extend(behind(scope, at, &followed, consequences));
     }
+    let node = Node {
+        scope,
+        intended,
+        at,
+        observed,
+    };
+    lower::suspicions(&node, &mut found);
     found
+}
+
+/// Whether a row differs from a plan that follows an object which says of a node what is not so: the object is the cause.
+fn follows_misplaced(intended: &Intended, at: NodeRef, change: &Change) -> bool {
+    let misplaced = &intended.misplaced;
+    if misplaced.is_empty() {
+        return false;
+    }
+    let is_of = |ip: std::net::IpAddr| {
+        let owner = intended.owner(ip);
+        owner.is_some_and(|owner| misplaced.contains(&owner))
+    };
+    match change.row() {
+        Row::Link(_) | Row::Address(_) => misplaced.contains(&at),
+        Row::Neighbour(row) => is_of(row.ip),
+        Row::Fdb(row) => row.dst.is_some_and(is_of),
+        Row::Route(row) => row.hops.iter().filter_map(|hop| hop.via).any(is_of),
+        Row::Nat(_) | Row::Rule(_) | Row::Sysctl(_) => false,
+    }
+}
+
+/// What a node whose NodeConfig is not what the plan calls for suffers from: a gateway that has moved on, or else the NodeConfig.
+fn behind(
+    scope: &Scope<'_>,
+    at: NodeRef,
+    followed: &[Change],
+    consequences: Vec<Suspicion>,
+) -> Vec<Suspicion> {
+    let is_failover = |one: &Suspicion| one.code == Code::FailoverIncomplete && !one.soft;
+    if consequences.is_empty() || !consequences.iter().all(is_failover) {
+        return vec![intent_stale(scope, at, followed, consequences)];
+    }
+    let object = stale_object(scope, at);
+    let with_object = |mut one: Suspicion| {
+        one.evidence.push(object.clone());
+        one
+    };
+    consequences.into_iter().map(with_object).collect()
 }
 
 /// Everything that changes say, the consequences of links first so that nothing is told twice.
@@ -155,6 +210,7 @@ fn judge(
     let mut found = links::suspicions(&node, changes);
     let rest = links::absorb(&node, changes, &mut found);
     rows::suspicions(&node, &rest, &mut found);
+    failover::collapse(&node, changes, &mut found);
     found
 }
 
@@ -265,7 +321,13 @@ fn underlay_down(
     changes: &[Change],
 ) -> Option<Suspicion> {
     let name = intended.lower.get(&at)?;
+    let has_address = |ip: &std::net::IpAddr| {
+        let mut addresses = observed.addresses.iter();
+        addresses.any(|row| row.net.addr() == *ip)
+    };
     let state = match observed.links.get(name.as_str()) {
+        // Its ClusterNode names another link than the one that the node is on the underlay by.
+        None if scope.node(at).ips.iter().any(has_address) => return None,
         None => "does not exist",
         Some(link) if !link.up => "is down",
         Some(link) if !link.carrier => "has no carrier",
@@ -360,6 +422,18 @@ fn same_rows(left: &datapath::api::NodeConfigSpec, right: &datapath::api::NodeCo
         && set(&left.arps) == set(&right.arps)
 }
 
+/// That a node's NodeConfig is not what the plan calls for.
+fn stale_object(scope: &Scope<'_>, at: NodeRef) -> Evidence {
+    let object = format!("{}-{}", scope.cluster(at.cluster).name, scope.node(at).name);
+    let text =
+        format!("nodeconfigs.kosmos.io {object} is not what clusters and clusternodes call for");
+    Evidence {
+        kind: EvidenceKind::Intent,
+        source: scope.place(at).into(),
+        text: text.into(),
+    }
+}
+
 fn intent_stale(
     scope: &Scope<'_>,
     at: NodeRef,
@@ -369,14 +443,7 @@ fn intent_stale(
     let place = scope.place(at);
     let object = format!("{}-{}", scope.cluster(at.cluster).name, scope.node(at).name);
     let all: Vec<&Change> = followed.iter().collect();
-    let mut evidence = vec![Evidence {
-        kind: EvidenceKind::Intent,
-        source: place.as_str().into(),
-        text: format!(
-            "nodeconfigs.kosmos.io {object} is not what clusters and clusternodes call for"
-        )
-        .into(),
-    }];
+    let mut evidence = vec![stale_object(scope, at)];
     evidence.extend(consequences(scope, at, &all));
     Suspicion {
         code: Code::IntentStale,

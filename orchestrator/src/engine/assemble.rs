@@ -260,11 +260,16 @@ fn addresses(object: &ClusterNode) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The datapath's addresses of a node, and for families in which it has none those that its cluster reports.
+/// The datapath's addresses of a node, and those that its cluster reports of families in which the datapath has none of these.
 fn joined(planned: &[IpAddr], reported: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut all = planned.to_vec();
-    let lacks = |ip: &IpAddr| !planned.iter().any(|known| known.is_ipv4() == ip.is_ipv4());
-    all.extend(reported.into_iter().filter(lacks));
+    let is_told = |ip: &IpAddr| {
+        let mut alike = reported
+            .iter()
+            .filter(|known| known.is_ipv4() == ip.is_ipv4());
+        alike.any(|known| planned.contains(known))
+    };
+    all.extend(reported.iter().filter(|ip| !is_told(ip)).copied());
     all
 }
 

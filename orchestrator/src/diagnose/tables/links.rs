@@ -37,7 +37,10 @@ pub(super) fn suspicions(node: &Node<'_>, changes: &[Change]) -> Vec<Suspicion> 
         .filter(|suspicion| {
             !matches!(
                 suspicion.code,
-                Code::InnerMtuTooBig | Code::L2MtuMismatch | Code::NeighStaleMac
+                Code::InnerMtuTooBig
+                    | Code::L2MtuMismatch
+                    | Code::NeighStaleMac
+                    | Code::VtepMacDuplicate
             )
         })
         .filter_map(|suspicion| suspicion.link)
@@ -95,10 +98,6 @@ fn absent(node: &Node<'_>, to: &Link) -> Option<Suspicion> {
 fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
     let place = node.place();
     let name = &to.name;
-    let mac = |link: &Link| {
-        link.mac
-            .map_or_else(|| "none".to_owned(), |mac| mac.to_string())
-    };
     let mut suspicion = match (&from.kind, &to.kind) {
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if !from.up => link_suspicion(
             node,
@@ -140,17 +139,7 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
                 anew(node, to),
             )
         }
-        (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mac != to.mac => link_suspicion(
-            node,
-            Code::NeighStaleMac,
-            to,
-            format!(
-                "{name} of {place} has the MAC {}, and every peer believes it to be {}: its kernel drops what they send",
-                mac(from),
-                mac(to)
-            ),
-            node.fix(words(&["ip", "link", "set", name, "address", &mac(to)])),
-        ),
+        (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mac != to.mac => other_mac(node, from, to),
         (LinkKind::Vxlan(_), LinkKind::Vxlan(_)) if from.mtu > to.mtu => {
             let mut found = link_suspicion(
                 node,
@@ -213,6 +202,37 @@ fn differs(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
         .evidence
         .push(node.intent(format!("link {}", describe(to))));
     Some(suspicion)
+}
+
+/// A tunnel's MAC that is not the planned one: another node's, or nobody's.
+fn other_mac(node: &Node<'_>, from: &Link, to: &Link) -> Option<Suspicion> {
+    let (place, name) = (node.place(), &to.name);
+    let mac = |link: &Link| {
+        link.mac
+            .map_or_else(|| "none".to_owned(), |mac| mac.to_string())
+    };
+    let holder = from.mac.and_then(|mac| node.intended.planned_for(mac));
+    let (code, summary) = match holder.filter(|&holder| holder != node.at) {
+        Some(holder) => (
+            Code::VtepMacDuplicate,
+            format!(
+                "{name} of {place} has the MAC {}, which is that of {}, and every peer believes it to be {}",
+                mac(from),
+                node.scope.place(holder),
+                mac(to)
+            ),
+        ),
+        None => (
+            Code::NeighStaleMac,
+            format!(
+                "{name} of {place} has the MAC {}, and every peer believes it to be {}: its kernel drops what they send",
+                mac(from),
+                mac(to)
+            ),
+        ),
+    };
+    let fix = node.fix(words(&["ip", "link", "set", name, "address", &mac(to)]));
+    link_suspicion(node, code, to, summary, fix)
 }
 
 /// IPv6 is switched off on a tunnel that carries it: the kernel takes away all that it had of it.
@@ -357,8 +377,10 @@ fn takes(suspicion: &Suspicion, change: &Change) -> bool {
     match (suspicion.code, row) {
         (_, Row::Link(_)) => suspicion.kind == ElementKind::Link,
         (Code::InnerMtuTooBig | Code::L2MtuMismatch, _) => false,
-        (Code::NeighStaleMac, Row::Neighbour(_)) => gone || replaced_by_kernel,
-        (Code::NeighStaleMac, _) => false,
+        (Code::NeighStaleMac | Code::VtepMacDuplicate, Row::Neighbour(_)) => {
+            gone || replaced_by_kernel
+        }
+        (Code::NeighStaleMac | Code::VtepMacDuplicate, _) => false,
         (Code::V6ForwardOff, Row::Sysctl(row)) => row.name == suspicion.name,
         (Code::TunnelDevDown | Code::V6ForwardOff, Row::Fdb(_)) => false,
         (Code::TunnelDevDown, Row::Sysctl(_)) => false,

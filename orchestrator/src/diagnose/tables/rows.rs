@@ -171,6 +171,21 @@ fn route(node: &Node<'_>, from: Option<&Route>, to: &Route) -> Option<Suspicion>
                 name,
             });
         }
+        Some(from)
+            if hops(to).iter().all(|hop| hops(from).contains(hop))
+                && hops(from).len() > hops(to).len() =>
+        {
+            (
+                Code::EcmpPartial,
+                format!("route {name}{}", ways(from)),
+                format!(
+                    "the route of {place} to {} spreads flows over{}, and only{} was planned",
+                    to.dst,
+                    ways(from),
+                    ways(to)
+                ),
+            )
+        }
         Some(from) if hops(from) != hops(to) => (
             Code::RouteWrongDev,
             format!("route {name}{}", ways(from)),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use datapath::api::{self, ClusterNode, Fleet, NetworkType};
 use datapath::control::nodes::Node;
-use datapath::plan::{Planner, links};
+use datapath::plan::{Planner, seen};
 use datapath::state::{Family, NodeState};
 use datapath::tunnel::Tunnel;
 use floater::wire::{Meeting, hex};
@@ -127,20 +127,20 @@ impl Look<'_> {
                 }
             }
         }
-        let mut observed = links::Observed::new();
+        let mut observed = seen::Observed::new();
         for node in &mut self.cluster_nodes {
             let Some(tables) = own.get(&node.spec.node_name) else {
                 continue;
             };
-            let names = tables.state.links.iter().map(|link| link.name.clone());
-            observed.insert(node.metadata.name.clone(), names.collect());
+            let seen = seen::Node::of(&tables.state, &[], &[]);
+            observed.insert(node.metadata.name.clone(), seen);
             if node.spec.interface_name.is_empty() {
                 let place = place(&member, &node.spec.node_name);
                 node.spec.interface_name = link_of(&place, node, &tables.state, found);
             }
         }
         let fleet = self.with_new();
-        for objection in links::check(&fleet, &observed) {
+        for objection in seen::check(&fleet, &observed) {
             found.refuse(format!(
                 "{objection} (--default-nic names the link that tunnels stand on)"
             ));
