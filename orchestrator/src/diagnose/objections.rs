@@ -140,6 +140,8 @@ fn of_objection(
 struct Ends {
     cluster: Option<usize>,
     node: Option<NodeRef>,
+    /// Whether that node is its cluster's gateway.
+    is_gateway: bool,
     /// The cluster of the object that is contradicted, where it is another.
     other: Option<usize>,
 }
@@ -164,6 +166,7 @@ impl Ends {
         Self {
             cluster,
             node,
+            is_gateway: node.is_some_and(|at| scope.node(at).gateway),
             other: objection
                 .other
                 .as_ref()
@@ -180,8 +183,10 @@ impl Ends {
             return [(cluster, other), (other, cluster)].contains(&(src.cluster, dst.cluster));
         }
         match self.node {
+            Some(node) if src == node || dst == node => true,
             // A gateway carries what the other nodes of its cluster send, so that its own pods are not all that suffer.
-            Some(node) => src == node || dst == node,
+            Some(_) if !self.is_gateway => false,
+            Some(_) => (src.cluster == cluster) != (dst.cluster == cluster),
             None => (src.cluster == cluster) != (dst.cluster == cluster),
         }
     }

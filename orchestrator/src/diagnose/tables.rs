@@ -140,7 +140,8 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
         .partition(|change| stale.as_ref().is_some_and(|stale| stale.contains(change)));
     let mut found = judge(scope, intended, at, observed, &own);
     // What an object says of a node that it does not have is in the plan, and not yet, or no longer, in the NodeConfig.
-    let is_explained = is_elsewhere && followed.is_empty();
+    let is_removal = |change: &Change| matches!(change, Change::Remove(_));
+    let is_explained = is_elsewhere && followed.iter().all(is_removal);
     if stale.is_some() && !is_explained && !is_left_out(intended, &followed) {
         let consequences = judge(scope, intended, at, observed, &followed);
         found.extend(behind(scope, at, &followed, consequences));
