@@ -21,6 +21,7 @@ use crate::tunnel::Tunnel;
 
 mod address;
 mod attention;
+mod filters;
 mod follow;
 mod foreign;
 
@@ -37,7 +38,6 @@ mod route;
 mod rule;
 mod shared;
 mod socket;
-mod sysctl;
 
 pub use follow::Followed;
 pub use foreign::MOST_FOREIGN;
@@ -53,7 +53,7 @@ use socket::{Netlink, Refused};
 /// A table that could not be read: that it holds no row proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// The table: `links`, `addresses`, `neighbours`, `forwarding rows`, `rules`, `routes` or `nat`.
+    /// The table: `links`, `addresses`, `neighbours`, `forwarding rows`, `rules`, `routes`, `nat` or `filters`.
     pub table: &'static str,
     /// Why.
     pub why: String,
@@ -228,6 +228,23 @@ impl LinuxKernel {
                 why: error.to_string(),
             }),
             Err(error) => return Err(error),
+        }
+        match self.filters() {
+            Ok((filters, 0)) => state.filters = filters,
+            Ok((filters, untold)) => {
+                state.filters = filters;
+                missing.push(Missing {
+                    table: "filters",
+                    why: format!(
+                        "{untold} rules beyond the first {} are not told",
+                        crate::filter::MOST_RULES
+                    ),
+                });
+            }
+            Err(why) => missing.push(Missing {
+                table: "filters",
+                why,
+            }),
         }
         Ok((state, missing))
     }

@@ -52,6 +52,7 @@ pub mod element;
 pub mod error;
 #[cfg(feature = "kube")]
 pub mod evidence;
+pub mod filter;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod liveness;

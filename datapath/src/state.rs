@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::Filters;
 use crate::mac::Mac;
 use crate::table::{Keyed, Table};
 
@@ -37,6 +38,9 @@ pub struct NodeState {
     pub nat: Table<Nat>,
     /// The settings below `net.` that decide about forwarding, by name.
     pub sysctls: Table<Sysctl>,
+    /// The packet filters, and other people's address translation. No plan has any, and no comparison looks at them.
+    #[serde(skip_serializing_if = "Filters::is_empty")]
+    pub filters: Filters,
 }
 
 impl NodeState {

@@ -3,14 +3,15 @@
 //! ```text
 //!  World ── insert(node, NodeState), wire, assume_underlay
 //!    │
-//!  walk ──► lookup (rules, prefixes, sources) ─► nat ─► question (for MACs) ─► segment (wires, bridges), tunnel
+//!  walk ──► lookup (rules, prefixes, sources) ─► filter, nat ─► question (for MACs) ─► segment (wires, bridges), tunnel
 //!    ▲                                                     │ a tunnel's packet is walked likewise, one deeper
 //!    └──────────────── the next node ◄─────────────────────┘
 //! ```
 //!
 //! The kernel's own healing is part of it: a next hop without a neighbour row is asked for on its segment, and on a VXLAN
 //! link by way of the flood rows; a MAC without a forwarding row is flooded. What cannot be seen from [`NodeState`] is taken
-//! to be harmless: packet filters, marks, settings that were not read, the don't-fragment bit of tunnels (clear).
+//! to be harmless: filters and settings that were not read, the don't-fragment bit of tunnels (clear). Packet filters are met where the
+//! kernel has its hooks, by tunnels' packets as well; a rule that cannot be told to hold stops nothing and is a [`Doubt`] of its hop.
 //!
 //! Where a route has several next hops, all of them are followed, and the first path that stops is the result: some flow will take it.
 //!
@@ -38,7 +39,9 @@
 //!
 //! [`NodeState`]: crate::state::NodeState
 
+mod filter;
 mod forward;
+mod hooks;
 mod layer;
 mod lookup;
 mod nat;
@@ -56,7 +59,7 @@ use serde::{Deserialize, Serialize};
 
 use forward::{At, Final, Walker};
 pub use layer::Layer;
-pub use outcome::{Carrier, End, Hop, Stop, Walk};
+pub use outcome::{Altered, Carrier, Doubt, End, Hop, Stop, Walk};
 pub use world::World;
 
 /// A packet, as far as its path depends on it.
@@ -68,7 +71,7 @@ pub struct Packet {
     pub dst: IpAddr,
     /// The IP protocol number.
     pub protocol: u8,
-    /// The UDP or TCP source port; the identifier of an ICMP echo.
+    /// The UDP or TCP source port; the identifier of an ICMP echo. 0 for one that a sender chooses.
     pub src_port: u16,
     /// The UDP or TCP destination port.
     pub dst_port: u16,
@@ -83,6 +86,10 @@ pub struct Packet {
 impl Packet {
     /// The protocol number of ICMP.
     pub const ICMP: u8 = 1;
+    /// The protocol number of ICMPv6.
+    pub const ICMP6: u8 = 58;
+    /// The protocol number of TCP.
+    pub const TCP: u8 = 6;
     /// The protocol number of UDP.
     pub const UDP: u8 = 17;
 
@@ -98,6 +105,31 @@ impl Packet {
             len: 84,
             dont_fragment: false,
             ttl: 64,
+        }
+    }
+
+    /// The first packet of a connection, from a port that its sender chooses.
+    #[must_use]
+    pub fn tcp(src: IpAddr, dst: IpAddr, dst_port: u16) -> Self {
+        Self {
+            protocol: Self::TCP,
+            src_port: 0,
+            len: 60,
+            ..Self::udp(src, dst, dst_port)
+        }
+    }
+
+    /// A small echo request.
+    #[must_use]
+    pub fn echo(src: IpAddr, dst: IpAddr) -> Self {
+        Self {
+            protocol: if dst.is_ipv4() {
+                Self::ICMP
+            } else {
+                Self::ICMP6
+            },
+            src_port: 0,
+            ..Self::udp(src, dst, 0)
         }
     }
 

@@ -23,6 +23,7 @@ use crate::state::{Nat, Row};
 use crate::table::Table;
 
 mod expression;
+pub(super) mod filters;
 
 /// The name of our tables.
 const TABLE: &str = "clusterlink";

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use super::filter::{Connection, Seen, Turn};
 use super::lookup::{Lookup, Query, route_name};
 use super::nat::{self, Tracked, Translation};
 use super::node::{LinkId, NodeId};
@@ -10,6 +11,7 @@ use super::outcome::{Carrier, End, Hop, Stop, dotted};
 use super::routes::{NextHop, Route};
 use super::segment::{Cast, Frame};
 use super::{Packet, World};
+use crate::filter::Hook;
 use crate::state::{Family, RouteKind};
 
 /// Forks that are followed to each of their ends; beyond, the first next hop stands for all.
@@ -66,11 +68,11 @@ impl Final {
 /// A packet in a node, before that decides.
 #[derive(Debug, Clone)]
 pub(super) struct At {
-    node: NodeId,
-    ingress: Option<LinkId>,
-    packet: Packet,
+    pub(super) node: NodeId,
+    pub(super) ingress: Option<LinkId>,
+    pub(super) packet: Packet,
     /// Tunnels around the packet that was asked about.
-    depth: u8,
+    pub(super) depth: u8,
     /// Where the packet has been: the same place again is a loop.
     seen: Vec<(NodeId, Option<LinkId>, IpAddr, IpAddr)>,
 }
@@ -92,6 +94,10 @@ impl At {
     }
 }
 
+/// Where the datapath's own translations are among the priorities of pre-routing and post-routing.
+const OWN_PREROUTING: i32 = -101;
+pub(super) const OWN_POSTROUTING: i32 = 99;
+
 /// What a node decided.
 struct Decision<'w> {
     route: Cow<'w, Route>,
@@ -99,6 +105,8 @@ struct Decision<'w> {
     translation: Translation,
     /// The packet as it came.
     before: Packet,
+    /// The packet to the filters: what they remember of it.
+    seen: Seen<'w>,
     /// Which hop of the record is its own.
     hop: usize,
 }
@@ -110,9 +118,9 @@ pub(super) struct Walker<'w> {
     recording: bool,
     forks: u8,
     /// What connection tracking holds.
-    tracked: Vec<Tracked>,
+    pub(super) tracked: Vec<Tracked>,
     /// Whether the packet answers the tracked ones.
-    answering: bool,
+    pub(super) answering: bool,
     /// The outer source of the last frame that a tunnel gave out.
     pub(super) learned: Option<IpAddr>,
     /// The tunnels that the packet is inside of, outermost last.
@@ -206,18 +214,6 @@ impl<'w> Walker<'w> {
         let node = world.node(id);
         let stopped = |stop: Stop| Final::Stopped { node: id, stop };
         let before = at.packet;
-        let translation = if node.nat.is_empty() {
-            Translation::Ignored
-        } else {
-            nat::enter(
-                node,
-                id,
-                at.ingress,
-                &self.tracked,
-                self.answering,
-                &mut at.packet,
-            )
-        };
         let hop = self.note(|| Hop {
             node: node.name.clone(),
             depth: at.depth,
@@ -231,9 +227,36 @@ impl<'w> Walker<'w> {
             asked: false,
             tunnel: None,
             translated: Vec::new(),
+            altered: Vec::new(),
+            doubts: Vec::new(),
         });
+        let mut seen = self.seen(at);
+        if at.ingress.is_some() {
+            self.meet(at, hop, Hook::Ingress, Turn::After(i32::MIN), &mut seen)?;
+            self.meet(at, hop, Hook::Prerouting, Turn::Before(OWN_PREROUTING), &mut seen)?;
+        }
+        let translation = if node.tracks() && seen.connection != Connection::Untracked {
+            nat::enter(
+                node,
+                id,
+                at.ingress,
+                &self.tracked,
+                self.answering,
+                &mut at.packet,
+            )
+        } else {
+            Translation::Ignored
+        };
+        if at.ingress.is_some() {
+            if translation == Translation::Fresh && before.dst == at.packet.dst {
+                self.redirect(at, hop, &mut seen);
+            }
+            seen = seen.of(at.packet);
+            self.meet(at, hop, Hook::Prerouting, Turn::After(OWN_PREROUTING), &mut seen)?;
+        }
         if before.dst != at.packet.dst {
             self.edit(hop, |hop| {
+                hop.dst = at.packet.dst;
                 hop.translated
                     .push(format!("destination was {}", before.dst));
             });
@@ -281,6 +304,10 @@ impl<'w> Walker<'w> {
                     && let Some(stop) = node.refuse_source(link, at.packet.src, at.packet.dst, None)
                 {
                     return Err(stopped(stop));
+                }
+                if at.ingress.is_some() {
+                    seen.is_local.1 = true;
+                    self.meet(at, hop, Hook::Input, Turn::After(i32::MIN), &mut seen)?;
                 }
                 if let Translation::Undone(src) = translation {
                     at.packet.src = src;
@@ -339,6 +366,7 @@ impl<'w> Walker<'w> {
             next_hops,
             translation,
             before,
+            seen,
             hop,
         })
     }
@@ -386,8 +414,9 @@ impl<'w> Walker<'w> {
             // The largest piece stands for all.
             packet.len = mtu;
         }
+        let seen = self.on_its_way(at, (decision.hop, &decision.seen), next_hop.link, packet)?;
         let src = packet.src;
-        if !node.nat.is_empty() {
+        if node.tracks() {
             nat::leave(
                 node,
                 next_hop.link,
@@ -400,9 +429,14 @@ impl<'w> Walker<'w> {
                     hop.translated
                         .push(format!("source becomes {}", packet.src));
                 });
+            } else if decision.translation == Translation::Fresh {
+                self.disguise(decision.hop, id, (next_hop.link, target), &seen, &mut packet);
             }
-            self.track(id, before, packet);
+            if seen.connection != Connection::Untracked {
+                self.track(id, before, packet);
+            }
         }
+        self.leave_last(at, decision.hop, seen.of(packet))?;
         let (mac, asked) = self.resolve(id, next_hop.link, target, &packet, at.depth)?;
         self.edit(decision.hop, |hop| {
             hop.asked = asked;
@@ -428,7 +462,7 @@ impl<'w> Walker<'w> {
     }
 
     fn track(&mut self, node: NodeId, before: Packet, after: Packet) {
-        if !self.answering && !self.world.node(node).nat.is_empty() {
+        if !self.answering && self.world.node(node).tracks() {
             self.tracked.push(Tracked::new(node, before, after));
         }
     }
@@ -441,7 +475,7 @@ impl<'w> Walker<'w> {
         self.hops.len().saturating_sub(1)
     }
 
-    fn edit(&mut self, at: usize, change: impl FnOnce(&mut Hop)) {
+    pub(super) fn edit(&mut self, at: usize, change: impl FnOnce(&mut Hop)) {
         if self.recording
             && let Some(hop) = self.hops.get_mut(at)
         {

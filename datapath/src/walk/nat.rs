@@ -27,7 +27,7 @@ impl Tracked {
     }
 
     /// Whether a packet answers the one that was tracked; as it reaches the node.
-    fn is_answered_by(&self, node: NodeId, packet: &Packet) -> bool {
+    pub(super) fn is_answered_by(&self, node: NodeId, packet: &Packet) -> bool {
         self.node == node
             && self.after.protocol == packet.protocol
             && self.after.src == packet.dst

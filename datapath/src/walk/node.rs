@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::filter::Compiled;
 use super::layer::{Layer, Layered};
 use super::routes::{Routing, bits};
 use crate::mac::Mac;
@@ -70,7 +71,7 @@ pub(super) struct Link {
     pub(super) name: Box<str>,
     /// False for a name that only other rows mention.
     pub(super) exists: bool,
-    index: u32,
+    pub(super) index: u32,
     pub(super) mac: Option<Mac>,
     pub(super) mtu: u32,
     pub(super) up: bool,
@@ -172,6 +173,8 @@ pub(super) struct Node {
     /// The rows that it shares with other nodes.
     pub(super) layered: Option<Layered>,
     pub(super) nat: Vec<Nat>,
+    /// The packet filters; none where there are none, or they are not known.
+    pub(super) filters: Option<Box<Compiled>>,
     pub(super) forward6: bool,
     /// Whether a VXLAN link is a port of a bridge, so that a MAC may be behind this node rather than on it.
     pub(super) bridges_tunnels: bool,
@@ -194,6 +197,7 @@ impl Node {
             ports: Sorted::default(),
             layered: None,
             nat: Vec::new(),
+            filters: None,
             forward6: true,
             bridges_tunnels: false,
         }
@@ -234,6 +238,7 @@ impl Node {
         node.neighbours = Sorted::new(neighbours);
         node.add_forwarding(state);
         node.nat = state.nat.iter().cloned().collect();
+        node.filters = Compiled::new(&state.filters);
         node.mark_underlay(state);
         node
     }
@@ -402,6 +407,11 @@ impl Node {
     /// The link under an index that this node gave out.
     pub(super) fn link(&self, at: LinkId) -> &Link {
         &self.links[at as usize]
+    }
+
+    /// Whether connection tracking has something to remember.
+    pub(super) fn tracks(&self) -> bool {
+        !self.nat.is_empty() || self.filters.is_some()
     }
 
     pub(super) fn routing(&self, family: Family) -> &Routing {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::Packet;
+use crate::filter::Decider;
 use crate::mac::Mac;
 
 /// The path of one packet.
@@ -66,6 +67,32 @@ pub struct Hop {
     pub tunnel: Option<Carrier>,
     /// How its addresses changed here.
     pub translated: Vec<String>,
+    /// What rules of others did to its addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub altered: Vec<Altered>,
+    /// Rules that may have stopped it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<Doubt>,
+}
+
+/// An address that a rule of others exchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Altered {
+    /// The rule.
+    pub by: Decider,
+    /// The address that it was.
+    pub from: IpAddr,
+    /// The address that it became.
+    pub to: IpAddr,
+}
+
+/// A rule that stops packets and of which it cannot be told whether it stops this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// The rule.
+    pub by: Decider,
+    /// How many packets of a million it stops, where that is left to chance alone.
+    pub per_million: Option<u32>,
 }
 
 impl Hop {
@@ -136,6 +163,13 @@ pub enum Stop {
     Blackhole {
         /// The row's name.
         row: String,
+    },
+    /// A rule or the policy of a packet filter drops it.
+    Filtered {
+        /// Which.
+        by: Box<Decider>,
+        /// Whether it is a tunnel's packet.
+        carries: bool,
     },
     /// Forwarding is off where it came in.
     ForwardingOff {
@@ -214,6 +248,13 @@ pub enum Stop {
         /// The row's name.
         row: String,
     },
+    /// A rule of a packet filter refuses it, and tells its sender.
+    Refused {
+        /// Which.
+        by: Box<Decider>,
+        /// Whether it is a tunnel's packet.
+        carries: bool,
+    },
     /// The route back does not use the link that it came in by.
     RpFilter {
         /// The link that it came in by.
@@ -232,6 +273,15 @@ pub enum Stop {
         link: String,
         /// What the link or route takes, bytes.
         mtu: u32,
+    },
+    /// A rule exchanged an address, and with the other one it or its answer does not arrive.
+    Translated {
+        /// Which.
+        by: Box<Decider>,
+        /// The address that it was.
+        from: IpAddr,
+        /// The address that it became.
+        to: IpAddr,
     },
     /// Its hops are used up.
     TtlExpired,
@@ -276,6 +326,9 @@ impl Stop {
             | Self::Loop { row }
             | Self::Prohibited { row }
             | Self::Unreachable { row } => row.clone(),
+            Self::Filtered { by, .. } | Self::Refused { by, .. } | Self::Translated { by, .. } => {
+                by.to_string()
+            }
             Self::ForwardingOff { sysctl, .. } => sysctl.clone(),
             Self::Ipv6Off { link } => format!("net.ipv6.conf.{}.disable_ipv6", dotted(link)),
             Self::LinkDown { link }
@@ -308,6 +361,10 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Blackhole { row } => write!(f, "blackhole {row}"),
+            Self::Filtered { by, carries } => {
+                let what = if *carries { "the tunnel's packet " } else { "" };
+                write!(f, "{what}dropped in {} by {by}: {}", by.hook.word(), by.text)
+            }
             Self::ForwardingOff { link, sysctl } => {
                 write!(
                     f,
@@ -332,6 +389,10 @@ impl fmt::Display for Stop {
                 write!(f, "{link} received its own MAC {mac} as a source")
             }
             Self::Prohibited { row } => write!(f, "prohibit {row}"),
+            Self::Refused { by, carries } => {
+                let what = if *carries { "the tunnel's packet " } else { "" };
+                write!(f, "{what}refused in {} by {by}: {}", by.hook.word(), by.text)
+            }
             Self::RpFilter { link, src } => {
                 write!(
                     f,
@@ -340,6 +401,9 @@ impl fmt::Display for Stop {
             }
             Self::SourceNotOwn { src } => write!(f, "this node has no address {src}"),
             Self::TooBig { link, mtu } => write!(f, "larger than the {mtu} bytes of {link}"),
+            Self::Translated { by, from, to } => {
+                write!(f, "{from} became {to} by {by}: {}", by.text)
+            }
             Self::TtlExpired => f.write_str("its hops are used up"),
             Self::UnknownNode => f.write_str("nothing is known of this node"),
             Self::Unreachable { row } => write!(f, "unreachable {row}"),
@@ -408,6 +472,15 @@ impl fmt::Display for Hop {
         }
         for change in &self.translated {
             write!(f, ", {change}")?;
+        }
+        for Altered { by, from, to } in &self.altered {
+            write!(f, ", {from} becomes {to} by {by}")?;
+        }
+        for Doubt { by, per_million } in &self.doubts {
+            match per_million {
+                Some(of) => write!(f, ", {by} drops {of} of a million")?,
+                None => write!(f, ", {by} may drop it ({})", by.text)?,
+            }
         }
         Ok(())
     }
