@@ -21,6 +21,8 @@ pub enum ElementKind {
     ClusterNode,
     /// A forwarding row of a VXLAN link.
     Fdb,
+    /// A rule of a packet filter, or the policy of one of its chains.
+    Filter,
     /// A network link.
     Link,
     /// An address translation.
@@ -52,6 +54,7 @@ impl ElementKind {
             Self::Cluster => "cluster",
             Self::ClusterNode => "clusternode",
             Self::Fdb => "fdb",
+            Self::Filter => "filter",
             Self::Link => "link",
             Self::Nat => "nat",
             Self::Neighbour => "neighbour",

@@ -39,6 +39,61 @@ impl Filters {
     }
 }
 
+/// No name of a table, chain, set or link is longer (`NFT_NAME_MAXLEN`).
+const LONGEST_NAME: usize = 255;
+/// So many steps of a rule are looked at.
+const MOST_CLAUSES: usize = 64;
+
+impl Filters {
+    /// The same within the bounds that whoever reads them from a kernel keeps to: what somebody else says of a node may be anything.
+    /// Chains whose names no kernel allows are left out, rules beyond [`MOST_RULES`] cut off, long ones not understood.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.chains.retain(|chain| {
+            let devices = chain.base.iter().flat_map(|base| &base.devices);
+            let mut names = [&chain.table, &chain.name].into_iter().chain(devices);
+            names.all(|name| name.len() <= LONGEST_NAME)
+        });
+        self.chains.truncate(MOST_RULES);
+        let mut room = MOST_RULES;
+        for chain in &mut self.chains {
+            chain.is_cut |= chain.rules.len() > room;
+            chain.rules.truncate(room);
+            room -= chain.rules.len();
+            for rule in &mut chain.rules {
+                if rule.clauses.len() > MOST_CLAUSES || !rule.clauses.iter().all(Clause::is_bounded) {
+                    rule.clauses = vec![Clause::Unknown("target".to_owned())];
+                }
+            }
+        }
+        self
+    }
+}
+
+impl Clause {
+    fn is_bounded(&self) -> bool {
+        let are_few = |of: &[Load]| of.len() <= 16 && of.iter().all(|load| load.then.len() <= 16);
+        match self {
+            Self::Test(test) => {
+                let is = match &test.is {
+                    Relation::Compare(..) | Relation::Within { .. } => true,
+                    Relation::In { set, ranges, .. } => {
+                        let few = |ranges: &Vec<_>| ranges.len() <= 2 * MOST_ELEMENTS;
+                        set.len() <= LONGEST_NAME && ranges.as_ref().is_none_or(few)
+                    }
+                };
+                is && are_few(&test.of)
+            }
+            Self::Dispatch { of, arms } => are_few(of) && arms.len() <= 2 * MOST_ELEMENTS,
+            Self::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) | Self::Unknown(name) => {
+                name.len() <= LONGEST_NAME
+            }
+            Self::Mark(load) => load.as_ref().is_none_or(|load| load.then.len() <= 16),
+            Self::Verdict(_) | Self::Untrack | Self::Translate(_) => true,
+        }
+    }
+}
+
 /// The family of a table: whose packets it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

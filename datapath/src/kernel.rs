@@ -24,7 +24,6 @@ mod attention;
 mod filters;
 mod follow;
 mod foreign;
-
 mod link;
 mod listener;
 mod message;
@@ -38,6 +37,7 @@ mod route;
 mod rule;
 mod shared;
 mod socket;
+mod sysctl;
 
 pub use follow::Followed;
 pub use foreign::MOST_FOREIGN;

@@ -10,6 +10,7 @@
 mod cells;
 mod certificate;
 mod demand;
+mod filters;
 mod findings;
 mod intent;
 mod join;
@@ -101,6 +102,7 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
         &intended.objections,
         &mut joined,
     ));
+    findings.extend(filters::findings(&scope, &walks, &mut joined, &mut unjudged));
     let (residual, left) = residual::findings(&scope, &intended, &graph, &joined);
     findings.extend(residual);
     if left > 0 {

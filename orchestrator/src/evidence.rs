@@ -85,6 +85,8 @@ pub struct NodeFacts {
     pub differences: Option<Differences>,
     /// Why its address translations could not be read where the rest was: their absence from `tables` says nothing.
     pub nat_unread: Option<String>,
+    /// Why its packet filters could not be read, or not whole.
+    pub filters_unread: Option<String>,
     /// Why its host floater could not be asked; none when it could.
     pub host_floater: Option<String>,
     /// Why its pod floater could not be asked; none when it could.

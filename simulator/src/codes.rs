@@ -22,20 +22,28 @@ pub const fn injection(code: Code) -> Injection {
         | C::FdbMissing
         | C::FdbWrongVtep
         | C::ForwardOff
+        | C::ForwardPolicyDrop
         | C::GatewayDown
         | C::InnerMtuTooBig
         | C::L2MtuMismatch
+        | C::L4SelectiveDrop
         | C::NatMissing
         | C::NeighMissing
         | C::NeighStaleMac
         | C::NodeDown
+        | C::PodPolicy
         | C::PolicyRouteHijack
+        | C::Reject
         | C::RouteBlackhole
         | C::RouteMissing
         | C::RouteWrongDev
         | C::Rpfilter
+        | C::SnatUnwanted
         | C::TunnelDevDown
         | C::TunnelPortMismatch
+        | C::TunnelReplyBlocked
+        | C::TunnelUdpBlockedHost
+        | C::TunnelUdpBlockedOneway
         | C::V6ForwardOff
         | C::VniMismatch
         | C::VtepLocalStale => Possible,
@@ -79,6 +87,7 @@ pub const fn is_about_a_peer(code: Code) -> bool {
             | Code::RouteBlackhole
             | Code::RouteMissing
             | Code::RouteWrongDev
+            | Code::TunnelUdpBlockedOneway
     )
 }
 

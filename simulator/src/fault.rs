@@ -4,6 +4,7 @@
 //!   rows      what is on a path: forwarding rows, neighbours, routes, rules, translations
 //!   links     tunnels, their addresses, the underlay link
 //!   settings  forwarding, reverse-path checks, IPv6
+//!   filters   rules of a packet filter that drop, refuse and translate
 //!   undo      what a fault changed, and how it is put back
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! node's own tables. In a node with both families the rows of IPv4 are broken and those of IPv6 stand, unless the cause is one of IPv6
 //! alone. The node's agent is frozen first, so that the fault stays.
 
+pub(crate) mod filters;
 mod links;
 mod rows;
 mod settings;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use datapath::code::Code;
 use datapath::diff::{Change, ChangeSet};
+use datapath::filter::TableFamily;
 use datapath::kernel::LinuxKernel;
 use datapath::reconcile::Kernel as _;
 use datapath::state::{Family, NodeState};
@@ -51,6 +54,12 @@ pub(crate) enum Undo {
     Kernel {
         net: Arc<NodeNet>,
         changed: Box<Changed>,
+    },
+    /// A table of the node's packet filter is removed.
+    Filter {
+        net: Arc<NodeNet>,
+        family: TableFamily,
+        table: String,
     },
     /// What is laid over the node's tables is taken off.
     Overlay,
@@ -183,6 +192,18 @@ pub(crate) fn changes(
         }
     };
     Ok(ChangeSet::ordered(changes))
+}
+
+/// The table of a packet filter that makes a cause at a node; about the path to the peer, where the cause is about one.
+pub(crate) fn filter(
+    code: Code,
+    victim: &Victim<'_>,
+    peer: Option<(&Cluster, Option<String>)>,
+) -> Result<filters::Table, Error> {
+    filters::table(code, victim, || match &peer {
+        Some((peer, node)) => rows::path(victim, peer, node.as_deref()),
+        None => refused(format!("{code} needs another cluster")),
+    })
 }
 
 /// Asks a node's kernel for a fault's changes, and says how they are taken back.

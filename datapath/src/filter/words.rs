@@ -67,6 +67,22 @@ impl Decider {
         }
     }
 
+    /// The same where a rule of another chain led to it.
+    #[must_use]
+    pub fn called_by(self, rule: &Rule) -> Self {
+        let (own, caller) = (self.asks, rule.asks());
+        Self {
+            text: format!("{rule} > {}", self.text),
+            asks: Asks {
+                transport: own.transport | caller.transport,
+                address: own.address | caller.address,
+                connection: own.connection | caller.connection,
+                link: own.link | caller.link,
+            },
+            ..self
+        }
+    }
+
     /// The words of nft(8) that make it let packets pass.
     #[must_use]
     pub fn removal(&self) -> Vec<String> {

@@ -259,6 +259,17 @@ enum Flow {
     Translated(Decider, Translation),
 }
 
+impl Flow {
+    fn called_by(self, rule: &Rule) -> Self {
+        match self {
+            Self::Dropped(by) => Self::Dropped(by.called_by(rule)),
+            Self::Refused(by) => Self::Refused(by.called_by(rule)),
+            Self::Translated(by, translation) => Self::Translated(by.called_by(rule), translation),
+            other @ (Self::Through | Self::Accepted) => other,
+        }
+    }
+}
+
 /// What a rule says, when it is reached and its tests hold.
 enum Said<'r> {
     Verdict(&'r Verdict),
@@ -321,7 +332,7 @@ impl<'c, 's, 'a> Run<'c, 's, 'a> {
                 }
                 Said::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => {
                     let is_goto = matches!(said, Said::Verdict(Verdict::Goto(_)));
-                    let flow = self.call(chain, name, depth, is_sure);
+                    let flow = self.call(chain, name, depth, is_sure).called_by(rule);
                     match flow {
                         Flow::Through if is_goto && is_sure => return Flow::Through,
                         Flow::Through => {}

@@ -163,6 +163,7 @@ impl Virtual {
                                 ..Differences::default()
                             }),
                             nat_unread: None,
+                            filters_unread: None,
                             host_floater: None,
                             pod_floater: None,
                         }

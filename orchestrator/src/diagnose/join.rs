@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use datapath::filter::Decider;
 use datapath::state::Family;
 use floater::wire::Layer;
 use rayon::prelude::*;
@@ -35,6 +36,8 @@ pub(super) struct Joined<'p, 'a> {
     pub(super) blamed: Vec<usize>,
     /// Whether the control plane's own objects explain it.
     pub(super) is_objected: bool,
+    /// Whether a packet filter explains it.
+    pub(super) is_filtered: bool,
 }
 
 impl Joined<'_, '_> {
@@ -44,10 +47,20 @@ impl Joined<'_, '_> {
         match (&self.pair, &self.walked) {
             (Some(pair), Some(Walked::Stops { .. })) if pair.asks_the_tables() => Fate::Lost,
             (Some(pair), _) => pair.fate.clone(),
-            (None, Some(Walked::Passes)) => Fate::Passes,
+            (None, Some(Walked::Passes | Walked::Loses { .. })) => Fate::Passes,
             (None, Some(Walked::Stops { .. })) => Fate::Lost,
             (None, Some(Walked::Unknown) | None) => Fate::Unknown("not probed".to_owned()),
         }
+    }
+
+    /// The rule of a packet filter that explains it, and the node that has it.
+    pub(super) fn filter(&self) -> Option<(NodeRef, &Decider)> {
+        self.walked.as_ref()?.filter()
+    }
+
+    /// Whether something is known that explains it.
+    pub(super) fn is_explained(&self) -> bool {
+        !self.blamed.is_empty() || self.is_objected || self.is_filtered
     }
 
     pub(super) fn suffers(&self) -> bool {
@@ -99,9 +112,9 @@ pub(super) fn join<'p, 'a>(
             }
             let lost = pair.is_some_and(|pair| pair.fate == Fate::Lost || pair.asks_the_tables());
             let walked = if lost || (pair.is_none() && (needed || !crosses.is_empty())) {
-                Some(walks.judge(key))
+                Some(walks.judge(key, pair))
             } else {
-                None
+                pair.and_then(|pair| in_part(walks, pair))
             };
             let mut joined = Joined {
                 key,
@@ -111,11 +124,26 @@ pub(super) fn join<'p, 'a>(
                 crosses: crosses.into_iter().collect(),
                 blamed: Vec::new(),
                 is_objected: false,
+                is_filtered: false,
             };
             joined.blamed = blame(&joined, suspicions);
             joined
         })
         .collect()
+}
+
+/// What the tables say of a pair that lets some packets pass: only what fits that. No row of a table does, some rules of filters do.
+fn in_part(walks: &Walks<'_>, pair: &Pair<'_>) -> Option<Walked> {
+    if !matches!(pair.fate, Fate::Half | Fate::Lossy) {
+        return None;
+    }
+    let walked = walks.judge(pair.key, Some(pair));
+    let fits = match (&pair.fate, &walked) {
+        (Fate::Half, Walked::Stops { .. }) => walked.filter().is_some(),
+        (Fate::Lossy, Walked::Loses { .. }) => true,
+        _ => false,
+    };
+    fits.then_some(walked)
 }
 
 /// The suspicions that explain a pair: those that are known to harm, or else any, unless the tables let the packet through with them.
@@ -141,7 +169,9 @@ fn blame(joined: &Joined<'_, '_>, suspicions: &[Suspicion]) -> Vec<usize> {
         .collect();
     if !hard.is_empty() {
         hard
-    } else if joined.walked == Some(Walked::Passes) {
+    } else if matches!(joined.walked, Some(Walked::Passes | Walked::Loses { .. }))
+        || joined.filter().is_some()
+    {
         Vec::new()
     } else {
         joined.crosses.clone()

@@ -44,7 +44,7 @@ pub(super) fn findings(
 ) -> (Vec<Finding>, usize) {
     let failing = joined
         .iter()
-        .any(|joined| joined.suffers() && joined.blamed.is_empty() && !joined.is_objected);
+        .any(|joined| joined.suffers() && !joined.is_explained());
     if !failing {
         return (Vec::new(), 0);
     }
@@ -54,7 +54,7 @@ pub(super) fn findings(
     for class in Class::ORDER {
         let rest: Vec<&Joined<'_, '_>> = joined
             .iter()
-            .filter(|joined| joined.blamed.is_empty() && !joined.is_objected)
+            .filter(|joined| !joined.is_explained())
             .filter(|joined| joined.fate() == class.fate())
             .collect();
         let scored = score(scope, graph, joined, &rest, class, &passing);
@@ -448,6 +448,10 @@ fn code_of(stop: &Stop) -> Code {
         Stop::Blackhole { .. } | Stop::Prohibited { .. } | Stop::Unreachable { .. } => {
             Code::RouteBlackhole
         }
+        // Told on their own, where packets show the same.
+        Stop::Filtered { .. } => Code::ForwardPolicyDrop,
+        Stop::Refused { .. } => Code::Reject,
+        Stop::Translated { .. } => Code::SnatUnwanted,
         Stop::ForwardingOff { .. } => Code::ForwardOff,
         Stop::Ipv6Off { .. } => Code::V6ForwardOff,
         Stop::Loop { .. } | Stop::TtlExpired => Code::RoutingLoop,

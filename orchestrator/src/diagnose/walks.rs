@@ -3,20 +3,24 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use datapath::filter::Decider;
 use datapath::nodeconfig::TABLE;
 use datapath::state::{Family, Nat, NodeState, RouteKind, TABLE_LOCAL};
-use datapath::walk::{End, Packet, Stop, World, round_trip, verdict};
+use datapath::walk::{Altered, End, Hop, Packet, Stop, World, round_trip, verdict};
 use floater::wire::Layer;
 use ipnet::IpNet;
 
 mod routes;
 
 use super::intent::Intended;
-use super::pairs::PairKey;
+use super::pairs::{Pair, PairKey};
 use super::scope::Scope;
 use crate::evidence::NodeRef;
 use crate::graph::tunnel_named;
 use crate::probe_plan::{target_from, target_of};
+
+/// Rules that lose fewer packets of a million are none that anybody is accused of.
+const LOSSY: u32 = 5_000;
 
 /// What a walk says of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +40,37 @@ pub(super) enum Walked {
         /// In words.
         text: String,
     },
+    /// Both arrive but for those that a rule drops at random.
+    Loses {
+        /// Where.
+        at: NodeRef,
+        /// Which rule.
+        by: Box<Decider>,
+        /// How many packets of a million.
+        per_million: u32,
+    },
     /// Tables on the way could not be read, or an address is not known.
     Unknown,
+}
+
+impl Walked {
+    /// The rule of a packet filter that stops, translates or loses packets, and the node that has it.
+    pub(super) fn filter(&self) -> Option<(NodeRef, &Decider)> {
+        match self {
+            Self::Stops {
+                at: Some(at),
+                stop:
+                    Some(
+                        Stop::Filtered { by, .. }
+                        | Stop::Refused { by, .. }
+                        | Stop::Translated { by, .. },
+                    ),
+                ..
+            } => Some((*at, by)),
+            Self::Loses { at, by, .. } => Some((*at, by)),
+            _ => None,
+        }
+    }
 }
 
 /// The observed tables of all nodes, ready to be walked by any number of threads.
@@ -47,8 +80,10 @@ pub(super) struct Walks<'a> {
     names: HashMap<String, NodeRef>,
     /// By node and family: the link by which it reaches its pods.
     pod_links: HashMap<(NodeRef, Family), String>,
-    /// Prefixes are mapped somewhere, so that an answer finds back only by what was translated before.
-    mapped: bool,
+    /// Somewhere an answer passes or finds back only by what was remembered of the packet: prefixes are mapped, or packets filtered.
+    remembers: bool,
+    /// Packets are filtered somewhere.
+    filters: bool,
 }
 
 impl<'a> Walks<'a> {
@@ -56,7 +91,7 @@ impl<'a> Walks<'a> {
         let mut world = World::new();
         world.assume_underlay(true);
         let mut names = HashMap::new();
-        let mut mapped = false;
+        let (mut mapped, mut filters) = (false, false);
         let mut pod_links = HashMap::new();
         for at in scope.all_nodes() {
             let name = scope.place(at);
@@ -69,6 +104,11 @@ impl<'a> Walks<'a> {
                     }
                 }
             }
+            filters |= scope
+                .node(at)
+                .tables
+                .as_ref()
+                .is_ok_and(|tables| !tables.filters.is_empty());
             let maps = |state: &NodeState| {
                 let mut rows = state.nat.iter();
                 rows.any(|row| !matches!(row, Nat::Masquerade { .. }))
@@ -95,7 +135,8 @@ impl<'a> Walks<'a> {
             world,
             names,
             pod_links,
-            mapped,
+            remembers: mapped || filters,
+            filters,
         }
     }
 
@@ -104,8 +145,15 @@ impl<'a> Walks<'a> {
         &self.world
     }
 
-    /// Walks a pair there and back.
-    pub(super) fn judge(&self, key: PairKey) -> Walked {
+    /// The links by which a node reaches its pods.
+    pub(super) fn pod_links(&self, at: NodeRef) -> impl Iterator<Item = &str> {
+        [Family::Ipv4, Family::Ipv6]
+            .into_iter()
+            .filter_map(move |family| Some(self.pod_links.get(&(at, family))?.as_str()))
+    }
+
+    /// Walks a pair there and back, by the protocol whose packets were lost where it was probed.
+    pub(super) fn judge(&self, key: PairKey, pair: Option<&Pair<'_>>) -> Walked {
         let node = |at| self.scope.node(at);
         if node(key.src).tables.is_err() || node(key.dst).tables.is_err() {
             return Walked::Unknown;
@@ -130,18 +178,25 @@ impl<'a> Walks<'a> {
                 return Walked::Unknown;
             }
         }
-        let packet = Packet::udp(src, dst, floater::wire::PORT);
+        let packet = if !self.filters {
+            Packet::udp(src, dst, floater::wire::PORT)
+        } else if pair.is_none_or(|pair| pair.tcp.received < pair.tcp.sent) {
+            Packet::tcp(src, dst, floater::wire::PORT)
+        } else {
+            Packet::echo(src, dst)
+        };
         let (src_name, dst_name) = (self.scope.place(key.src), self.scope.place(key.dst));
-        if self.mapped {
+        if self.remembers {
             let (asked, answered) = round_trip(&self.world, &src_name, out, packet);
             let there = self.outcome(&asked.end, key.dst, None, false);
-            return match (there, answered) {
+            let walked = match (there, &answered) {
                 (Walked::Passes, Some(answered)) => {
                     self.outcome(&answered.end, key.src, None, true)
                 }
                 (Walked::Passes, None) => Walked::Unknown,
                 (other, _) => other,
             };
+            return self.by_rule(walked, asked.hops.iter(), answered.iter().flat_map(|walk| &walk.hops));
         }
         let there = verdict(&self.world, &src_name, out, packet);
         let there = self.outcome(&there, key.dst, Some(dst), false);
@@ -150,6 +205,57 @@ impl<'a> Walks<'a> {
         }
         let again = verdict(&self.world, &dst_name, back, packet.answer());
         self.outcome(&again, key.src, Some(src), true)
+    }
+
+    /// The same where a rule is behind it: one that exchanged an address of what does not arrive, or that loses some of what does.
+    fn by_rule<'h>(
+        &self,
+        walked: Walked,
+        asked: impl Iterator<Item = &'h Hop>,
+        answered: impl Iterator<Item = &'h Hop>,
+    ) -> Walked {
+        match walked {
+            Walked::Passes => {
+                let mut losses = asked.chain(answered).flat_map(|hop| {
+                    let at = self.names.get(&hop.node).copied();
+                    hop.doubts.iter().filter_map(move |doubt| {
+                        let per_million = doubt.per_million.filter(|of| *of >= LOSSY)?;
+                        Some((at?, &doubt.by, per_million))
+                    })
+                });
+                losses.next().map_or(Walked::Passes, |(at, by, per_million)| Walked::Loses {
+                    at,
+                    by: Box::new(by.clone()),
+                    per_million,
+                })
+            }
+            Walked::Stops { ref stop, answer, .. }
+                if !matches!(stop, Some(Stop::Filtered { .. } | Stop::Refused { .. })) =>
+            {
+                let mut altered = asked.filter(|hop| hop.depth == 0).flat_map(|hop| {
+                    let at = self.names.get(&hop.node).copied();
+                    hop.altered.iter().map(move |altered| (at, altered))
+                });
+                match altered.next() {
+                    Some((at, Altered { by, from, to })) => {
+                        let stop = Stop::Translated {
+                            by: Box::new(by.clone()),
+                            from: *from,
+                            to: *to,
+                        };
+                        Walked::Stops {
+                            at,
+                            answer,
+                            text: format!("translated: {stop}"),
+                            stop: Some(stop),
+                            lacks: None,
+                        }
+                    }
+                    None => walked,
+                }
+            }
+            other => other,
+        }
     }
 
     fn outcome(&self, end: &End, wanted: NodeRef, ip: Option<IpAddr>, answer: bool) -> Walked {

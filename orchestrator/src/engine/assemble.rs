@@ -175,11 +175,16 @@ impl Observing<'_> {
             let read = tables
                 .remove(&name)
                 .unwrap_or_else(|| Err("they were not asked for".to_owned()));
-            let (mut nat_unread, mut differences) = (None, None);
+            let (mut nat_unread, mut filters_unread, mut differences) = (None, None, None);
             let read = read.and_then(|tables| {
                 differences = tables.differences;
                 let mut unread = None;
                 for missing in tables.missing {
+                    if missing.starts_with("filters") {
+                        // Nothing is concluded from their absence; it is told where packets are lost for no other reason.
+                        filters_unread = Some(missing);
+                        continue;
+                    }
                     if missing.starts_with("nat") {
                         nat_unread = Some(missing.clone());
                     } else {
@@ -188,7 +193,9 @@ impl Observing<'_> {
                     }
                     *lacking.entry(missing).or_default() += 1;
                 }
-                unread.map_or(Ok(tables.state), Err)
+                let mut state = tables.state;
+                state.filters = state.filters.bounded();
+                unread.map_or(Ok(state), Err)
             });
             let object = objects.get(name.as_str()).copied();
             let planned_ips = object.map(addresses).unwrap_or_default();
@@ -201,6 +208,7 @@ impl Observing<'_> {
                 tables: read,
                 differences,
                 nat_unread,
+                filters_unread,
                 host_floater,
                 pod_floater,
                 name,
@@ -287,6 +295,7 @@ fn from_intent(objects: &[&ClusterNode], reason: &str) -> Vec<NodeFacts> {
             tables: Err(reason.to_owned()),
             differences: None,
             nat_unread: None,
+            filters_unread: None,
             host_floater: Some(reason.to_owned()),
             pod_floater: Some(reason.to_owned()),
         })

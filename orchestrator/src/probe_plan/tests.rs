@@ -35,6 +35,7 @@ fn fleet(clusters: usize, nodes: usize) -> Vec<ClusterFacts> {
                     tables: Ok(NodeState::default()),
                     differences: None,
                     nat_unread: None,
+                    filters_unread: None,
                     host_floater: None,
                     pod_floater: None,
                 })

@@ -171,7 +171,7 @@ pub fn schema() -> Value {
                             "properties": {
                                 "cluster": maybe,
                                 "node": maybe,
-                                "kind": {"enum": ["address", "cluster", "clusternode", "fdb", "link", "nat", "neighbour", "node",
+                                "kind": {"enum": ["address", "cluster", "clusternode", "fdb", "filter", "link", "nat", "neighbour", "node",
                                                   "nodeconfig", "responder", "route", "rule", "sysctl", "underlay"]},
                                 "name": text
                             }

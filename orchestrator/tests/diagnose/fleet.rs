@@ -148,6 +148,7 @@ fn built(specs: &[(String, Spec)]) -> Gathered {
                         tables: Ok(merged(bare, &desired)),
                         differences: None,
                         nat_unread: None,
+                        filters_unread: None,
                         host_floater: None,
                         pod_floater: None,
                     }

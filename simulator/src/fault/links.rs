@@ -36,7 +36,7 @@ pub(super) fn nobody(like: IpAddr) -> IpAddr {
 }
 
 /// The tunnel to other clusters where the node has one, else the one to its gateway; IPv4 first.
-fn tunnel<'a>(victim: &Victim<'a>) -> Result<(&'a Link, &'a Vxlan), Error> {
+pub(super) fn tunnel<'a>(victim: &Victim<'a>) -> Result<(&'a Link, &'a Vxlan), Error> {
     let links = &victim.state.links;
     let mut tunnels = TUNNELS.iter().filter_map(|name| links.get(*name));
     let found = tunnels.find_map(|link| match &link.kind {

@@ -80,6 +80,11 @@ fn path_of(state: &NodeState, route: &Route) -> Option<Path> {
 }
 
 impl Path {
+    /// The peer's underlay address.
+    pub(super) fn remote(&self) -> Option<IpAddr> {
+        self.forwarding.dst
+    }
+
     pub(super) fn without_forwarding(self) -> Vec<Change> {
         let rows = [self.forwarding].into_iter().chain(self.flood);
         rows.map(|row| Change::Remove(Row::Fdb(row))).collect()

@@ -13,10 +13,10 @@ use tracing::info;
 
 use super::fleet::{Fleet, Ground};
 use crate::Error;
-use crate::fault::{self, Injected, Undo, Victim};
+use crate::fault::{self, Injected, Undo, Victim, filters};
 use crate::network::NodeNet;
 use crate::objects;
-use crate::topology::{Cluster, Node};
+use crate::topology::Cluster;
 use crate::virtual_clusters::{Place, VirtualFleet};
 
 /// Where a node's tables are.
@@ -81,6 +81,10 @@ impl Fleet {
     fn put_back(&self, fault: &Injected) -> Result<(), Error> {
         match (&fault.undo, &self.ground) {
             (Undo::Kernel { net, changed }, _) => changed.put_back(&mut self.kernel(net)?),
+            (Undo::Filter { net, family, table }, _) => {
+                let removed = self.kernel(net)?.remove_filter_table(*family, table);
+                removed.map_err(Error::failed("remove the rules of a fault"))
+            }
             (Undo::Overlay, Ground::Virtual(fleet)) => {
                 fleet.clear();
                 Ok(())
@@ -113,15 +117,15 @@ impl Fleet {
             return fault::refused(format!("there is no cluster `{cluster}`"));
         };
         let routers: Vec<IpAddr> = known.segment.routers.iter().map(IpNet::addr).collect();
-        let changes_of = |node: &Node, state: &NodeState| {
-            let victim = Victim {
-                cluster,
-                node,
-                is_gateway,
-                state,
-                routers: &routers,
-            };
-            fault::changes(code, &victim, peer.clone())
+        let victim = Victim {
+            cluster,
+            node: match site {
+                Site::Kernel(net) => &net.node,
+                Site::Virtual(_, place) => &known.nodes[place.node],
+            },
+            is_gateway,
+            state: &NodeState::default(),
+            routers: &routers,
         };
         match site {
             Site::Kernel(net) => {
@@ -130,7 +134,22 @@ impl Fleet {
                     "read the tables of {}/{}",
                     net.cluster, net.node.name
                 )))?;
-                let set = changes_of(&net.node, &before)?;
+                let victim = Victim {
+                    state: &before,
+                    ..victim
+                };
+                if filters::is_one(code) {
+                    let made = fault::filter(code, &victim, peer)?;
+                    info!(table = made.name, "made");
+                    let added = kernel.add_filters(&made.filters);
+                    added.map_err(Error::failed("break a node"))?;
+                    return Ok(Undo::Filter {
+                        net: net.clone(),
+                        family: made.family,
+                        table: made.name,
+                    });
+                }
+                let set = fault::changes(code, &victim, peer)?;
                 let changed = fault::carry_out(&set, before, &mut kernel)?;
                 info!(rows = ?changed.rows, "changed");
                 Ok(Undo::Kernel {
@@ -138,9 +157,15 @@ impl Fleet {
                     changed: Box::new(changed),
                 })
             }
+            Site::Virtual(..) if filters::is_one(code) => fault::refused(format!(
+                "{code} is a rule of a packet filter, and the nodes of a virtual cluster have no kernel that has one"
+            )),
             Site::Virtual(fleet, place) => {
-                let node = &known.nodes[place.node];
-                let set = changes_of(node, &fleet.tables(*place))?;
+                let victim = Victim {
+                    state: &fleet.tables(*place),
+                    ..victim
+                };
+                let set = fault::changes(code, &victim, peer)?;
                 fleet.change(*place, set.changes);
                 Ok(Undo::Overlay)
             }
