@@ -10,6 +10,11 @@ pub(crate) fn node_of(code: Code) -> &'static str {
     }
 }
 
+/// Whether a cause is a rule of a packet filter, which a node without a kernel has none of.
+pub(crate) fn is_filter(code: Code) -> bool {
+    element_of(code).0 == "filter"
+}
+
 /// Whether a gateway has nothing that a cause could change, in a cluster of this mode and family.
 pub(crate) fn has_no_place(code: Code, mode: &str, family: &str) -> bool {
     match code {
@@ -34,6 +39,13 @@ pub(crate) fn element_of(code: Code) -> (&'static str, &'static str) {
         | Code::VniMismatch
         | Code::VtepLocalStale => ("link", "vx-bridge"),
         Code::FdbMissing | Code::FdbWrongVtep => ("fdb", " dev vx-bridge"),
+        Code::ForwardPolicyDrop => ("filter", "ip fault-forward-policy-drop forward policy"),
+        Code::L4SelectiveDrop | Code::PodPolicy | Code::Reject | Code::TunnelReplyBlocked => {
+            ("filter", " forward handle 2")
+        }
+        Code::SnatUnwanted => ("filter", " postrouting handle 2"),
+        Code::TunnelUdpBlockedHost => ("filter", " input handle 2"),
+        Code::TunnelUdpBlockedOneway => ("filter", " output handle 2"),
         Code::ForwardOff => ("sysctl", "net.ipv4.conf.all.forwarding"),
         Code::GatewayDown | Code::NodeDown => ("node", node_of(code)),
         Code::NatMissing => ("nat", " -j MASQUERADE"),

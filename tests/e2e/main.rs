@@ -5,6 +5,7 @@ mod access;
 mod demo;
 mod faults;
 mod field;
+mod filters;
 mod injection;
 mod inputs;
 mod kubectl;

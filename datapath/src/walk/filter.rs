@@ -150,8 +150,10 @@ impl Compiled {
             if base.kind == ChainKind::Nat {
                 continue;
             }
+            // Nothing is known of a connection before it was looked at.
             let known = seen.connection;
-            if hook == Hook::Prerouting && base.priority < CONNTRACK {
+            let is_early = base.priority < CONNTRACK;
+            if hook == Hook::Ingress || is_early && matches!(hook, Hook::Prerouting | Hook::Output) {
                 seen.connection = Connection::Invalid;
             }
             let mut run = Run::new(self, seen, hook);

@@ -172,9 +172,10 @@ pub const CATALOGUE: &[Cause] = &[
         title: "a packet filter drops forwarded packets",
         meaning: "The tables of routes, neighbours and forwarding rows are right, and still packets of one family are \
                   lost between two nodes that reach each other.",
-        proof: "Tables equal intent, the host layer passes, the pod layer does not. Rules of a packet filter are \
-                not read yet, so this is told with what it cannot be told apart from.",
-        fix: "Look at the FORWARD hook: nft list ruleset, iptables -S FORWARD",
+        proof: "The walk through the rules that were read stops at this one, and the packets of the same pairs are lost. Where rules cannot be \
+                read (CAP_NET_ADMIN), tables that equal intent, a host layer that passes and a pod layer that does not.",
+        fix: "Delete the rule (nft delete rule … handle N), or have the policy of the chain accept (nft chain … '{ policy accept ; }'); and \
+              find out who makes it, since a rule that a program makes comes back.",
         undiagnosed: None,
     },
     Cause {
@@ -251,8 +252,9 @@ pub const CATALOGUE: &[Cause] = &[
         code: Code::L4SelectiveDrop,
         title: "one protocol is dropped on a path that carries others",
         meaning: "Echo requests pass, TCP connections to the responder time out.",
-        proof: "Same pair, same path, different protocol, different outcome.",
-        fix: "Look for a packet filter or security group between the two that lets ICMP through but not TCP 8889.",
+        proof: "Same pair, same path, different protocol, different outcome; where rules can be read, the rule that drops this one.",
+        fix: "Delete the rule (nft delete rule … handle N) or change it, and find out who makes it: a rule that a program makes comes back. Where none is found on the nodes: a \
+              packet filter or security group between the two that lets ICMP through but not TCP 8889.",
         undiagnosed: None,
     },
     Cause {
@@ -275,7 +277,8 @@ pub const CATALOGUE: &[Cause] = &[
         code: Code::LossGray,
         title: "part of the packets is lost",
         meaning: "The path works, but loses far more than the rest of the fleet does.",
-        proof: "At least three packets and three in ten of a cell are lost, five times the fleet's own loss.",
+        proof: "At least three packets and three in ten of a cell are lost, five times the fleet's own loss; or a rule on the path \
+                that drops at random.",
         fix: "Run again with more rounds, then look at queues, policers and errors along the path.",
         undiagnosed: None,
     },
@@ -368,11 +371,12 @@ pub const CATALOGUE: &[Cause] = &[
     },
     Cause {
         code: Code::PodPolicy,
-        title: "a network policy forbids it",
-        meaning: "The pair is denied by intent: no fault.",
-        proof: "The policies that select the pod.",
-        fix: "Change the policy if the traffic is wanted.",
-        undiagnosed: Some("NetworkPolicy objects are not read"),
+        title: "a rule about one pod drops its packets",
+        meaning: "Packets to or from the pod are lost at its node, those of other pods pass. A NetworkPolicy is written as such rules.",
+        proof: "The rule names the pod's address or its link. NetworkPolicy objects are not read, so that a denial that somebody wants is \
+                told like any other.",
+        fix: "Change the policy if the traffic is wanted, or delete the rule if no policy has made it.",
+        undiagnosed: None,
     },
     Cause {
         code: Code::PolicyRouteHijack,
@@ -403,9 +407,9 @@ pub const CATALOGUE: &[Cause] = &[
         code: Code::Reject,
         title: "a filter refuses explicitly",
         meaning: "Failures are immediate.",
-        proof: "ICMP administratively prohibited; its source names the node.",
-        fix: "Change the rule on the node that sends it.",
-        undiagnosed: Some("an ICMP error is evidence of the filter codes"),
+        proof: "A rule on the path refuses, and the packets of the same pairs are refused or lost.",
+        fix: "Delete the rule (nft delete rule … handle N) or change it, and find out who makes it: a rule that a program makes comes back.",
+        undiagnosed: None,
     },
     Cause {
         code: Code::Reorder,
@@ -486,9 +490,9 @@ pub const CATALOGUE: &[Cause] = &[
         code: Code::SnatUnwanted,
         title: "a masquerade hides the pods' addresses",
         meaning: "Answers go to the translated address and are lost.",
-        proof: "The source that the target sees is not the pod's.",
+        proof: "The walk meets a rule that exchanges the address, and with the other one the packet or its answer does not arrive.",
         fix: "Exempt the other clusters' prefixes from masquerading.",
-        undiagnosed: Some("the address that a responder sees is not compared"),
+        undiagnosed: None,
     },
     Cause {
         code: Code::StaleEndpoint,
@@ -533,17 +537,18 @@ pub const CATALOGUE: &[Cause] = &[
     },
     Cause {
         code: Code::TunnelReplyBlocked,
-        title: "the tunnel's answers are dropped",
+        title: "answers are dropped on their way back",
         meaning: "Requests arrive, answers do not: both ends retransmit.",
-        proof: "The receiver's ledger shows the request.",
-        fix: "Allow UDP 4876, 4877 (IPv6: 4866, 4867) in the other direction.",
-        undiagnosed: Some("echoes do not tell the request from the reply"),
+        proof: "A rule drops what answers connections, and what begins them passes.",
+        fix: "Delete the rule (nft delete rule … handle N) or change it, and find out who makes it: a rule that a program makes comes back.",
+        undiagnosed: None,
     },
     Cause {
         code: Code::TunnelUdpBlockedHost,
         title: "a node drops the tunnel's UDP packets",
         meaning: "Everything that arrives over the node's tunnel is lost, from every peer; the underlay is fine.",
-        proof: "Tables equal intent, the host layer passes, all tunnel traffic with the node fails.",
+        proof: "A rule on the node drops them; where rules cannot be read, tables that equal intent, a host layer that passes and all \
+                tunnel traffic with the node failing.",
         fix: "Allow UDP 4876, 4877 (IPv6: 4866, 4867) on the node.",
         undiagnosed: None,
     },
@@ -551,7 +556,8 @@ pub const CATALOGUE: &[Cause] = &[
         code: Code::TunnelUdpBlockedOneway,
         title: "the underlay drops the tunnel's UDP packets between two nodes",
         meaning: "Tunnel packets between these two are lost, in one direction at least; other packets between them pass.",
-        proof: "Tables equal intent, the host layer passes, tunnel traffic of the pair fails, that of others passes.",
+        proof: "A rule drops them at one node, towards or from one peer; where none is found, tables that equal intent, a host layer that \
+                passes, and tunnel traffic of the pair failing while that of others passes.",
         fix: "Allow UDP 4876, 4877 (IPv6: 4866, 4867) between the two.",
         undiagnosed: None,
     },

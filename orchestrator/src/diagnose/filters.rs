@@ -96,7 +96,6 @@ impl Accused<'_> {
             source: place.as_str().into(),
             text: format!("hook {}, {by}: {}", by.hook.word(), by.text).into(),
         });
-        let fix = Fix::at(cluster, node, by.removal());
         finding(
             code,
             element,
@@ -104,9 +103,7 @@ impl Accused<'_> {
             evidence,
             self.ambiguous(code),
             affected(self.suffering),
-            fix.and_advice(
-                "find out who makes the rule, or it comes back (nft list ruleset, iptables-save)",
-            ),
+            Fix::at(cluster, node, by.removal()),
         )
     }
 

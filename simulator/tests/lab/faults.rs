@@ -83,11 +83,17 @@ fn what_a_fault_took_comes_back_also_where_everything_stands_still() {
 }
 
 /// Whether an echo between pods of two clusters passes the gateway that has this cause: a missing neighbour is found by flooding as long as
-/// the flood rows stand, small packets fit all tunnels, and those of pods are not translated here.
+/// the flood rows stand, small packets fit all tunnels, those of pods are not translated here, and rules about connections or about the
+/// gateway's own pod are no concern of it.
 fn passes_small_packets(code: Code) -> bool {
     matches!(
         code,
-        Code::InnerMtuTooBig | Code::L2MtuMismatch | Code::NatMissing | Code::NeighMissing
+        Code::InnerMtuTooBig
+            | Code::L2MtuMismatch
+            | Code::L4SelectiveDrop
+            | Code::NatMissing
+            | Code::NeighMissing
+            | Code::PodPolicy
     )
 }
 

@@ -12,6 +12,8 @@ pub(in crate::walk) struct Value {
     octets: Vec<u8>,
     /// Which bits are known; the others are 0.
     known: Vec<u8>,
+    /// Whether there is no such field here, so that no test of it holds.
+    is_absent: bool,
     /// Of a random number: how many it can be (0: 2³²) and the least of them.
     random: Option<(u32, u32)>,
 }
@@ -21,6 +23,7 @@ impl Value {
         Self {
             known: vec![0xff; octets.len()],
             octets,
+            is_absent: false,
             random: None,
         }
     }
@@ -29,6 +32,7 @@ impl Value {
         Self {
             octets: vec![0; length],
             known: vec![0; length],
+            is_absent: false,
             random: None,
         }
     }
@@ -44,6 +48,7 @@ impl Value {
             (Some(octets), Some(known)) => Self {
                 octets: octets.to_vec(),
                 known: known.to_vec(),
+                is_absent: false,
                 random: None,
             },
             _ => Self::unknown(usize::from(length.min(64))),
@@ -177,7 +182,10 @@ fn field(field: &Field, seen: &Seen<'_>) -> Value {
         Field::CtDirection => match seen.connection {
             Connection::New => Value::known(vec![0]),
             Connection::Answer => Value::known(vec![1]),
-            Connection::Invalid | Connection::Untracked => Value::unknown(1),
+            Connection::Invalid | Connection::Untracked => Value {
+                is_absent: true,
+                ..Value::unknown(1)
+            },
         },
         Field::CtStatus => Value::unknown(4),
         Field::FibSaddrType => route_type(seen.is_local.0),
@@ -241,6 +249,9 @@ fn transport(seen: &Seen<'_>) -> Value {
 
 /// Whether a relation holds of some fields.
 pub(super) fn test(values: &[Value], of: &[Load], relation: &Relation) -> Holds {
+    if values.iter().any(|value| value.is_absent) {
+        return Holds::No;
+    }
     if let [value] = values
         && let Some(random) = value.random
     {

@@ -253,3 +253,76 @@ fn some_ports(info: &[u8]) -> Option<Vec<Clause>> {
         },
     })])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::super::message::Attributes;
+    use super::*;
+
+    fn expression(name: &str, revision: u32, info: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Attributes::new(&mut bytes)
+            .text(1, name)
+            .u32_be(2, revision)
+            .bytes(3, info);
+        bytes
+    }
+
+    fn words(clauses: Vec<Clause>) -> String {
+        let rule = crate::filter::Rule {
+            handle: 0,
+            clauses,
+            packets: None,
+        };
+        rule.to_string()
+    }
+
+    /// `struct xt_tcp`: source and destination ports, option, flags.
+    fn tcp(ports: [u16; 4], rest: [u8; 4]) -> Vec<u8> {
+        let mut info: Vec<u8> = ports.iter().flat_map(|port| port.to_ne_bytes()).collect();
+        info.extend(rest);
+        info
+    }
+
+    #[test]
+    fn common_matches_are_read() {
+        let any = [0, 65535];
+        let mut conntrack = vec![0; 160];
+        conntrack[146] = 1;
+        conntrack[150] = 6;
+        let mut two_ports = vec![1, 2];
+        two_ports.extend([80_u16, 443].iter().flat_map(|port| port.to_ne_bytes()));
+        two_ports.resize(48, 0);
+        let half = (1_u32 << 30).to_ne_bytes();
+        let statistic = [&[0, 0, 0, 0][..], &half].concat();
+        let cases = [
+            ("comment", 0, b"anything".to_vec(), ""),
+            ("tcp", 0, tcp([any[0], any[1], 22, 22], [0; 4]), "th dport 22-22"),
+            ("tcp", 0, tcp([any[0], any[1], 22, 22], [0, 0, 0, 2]), "th dport != 22-22"),
+            ("conntrack", 3, conntrack, "ct state established,related"),
+            ("multiport", 1, two_ports, "th dport { 80 443 }"),
+            ("statistic", 0, statistic, "meta random < 0x80000000"),
+            ("mark", 1, vec![0, 0x40, 0, 0, 0, 0x40, 0, 0, 0], "meta mark & 0x00400000 0x00400000"),
+            ("hashlimit", 1, vec![0; 8], "(match hashlimit?)"),
+            // Shorter than its structure.
+            ("conntrack", 3, vec![0; 20], "(match conntrack?)"),
+        ];
+        for (name, revision, info, expected) in cases {
+            let read = test(&expression(name, revision, &info));
+            assert_eq!(words(read), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn targets_decide_or_look_on() {
+        for (name, expected) in [
+            ("REJECT", "reject"),
+            ("MASQUERADE", "masquerade"),
+            ("LOG", ""),
+            ("CUSTOM", "(target CUSTOM?)"),
+        ] {
+            let read = target(&expression(name, 0, &[0; 16]));
+            assert_eq!(words(read), expected, "{name}");
+        }
+    }
+}
