@@ -9,6 +9,7 @@ mod deploy;
 mod distributions;
 mod failover;
 mod fleet;
+mod former;
 mod interrupted;
 mod kosmos;
 mod lab;

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject};
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::PATIENCE;
-use super::objects::MANAGER;
+use super::objects::{Wrote, merge_own};
 use crate::api::CUT_OFF;
 use crate::liveness::paths::Summary;
 use crate::moment;
@@ -49,14 +48,8 @@ pub(crate) async fn cut_off(client: Client, name: &str, mut summary: watch::Rece
         }
         let word = is_cut_off.then(moment::now);
         let patch = json!({"metadata": {"annotations": {(CUT_OFF): word}}});
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = Patch::Merge(&patch);
-        let asked = nodes.patch(name, &params, &patch);
-        let why = match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(_)) => {
+        let why = match merge_own(&nodes, name, &patch).await {
+            Wrote::Done(_) => {
                 if is_cut_off {
                     warn!("this node reaches no other cluster, and says so on its ClusterNode");
                 }
@@ -64,12 +57,11 @@ pub(crate) async fn cut_off(client: Client, name: &str, mut summary: watch::Rece
                 continue;
             }
             // Nobody elects of what is not there.
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+            Wrote::Conflict | Wrote::Dropped => {
                 said = Some(is_cut_off);
                 continue;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
+            Wrote::Failed(why) => why,
         };
         info!(why, "whether this node is cut off cannot be written yet");
         tokio::time::sleep(RETRY).await;

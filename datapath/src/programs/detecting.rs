@@ -9,13 +9,13 @@ use std::time::Duration;
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::stream::{BoxStream, StreamExt as _, select_all};
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher::{self, DefaultBackoff};
 use serde_json::Value;
 use tracing::{info, warn};
 
 use super::PATIENCE;
-use super::objects::MANAGER;
+use super::objects::{Wrote, merge_own};
 use crate::agent::underlay::{Wish, find};
 use crate::control::inventory::Kind;
 use crate::control::leaving::is_deleted;
@@ -115,23 +115,16 @@ impl Known {
             return true;
         };
         let name = held["metadata"]["name"].as_str().unwrap_or_default();
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = Patch::Merge(&patch);
-        let asked = nodes.patch(name, &params, &patch);
-        let why = match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(object)) => {
+        let why = match merge_own(nodes, name, &patch).await {
+            Wrote::Done(object) => {
                 info!(?underlay, "wrote the node's underlay");
-                self.node = serde_json::to_value(object).ok();
+                self.node = object.map(|object| *object);
                 self.said = None;
                 return true;
             }
             // What it is now is on its way.
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return false,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
+            Wrote::Conflict | Wrote::Dropped => return false,
+            Wrote::Failed(why) => why,
         };
         self.say(format!("the ClusterNode cannot be written: {why}"));
         false

@@ -11,6 +11,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use kube::discovery::ApiResource;
 use kube::runtime::watcher;
 use serde_json::Value;
+use tokio::time::error::Elapsed;
 use tracing::warn;
 
 use super::PATIENCE;
@@ -135,6 +136,35 @@ pub(super) enum Wrote {
     Dropped,
 }
 
+impl Wrote {
+    /// What an answer says, or that none came in time.
+    fn of(answered: Result<Result<Option<DynamicObject>, kube::Error>, Elapsed>) -> Self {
+        match answered {
+            Ok(Ok(object)) => Self::Done(object.map(|object| read(&object).1)),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Self::Conflict,
+            Ok(Err(kube::Error::Api(status))) => {
+                Self::Failed(format!("{} ({})", status.message, status.code))
+            }
+            Ok(Err(error)) => Self::Failed(error.to_string()),
+            Err(_) => Self::Failed(format!("no answer within {} s", PATIENCE.as_secs())),
+        }
+    }
+}
+
+fn as_manager() -> PatchParams {
+    PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+/// Merges something into an object that no other replica writes: an agent's own ClusterNode.
+pub(super) async fn merge_own(api: &Api<DynamicObject>, name: &str, patch: &Value) -> Wrote {
+    let (params, patch) = (as_manager(), Patch::Merge(patch));
+    let deed = tokio::time::timeout(PATIENCE, api.patch(name, &params, &patch));
+    Wrote::of(deed.await.map(|answer| answer.map(Some)))
+}
+
 /// The writes of one kind, each of which ends when its replica stops leading.
 #[derive(Clone)]
 pub(super) struct Pen {
@@ -181,13 +211,9 @@ impl Pen {
 
     /// Merges something into an object.
     pub(super) async fn merge(&self, name: &str, patch: &Value) -> Wrote {
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let deed = async {
             self.api
-                .patch(name, &params, &Patch::Merge(patch))
+                .patch(name, &as_manager(), &Patch::Merge(patch))
                 .await
                 .map(Some)
         };
@@ -196,13 +222,9 @@ impl Pen {
 
     /// Merges something into an object's status, where that is a resource of its own.
     pub(super) async fn merge_status(&self, name: &str, patch: &Value) -> Wrote {
-        let params = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
         let deed = async {
             self.api
-                .patch_status(name, &params, &Patch::Merge(patch))
+                .patch_status(name, &as_manager(), &Patch::Merge(patch))
                 .await
                 .map(Some)
         };
@@ -239,15 +261,7 @@ impl Pen {
         let deed = tokio::time::timeout(PATIENCE, deed);
         let wrote = match self.leading.clone().guard(deed).await {
             None => Wrote::Dropped,
-            Some(Ok(Ok(object))) => Wrote::Done(object.map(|object| read(&object).1)),
-            Some(Ok(Err(kube::Error::Api(status)))) if matches!(status.code, 404 | 409) => {
-                Wrote::Conflict
-            }
-            Some(Ok(Err(kube::Error::Api(status)))) => {
-                Wrote::Failed(format!("{} ({})", status.message, status.code))
-            }
-            Some(Ok(Err(error))) => Wrote::Failed(error.to_string()),
-            Some(Err(_)) => Wrote::Failed(format!("no answer within {} s", PATIENCE.as_secs())),
+            Some(answered) => Wrote::of(answered),
         };
         let outcome = match &wrote {
             Wrote::Done(_) => "done",

@@ -66,7 +66,7 @@ impl Step {
 pub(super) struct Refusal(pub(super) String);
 
 /// Kinds that stand for more than one owner, and are used where they are there already.
-const SHARED: [&str; 2] = ["CustomResourceDefinition", "Namespace"];
+pub(super) const SHARED: [&str; 2] = ["CustomResourceDefinition", "Namespace"];
 
 /// What becomes of an object in a cluster. Nothing is changed; the server is asked what it would make of it, unless the object's namespace
 /// or definition is itself yet to come.

@@ -245,6 +245,9 @@ impl Linking<'_> {
             // It has the namespace already, and one object is not made twice.
             in_member.retain(|object| object.kind != "Namespace");
         }
+        let time = settings.wait;
+        wait::former_gone(&self.control_plane, &in_control_plane, time, context).await?;
+        wait::former_gone(&self.member, &in_member, time, context).await?;
         let mut in_member = deed::possible(&self.member, &settings.namespace, in_member).await?;
         in_member.extend(tokens::planned(settings, name, &self.server));
         in_member.extend(wanted::programs(settings, name, 1));

@@ -8,7 +8,7 @@ use datapath::control::conditions::PLANNED;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::apply::pods_of;
+use super::apply::{SHARED, pods_of};
 use super::cluster::Cluster;
 use super::objects::{Object, words};
 use super::status::troubles;
@@ -20,6 +20,8 @@ use crate::fleet::api::encoded;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often what is waited for is told.
 const TELL: Duration = Duration::from_secs(5);
+/// How long objects that are being deleted are waited for.
+const FORMER: Duration = Duration::from_secs(60);
 
 /// Looks until there is nothing left to wait for; `look` says what there is, in a few words.
 pub(super) async fn until(
@@ -47,6 +49,54 @@ pub(super) async fn until(
         }
         context.pause(PAUSE).await?;
     }
+}
+
+/// Waits until the namespaces and definitions of these names are gone, where they are being deleted: a cluster that was just unlinked takes a
+/// while to empty its namespace, and nothing new can be made there until then. Others are not waited for.
+///
+/// # Errors
+/// [`Error::Missing`] after [`FORMER`], or `time` where that is less, with what keeps it as far as the namespace says; the deed is to end.
+pub(super) async fn former_gone(
+    cluster: &Cluster,
+    objects: &[Object],
+    time: Duration,
+    context: &Context,
+) -> Result<(), Error> {
+    for object in objects {
+        let path = object.path();
+        // What cannot be read is told when it is planned.
+        let is_going = |held: Option<Value>| held.is_some_and(|held| keeping(&held).is_some());
+        if !SHARED.contains(&object.kind) || !cluster.get(&path).await.is_ok_and(is_going) {
+            continue;
+        }
+        let what = format!("removal of {} in {}", object.words(), cluster.name);
+        context.say(Told::Phase(format!("waiting for the {what}")));
+        until(&what, FORMER.min(time), context, async || {
+            let held = cluster.get(&path).await;
+            let held = held.map_err(|failure| failure.to_string())?;
+            Ok(held.as_ref().and_then(keeping))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// What keeps an object that is being deleted, as far as it says; none of one that is to stay.
+fn keeping(held: &Value) -> Option<String> {
+    const REASONS: [&str; 3] = [
+        "NamespaceDeletionContentFailure",
+        "NamespaceFinalizersRemaining",
+        "NamespaceContentRemaining",
+    ];
+    held["metadata"]["deletionTimestamp"].as_str()?;
+    let said = REASONS.iter().find_map(|reason| {
+        let conditions = held["status"]["conditions"].as_array();
+        let mut each = conditions.into_iter().flatten();
+        let said = each.find(|one| one["type"] == *reason && one["status"] == "True")?;
+        said["message"].as_str()
+    });
+    let why = said.map(|why| datapath::printable::printable(why, 300).into_owned());
+    Some(why.unwrap_or_else(|| "it is still being deleted".to_owned()))
 }
 
 /// Waits until a DaemonSet or Deployment runs as it is written now, on all nodes or in all replicas.
@@ -301,6 +351,25 @@ mod tests {
         assert!(
             unapplied(&json!({"metadata": {"name": "x"}})).is_some(),
             "silence is no proof"
+        );
+    }
+
+    #[test]
+    fn a_namespace_that_goes_says_what_keeps_it() {
+        assert_eq!(keeping(&json!({"metadata": {}})), None);
+        let going = |conditions: Value| {
+            json!({"metadata": {"deletionTimestamp": "2026-11-30T00:00:00Z"}, "status": {"conditions": conditions}})
+        };
+        assert!(keeping(&going(json!(null))).expect("it goes").contains("deleted"));
+        let said = |kind: &str, status: &str| json!({"type": kind, "status": status, "message": kind});
+        let several = json!([
+            said("NamespaceDeletionDiscoveryFailure", "True"),
+            said("NamespaceContentRemaining", "True"),
+            said("NamespaceFinalizersRemaining", "False"),
+        ]);
+        assert_eq!(
+            keeping(&going(several)).as_deref(),
+            Some("NamespaceContentRemaining")
         );
     }
 

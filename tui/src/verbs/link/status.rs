@@ -28,7 +28,7 @@ pub(in crate::verbs) async fn status(arguments: &LinkStatus, interrupt: &Interru
         let is_well = status.is_well;
         if last.as_ref() != Some(&status) {
             output::print(&match arguments.output.unwrap_or_default() {
-                StatusFormat::Json => json(&status)?,
+                StatusFormat::Json => output::json(&status)?,
                 StatusFormat::Table => table(&status),
             })?;
             last = Some(status);
@@ -41,12 +41,6 @@ pub(in crate::verbs) async fn status(arguments: &LinkStatus, interrupt: &Interru
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
-}
-
-fn json(status: &Status) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(status);
-    text.map(|text| text + "\n")
-        .map_err(|error| Failure::Failed(format!("writing JSON: {error}")))
 }
 
 /// A row for each node, and below them what is wrong.
