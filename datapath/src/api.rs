@@ -25,6 +25,9 @@ pub const ROWS_FINALIZER: &str = "kosmos.io/clusterlink-rows";
 /// The annotation that a gateway's or standby's agent puts on its ClusterNode while it reaches no other cluster; its value says since when. Another node
 /// is elected then, if there is one that reaches any.
 pub const CUT_OFF: &str = "kosmos.io/clusterlink-cut-off";
+/// The annotation of a Cluster that says how many gateways it may have at once, which share its flows; without it there is one. Kosmos does not know it,
+/// and of its agents' routes all lead through the same one of them.
+pub const GATEWAYS: &str = "kosmos.io/clusterlink-gateways";
 /// The role of a cluster's gateway, as Kosmos writes it.
 pub const GATEWAY_ROLE: &str = "gateway";
 /// The role of the node that stands in for its cluster's gateway while that is dead.
@@ -297,19 +300,30 @@ pub struct NodeConfigSpec {
     /// Of a standby: the routes that it has in place of those through its cluster's gateway while it stands in for that.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub takeover: Vec<Route>,
+    /// The further next hops of routes, these or those of `takeover`, whose cluster has several gateways. Kosmos' agents know one next hop a route: that
+    /// which stands there.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub multipath: Vec<Multipath>,
 }
 
 impl NodeConfigSpec {
     /// The names of all its lists, in the order of its fields.
-    pub const LISTS: [&'static str; 7] = [
-        "devices", "routes", "iptables", "fdbs", "arps", "gateways", "takeover",
+    pub const LISTS: [&'static str; 8] = [
+        "devices",
+        "routes",
+        "iptables",
+        "fdbs",
+        "arps",
+        "gateways",
+        "takeover",
+        "multipath",
     ];
 
     /// How many rows there are, of all lists, those that stand in for others included.
     #[must_use]
     pub fn len(&self) -> usize {
         let tables = self.devices.len() + self.routes.len() + self.iptables.len();
-        let standing_in = self.gateways.len() + self.takeover.len();
+        let standing_in = self.gateways.len() + self.takeover.len() + self.multipath.len();
         tables + self.fdbs.len() + self.arps.len() + standing_in
     }
 
@@ -350,6 +364,19 @@ pub struct Route {
     pub gw: String,
     /// The link's name.
     pub dev: String,
+}
+
+/// One more next hop of a route of a NodeConfig, which `cidr`, `gw` and `dev` name. Packets are divided among all of them by flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Multipath {
+    /// The route's destination, a prefix as text.
+    pub cidr: String,
+    /// The overlay address of the route's first next hop.
+    pub gw: String,
+    /// The link's name.
+    pub dev: String,
+    /// The overlay address of this next hop.
+    pub via: String,
 }
 
 /// An address translation of a NodeConfig.

@@ -71,9 +71,8 @@ enum Verb {
         /// Leave the gateway to an elector that runs by itself
         #[arg(long)]
         no_elector: bool,
-        /// Whether a node stands by for the gateway, which other nodes turn to when the gateway is dead
-        #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-        standby: programs::Standing,
+        #[command(flatten)]
+        wish: programs::Wanted,
         #[command(flatten)]
         replica: programs::Replica,
         #[command(flatten)]
@@ -83,9 +82,8 @@ enum Verb {
     Elector {
         #[command(flatten)]
         member: programs::MemberOptions,
-        /// Whether a node stands by for the gateway, which other nodes turn to when the gateway is dead
-        #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-        standby: programs::Standing,
+        #[command(flatten)]
+        wish: programs::Wanted,
         #[command(flatten)]
         replica: programs::Replica,
         #[command(flatten)]
@@ -224,19 +222,19 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Controller {
             member,
             no_elector,
-            standby,
+            wish,
             replica,
             listening,
         } => {
-            let elects = (!no_elector).then_some(standby);
+            let elects = (!no_elector).then_some(wish);
             programs::controller(member, elects, replica, listening)
         }
         Verb::Elector {
             member,
-            standby,
+            wish,
             replica,
             listening,
-        } => programs::elector(member, standby, replica, listening),
+        } => programs::elector(member, wish, replica, listening),
         Verb::Manager {
             kubeconfig,
             node_configs,

@@ -457,6 +457,10 @@ impl Kernel for LinuxKernel {
         Ok(state)
     }
 
+    fn settings(&mut self, names: &[String]) -> Vec<Sysctl> {
+        sysctl::read(&self.route, &self.settings, names)
+    }
+
     fn apply(&mut self, set: &ChangeSet) -> Result<(), Vec<Error>> {
         let mut failures = Failures {
             set,

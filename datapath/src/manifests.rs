@@ -85,6 +85,8 @@ pub struct Settings {
     pub plan: AgentsPlan,
     /// Whether a second node stands by for the gateway.
     pub standby: bool,
+    /// How many nodes are gateways at once.
+    pub gateways: u8,
 }
 
 /// Whether agents plan for themselves, which takes the right to read every Cluster.
@@ -213,6 +215,9 @@ pub fn controller_deployment(settings: &Settings) -> Deployment {
         "--listen".to_owned(),
         format!("127.0.0.1:{CONTROLLER_PORT}"),
     ];
+    if settings.gateways > 1 {
+        args.extend(["--gateways".to_owned(), settings.gateways.to_string()]);
+    }
     if settings.standby {
         args.extend(["--standby".to_owned(), "on".to_owned()]);
     }

@@ -11,11 +11,11 @@ use ipnet::IpNet;
 use serde::Serialize;
 use siphasher::sip::SipHasher13;
 
-use crate::api::{Device, NodeConfigSpec};
+use crate::api::{self, Device, NodeConfigSpec};
 pub use crate::error::Part;
 use crate::error::{Problem, ProblemKind};
 use crate::mac::Mac;
-use crate::plan;
+use crate::plan::{self, Hops};
 use crate::state::{
     Address, Family, Fdb, Link, LinkKind, Neighbour, NeighbourState, NextHop, NodeState, Route,
     RouteKind, Rule, RuleAction, Sysctl, Vxlan,
@@ -66,10 +66,12 @@ pub fn desired(config: &NodeConfigSpec, observed: &NodeState) -> (NodeState, Vec
             rows.fdb(&fdb.dev, ethernet(&fdb.mac)?, address(&fdb.ip)?)
         });
     }
+    let further = Further::of(config);
     for route in &config.routes {
         rows.try_part(Part::Route, &route.cidr, |rows| {
             rows.require(&route.dev)?;
-            rows.route(&route.dev, prefix(&route.cidr)?, address(&route.gw)?)
+            let hops = further.hops_of(route, address(&route.gw)?);
+            rows.route(&route.dev, prefix(&route.cidr)?, hops)
         });
     }
     for translation in &config.iptables {
@@ -128,6 +130,7 @@ pub fn spec_digest(config: &NodeConfigSpec) -> String {
         sum(4, &config.arps),
         sum(5, &config.gateways),
         sum(6, &config.takeover),
+        sum(7, &config.multipath),
     ];
     format!("{:016x}", sums.into_iter().fold(0, u64::wrapping_add))
 }
@@ -300,18 +303,22 @@ impl Rows {
         Ok(())
     }
 
-    fn route(&mut self, link: &str, dst: IpNet, via: IpAddr) -> Result<(), Refusal> {
-        if Family::of(via) != Family::of(dst.addr()) {
+    fn route(&mut self, link: &str, dst: IpNet, hops: Hops) -> Result<(), Refusal> {
+        let family = Family::of(dst.addr());
+        if let Some(via) = hops.iter().find(|via| Family::of(*via) != family) {
             return Err(Refusal::Malformed(format!(
                 "{via} is not of the family of {dst}"
             )));
         }
-        let row = route_row(dst, via, link);
+        if hops.are_several() {
+            self.state.sysctls.extend(sticky(family));
+        }
+        let row = route_row(dst, hops, link);
         match self.state.routes.insert(row.clone()) {
             Some(first) if first != row => {
                 self.state.routes.insert(first);
                 Err(Refusal::Repeated(
-                    "it has two next hops; the first is kept".to_owned(),
+                    "there are two of it; the first is kept".to_owned(),
                 ))
             }
             _ => Ok(()),
@@ -319,20 +326,67 @@ impl Rows {
     }
 }
 
+/// The further next hops of a config's routes, by the words of these.
+pub(crate) struct Further<'c>(BTreeMap<[&'c str; 3], Vec<IpAddr>>);
+
+impl<'c> Further<'c> {
+    /// Those that can be read; what names no route is nobody's.
+    pub(crate) fn of(config: &'c NodeConfigSpec) -> Self {
+        let mut further: BTreeMap<_, Vec<IpAddr>> = BTreeMap::new();
+        for hop in &config.multipath {
+            if let Ok(via) = address(&hop.via) {
+                let route = [&*hop.cidr, &hop.gw, &hop.dev];
+                further.entry(route).or_default().push(via);
+            }
+        }
+        Self(further)
+    }
+
+    /// All next hops of a route whose own is `first`. Those of another family, which the kernel would refuse, are left out.
+    pub(crate) fn hops_of(&self, route: &api::Route, first: IpAddr) -> Hops {
+        let further = self.0.get(&[&*route.cidr, &route.gw, &route.dev]);
+        let further = further.into_iter().flatten().copied();
+        let further = further.filter(|via| Family::of(*via) == Family::of(first));
+        Hops::of(further.chain([first])).unwrap_or(first.into())
+    }
+}
+
+/// `fib_multipath_hash_policy`: what `fib_multipath_hash_fields` names decides. Policy 1 takes a socket's random number where the kernel knows the socket,
+/// as it does of all pods.
+const POLICY: i64 = 3;
+/// `fib_multipath_hash_fields`: source, destination, protocol and ports. The kernel hashes both directions of a flow to one number.
+const FIELDS: i64 = 0x37;
+/// `fib_multipath_hash_seed` (since Linux 6.11, of both families): any number that is the same on all nodes, so that they choose the same gateway.
+const SEED: i64 = 0x6b6f_736d;
+
+/// The settings by which the nodes of a fleet send a flow, and its replies, through the same one of several next hops.
+fn sticky(family: Family) -> [Sysctl; 3] {
+    let of_family = |leaf| format!("net.{}.fib_multipath_hash_{leaf}", directory(family));
+    [
+        (of_family("policy"), POLICY),
+        (of_family("fields"), FIELDS),
+        ("net.ipv4.fib_multipath_hash_seed".to_owned(), SEED),
+    ]
+    .map(|(name, value)| Sysctl { name, value })
+}
+
 /// A route of the datapath.
-pub(crate) fn route_row(dst: IpNet, via: IpAddr, link: &str) -> Route {
+pub(crate) fn route_row(dst: IpNet, hops: Hops, link: &str) -> Route {
     Route {
         table: TABLE,
         dst,
         metric: default_metric(dst),
         kind: RouteKind::Unicast,
-        hops: vec![NextHop {
-            via: Some(via),
-            link: link.to_owned(),
-            onlink: true,
-            weight: 1,
-            dead: false,
-        }],
+        hops: hops
+            .iter()
+            .map(|via| NextHop {
+                via: Some(via),
+                link: link.to_owned(),
+                onlink: true,
+                weight: 1,
+                dead: false,
+            })
+            .collect(),
         src: None,
         protocol: PROTOCOL,
         mtu: None,

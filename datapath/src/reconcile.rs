@@ -5,7 +5,7 @@ use crate::diff::{ChangeSet, diff};
 use crate::error::Error;
 use crate::error::Problem;
 use crate::nodeconfig;
-use crate::state::NodeState;
+use crate::state::{NodeState, Sysctl};
 
 /// How often a change is followed by another look.
 ///
@@ -20,6 +20,12 @@ pub trait Kernel {
     /// # Errors
     /// When a table cannot be read; a row that cannot be understood is skipped.
     fn observe(&mut self) -> Result<NodeState, Error>;
+
+    /// Settings of these names that no observation has: those that cost a file each. The default knows none.
+    fn settings(&mut self, names: &[String]) -> Vec<Sysctl> {
+        let _ = names;
+        Vec::new()
+    }
 
     /// Makes changes in their order. A row that is to be removed and is not there is a success; one that fails does not keep the
     /// others from being applied.
@@ -70,9 +76,7 @@ pub(crate) fn reconcile_from(
     let mut done = Reconciled::default();
     let mut refused = Vec::new();
     for _ in 0..ROUNDS {
-        let (wanted, problems) = config.desired(&observed);
-        done.problems = problems;
-        done.left = diff(&wanted, &observed);
+        (done.left, done.problems) = differing(kernel, config, &mut observed);
         if done.left.is_empty() {
             return Ok(done);
         }
@@ -80,9 +84,23 @@ pub(crate) fn reconcile_from(
         done.applied.changes.append(&mut done.left.changes);
         observed = kernel.observe()?;
     }
-    let (wanted, problems) = config.desired(&observed);
-    done.problems = problems;
+    (done.left, done.problems) = differing(kernel, config, &mut observed);
     done.problems.extend(refused.iter().map(Error::problem));
-    done.left = diff(&wanted, &observed);
     Ok(done)
+}
+
+/// What differs from what is wanted, and what of that makes no row. Settings that are wanted and were not observed are asked for.
+fn differing(
+    kernel: &mut dyn Kernel,
+    config: &impl Rows,
+    observed: &mut NodeState,
+) -> (ChangeSet, Vec<Problem>) {
+    let (wanted, problems) = config.desired(observed);
+    let names = wanted.sysctls.iter().map(|row| &row.name);
+    let unread = names.filter(|name| observed.sysctls.get(*name).is_none());
+    let unread: Vec<String> = unread.cloned().collect();
+    if !unread.is_empty() {
+        observed.sysctls.extend(kernel.settings(&unread));
+    }
+    (diff(&wanted, observed), problems)
 }

@@ -232,7 +232,8 @@ impl Connectivity {
             let Some(Row::Route { tunnel, dst, via }) = route else {
                 break;
             };
-            let (prefix, link) = (dst, tunnel.name());
+            // Of several next hops the first stands for all: which one a flow takes the kernel decides.
+            let (prefix, link, via) = (dst, tunnel.name(), via.first());
             way.parts.push((here, Part::Rule(family)));
             way.parts.push((here, Part::Route(prefix)));
             way.parts.push((here, Part::Link(link)));

@@ -60,6 +60,8 @@ pub struct Settings {
     pub plan: AgentsPlan,
     /// Whether a second node stands by for the gateway, so that nodes turn to it without the API.
     pub standby: bool,
+    /// How many nodes are gateways at once and share the cluster's flows; at least one.
+    pub gateways: u8,
     /// How long to wait for programs, nodes and packets.
     pub wait: Duration,
 }
@@ -95,6 +97,7 @@ impl Default for Settings {
             },
             plan: AgentsPlan::default(),
             standby: false,
+            gateways: 1,
             wait: Duration::from_secs(120),
         }
     }
@@ -118,6 +121,7 @@ impl Settings {
             labels,
             plan: self.plan,
             standby: self.standby,
+            gateways: self.gateways,
         }
     }
 }

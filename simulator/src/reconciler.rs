@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datapath::agent;
 use datapath::api::{ClusterNode, NodeConfigSpec};
 use datapath::control::configs::differences;
-use datapath::control::gateways::{self, Able, Standby};
+use datapath::control::gateways::{self, Able, Standby, Wish};
 use datapath::control::inventory::{Inventory, Kind};
 use serde_json::{Value, json};
 use tracing::warn;
@@ -173,7 +173,7 @@ impl Reconciler {
             ready,
             ..Able::default()
         };
-        for roles in gateways::roles(mine, &able, Standby::Absent) {
+        for roles in gateways::roles(mine, &able, Wish::one(Standby::Absent)) {
             let put = self.root().put(
                 Resource::CLUSTER_NODES,
                 None,

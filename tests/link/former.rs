@@ -19,7 +19,8 @@ const NAMESPACE: &str = "/api/v1/namespaces/kosmos-system";
 fn a_namespace_that_is_being_deleted_is_waited_for() {
     let bare = Bare::up(ONE);
     let east = bare.endpoint("east");
-    let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kosmos-system"}});
+    let made =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kosmos-system"}});
     assert_eq!(east.call("POST", "/api/v1/namespaces", &made).0, 201);
     let held = json!({"apiVersion": "v1", "kind": "ConfigMap",
                       "metadata": {"name": "held", "finalizers": ["floater.test/hold"]}});
@@ -46,7 +47,10 @@ fn a_namespace_that_is_being_deleted_is_waited_for() {
     let mut said = lines.by_ref().map_while(Result::ok);
     assert!(said.any(|line| is_waiting(&line)), "it did not wait");
     let released = json!({"metadata": {"finalizers": null}});
-    assert_eq!(east.call("PATCH", &format!("{path}/held"), &released).0, 200);
+    assert_eq!(
+        east.call("PATCH", &format!("{path}/held"), &released).0,
+        200
+    );
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     let mut stdout = String::new();
     let mut out = child.stdout.take().expect("its stdout");

@@ -14,6 +14,7 @@ mod interrupted;
 mod kosmos;
 mod lab;
 mod leaving;
+mod multipath;
 mod node;
 mod objects;
 mod planning;

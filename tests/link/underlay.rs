@@ -1,11 +1,13 @@
 //! A fleet of nodes on one wire, each with a kernel, an agent and a way to the API that no wire of the fleet is part of: so a node's network and its API
 //! die one without the other.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use datapath::api::GATEWAYS;
 use datapath::rbac::Rights;
 use ipnet::IpNet;
 use netns_harness::namespace::Netns;
@@ -20,20 +22,22 @@ use super::world::{CONTROL, World};
 
 /// The link of every node, by its index in the node and, from here on, of its other end.
 const ETH0: u32 = 2;
+/// The link of every node to its pod.
+const POD: u32 = 3;
 const PORTS: u32 = 2000;
 const LOOPBACK: u32 = 1;
 const BRIDGE: u32 = 1000;
-/// The port at which pods answer what they hear.
-const ECHO: u16 = 7777;
 /// Between two packets of a stream.
 const PACE: Duration = Duration::from_millis(2);
 
 /// A node.
 pub(crate) struct Node {
     pub(crate) cluster: usize,
-    /// From 1; the first is the gateway, the second stands by.
+    /// From 1.
     pub(crate) host: usize,
     pub(crate) netns: Netns,
+    /// Its pod, whose packets it forwards: the kernel hashes them otherwise than those of its own sockets.
+    pod: Netns,
     agent: Option<Program>,
 }
 
@@ -41,6 +45,19 @@ impl Node {
     /// Its ClusterNode's name.
     pub(crate) fn name(&self) -> String {
         format!("c{}-n{}", self.cluster, self.host)
+    }
+
+    /// How many packets each of its links has received.
+    pub(crate) fn received(&self) -> BTreeMap<String, u64> {
+        // Of the thread's own namespace.
+        let read = || std::fs::read_to_string("/proc/thread-self/net/dev");
+        let text = self.netns.run(read).unwrap().unwrap();
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        let counts = lines.map(|(link, counts)| {
+            let packets = counts.split_whitespace().nth(1).unwrap();
+            (link.trim().to_owned(), packets.parse().unwrap())
+        });
+        counts.collect()
     }
 
     /// Does something with its links.
@@ -118,8 +135,13 @@ fn changed(netns: &Netns, work: impl FnOnce(&mut Netlink) + Send) {
 }
 
 impl Underlay {
-    /// Clusters in gateway mode of so many nodes each, whose agents have begun with these options.
+    /// Clusters in gateway mode of so many nodes each, whose agents have begun with these options: a gateway and a standby each.
     pub(crate) fn new(sizes: &[usize], options: &[&str]) -> Self {
+        Self::with(sizes, options, &["gateway", "standby"])
+    }
+
+    /// The same with these roles of each cluster's first nodes.
+    pub(crate) fn with(sizes: &[usize], options: &[&str], roles: &[&str]) -> Self {
         let mut world = World::new(&[]);
         let hub = Netns::create().unwrap();
         changed(&hub, |wire| wire.bridge("br0", BRIDGE, mac(1, 0), 1500));
@@ -154,8 +176,9 @@ impl Underlay {
                 wire.up(LOOPBACK);
                 wire.up(ETH0);
                 wire.address(ETH0, IpNet::new(underlay(cluster, host), 10).unwrap());
-                wire.address(LOOPBACK, IpNet::from(pod(cluster, host)));
             });
+            let inside = Netns::create().unwrap();
+            pod_of(&netns, &inside, pod(cluster, host), place);
             // What a CNI without tunnels does: pods of the same cluster are behind its nodes.
             changed(&netns, |wire| {
                 for other in (1..=sizes[cluster]).filter(|other| *other != host) {
@@ -172,10 +195,11 @@ impl Underlay {
                 cluster,
                 host,
                 netns,
+                pod: inside,
                 agent: None,
             });
         }
-        objects(&world, &nodes, sizes.len());
+        objects(&world, &nodes, sizes.len(), roles);
         let manager = Program::start("manager", &world.as_manager());
         let mut fleet = Self {
             world,
@@ -250,23 +274,17 @@ impl Underlay {
     /// Packets from a pod of one node to a pod of another, from now on.
     pub(crate) fn stream(&mut self, from: (usize, usize), to: (usize, usize)) -> Stream {
         let over = Arc::new(AtomicBool::new(false));
-        let bound = |node: &Node, port: u16| {
-            let address = SocketAddr::new(pod(node.cluster, node.host), port);
-            let socket = node
-                .netns
-                .run(|| UdpSocket::bind(address))
-                .unwrap()
-                .unwrap();
+        let bound = |node: &Node| {
+            let address = SocketAddr::new(pod(node.cluster, node.host), 0);
+            let socket = node.pod.run(|| UdpSocket::bind(address)).unwrap().unwrap();
             socket
                 .set_read_timeout(Some(Duration::from_millis(100)))
                 .unwrap();
             socket
         };
-        let echo = bound(self.node(to.0, to.1), ECHO);
-        let socket = bound(self.node(from.0, from.1), 0);
-        socket
-            .connect(SocketAddr::new(pod(to.0, to.1), ECHO))
-            .unwrap();
+        let echo = bound(self.node(to.0, to.1));
+        let socket = bound(self.node(from.0, from.1));
+        socket.connect(echo.local_addr().unwrap()).unwrap();
         let is_over = over.clone();
         let echoing = std::thread::spawn(move || {
             let mut buffer = [0; 64];
@@ -335,7 +353,44 @@ impl Stream {
     }
 }
 
-fn objects(world: &World, nodes: &[Node], clusters: usize) {
+/// Makes a pod with an address on a node: what a CNI does.
+fn pod_of(node: &Netns, inside: &Netns, address: IpAddr, place: usize) {
+    let router = IpNet::new(address, 24).unwrap().hosts().next().unwrap();
+    changed(node, |wire| {
+        let here = End {
+            name: "pod0",
+            index: POD,
+            mac: mac(4, place),
+            mtu: 1450,
+            namespace: None,
+            master: None,
+        };
+        let there = End {
+            name: "eth0",
+            index: ETH0,
+            mac: mac(5, place),
+            mtu: 1450,
+            namespace: Some(inside),
+            master: None,
+        };
+        wire.veth(&here, &there);
+        wire.up(POD);
+        wire.address(POD, IpNet::new(router, 24).unwrap());
+    });
+    changed(inside, |wire| {
+        wire.up(LOOPBACK);
+        wire.up(ETH0);
+        wire.address(ETH0, IpNet::new(address, 24).unwrap());
+        wire.route(&Route {
+            dst: "0.0.0.0/0".parse().unwrap(),
+            via: Some(router),
+            index: ETH0,
+            table: 254,
+        });
+    });
+}
+
+fn objects(world: &World, nodes: &[Node], clusters: usize, roles: &[&str]) {
     let store = world.store(CONTROL);
     for one in 0..clusters {
         let name = format!("c{one}");
@@ -343,16 +398,16 @@ fn objects(world: &World, nodes: &[Node], clusters: usize) {
         let pods = IpNet::new(pod(one, 0), 16).unwrap().trunc();
         let found =
             json!({"clusterLinkStatus": {"podCIDRs": [pods.to_string()], "serviceCIDRs": []}});
-        let put = |object: &mut Value| object["status"] = found.clone();
+        let gateways = roles.iter().filter(|role| **role == "gateway").count();
+        let put = |object: &mut Value| {
+            object["status"] = found.clone();
+            object["metadata"]["annotations"][GATEWAYS] = gateways.to_string().into();
+        };
         store.put(Resource::CLUSTERS, None, &name, put).unwrap();
     }
     for node in nodes {
         let cluster = format!("c{}", node.cluster);
-        let roles = match node.host {
-            1 => vec!["gateway"],
-            2 => vec!["standby"],
-            _ => Vec::new(),
-        };
+        let roles: Vec<&&str> = roles.get(node.host - 1).into_iter().collect();
         let object = json!({"metadata": {"name": node.name(), "labels": {"kosmos.io/cluster": cluster}}, "spec": {
             "clusterName": cluster, "nodeName": format!("n{}", node.host), "ip": underlay(node.cluster, node.host).to_string(),
             "interfaceName": "eth0", "podCIDRs": [], "roles": roles,

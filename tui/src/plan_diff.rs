@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use datapath::api::{Arp, Device, Fdb, Gateway, Iptables, NodeConfigSpec, Route};
+use datapath::api::{Arp, Device, Fdb, Gateway, Iptables, Multipath, NodeConfigSpec, Route};
 use datapath::plan::Planner;
 use serde::Serialize;
 
@@ -104,6 +104,7 @@ fn without(keep: &NodeConfigSpec, drop: &NodeConfigSpec) -> NodeConfigSpec {
         arps: minus(&keep.arps, &drop.arps),
         gateways: minus(&keep.gateways, &drop.gateways),
         takeover: minus(&keep.takeover, &drop.takeover),
+        multipath: minus(&keep.multipath, &drop.multipath),
     }
 }
 
@@ -143,6 +144,11 @@ fn rows(spec: &NodeConfigSpec) -> Vec<String> {
     rows.extend(spec.arps.iter().map(arp));
     rows.extend(spec.gateways.iter().map(gateway));
     rows.extend(spec.takeover.iter().map(takeover));
+    let further = |row: &Multipath| {
+        let Multipath { cidr, gw, dev, via } = row;
+        format!("route {cidr} via {gw} dev {dev}: also via {via}")
+    };
+    rows.extend(spec.multipath.iter().map(further));
     rows
 }
 

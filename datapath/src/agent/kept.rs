@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use crate::api::{NodeConfigSpec, Route};
 use crate::error::Problem;
 use crate::liveness::paths::{Detours, End, Plan};
-use crate::nodeconfig::{TABLE, default_metric, desired, route_row};
+use crate::nodeconfig::{Further, TABLE, default_metric, desired, route_row};
+use crate::plan::Hops;
 use crate::reconcile::Rows;
-use crate::state::{Family, NodeState};
+use crate::state::{self, Family, NextHop, NodeState};
 use crate::tunnel::Tunnel;
 
 /// A NodeConfig, and which gateways are replaced now.
@@ -55,24 +56,22 @@ impl Kept {
     fn lay_over(&self, state: &mut NodeState) {
         let mut rows = Vec::new();
         for route in state.routes.iter().filter(|route| route.table == TABLE) {
-            let [hop] = route.hops.as_slice() else {
+            let Some((tunnel, planned)) = hops_of(route) else {
                 continue;
             };
-            let (Some(tunnel), Some(via)) = (Tunnel::named(&hop.link), hop.via) else {
-                continue;
-            };
-            let used = self.used((tunnel, via), state);
-            if used != via {
+            let used = self.used(tunnel, planned, state);
+            if used != planned {
                 rows.push(route_row(route.dst, used, tunnel.name()));
             }
         }
+        let further = Further::of(&self.spec);
         for route in &self.spec.takeover {
-            let Some((dst, (tunnel, via))) = direct(route) else {
+            let Some((dst, tunnel, planned)) = direct(route, &further) else {
                 continue;
             };
-            let used = self.used((tunnel, via), state);
+            let used = self.used(tunnel, planned, state);
             let is_due = self.detours.taken_over.contains(&tunnel.family());
-            if is_due && is_neighbour((tunnel, used), state) {
+            if is_due && used.iter().all(|via| is_neighbour((tunnel, via), state)) {
                 rows.push(route_row(dst, used, tunnel.name()));
             }
         }
@@ -80,11 +79,14 @@ impl Kept {
         state.routes.extend(rows.into_iter().rev());
     }
 
-    /// The next hop in place of a planned one.
-    fn used(&self, (tunnel, via): End, state: &NodeState) -> IpAddr {
-        let standby = self.detours.replaced.get(&(tunnel, via)).copied();
-        let standby = standby.filter(|standby| is_neighbour((tunnel, *standby), state));
-        standby.unwrap_or(via)
+    /// The next hops in place of planned ones.
+    fn used(&self, tunnel: Tunnel, planned: Hops, state: &NodeState) -> Hops {
+        let used = planned.iter().map(|via| {
+            let standby = self.detours.replaced.get(&(tunnel, via)).copied();
+            let standby = standby.filter(|standby| is_neighbour((tunnel, *standby), state));
+            standby.unwrap_or(via)
+        });
+        Hops::of(used).unwrap_or(planned)
     }
 
     /// The detours that a node's routes take already, as an earlier run of the agent left them.
@@ -94,13 +96,9 @@ impl Kept {
         if spec.gateways.is_empty() {
             return detours;
         }
-        let via = |route: &Route| -> Option<End> {
-            let dst: IpNet = route.cidr.parse().ok()?;
-            let key = (TABLE, dst.trunc(), default_metric(dst));
-            let [hop] = observed.routes.get(&key)?.hops.as_slice() else {
-                return None;
-            };
-            Some((Tunnel::named(&hop.link)?, hop.via?))
+        let used = |dst: IpNet| -> Option<(Tunnel, Hops)> {
+            let key = (TABLE, dst, default_metric(dst));
+            hops_of(observed.routes.get(&key)?)
         };
         let plan = Plan::of(spec);
         let standbys = plan.gateways.iter().filter_map(|gateway| {
@@ -108,19 +106,32 @@ impl Kept {
             Some((end, gateway.standby?))
         });
         let standbys: BTreeMap<End, IpAddr> = standbys.collect();
+        // Who is left out while its standby is used.
+        let replaced = |tunnel: Tunnel, planned: Hops, used: Hops| -> Vec<(End, IpAddr)> {
+            let has = |ip: IpAddr| used.iter().any(|one| one == ip);
+            let left_out = planned.iter().filter(|ip| !has(*ip));
+            let pairs = left_out.filter_map(|ip| {
+                let standby = *standbys.get(&(tunnel, ip))?;
+                has(standby).then_some(((tunnel, ip), standby))
+            });
+            pairs.collect()
+        };
+        let further = Further::of(spec);
         for route in &spec.routes {
-            if let (Some((_, planned)), Some((tunnel, via))) = (direct(route), via(route))
-                && standbys.get(&planned) == Some(&via)
-                && planned.0 == tunnel
+            if let Some((dst, tunnel, planned)) = direct(route, &further)
+                && let Some((at, used)) = used(dst)
+                && at == tunnel
             {
-                detours.replaced.insert(planned, via);
+                detours.replaced.extend(replaced(tunnel, planned, used));
             }
         }
         for route in &spec.takeover {
-            if let (Some((_, direct)), Some(via)) = (direct(route), via(route))
-                && (direct == via || direct.0 == via.0 && standbys.get(&direct) == Some(&via.1))
+            if let Some((dst, tunnel, planned)) = direct(route, &further)
+                && let Some((at, used)) = used(dst)
+                && at == tunnel
+                && (planned == used || !replaced(tunnel, planned, used).is_empty())
             {
-                detours.taken_over.insert(direct.0.family());
+                detours.taken_over.insert(tunnel.family());
             }
         }
         detours
@@ -132,12 +143,21 @@ fn is_neighbour((tunnel, ip): End, state: &NodeState) -> bool {
     state.neighbours.get(&key).is_some()
 }
 
-/// The prefix and the next hop of a route; none where it cannot be read.
-fn direct(route: &Route) -> Option<(IpNet, End)> {
+/// The tunnel and the next hops of a route on one; none of any other.
+fn hops_of(route: &state::Route) -> Option<(Tunnel, Hops)> {
+    let tunnel = Tunnel::named(&route.hops.first()?.link)?;
+    let is_there = |hop: &NextHop| hop.link == tunnel.name();
+    let addresses: Option<Vec<IpAddr>> = route.hops.iter().map(|hop| hop.via).collect();
+    let is_one = route.hops.iter().all(is_there);
+    Some((tunnel, Hops::of(addresses?)?)).filter(|_| is_one)
+}
+
+/// The prefix, the tunnel and the next hops of a route; none where it cannot be read.
+fn direct(route: &Route, further: &Further<'_>) -> Option<(IpNet, Tunnel, Hops)> {
     let (dst, via): (IpNet, IpAddr) = (route.cidr.parse().ok()?, route.gw.parse().ok()?);
     let tunnel = Tunnel::named(&route.dev)?;
     let is_one = Family::of(via) == Family::of(dst.addr()) && tunnel.family() == Family::of(via);
-    is_one.then(|| (dst.trunc(), (tunnel, via)))
+    is_one.then(|| (dst.trunc(), tunnel, further.hops_of(route, via)))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::kernel::{Followed, Monitor};
 use crate::liveness::paths::{Detours, Plan, Summary};
 use crate::nodeconfig::{TUNNELS, spec_digest};
 use crate::reconcile::Kernel;
-use crate::state::NodeState;
+use crate::state::{NodeState, Sysctl};
 use crate::watching::{Notice, kosmos, watched};
 
 /// What the API says of a NodeConfig.
@@ -337,13 +337,17 @@ impl Watched<'_> {
             }
             return true;
         }
-        let observed = match self.observe() {
+        let mut observed = match self.observe() {
             Ok(observed) => observed,
             Err(error) => {
                 problems.push(error.problem().to_string());
                 return false;
             }
         };
+        let names = self.settings.names();
+        let unread = names.filter(|name| observed.sysctls.get(*name).is_none());
+        let unread: Vec<String> = unread.cloned().collect();
+        observed.sysctls.extend(self.kernel.settings(&unread));
         let set = self.settings.back(&observed);
         for change in &set.changes {
             info!(%change, "put back");
@@ -374,6 +378,10 @@ impl Kernel for Watched<'_> {
         };
         self.last = Some(state.clone());
         Ok(state)
+    }
+
+    fn settings(&mut self, names: &[String]) -> Vec<Sysctl> {
+        self.kernel.settings(names)
     }
 
     /// What the kernel itself says of these changes is as good as a look, once: what it does not say, a look finds.

@@ -48,6 +48,11 @@ impl Settings {
         self.former.is_empty()
     }
 
+    /// The names of those that were changed.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.former.keys()
+    }
+
     /// The changes that put back what is still as the agent made it. What somebody else changed since stays, and so does what was as it should
     /// be when this run began: an earlier run may have made it so, or the node's owner.
     pub(super) fn back(&mut self, observed: &NodeState) -> ChangeSet {

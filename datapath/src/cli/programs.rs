@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, Liveness, Timing};
 use crate::control::configs::Mode;
-use crate::control::gateways::Standby;
+use crate::control::gateways::{Standby, Wish};
 use crate::control::lease;
 use crate::error::Error;
 use crate::kernel::{LinuxKernel, Monitor};
@@ -103,11 +103,26 @@ pub(super) enum Standing {
     On,
 }
 
-impl From<Standing> for Standby {
-    fn from(standing: Standing) -> Self {
-        match standing {
-            Standing::Off => Self::Absent,
-            Standing::On => Self::Named,
+/// Who forwards for a cluster, and who stands by.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Wanted {
+    /// How many nodes are gateways at once and share the cluster's flows; as many as the Cluster's annotation kosmos.io/clusterlink-gateways says.
+    /// Takes Linux 6.11 on all nodes of the fleet
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+    gateways: u8,
+    /// Whether a node stands by for the gateway, which other nodes turn to when the gateway is dead. Several gateways need none
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    standby: Standing,
+}
+
+impl From<Wanted> for Wish {
+    fn from(wanted: Wanted) -> Self {
+        Self {
+            gateways: wanted.gateways.into(),
+            standby: match wanted.standby {
+                Standing::Off => Standby::Absent,
+                Standing::On => Standby::Named,
+            },
         }
     }
 }
@@ -160,7 +175,7 @@ struct Process {
 
 pub(super) fn controller(
     member: MemberOptions,
-    elects: Option<Standing>,
+    elects: Option<Wanted>,
     replica: Replica,
     listening: Listening,
 ) -> Result<ExitCode, Error> {
@@ -168,8 +183,8 @@ pub(super) fn controller(
         let common = replica.common(&process);
         let cluster = cluster(member).await?;
         let elector = async {
-            if let Some(standby) = elects {
-                programs::elector(cluster.clone(), standby.into(), common.clone()).await;
+            if let Some(wish) = elects {
+                programs::elector(cluster.clone(), wish.into(), common.clone()).await;
             }
         };
         tokio::join!(
@@ -182,13 +197,13 @@ pub(super) fn controller(
 
 pub(super) fn elector(
     member: MemberOptions,
-    standby: Standing,
+    wish: Wanted,
     replica: Replica,
     listening: Listening,
 ) -> Result<ExitCode, Error> {
     run("elector", listening, |process| async move {
         let common = replica.common(&process);
-        programs::elector(cluster(member).await?, standby.into(), common).await;
+        programs::elector(cluster(member).await?, wish.into(), common).await;
         Ok(())
     })
 }

@@ -560,6 +560,7 @@ mod tests {
         let patch = patch(&NodeConfigSpec::default());
         let lists = json!({
             "devices": null, "routes": null, "iptables": null, "fdbs": null, "arps": null, "gateways": null, "takeover": null,
+            "multipath": null,
         });
         assert_eq!(patch, lists);
     }

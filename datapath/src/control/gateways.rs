@@ -67,60 +67,88 @@ pub struct Able<'a> {
     pub cut_off: BTreeSet<&'a str>,
 }
 
-/// The node that has to be the gateway, of a cluster's ClusterNodes in any order: of the ready ones that are not cut off the one that is it
-/// already, or else its standby, or else the first one by name; where all are cut off, of these. None where none is ready.
-#[must_use]
-pub fn elected<'a>(nodes: &'a [ClusterNode], able: &Able<'_>) -> Option<&'a ClusterNode> {
-    best(nodes, able, [Role::Gateway, Role::Standby])
+/// What a cluster is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// How many gateways, where so many nodes are ready; at least one.
+    pub gateways: usize,
+    /// Whether one more stands by. Several gateways stand in for each other, and have none.
+    pub standby: Standby,
 }
 
-/// The first of the preferred roles by name, or else the first one by name; who is cut off comes after all others.
-fn best<'a, const N: usize>(
-    nodes: &'a [ClusterNode],
+impl Wish {
+    /// One gateway.
+    #[must_use]
+    pub fn one(standby: Standby) -> Self {
+        Self {
+            gateways: 1,
+            standby,
+        }
+    }
+}
+
+/// The nodes that have to be gateways, of a cluster's ClusterNodes in any order, at most so many: of the ready ones that are not cut off those that are
+/// it already, then the standby, then the first ones by name; where all are cut off, of these. None where none is ready.
+#[must_use]
+pub fn elected<'a>(nodes: &'a [ClusterNode], able: &Able<'_>, most: usize) -> Vec<&'a ClusterNode> {
+    let mut best = best(nodes, able, &[Role::Gateway, Role::Standby]);
+    best.truncate(most);
+    best
+}
+
+/// Those who can do it, the best one first: by preferred role, then by name. Who is cut off can where nobody else is ready.
+fn best<'a>(
+    nodes: impl IntoIterator<Item = &'a ClusterNode>,
     able: &Able<'_>,
-    preferred: [Role; N],
-) -> Option<&'a ClusterNode> {
+    preferred: &[Role],
+) -> Vec<&'a ClusterNode> {
+    let name = |node: &ClusterNode| node.spec.node_name.as_str().to_owned();
     let rank = |node: &ClusterNode| {
         let role = Role::of(node);
-        preferred.iter().position(|one| *one == role).unwrap_or(N)
+        let place = preferred.iter().position(|one| *one == role);
+        place.unwrap_or(preferred.len())
     };
-    nodes
-        .iter()
-        .filter(|node| able.ready.contains(node.spec.node_name.as_str()))
-        .min_by_key(|node| {
-            let name = node.spec.node_name.as_str();
-            (
-                able.cut_off.contains(name),
-                rank(node),
-                name,
-                &node.metadata.name,
-            )
-        })
+    let ready = nodes
+        .into_iter()
+        .filter(|node| able.ready.contains(node.spec.node_name.as_str()));
+    let (cut_off, mut best): (Vec<_>, Vec<_>) =
+        ready.partition(|node| able.cut_off.contains(node.spec.node_name.as_str()));
+    if best.is_empty() {
+        best = cut_off;
+    }
+    best.sort_by_key(|node| (rank(node), name(node), node.metadata.name.clone()));
+    best
 }
 
-/// What has to be written so that the elected node is the only gateway, and another one the only standby. A role is given before it is taken, so that no
+/// The node that has to stand by: a ready one that is not cut off, or else any.
+fn standby<'a>(
+    others: impl Iterator<Item = &'a ClusterNode>,
+    able: &Able<'_>,
+) -> Option<&'a ClusterNode> {
+    best(others, able, &[Role::Standby]).into_iter().next()
+}
+
+/// What has to be written so that the elected nodes are the only gateways, and another one the only standby. A role is given before it is taken, so that no
 /// moment has none; a node that becomes the other one changes at once.
 ///
 /// Where no node is ready nothing changes: kubelets that cannot be heard say nothing about packets, and a cluster without a gateway has no
 /// path at all.
 #[must_use]
-pub fn roles(nodes: &[ClusterNode], able: &Able<'_>, wish: Standby) -> Vec<Roles> {
-    let Some(gateway) = elected(nodes, able) else {
+pub fn roles(nodes: &[ClusterNode], able: &Able<'_>, wish: Wish) -> Vec<Roles> {
+    let gateways = elected(nodes, able, wish.gateways.max(1));
+    if gateways.is_empty() {
         return Vec::new();
-    };
-    let others: Vec<ClusterNode> = nodes
-        .iter()
-        .filter(|node| !std::ptr::eq(*node, gateway))
-        .cloned()
-        .collect();
-    let standby = match wish {
-        Standby::Absent => None,
-        Standby::Named => best(&others, able, [Role::Standby]),
+    }
+    let is_gateway = |node: &ClusterNode| gateways.iter().any(|one| std::ptr::eq(*one, node));
+    let others = nodes.iter().filter(|node| !is_gateway(node));
+    let standby = match wish.standby {
+        Standby::Named if wish.gateways <= 1 => standby(others, able),
+        _ => None,
     };
     let wanted = |node: &ClusterNode| {
-        if std::ptr::eq(node, gateway) {
+        if is_gateway(node) {
             Role::Gateway
-        } else if standby.is_some_and(|standby| standby.metadata.name == node.metadata.name) {
+        } else if standby.is_some_and(|standby| std::ptr::eq(standby, node)) {
             Role::Standby
         } else {
             Role::None
@@ -193,7 +221,8 @@ mod tests {
     }
 
     fn name<'a>(nodes: &'a [ClusterNode], able: &Able<'_>) -> Option<&'a str> {
-        elected(nodes, able).map(|node| node.spec.node_name.as_str())
+        let elected = elected(nodes, able, 1);
+        elected.first().map(|node| node.spec.node_name.as_str())
     }
 
     #[test]
@@ -222,7 +251,7 @@ mod tests {
             ..ready(&["n1", "n2", "n3"])
         };
         assert_eq!(name(&nodes, &able), Some("n3"));
-        let written = roles(&nodes, &able, Standby::Named);
+        let written = roles(&nodes, &able, Wish::one(Standby::Named));
         let said: Vec<_> = written
             .iter()
             .map(|one| (one.node.as_str(), one.roles.join(" ")))
@@ -241,13 +270,13 @@ mod tests {
             cut_off: ["n1", "n2", "n3"].into(),
             ..ready(&["n1", "n2", "n3"])
         };
-        assert_eq!(roles(&nodes, &able, Standby::Named), []);
+        assert_eq!(roles(&nodes, &able, Wish::one(Standby::Named)), []);
     }
 
     #[test]
     fn the_role_is_given_before_it_is_taken_and_other_roles_stay() {
         let nodes = [node("n1", &["GATEWAY", "edge"]), node("n2", &["spare"])];
-        let written = roles(&nodes, &ready(&["n2"]), Standby::Named);
+        let written = roles(&nodes, &ready(&["n2"]), Wish::one(Standby::Named));
         let said: Vec<_> = written
             .iter()
             .map(|one| (one.node.as_str(), one.role, one.roles.join(" ")))
@@ -265,10 +294,10 @@ mod tests {
     type Drawn = (bool, bool, bool, bool);
 
     proptest! {
-        /// With any roles and any readiness: writing what has to be written leaves one gateway that is ready and one standby where a second node is, or
+        /// With any roles and any readiness: writing what has to be written leaves as many gateways as asked for of the ready ones, one standby where a second node is, or
         /// what there was where nobody is ready, and nothing to write; and a gateway that is able was not replaced.
         #[test]
-        fn one_step_is_enough(shape in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()), 0..8), is_named in any::<bool>()) {
+        fn one_step_is_enough(shape in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()), 0..8), is_named in any::<bool>(), most in 1..4_usize) {
             let names: Vec<String> = (0..shape.len()).map(|at| format!("n{at}")).collect();
             let mut nodes: Vec<ClusterNode> = names.iter().zip(&shape)
                 .map(|(name, (is_gateway, is_standby, ..))| {
@@ -279,7 +308,8 @@ mod tests {
                 names.iter().zip(&shape).filter(|(_, shape)| is(shape)).map(|(name, _)| name.as_str()).collect()
             };
             let able = Able { ready: those(&|shape| shape.2), cut_off: those(&|shape| shape.3) };
-            let wish = if is_named { Standby::Named } else { Standby::Absent };
+            let standby = if is_named { Standby::Named } else { Standby::Absent };
+            let wish = Wish { gateways: most, standby };
             let before: Vec<String> = nodes.iter().filter(|node| node.spec.is_gateway()).map(|node| node.spec.node_name.clone()).collect();
             let written = roles(&nodes, &able, wish);
             for one in written {
@@ -297,15 +327,18 @@ mod tests {
                 prop_assert_eq!(gateways, before);
                 return Ok(());
             }
-            prop_assert_eq!(gateways.len(), 1);
-            prop_assert!(able.ready.contains(gateways[0]));
-            let standbys = with(&ClusterNodeSpec::is_standby);
-            prop_assert_eq!(standbys.len(), usize::from(is_named && able.ready.len() > 1));
-            prop_assert!(standbys.iter().all(|name| able.ready.contains(name) && *name != gateways[0]));
             let is_able = |name: &str| able.ready.contains(name) && !able.cut_off.contains(name);
-            if before.iter().any(|name| is_able(name)) {
-                prop_assert!(before.iter().any(|name| name == gateways[0]));
-            }
+            let capable = names.iter().filter(|name| is_able(name)).count();
+            let capable = if capable == 0 { able.ready.len() } else { capable };
+            prop_assert_eq!(gateways.len(), most.min(capable));
+            prop_assert!(gateways.iter().all(|name| able.ready.contains(name)));
+            let standbys = with(&ClusterNodeSpec::is_standby);
+            prop_assert_eq!(standbys.len(), usize::from(is_named && most == 1 && able.ready.len() > 1));
+            prop_assert!(standbys.iter().all(|name| able.ready.contains(name) && !gateways.contains(name)));
+            // Those that are able stay.
+            let stay = before.iter().filter(|name| is_able(name)).count();
+            let stayed = gateways.iter().filter(|name| before.iter().any(|one| one == *name)).count();
+            prop_assert!(stayed >= stay.min(most));
         }
     }
 }

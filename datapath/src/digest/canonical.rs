@@ -33,7 +33,7 @@ use super::Gateways;
 use crate::diff;
 use crate::mac::Mac;
 use crate::nodeconfig::{TABLE, default_metric};
-use crate::plan;
+use crate::plan::{self, Hops};
 use crate::state::{
     Address, Family, Fdb, Link, LinkKind, Nat, Neighbour, NextHop, NodeState, Route, RouteKind,
     Row, Rule, RuleAction,
@@ -233,12 +233,14 @@ impl Bytes {
         }
     }
 
-    fn planned_route(&mut self, tunnel: Tunnel, dst: IpNet, via: IpAddr) {
+    fn planned_route(&mut self, tunnel: Tunnel, dst: IpNet, via: Hops) {
         self.route_key(TABLE, dst, default_metric(dst));
-        // No source, no MTU, one next hop.
+        // No source, no MTU.
         self.bytes.extend([UNICAST, 0, 0]);
-        self.count(1);
-        self.next_hop(Some(via), tunnel.name(), true, 1);
+        self.count(via.iter().count());
+        for via in via.iter() {
+            self.next_hop(Some(via), tunnel.name(), true, 1);
+        }
     }
 
     fn route_key(&mut self, table: u32, dst: IpNet, metric: u32) {

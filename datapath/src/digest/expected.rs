@@ -1,7 +1,7 @@
 //! The digest that a node should have, as a sum of sums.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,7 +17,7 @@ use crate::state::{self, Family};
 ///
 /// The rows of all bundles are hashed once, O(N) for N clusters. Of a node then only those rows are that are its own, and those of the
 /// bundles that it does not hold: of its own cluster, and those that this shadows. An internal node's routes lead through its own
-/// gateway, which is written as such: theirs, too, are hashed once for all.
+/// gateway, which is written as such: theirs, too, are hashed once for all. Those of a cluster with several gateways are hashed node by node.
 #[derive(Debug)]
 pub struct Expected {
     planner: Arc<Planner>,
@@ -55,10 +55,11 @@ impl Expected {
             ipv6: Some(Ipv6Addr::UNSPECIFIED),
         };
         let via_own = |family| {
-            Via::Gateway(match family {
+            let nobody: IpAddr = match family {
                 Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
                 Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
-            })
+            };
+            Via::Gateway(nobody.into())
         };
         let through = all_routes(planner, &digester.with_gateways(own), via_own, &mut bytes);
         Self {
@@ -97,6 +98,12 @@ impl Expected {
             match view.via(family) {
                 None => continue,
                 Some(Via::Exporter) => digest.add_all(self.exported.get(family)),
+                // Of several gateways each is written by its address: these routes are the cluster's own.
+                Some(via @ Via::Gateway(hops)) if hops.are_several() => {
+                    for row in planner.preferred_routes(family, via) {
+                        digest.add(digester.hash_planned(row, &mut self.bytes));
+                    }
+                }
                 Some(Via::Gateway(_)) => digest.add_all(self.through.get(family)),
             }
             for (preferred, held) in planner.other_routes(&view, family) {
@@ -137,8 +144,10 @@ impl Expected {
 fn gateways_of(view: &View) -> Gateways {
     let mut gateways = Gateways::default();
     for family in FAMILIES {
-        if let Some(Via::Gateway(via)) = view.via(family) {
-            gateways.insert(via);
+        if let Some(Via::Gateway(via)) = view.via(family)
+            && !via.are_several()
+        {
+            gateways.insert(via.first());
         }
     }
     gateways

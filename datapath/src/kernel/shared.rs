@@ -138,7 +138,7 @@ impl SharedRows {
             Text::of(rows.into_iter(), indices)
         };
         let through = |family| {
-            let via = Via::Gateway(nobody(family));
+            let via = Via::Gateway(nobody(family).into());
             Text::of(planner.preferred_routes(family, via), indices)
         };
         Self {
@@ -192,9 +192,15 @@ impl LinuxKernel {
             let Some(via) = view.via(family) else {
                 continue;
             };
+            let own;
             let (text, via) = match via {
                 Via::Exporter => (rows.exported.get(family), None),
-                Via::Gateway(via) => (rows.through.get(family), Some(via)),
+                // Requests with several next hops have no address at their end.
+                Via::Gateway(hops) if hops.are_several() => {
+                    own = Text::of(rows.planner.preferred_routes(family, via), &rows.indices);
+                    (&own, None)
+                }
+                Via::Gateway(hops) => (rows.through.get(family), Some(hops.first())),
             };
             let others = rows.planner.other_routes(&view, family);
             refused += self.send_text(text, via, others, &rows.indices, &mut instead)?;
@@ -261,7 +267,7 @@ fn unnamed(row: Row, is_through: bool) -> Row {
         Row::Route { tunnel, dst, .. } if is_through => Row::Route {
             tunnel,
             dst,
-            via: nobody(tunnel.family()),
+            via: nobody(tunnel.family()).into(),
         },
         other => other,
     }

@@ -94,6 +94,18 @@ pub(super) fn write(
     })
 }
 
+/// Reads settings in the namespace of a socket; those that are not there, or are no numbers, are left out.
+pub(super) fn read(socket: &Netlink, root: &Path, names: &[String]) -> Vec<Sysctl> {
+    let read = |name: &String| {
+        let text = fs::read_to_string(root.join(path(name)?)).ok()?;
+        Some(Sysctl {
+            name: name.clone(),
+            value: text.trim().parse().ok()?,
+        })
+    };
+    in_namespace_of(socket.as_fd(), || names.iter().filter_map(read).collect()).unwrap_or_default()
+}
+
 /// Writes a file by way of its folder below /proc/sys/net, which is opened once: to find the one of its namespace the kernel goes through
 /// those of all others.
 fn write_below(

@@ -13,6 +13,7 @@ fn settings() -> Settings {
         labels: [("team".to_owned(), "net".to_owned())].into(),
         plan: AgentsPlan::default(),
         standby: false,
+        gateways: 1,
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::members::{Class, End, Ends, MemberCluster};
+use super::hops::Hops;
+use super::members::{End, Ends, Member, MemberCluster};
 use super::overlay;
 use crate::mac::Mac;
 use crate::state::Family;
@@ -20,7 +21,7 @@ pub struct Bundle {
     pub(super) cluster: Arc<str>,
     pub(super) exports: Box<[Export]>,
     pub(super) vteps: Box<[Vtep]>,
-    /// Of each family at most one: by whom the cluster is reached.
+    /// Of each family one for each gateway: by whom the cluster is reached.
     pub(super) gateways: Box<[Pair]>,
 }
 
@@ -33,8 +34,25 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// Those of a cluster's gateways, on the tunnels that `ends` says. Several gateways stand in for each other, each for the one before it.
+    pub(super) fn of_cluster(
+        cluster: &MemberCluster,
+        ends: impl Fn(&Member) -> &Ends,
+    ) -> Vec<Self> {
+        let gateways: Vec<&Member> = cluster.gateways().collect();
+        let next = gateways.iter().cycle().skip(1);
+        let pairs = gateways.iter().zip(next).map(|(gateway, next)| {
+            let standby = match gateways.len() {
+                1 => cluster.standby(),
+                _ => Some(*next),
+            };
+            Self::of(ends(gateway), standby.map(&ends))
+        });
+        pairs.flatten().collect()
+    }
+
     /// Of each family that the gateway has.
-    pub(super) fn of(active: &Ends, standby: Option<&Ends>) -> Vec<Self> {
+    fn of(active: &Ends, standby: Option<&Ends>) -> Vec<Self> {
         let pairs = active.ends().map(|end| Self {
             tunnel: end.tunnel,
             active: end.ip(),
@@ -53,8 +71,8 @@ pub(super) struct Export {
     pub(super) dst: IpNet,
     /// As it is written, where that is not how `dst` is written.
     text: Option<Box<str>>,
-    /// The overlay address of the offering node.
-    pub(super) via: IpAddr,
+    /// The overlay addresses of the nodes that offer it.
+    pub(super) via: Hops,
 }
 
 /// An end of vx-bridge or vx-bridge-6, as others know it.
@@ -82,33 +100,27 @@ impl Bundle {
     /// What a cluster contributes.
     pub(super) fn of(cluster: &MemberCluster) -> Self {
         let mut exports = Vec::new();
-        if let Some(gateway) = cluster.gateway() {
-            let services = &cluster.object.service_cidrs;
-            offer(cluster, &gateway.bridge, services, &mut exports);
+        let gateways: Vec<&Ends> = cluster.gateways().map(|gateway| &gateway.bridge).collect();
+        let services = &cluster.object.service_cidrs;
+        offer(cluster, &gateways, services, &mut exports);
+        if !cluster.is_p2p() {
+            offer(cluster, &gateways, &cluster.object.pod_cidrs, &mut exports);
         }
         let mut vteps = Vec::new();
         for node in cluster.nodes.iter().filter(|node| node.is_in_mesh()) {
-            let pods = match node.class {
-                _ if cluster.is_p2p() => node.spec.pod_cidrs.as_slice(),
-                // Nobody's route leads there while the gateway lives.
-                Class::Standby => &[],
-                _ => &cluster.object.pod_cidrs,
-            };
-            offer(cluster, &node.bridge, pods, &mut exports);
+            if cluster.is_p2p() {
+                offer(cluster, &[&node.bridge], &node.spec.pod_cidrs, &mut exports);
+            }
             vteps.extend(node.bridge.ends().map(|end| Vtep {
                 node: node.name.clone(),
                 end: end.clone(),
             }));
         }
-        let gateways = cluster.gateway().map(|gateway| {
-            let standby = cluster.standby().map(|standby| &standby.bridge);
-            Pair::of(&gateway.bridge, standby)
-        });
         Self {
             cluster: cluster.name.clone(),
             exports: exports.into(),
             vteps: vteps.into(),
-            gateways: gateways.unwrap_or_default().into(),
+            gateways: Pair::of_cluster(cluster, |node| &node.bridge).into(),
         }
     }
 
@@ -131,8 +143,8 @@ impl Bundle {
     }
 }
 
-/// Offers prefixes through a node. One that cannot be read is objected to with the claims, and offered by nobody.
-fn offer(cluster: &MemberCluster, ends: &Ends, cidrs: &[String], exports: &mut Vec<Export>) {
+/// Offers prefixes through nodes, all of them alike. One that cannot be read is objected to with the claims, and offered by nobody.
+fn offer(cluster: &MemberCluster, ends: &[&Ends], cidrs: &[String], exports: &mut Vec<Export>) {
     for cidr in cidrs {
         if overlay::family_of_text(cidr).is_some_and(|family| !cluster.families.has(family)) {
             continue;
@@ -141,14 +153,16 @@ fn offer(cluster: &MemberCluster, ends: &Ends, cidrs: &[String], exports: &mut V
         let Ok(net) = text.parse::<IpNet>() else {
             continue;
         };
-        let Some(end) = ends.get(Family::of(net.addr())) else {
+        let family = Family::of(net.addr());
+        let through = ends.iter().filter_map(|ends| Some(ends.get(family)?.ip()));
+        let Some(via) = Hops::of(through) else {
             continue;
         };
         let dst = net.trunc();
         let export = Export {
             text: (dst.to_string() != text).then(|| text.into()),
             dst,
-            via: end.ip(),
+            via,
         };
         if !exports.contains(&export) {
             exports.push(export);

@@ -221,8 +221,12 @@ fn changed(before: Option<&MemberCluster>, after: Option<&MemberCluster>) -> Vec
         };
         let has_same_view = before.families == after.families && before.shadow == after.shadow;
         let has_same_nat = before.translations == after.translations;
-        let standby = |cluster: &MemberCluster| Some(cluster.standby()?.name.clone());
-        let has_same_standby = standby(before) == standby(after);
+        // Who stands in for whom is in every node's NodeConfig.
+        let central = |cluster: &MemberCluster| -> Vec<Arc<str>> {
+            let nodes = cluster.gateways().chain(cluster.standby());
+            nodes.map(|node| node.name.clone()).collect()
+        };
+        let has_same_standby = central(before) == central(after);
         let is_alike = (old.class, &old.local, &old.bridge, &old.spec.interface_name)
             == (new.class, &new.local, &new.bridge, &new.spec.interface_name);
         has_same_view

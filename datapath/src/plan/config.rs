@@ -1,13 +1,11 @@
 //! NodeConfigs as Kosmos writes them: the border at which rows become strings.
 
-use std::net::IpAddr;
-
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::bundle::Pair;
+use super::bundle::{Export, Pair};
 use super::members::{Class, End, Member, MemberCluster};
 use super::{Planner, order};
-use crate::api::{Arp, Device, Fdb, Gateway, NodeConfigSpec, Route};
+use crate::api::{Arp, Device, Fdb, Gateway, Multipath, NodeConfigSpec, Route};
 use crate::mac::Mac;
 use crate::tunnel::Tunnel;
 
@@ -29,24 +27,20 @@ impl Serialize for Configs<'_> {
 /// The NodeConfig of one node, with its lists in the order in which Kosmos writes them.
 pub(super) fn of_node(planner: &Planner, cluster: &MemberCluster, node: &Member) -> NodeConfigSpec {
     let translations = cluster.translations.rows_of(node.class);
+    let mut multipath = Vec::new();
+    let mut routes = |is_direct| routes(planner, cluster, is_direct, &mut multipath);
     let mut config = NodeConfigSpec {
         devices: devices(node),
-        routes: match node.class {
-            Class::Endpoint | Class::Gateway => routes(planner, cluster, None),
-            Class::Internal | Class::Standby => cluster
-                .gateway()
-                .map(|gateway| routes(planner, cluster, Some(gateway)))
-                .unwrap_or_default(),
-        },
+        routes: routes(matches!(node.class, Class::Endpoint | Class::Gateway)),
         gateways: gateways(planner, cluster, node),
-        takeover: if node.class == Class::Standby {
-            routes(planner, cluster, None)
-        } else {
-            Vec::new()
+        takeover: match node.class {
+            Class::Standby => routes(true),
+            _ => Vec::new(),
         },
         iptables: translations.map(|row| row.1.clone()).collect(),
         ..NodeConfigSpec::default()
     };
+    config.multipath = multipath;
     for bundle in planner.bundles() {
         for vtep in &bundle.vteps {
             let is_shared = node.bridge.get(vtep.end.tunnel.family()).is_some();
@@ -91,21 +85,23 @@ fn gateways(planner: &Planner, cluster: &MemberCluster, node: &Member) -> Vec<Ga
             cluster: cluster.to_owned(),
         });
     };
-    let mut is_central = false;
-    if let (Some(gateway), Some(standby)) = (cluster.gateway(), cluster.standby()) {
-        is_central = [&gateway.name, &standby.name].contains(&&node.name);
-        let (active, standby, own) = if cluster.is_p2p() {
-            (&gateway.bridge, &standby.bridge, &node.bridge)
+    let own = Pair::of_cluster(cluster, |gateway| match cluster.is_p2p() {
+        true => &gateway.bridge,
+        false => &gateway.local,
+    });
+    let central: Vec<&Member> = cluster.gateways().chain(cluster.standby()).collect();
+    let has_standby = central.len() > 1;
+    let is_central = has_standby && central.iter().any(|one| one.name == node.name);
+    // Nodes of a P2P cluster need no gateway of their own.
+    if has_standby && (is_central || !cluster.is_p2p()) {
+        let ends = if cluster.is_p2p() {
+            &node.bridge
         } else {
-            (&gateway.local, &standby.local, &node.local)
+            &node.local
         };
-        // Nodes of a P2P cluster need no gateway of their own.
-        if is_central || !cluster.is_p2p() {
-            let pairs = Pair::of(active, Some(standby)).into_iter();
-            pairs
-                .filter(|pair| own.get(pair.tunnel.family()).is_some())
-                .for_each(|pair| add(&cluster.name, &pair));
-        }
+        own.iter()
+            .filter(|pair| ends.get(pair.tunnel.family()).is_some())
+            .for_each(|pair| add(&cluster.name, pair));
     }
     if node.is_in_mesh() {
         let others = planner.bundles();
@@ -121,13 +117,13 @@ fn gateways(planner: &Planner, cluster: &MemberCluster, node: &Member) -> Vec<Ga
 }
 
 /// The exports of all others, in the families that the cluster links, that do not touch its own prefixes, through those who offer them or through
-/// a `gateway`.
-fn routes(planner: &Planner, cluster: &MemberCluster, gateway: Option<&Member>) -> Vec<Route> {
-    let route = |text: String, via: IpAddr, tunnel: Tunnel| Route {
-        cidr: text,
-        gw: via.to_string(),
-        dev: tunnel.name().to_owned(),
-    };
+/// the cluster's own gateways. Of several next hops the first is the route's, and the others go into `multipath`.
+fn routes(
+    planner: &Planner,
+    cluster: &MemberCluster,
+    is_direct: bool,
+    multipath: &mut Vec<Multipath>,
+) -> Vec<Route> {
     let others = planner
         .bundles()
         .filter(|bundle| bundle.cluster != cluster.name);
@@ -135,18 +131,27 @@ fn routes(planner: &Planner, cluster: &MemberCluster, gateway: Option<&Member>) 
         .flat_map(|bundle| &bundle.exports)
         .filter(|export| cluster.families.has(export.family()))
         .filter(|export| !cluster.shadow.touches(export.dst));
-    reached
-        .filter_map(|export| match gateway {
-            None => {
-                let tunnel = Tunnel::bridge(export.family());
-                Some(route(export.text(), export.via, tunnel))
-            }
-            Some(gateway) => {
-                let end = gateway.local.get(export.family())?;
-                Some(route(export.text(), end.ip(), end.tunnel))
-            }
-        })
-        .collect()
+    let mut route_of = |export: &Export| {
+        let family = export.family();
+        let (via, tunnel) = if is_direct {
+            (export.via, Tunnel::bridge(family))
+        } else {
+            (cluster.own_gateways(family)?, Tunnel::local(family))
+        };
+        let route = Route {
+            cidr: export.text(),
+            gw: via.first().to_string(),
+            dev: tunnel.name().to_owned(),
+        };
+        multipath.extend(via.iter().skip(1).map(|via| Multipath {
+            cidr: route.cidr.clone(),
+            gw: route.gw.clone(),
+            dev: route.dev.clone(),
+            via: via.to_string(),
+        }));
+        Some(route)
+    };
+    reached.filter_map(|export| route_of(export)).collect()
 }
 
 fn add_peer(config: &mut NodeConfigSpec, end: &End) {

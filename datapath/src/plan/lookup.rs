@@ -10,50 +10,64 @@ use crate::mac::Mac;
 use crate::state::{self, Family};
 use crate::tunnel::Tunnel;
 
+/// An end of a tunnel, by its overlay address.
+type End = (Tunnel, IpAddr);
+
+/// The ends that a route leads through; none where it leads elsewhere, too, or nowhere.
+fn ends(route: &state::Route) -> Option<Vec<End>> {
+    let end = |hop: &state::NextHop| Some((Tunnel::named(&hop.link)?, hop.via?));
+    let ends: Option<Vec<End>> = route.hops.iter().map(end).collect();
+    ends.filter(|ends| !ends.is_empty())
+}
+
 impl Planner {
-    /// Whether a node's route leads through the standby of the gateway that it is planned through, as it may while that is dead. Also whether a standby itself
-    /// has the route that it has in its gateway's place.
+    /// Whether a node's route leads through those who stand in for the gateways that it is planned through, as it may while these are dead: its standby, or
+    /// the others of several. Also whether a standby itself has the route that it has in its gateway's place.
     #[must_use]
     pub fn is_detour(&self, node: &str, planned: &state::Route, observed: &state::Route) -> bool {
-        let hop = |route: &state::Route| match route.hops.as_slice() {
-            [hop] => Some((hop.link.clone(), hop.via?)),
-            _ => None,
-        };
-        let (Some(planned_hop), Some(observed_hop)) = (hop(planned), hop(observed)) else {
-            return false;
-        };
         let Some((cluster, member)) = self.member(node) else {
             return false;
         };
-        let own = match (cluster.gateway(), cluster.standby()) {
-            (Some(gateway), Some(standby)) => Pair::of(&gateway.local, Some(&standby.local)),
-            _ => Vec::new(),
-        };
-        let stands_in = |link: &str, active: IpAddr, standby: IpAddr| {
-            let is_it = |pair: &Pair| {
-                let ends = (pair.active, pair.standby) == (active, Some(standby));
-                ends && pair.tunnel.name() == link
-            };
-            own.iter().any(is_it)
-                || self
-                    .bundles()
-                    .any(|bundle| bundle.gateways.iter().any(is_it))
-        };
-        if planned_hop.0 == observed_hop.0 {
-            return stands_in(&planned_hop.0, planned_hop.1, observed_hop.1);
-        }
-        let exporter = self.slots.routes.get(&observed.dst).and_then(|holders| {
-            let mut holders = holders.as_slice().iter();
-            let holder = holders.find(|holder| holder.cluster() != &*cluster.name)?;
-            Some(holder.export()?.via)
-        });
-        let Some(exporter) = exporter.filter(|_| member.class == Class::Standby) else {
+        let (Some(planned_ends), Some(used)) = (ends(planned), ends(observed)) else {
             return false;
         };
-        let family = Family::of(exporter);
-        let is_direct = Tunnel::bridge(family).name() == observed_hop.0;
-        let is_used = observed_hop.1 == exporter;
-        is_direct && (is_used || stands_in(&observed_hop.0, exporter, observed_hop.1))
+        let own = Pair::of_cluster(cluster, |gateway| &gateway.local);
+        if self.stand_in(&own, &planned_ends, &used) {
+            return planned_ends != used;
+        }
+        let export = self.slots.routes.get(&observed.dst).and_then(|holders| {
+            let mut holders = holders.as_slice().iter();
+            let holder = holders.find(|holder| holder.cluster() != &*cluster.name)?;
+            holder.export()
+        });
+        let Some(export) = export.filter(|_| member.class == Class::Standby) else {
+            return false;
+        };
+        let tunnel = Tunnel::bridge(export.family());
+        let direct: Vec<End> = export.via.iter().map(|ip| (tunnel, ip)).collect();
+        self.stand_in(&[], &direct, &used)
+    }
+
+    /// Whether packets that are planned through these are used to reach everybody through those who are used, where each who is left out has somebody who
+    /// stands in for it.
+    fn stand_in(&self, own: &[Pair], planned: &[End], used: &[End]) -> bool {
+        let pair_of = |end: &End| {
+            let is_it = |pair: &&Pair| (pair.tunnel, pair.active) == *end;
+            let found = own.iter().find(is_it);
+            found.or_else(|| {
+                let mut bundles = self.bundles();
+                bundles.find_map(|bundle| bundle.gateways.iter().find(is_it))
+            })
+        };
+        let standby_of = |end: &End| Some((end.0, pair_of(end)?.standby?));
+        let is_replaced = |end: &End| standby_of(end).is_some_and(|end| used.contains(&end));
+        let is_known = |end: &End| {
+            planned.contains(end) || planned.iter().any(|one| standby_of(one) == Some(*end))
+        };
+        planned
+            .iter()
+            .all(|end| used.contains(end) || is_replaced(end))
+            && used.iter().all(is_known)
     }
 
     /// The lengths of all prefixes of a family that somebody exports, the longest first.

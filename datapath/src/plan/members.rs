@@ -7,11 +7,12 @@ use ipnet::IpNet;
 
 use super::bundle::Bundle;
 use super::family::{FAMILIES, Families, PerFamily};
+use super::hops::Hops;
 use super::nat::Translations;
 use super::objection::{Field, Object, Objection};
 use super::shadow::Shadow;
 use super::{nat, nodes, overlay};
-use crate::api::{Cluster, ClusterLinkOptions, ClusterNodeSpec, NetworkType};
+use crate::api::{Cluster, ClusterLinkOptions, ClusterNodeSpec, GATEWAYS, NetworkType};
 use crate::code::Code;
 use crate::mac::Mac;
 use crate::state::Family;
@@ -25,6 +26,8 @@ pub(super) struct ClusterObject {
     options: Option<Arc<ClusterLinkOptions>>,
     pub(super) pod_cidrs: Vec<String>,
     pub(super) service_cidrs: Vec<String>,
+    /// How many gateways are asked for, as it is written; none where nobody asks.
+    gateways: Option<String>,
 }
 
 impl ClusterObject {
@@ -35,6 +38,7 @@ impl ClusterObject {
             options: cluster.part().map(|options| Arc::new(options.clone())),
             pod_cidrs: status.pod_cidrs.clone(),
             service_cidrs: status.service_cidrs.clone(),
+            gateways: cluster.metadata.annotations.get(GATEWAYS).cloned(),
         }
     }
 }
@@ -48,9 +52,9 @@ pub(super) struct MemberCluster {
     pub(super) families: Families,
     /// The pools of its tunnels' addresses.
     pub(super) pools: overlay::Pools,
-    /// The place of its gateway in `nodes`, in P2P clusters too.
-    gateway: Option<usize>,
-    /// The place of the node that stands in for the gateway; none where there is no gateway.
+    /// The places of its gateways in `nodes`, in P2P clusters too; one, unless its Cluster asks for more.
+    gateways: Vec<usize>,
+    /// The place of the node that stands in for the gateway; none where there is no gateway, and where several stand in for each other.
     standby: Option<usize>,
     /// The nodes that take part, by name.
     pub(super) nodes: Vec<Member>,
@@ -161,7 +165,7 @@ impl MemberCluster {
             object: object.clone(),
             families,
             pools,
-            gateway: None,
+            gateways: Vec::new(),
             standby: None,
             nodes: Vec::new(),
             // An unreadable prefix of its own shadows nothing.
@@ -172,21 +176,23 @@ impl MemberCluster {
             options,
         };
         let found = nodes::taking_part(&cluster, named, &mut objections);
-        cluster.gateway = first_with(
+        let most = cluster.most_gateways(&mut objections);
+        cluster.gateways = first_with(
             ClusterNodeSpec::is_gateway,
-            "gateway",
+            ("gateway", most),
             None,
             &found,
             &mut objections,
         );
-        if let Some(gateway) = cluster.gateway {
-            cluster.standby = first_with(
+        if let [gateway] = *cluster.gateways.as_slice() {
+            let standby = first_with(
                 ClusterNodeSpec::is_standby,
-                "standby",
+                ("standby", 1),
                 Some(gateway),
                 &found,
                 &mut objections,
             );
+            cluster.standby = standby.first().copied();
         }
         cluster.nodes = (0..)
             .zip(&found)
@@ -199,7 +205,7 @@ impl MemberCluster {
     }
 
     fn member(&self, place: usize, (name, spec): Named<'_>, lent: Lender<'_>) -> Member {
-        let class = if self.gateway == Some(place) {
+        let class = if self.gateways.contains(&place) {
             Class::Gateway
         } else if self.is_p2p() {
             Class::Endpoint
@@ -243,9 +249,45 @@ impl MemberCluster {
         self.options.network_type == NetworkType::P2p
     }
 
-    /// The elected node.
+    /// The elected node, the first by name of several.
     pub(super) fn gateway(&self) -> Option<&Member> {
-        self.nodes.get(self.gateway?)
+        self.gateways().next()
+    }
+
+    /// The elected nodes, by name.
+    pub(super) fn gateways(&self) -> impl Iterator<Item = &Member> {
+        let places = self.gateways.iter();
+        places.filter_map(|place| self.nodes.get(*place))
+    }
+
+    /// The gateways' ends of the tunnel within the cluster.
+    pub(super) fn own_gateways(&self, family: Family) -> Option<Hops> {
+        let ends = self.gateways().filter_map(|node| node.local.get(family));
+        Hops::of(ends.map(End::ip))
+    }
+
+    /// How many gateways the cluster may have at once. Translations are made for the connections that a gateway has seen both directions of, and
+    /// of translated ones the two directions have nothing in common that could be hashed: with these there is one.
+    fn most_gateways(&self, objections: &mut Vec<Objection>) -> usize {
+        let Some(text) = &self.object.gateways else {
+            return 1;
+        };
+        let key = format!("metadata.annotations[{GATEWAYS}]");
+        let at = || Field::new(Object::cluster(&self.name), &key);
+        let most = Some(text).and_then(|text| text.parse().ok());
+        let Some(most) = most.filter(|most| (1..=Hops::MOST).contains(most)) else {
+            let rule = format!("`{text}` is not a number from 1 to {}", Hops::MOST);
+            let objection = Objection::new(Code::ObjectInvalid, at(), rule);
+            objections.push(objection.warning().leaving_out("it: there is one gateway"));
+            return 1;
+        };
+        if most > 1 && !self.options.global_cidrs_map.is_empty() {
+            let rule = format!("{most} gateways do not go with a globalCIDRsMap");
+            let objection = Objection::new(Code::ObjectInvalid, at(), rule);
+            objections.push(objection.warning().leaving_out("it: there is one gateway"));
+            return 1;
+        }
+        most
     }
 
     /// The node that stands in for the elected one.
@@ -253,16 +295,16 @@ impl MemberCluster {
         self.nodes.get(self.standby?)
     }
 
-    /// The nodes with which a node shares the tunnels within the cluster: gateway and standby with all, all others with these two.
-    pub(super) fn local_peers(&self, node: &Member) -> impl Iterator<Item = &Member> {
+    /// The nodes with which a node shares the tunnels within the cluster: gateways and standby with all, all others with these.
+    pub(super) fn local_peers<'s>(&'s self, node: &Member) -> impl Iterator<Item = &'s Member> {
         let is_central = |class| matches!(class, Class::Gateway | Class::Standby);
-        let class = node.class;
+        let (class, name) = (node.class, node.name.clone());
         let are_peers = move |peer: Class| {
-            class != peer
-                && (is_central(class) && peer != Class::Endpoint
-                    || class == Class::Internal && is_central(peer))
+            is_central(class) && peer != Class::Endpoint
+                || class == Class::Internal && is_central(peer)
         };
-        self.nodes.iter().filter(move |peer| are_peers(peer.class))
+        let nodes = self.nodes.iter();
+        nodes.filter(move |peer| are_peers(peer.class) && peer.name != name)
     }
 
     /// What a prefix of this cluster is called outside of it; the map's keys are compared as text.
@@ -274,21 +316,21 @@ impl MemberCluster {
     }
 }
 
-/// The place of the first node with a role, `but` that of a node with another one.
+/// The places of the first nodes with a role, at most so many, `but` that of a node with another one.
 fn first_with(
     has_role: impl Fn(&ClusterNodeSpec) -> bool,
-    role: &str,
+    (role, most): (&str, usize),
     but: Option<usize>,
     found: &[Named<'_>],
     objections: &mut Vec<Objection>,
-) -> Option<usize> {
-    let mut first = None;
+) -> Vec<usize> {
+    let mut first = Vec::new();
     for (place, (name, spec)) in found.iter().enumerate() {
         if !has_role(spec) || but == Some(place) {
             continue;
         }
-        if first.is_none() {
-            first = Some(place);
+        if first.len() < most {
+            first.push(place);
             continue;
         }
         objections.push(

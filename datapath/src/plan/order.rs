@@ -13,6 +13,7 @@ pub(super) fn sort(config: &mut NodeConfigSpec) {
     config.takeover.sort_by(|left, right| route(right, left));
     // Kosmos does not know these.
     config.gateways.sort();
+    config.multipath.sort();
     config.devices.dedup();
     config.routes.dedup();
     config.iptables.dedup();
@@ -20,6 +21,7 @@ pub(super) fn sort(config: &mut NodeConfigSpec) {
     config.arps.dedup();
     config.takeover.dedup();
     config.gateways.dedup();
+    config.multipath.dedup();
 }
 
 fn device(left: &Device, right: &Device) -> Ordering {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::bundle::{Bundle, Export, PeerKey};
 use super::family::{FAMILIES, PerFamily};
+use super::hops::Hops;
 use super::members::{Class, End, Member, MemberCluster};
 use super::nat::Translation;
 use super::shadow::Shadow;
@@ -45,8 +46,8 @@ pub enum Row {
         tunnel: Tunnel,
         /// The destination, without host bits.
         dst: IpNet,
-        /// The next hop's overlay address.
-        via: IpAddr,
+        /// The next hops' overlay addresses.
+        via: Hops,
     },
 }
 
@@ -118,8 +119,8 @@ pub struct View {
 pub(crate) enum Via {
     /// The node that offers the prefix, on vx-bridge.
     Exporter,
-    /// The cluster's own gateway, on vx-local.
-    Gateway(IpAddr),
+    /// The cluster's own gateways, on vx-local.
+    Gateway(Hops),
 }
 
 impl View {
@@ -131,8 +132,7 @@ impl View {
             }
             Class::Internal | Class::Standby => {
                 node.local.get(family)?;
-                let gateway = cluster.gateway()?.local.get(family)?;
-                Some(Via::Gateway(gateway.ip()))
+                cluster.own_gateways(family).map(Via::Gateway)
             }
         };
         Self {

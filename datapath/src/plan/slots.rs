@@ -211,8 +211,12 @@ fn take<K: Ord>(table: &mut BTreeMap<K, Holders>, key: K, bundle: &Arc<Bundle>) 
 /// The order in which two routes to one prefix stand in a NodeConfig.
 fn prefer_export(left: &Holder, right: &Holder) -> Ordering {
     match (left.export(), right.export()) {
-        (Some(left), Some(right)) => order::text(&right.text(), &left.text())
-            .then_with(|| order::text(&right.via.to_string(), &left.via.to_string())),
+        (Some(left), Some(right)) => order::text(&right.text(), &left.text()).then_with(|| {
+            order::text(
+                &right.via.first().to_string(),
+                &left.via.first().to_string(),
+            )
+        }),
         _ => Ordering::Equal,
     }
 }

@@ -1,4 +1,4 @@
-//! The elector of a member cluster: which node is its gateway, and which one stands by for it.
+//! The elector of a member cluster: which nodes are its gateways, and which one stands by.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use super::objects::{Change, Pen, Wrote, changes};
 use super::told::{Word, tell};
 use super::{Clock, Cluster, Common, ELECTOR_LEASE, metrics};
 use crate::api::{CLUSTER_LABEL, CUT_OFF, ClusterNode};
-use crate::control::gateways::{self, Able, Role, Roles, Standby};
+use crate::control::gateways::{self, Able, Role, Roles, Wish};
 use crate::control::kept::Kept;
 use crate::control::nodes::Node;
 use crate::watching::kosmos;
@@ -33,7 +33,7 @@ enum Kind {
 
 struct Elector {
     cluster: String,
-    standby: Standby,
+    wish: Wish,
     /// The ClusterNodes whose agents say that they reach no other cluster.
     cut_off: BTreeSet<String>,
     /// The Nodes that are ready.
@@ -47,7 +47,7 @@ struct Elector {
 }
 
 /// Elects until it is stopped.
-pub(crate) async fn elector(cluster: Cluster, standby: Standby, mut common: Common) {
+pub(crate) async fn elector(cluster: Cluster, wish: Wish, mut common: Common) {
     let clock = Clock::start();
     let (contest, mut leading) = Contest::begin(cluster.member.clone(), ELECTOR_LEASE, &common);
     let pen = Pen::new(
@@ -81,7 +81,7 @@ pub(crate) async fn elector(cluster: Cluster, standby: Standby, mut common: Comm
     let mut awaited = common.readiness.awaits();
     let mut elector = Elector {
         cluster: cluster.name.clone(),
-        standby,
+        wish,
         cut_off: BTreeSet::new(),
         ready: BTreeSet::new(),
         nodes: BTreeSet::new(),
@@ -229,7 +229,7 @@ impl Elector {
             ready: self.ready.iter().map(String::as_str).collect(),
             cut_off: cut_off.collect(),
         };
-        let roles = gateways::roles(&own, &able, self.standby).into_iter();
+        let roles = gateways::roles(&own, &able, self.wish).into_iter();
         roles
             .map(|roles| {
                 let version = self.versions.get(&roles.cluster_node).map(|(version, _)| version);

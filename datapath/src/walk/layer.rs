@@ -181,13 +181,14 @@ impl Layered {
         let Row::Route { tunnel, dst, via } = self.layer.shown(row)? else {
             return None;
         };
-        let next_hop = NextHop {
+        let link = self.link(tunnel)?;
+        let next_hops = via.iter().map(|via| NextHop {
             via: Some(via),
-            link: self.link(tunnel)?,
+            link,
             dead: false,
-        };
+        });
         let metric = default_metric(dst);
-        Some(Route::new(dst, metric, RouteKind::Unicast, next_hop))
+        Some(Route::new(dst, metric, RouteKind::Unicast, next_hops))
     }
 
     /// The link of a default route of a family.

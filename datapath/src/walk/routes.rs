@@ -64,8 +64,13 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// One with a single next hop.
-    pub(super) fn new(dst: IpNet, metric: u32, kind: RouteKind, next_hop: NextHop) -> Self {
+    /// One without an MTU or a source of its own.
+    pub(super) fn new(
+        dst: IpNet,
+        metric: u32,
+        kind: RouteKind,
+        next_hops: impl IntoIterator<Item = NextHop>,
+    ) -> Self {
         Self {
             bits: masked(bits(dst.addr()), dst.prefix_len()),
             length: dst.prefix_len(),
@@ -73,7 +78,7 @@ impl Route {
             kind,
             mtu: None,
             src: None,
-            next_hops: Box::new([next_hop]),
+            next_hops: next_hops.into_iter().collect(),
         }
     }
 

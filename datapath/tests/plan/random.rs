@@ -1,7 +1,7 @@
 //! Random small fleets whose prefixes, addresses and MACs meet often, and what their nodes lend to a plan.
 
 use datapath::api::{
-    Cluster, ClusterLinkOptions, ClusterNode, Device, Fleet, NetworkType, NodeConfig,
+    Cluster, ClusterLinkOptions, ClusterNode, Device, Fleet, GATEWAYS, NetworkType, NodeConfig,
 };
 use datapath::state::{Address, Link, LinkKind, NodeState};
 use proptest::collection::{btree_map, vec};
@@ -48,9 +48,10 @@ pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
     let family = select(vec!["ipv4", "ipv6", "all", "all", "bogus"]);
     let map = btree_map(select(PREFIXES), select(PREFIXES), 0..2);
     let pool = select(vec!["220.0.0.0/8", "220.0.0.0/8", "221.0.0.0/24", "bogus"]);
-    let who = (select(CLUSTERS), prop::bool::weighted(0.9));
+    let gateways = select(vec![None, None, Some("2"), Some("3"), Some("many")]);
+    let who = (select(CLUSTERS), prop::bool::weighted(0.9), gateways);
     (who, mode, family, map, pool, prefixes(2), prefixes(2)).prop_map(
-        |((name, enable), network_type, family, map, pool, pods, services)| {
+        |((name, enable, gateways), network_type, family, map, pool, pods, services)| {
             let mut options = ClusterLinkOptions {
                 enable,
                 network_type,
@@ -64,6 +65,8 @@ pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
                 .collect();
             let mut cluster = Cluster::default();
             cluster.metadata.name = name.to_owned();
+            let gateways = gateways.map(|number| (GATEWAYS.to_owned(), number.to_owned()));
+            cluster.metadata.annotations.extend(gateways);
             cluster.spec.cluster_link_options = Some(options);
             cluster.status.cluster_link_status.pod_cidrs = pods;
             cluster.status.cluster_link_status.service_cidrs = services;

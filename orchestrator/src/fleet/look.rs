@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use datapath::api::{CLUSTER_UID, Cluster, ClusterNode, Fleet, NodeConfig, ROLE_LABEL};
+use datapath::api::{CLUSTER_UID, Cluster, ClusterNode, Fleet, GATEWAYS, NodeConfig, ROLE_LABEL};
 use floater::wire::Layer;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -69,7 +69,8 @@ impl<'de> Deserialize<'de> for Member {
                 &mut cluster.metadata.labels,
                 &mut cluster.metadata.annotations,
             ] {
-                marks.retain(|mark, _| mark == ROLE_LABEL || mark == CLUSTER_UID);
+                marks
+                    .retain(|mark, _| [ROLE_LABEL, CLUSTER_UID, GATEWAYS].contains(&mark.as_str()));
             }
         }
         Ok(Self {

@@ -357,11 +357,14 @@ mod tests {
     #[test]
     fn a_namespace_that_goes_says_what_keeps_it() {
         assert_eq!(keeping(&json!({"metadata": {}})), None);
-        let going = |conditions: Value| {
-            json!({"metadata": {"deletionTimestamp": "2026-11-30T00:00:00Z"}, "status": {"conditions": conditions}})
-        };
-        assert!(keeping(&going(json!(null))).expect("it goes").contains("deleted"));
-        let said = |kind: &str, status: &str| json!({"type": kind, "status": status, "message": kind});
+        let going = |conditions: Value| json!({"metadata": {"deletionTimestamp": "2026-11-30T00:00:00Z"}, "status": {"conditions": conditions}});
+        assert!(
+            keeping(&going(json!(null)))
+                .expect("it goes")
+                .contains("deleted")
+        );
+        let said =
+            |kind: &str, status: &str| json!({"type": kind, "status": status, "message": kind});
         let several = json!([
             said("NamespaceDeletionDiscoveryFailure", "True"),
             said("NamespaceContentRemaining", "True"),

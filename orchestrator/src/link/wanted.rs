@@ -191,6 +191,9 @@ pub(super) fn cluster(settings: &Settings, member: &str, uid: &str, is_root: boo
         annotations[api::ROLE_LABEL] = "root".into();
         labels[api::ROLE_LABEL] = "root".into();
     }
+    if settings.gateways > 1 {
+        annotations[api::GATEWAYS] = settings.gateways.to_string().into();
+    }
     let mut options = json!({
         "enable": true,
         "cni": link.cni,

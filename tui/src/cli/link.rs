@@ -113,6 +113,10 @@ pub struct Programs {
     /// Have a second node stand by for the cluster's gateway: nodes notice a dead gateway by themselves, within a second, and turn to it
     #[arg(long)]
     pub standby: bool,
+    /// How many nodes are gateways at once and share the cluster's flows; each stands in for another one that is dead. Takes Linux 6.11 on all nodes of
+    /// the fleet (default: 1)
+    #[arg(long, value_name = "NUMBER", conflicts_with = "standby", value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub gateways: Option<u8>,
     /// How long to wait for programs, nodes and packets, each, seconds or with a unit (default: 120 s)
     #[arg(short = 'w', long, visible_alias = "wait-time", value_name = "SECONDS", value_parser = duration)]
     pub wait: Option<Duration>,

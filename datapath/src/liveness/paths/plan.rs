@@ -117,7 +117,9 @@ impl Plan {
             let ends = [(Some(gateway.active), active), (gateway.standby, standby)];
             for (ip, kind) in ends {
                 if let Some(ip) = ip.filter(|ip| self.own.get(&gateway.tunnel) != Some(ip)) {
-                    kinds.insert((gateway.tunnel, ip), kind);
+                    let held = kinds.entry((gateway.tunnel, ip)).or_insert(kind);
+                    // Where several gateways stand in for each other each is one of its own.
+                    *held = kind.min(*held);
                 }
             }
         }

@@ -285,6 +285,7 @@ fn settings(programs: &Programs, part: &Part) -> Settings {
             AgentsPlan::On => link::AgentsPlan::On,
         },
         standby: programs.standby,
+        gateways: programs.gateways.unwrap_or(standard.gateways),
         wait: programs.wait.unwrap_or(standard.wait),
         link: link::Link {
             network_type: match part.network_type.unwrap_or_default() {
