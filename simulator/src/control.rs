@@ -72,6 +72,7 @@ pub fn up_with(
     let name = name.or(topology.name.as_deref()).unwrap_or(DEFAULT_NAME);
     let folder = checked(name)?;
     crate::lab::possible(topology)?;
+    has_programs(topology)?;
     let doing = || format!("start simulated fleet `{name}`");
     // Before a process of its own user namespace, which knows no other users, has to judge.
     state::names()?;
@@ -289,12 +290,20 @@ pub fn exec(name: Option<&str>, place: &str, argv: &[OsString]) -> Result<Infall
     Err(process::exec(command, descriptors.next(), &netns).into())
 }
 
-/// Refuses what this machine or this version cannot build, as [`up`] would, and builds nothing.
+/// Refuses what this machine or this version cannot build, as [`up`] would, and builds nothing. Upstream's programs are not looked for.
 ///
 /// # Errors
 /// [`Error::Missing`], which names it.
 pub fn possible(topology: &Topology) -> Result<(), Error> {
     lab::possible(topology)
+}
+
+/// Refuses clusters of upstream's control planes whose programs are not there.
+///
+/// # Errors
+/// [`Error::Input`] where nothing says where they are, [`Error::Missing`] where one is lacking.
+pub fn has_programs(topology: &Topology) -> Result<(), Error> {
+    lab::has_programs(topology)
 }
 
 /// Stops the datapath's controllers, elector and agents, everywhere or at `CLUSTER[/NODE]`.

@@ -38,7 +38,7 @@ use crate::state::{self, Folder, Lock, Record, Taken};
 use crate::{Error, pki};
 pub(crate) use fleet::Fleet;
 pub(crate) use neighbours::restore as restore_neighbours;
-pub(crate) use requirements::possible;
+pub(crate) use requirements::{has_programs, possible};
 pub(crate) use steps::Counted;
 
 /// How long the kernel may take to remove the fleet's links.

@@ -215,5 +215,19 @@ fn topologies_are_read_without_building_anything() {
     assert!(ran.stderr.contains("bad.yaml:2"), "{}", ran.stderr);
     let _ = place.run(["sim", "validate", "none.yaml"]).expect(65);
     let _ = place.run(["sim", "validate"]).expect(64);
+    // Whether upstream's programs are there is a matter of building it.
+    place.write(
+        "upstream.yaml",
+        "clusters: [{name: east, controlPlane: upstream}]\nexpect: [{verdict: healthy}]\n",
+    );
+    let ran = place.run(["sim", "validate", "upstream.yaml"]).expect(0);
+    assert!(ran.stdout.contains("1 cluster, 2 nodes"), "{}", ran.stdout);
+    for words in [
+        ["sim", "up", "upstream.yaml"],
+        ["sim", "run", "upstream.yaml"],
+    ] {
+        let ran = place.run(words).expect(65);
+        assert!(ran.stderr.contains("--upstream"), "{}", ran.stderr);
+    }
     place.assert_empty();
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use datapath::rbac::policy;
 use serde_json::{Value, json};
 use tests::lab::Lab;
 
@@ -42,9 +43,23 @@ fn objects(text: &str) -> BTreeMap<String, Value> {
     named.collect()
 }
 
-/// A template with its values: nothing else of Helm's language is used.
-fn rendered(template: &str, values: &BTreeMap<&str, String>) -> String {
+/// What an API has to have for a template that asks for it.
+const HAS: (&str, &str) = ("{{- if .Capabilities.APIVersions.Has \"", "\" }}\n");
+const END: &str = "{{- end }}\n";
+
+/// A template with its values, for an API that has these kinds: nothing else of Helm's language is used.
+fn rendered(template: &str, values: &BTreeMap<&str, String>, kinds: &[&str]) -> String {
     let mut text = template.to_owned();
+    if let Some((kind, rest)) = template
+        .strip_prefix(HAS.0)
+        .and_then(|rest| rest.split_once(HAS.1))
+    {
+        let inside = rest.strip_suffix(END).expect("its end");
+        text = match kinds.contains(&kind) {
+            true => inside.to_owned(),
+            false => String::new(),
+        };
+    }
     for (name, value) in values {
         text = text.replace(&format!("{{{{ {name} }}}}"), value);
     }
@@ -81,7 +96,9 @@ fn the_chart_makes_what_an_installation_makes() {
     let values = values(&dry_run);
     let mut made = BTreeMap::new();
     for entry in std::fs::read_dir(chart().join("templates")).unwrap() {
-        made.extend(objects(&rendered(&read(&entry.unwrap().path()), &values)));
+        // The simulated API has no policies of admission, and `install` found that out, too.
+        let template = read(&entry.unwrap().path());
+        made.extend(objects(&rendered(&template, &values, &[])));
     }
     for entry in std::fs::read_dir(chart().join("crds")).unwrap() {
         let mut definitions = objects(&read(&entry.unwrap().path()));
@@ -110,6 +127,31 @@ fn the_chart_makes_what_an_installation_makes() {
         assert_eq!(made[&name], object, "{name}");
     }
     lab.down();
+}
+
+#[test]
+fn the_chart_has_the_policy_where_the_api_has_policies() {
+    let template = read(&chart().join("templates/policy.yaml"));
+    let values = BTreeMap::from([
+        (".Release.Namespace", "clusters".to_owned()),
+        (".Release.Service", "floaterctl".to_owned()),
+    ]);
+    assert_eq!(objects(&rendered(&template, &values, &[])), BTreeMap::new());
+    let kind = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy";
+    let made = objects(&rendered(&template, &values, &[kind]));
+    assert_eq!(made.len(), 2);
+    let kinds = [
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
+    for (kind, mut wanted) in kinds.into_iter().zip(policy::own_nodes("clusters")) {
+        wanted["apiVersion"] = "admissionregistration.k8s.io/v1".into();
+        wanted["kind"] = kind.into();
+        // What `install` writes on everything.
+        wanted["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "floaterctl", "app.kubernetes.io/part-of": "clusterlink"});
+        let name = format!("{kind} {}", policy::POLICY);
+        assert_eq!(made[&name], wanted);
+    }
 }
 
 #[test]

@@ -121,6 +121,20 @@ fn a_pair_is_linked_judged_and_parted_on_control_planes_of_upstream() {
     lab.down();
 }
 
+/// A scenario is linked by the same deeds before its first step.
+#[test]
+#[ignore = "netns: needs upstream, veth, vxlan, bridge, policy-rules, nft"]
+fn a_scenario_runs_on_control_planes_of_upstream() {
+    let place = tests::program::Place::new();
+    let expectation = "expect: [{verdict: healthy}]\n";
+    place.write("pair.yaml", &format!("{PAIR}{expectation}"));
+    let programs = programs();
+    let ran = place.run(["sim", "run", "pair.yaml", "--upstream", &programs]);
+    let ran = ran.expect(0);
+    assert!(ran.stdout.starts_with("pass  pair.yaml"), "{}", ran.stdout);
+    place.assert_empty();
+}
+
 /// A folder that lacks a program is named with that, and nothing is made.
 #[test]
 #[ignore = "netns: needs upstream"]

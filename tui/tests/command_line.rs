@@ -78,6 +78,9 @@ fn wrong_command_lines_are_usage() {
         ("link unjoin", "--name"),
         ("link install --network-type mesh", "invalid value 'mesh'"),
         ("link install --wait 0", "a time is a positive number"),
+        ("link install --gateways 0", "invalid value '0'"),
+        ("link install --gateways 5", "invalid value '5'"),
+        ("link install --gateways 2 --standby", "cannot be used with"),
         ("link install --plan maybe", "invalid value 'maybe'"),
         (
             "link install --global-cidr 10.0.0.0/8",
@@ -441,9 +444,10 @@ fn sim_lines() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(sim("sim thaw"), Sim::Thaw(_)));
-    match sim("sim run a.yaml b.yaml -o junit=r.xml") {
+    match sim("sim run a.yaml b.yaml -o junit=r.xml --upstream /opt/kubernetes") {
         Sim::Run(run) => {
             assert_eq!(run.scenarios.len(), 2);
+            assert_eq!(run.upstream, Some("/opt/kubernetes".into()));
             assert_eq!(run.output.len(), 1);
         }
         other => panic!("{other:?}"),

@@ -178,7 +178,9 @@ async fn read<'a>(intent: &'a Intent<'a>) -> (Found, Option<Look<'a>>) {
         is_root,
         is_linked,
     };
-    prefixes::against_others(&look.with_new(), &look.fleet, &mut found);
+    let with_new = look.with_new();
+    prefixes::against_others(&with_new, &look.fleet, &mut found);
+    prefixes::shared_beside_renamed(&with_new, &member.name, &mut found);
     (found, Some(look))
 }
 

@@ -8,6 +8,24 @@ use crate::Error;
 use crate::topology::Topology;
 use crate::upstream;
 
+/// Refuses clusters of upstream's control planes whose programs are not there. Whoever only reads a topology needs none.
+pub(crate) fn has_programs(topology: &Topology) -> Result<(), Error> {
+    let mut clusters = topology.clusters.iter();
+    let Some(cluster) = clusters.find(|cluster| cluster.is_upstream()) else {
+        return Ok(());
+    };
+    match &topology.upstream {
+        Some(programs) => upstream::check(programs),
+        None => {
+            let rule = format!(
+                "cluster {} has upstream's control plane, and nothing says where its programs are",
+                cluster.name
+            );
+            Err(Error::argument("--upstream", rule))
+        }
+    }
+}
+
 /// Refuses what this kernel, or this version, cannot do.
 pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
     let missing = |what: String, why: &str| {
@@ -27,16 +45,6 @@ pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
                 ),
                 "its programs run in the network of a node (make no cluster virtual)",
             );
-        }
-        match &topology.upstream {
-            Some(programs) => upstream::check(programs)?,
-            None => {
-                let rule = format!(
-                    "cluster {} has upstream's control plane, and nothing says where its programs are",
-                    cluster.name
-                );
-                return Err(Error::argument("--upstream", rule));
-            }
         }
     }
     let mut clusters = topology.clusters.iter();

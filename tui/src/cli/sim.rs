@@ -230,6 +230,10 @@ pub struct Run {
     /// Topology files with `faults` and `expect`
     #[arg(value_name = "SCENARIO.yaml", value_hint = ValueHint::FilePath, required = true)]
     pub scenarios: Vec<PathBuf>,
+    /// Run upstream's etcd, kube-apiserver, kube-controller-manager and kube-scheduler from this folder on the first node of every cluster of
+    /// which the scenario does not say otherwise; the clusters are linked as `link install` and `join` do it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub upstream: Option<PathBuf>,
     /// junit or json, each with =FILE; may be given several times (default: a line per expectation)
     #[arg(short, long, value_name = "FORMAT[=FILE]", value_parser = Words(&["junit", "json"], super::output), hide_possible_values = true)]
     pub output: Vec<Output>,

@@ -4,8 +4,11 @@ mod linking;
 pub(super) mod scenario;
 mod table;
 
+use std::path::Path;
+
 use datapath::code::Code;
 use simulator::control::Injection;
+use simulator::topology::Topology;
 use simulator::{control, topology};
 
 use crate::cli::sim::{Capture, Exec, Fault, Sim, Status, StatusFormat, Up, Validate};
@@ -75,12 +78,7 @@ pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt
         topology.make_virtual();
     }
     topology.bare = arguments.bare;
-    if let Some(programs) = &arguments.upstream {
-        let programs = std::path::absolute(programs);
-        topology.run_upstream(
-            programs.map_err(|error| Failure::input("--upstream", None, error.to_string()))?,
-        );
-    }
+    run_upstream(&mut topology, arguments.upstream.as_deref())?;
     let wanted = (!topology.bare && topology.has_upstream()).then(|| topology.clone());
     let name = arguments.name.clone().or_else(|| topology.name.clone());
     let name = name.unwrap_or_else(|| NAME.to_owned());
@@ -94,6 +92,17 @@ pub(super) async fn up(arguments: &Up, progress: Progress, interrupt: &Interrupt
     }
     output::print(&format!("{}\n", lab.kubeconfig.display()))?;
     Ok(OK)
+}
+
+/// Takes control planes from a folder of upstream's programs, where one is named.
+fn run_upstream(topology: &mut Topology, programs: Option<&Path>) -> Result<(), Failure> {
+    if let Some(programs) = programs {
+        let programs = std::path::absolute(programs);
+        topology.run_upstream(
+            programs.map_err(|error| Failure::input("--upstream", None, error.to_string()))?,
+        );
+    }
+    Ok(())
 }
 
 /// A wrong place is blamed on the option that names it here.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datapath::api::{self, ClusterLinkOptions, ClusterNode, Fleet};
+use datapath::api::{self, ClusterLinkOptions, ClusterNode, Fleet, GATEWAYS};
 use datapath::code::Code;
 use datapath::control::nodes::{Command, Links, Member, Node};
 use datapath::evidence::{self, Gathered};
@@ -96,6 +96,13 @@ pub(super) fn expected(
     let link = &settings.link;
     let mut cluster = api::Cluster::default();
     name.clone_into(&mut cluster.metadata.name);
+    if settings.gateways > 1 {
+        let number = settings.gateways.to_string();
+        cluster
+            .metadata
+            .annotations
+            .insert(GATEWAYS.to_owned(), number);
+    }
     cluster.spec.cluster_link_options = Some(ClusterLinkOptions {
         cni: link.cni.clone(),
         network_type: link.network_type,
@@ -202,6 +209,30 @@ pub(super) fn of_cluster(fleet: &Fleet, name: &str) -> Vec<IpNet> {
         .collect()
 }
 
+/// Refuses several gateways of one cluster beside prefixes of another that are renamed, where one of the two is new: the two directions of a connection
+/// between them have nothing in common that could be hashed, so that its replies may pass a gateway that has not seen it.
+pub(super) fn shared_beside_renamed(with: &Fleet, new: &str, found: &mut Found) {
+    let is_shared = |cluster: &&api::Cluster| {
+        let number = cluster.metadata.annotations.get(GATEWAYS);
+        number.is_some_and(|number| number != "1")
+    };
+    let is_renamed = |cluster: &&api::Cluster| {
+        let options = cluster.spec.cluster_link_options.as_ref();
+        options.is_some_and(|options| !options.global_cidrs_map.is_empty())
+    };
+    for shared in with.clusters.iter().filter(is_shared) {
+        for renamed in with.clusters.iter().filter(is_renamed) {
+            let names = [&shared.metadata.name, &renamed.metadata.name];
+            if names[0] != names[1] && names.iter().any(|name| *name == new) {
+                let [shared, renamed] = names.map(|name| datapath::printable::printable(name, 253));
+                found.refuse(format!(
+                    "{shared} has several gateways and {renamed} prefixes of other names (globalCIDRsMap): replies of connections between them may pass a gateway that has not seen the connection, and be dropped there (leave out --gateways, or --global-cidr)"
+                ));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,9 +303,43 @@ mod tests {
         );
         let (new, mut refusals) = new(name, ip, pods, maps, &one);
         let mut found = Found::default();
-        against_others(&with(&one, new), &one, &mut found);
+        let both = with(&one, new);
+        against_others(&both, &one, &mut found);
+        shared_beside_renamed(&both, name, &mut found);
         refusals.extend(found.refusals.into_iter().map(|refusal| refusal.0));
         refusals
+    }
+
+    #[test]
+    fn several_gateways_and_renamed_prefixes_are_refused_on_either_side() {
+        let renamed = [("10.2.0.0/16", "10.9.0.0/16")];
+        let told = |gateways: u8, other: Option<&str>, maps: &[(&str, &str)]| -> Vec<String> {
+            let mut fleet = Fleet::default();
+            let mut cluster = api::Cluster::default();
+            cluster.metadata.name = "a".to_owned();
+            let number = other.map(|number| (GATEWAYS.to_owned(), number.to_owned()));
+            cluster.metadata.annotations.extend(number);
+            fleet.clusters.push(cluster);
+            let mut settings = settings(maps);
+            settings.gateways = gateways;
+            let (nodes, mut found) = ([node("n1", "10.0.0.2", "10.2.0.0/16")], Found::default());
+            let gathered = Gathered::default();
+            let new = expected(&settings, "b", &nodes, &gathered, &fleet, &mut found);
+            fleet.clusters.push(new.cluster);
+            shared_beside_renamed(&fleet, "b", &mut found);
+            found
+                .refusals
+                .into_iter()
+                .map(|refusal| refusal.0)
+                .collect()
+        };
+        assert_eq!(told(2, Some("2"), &[]), Vec::<String>::new());
+        assert_eq!(told(1, Some("1"), &renamed), Vec::<String>::new());
+        let said = told(1, Some("2"), &renamed);
+        assert!(
+            said.len() == 1 && said[0].starts_with("a has several gateways and b"),
+            "{said:?}"
+        );
     }
 
     #[test]

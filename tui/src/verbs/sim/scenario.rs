@@ -14,6 +14,7 @@ use simulator::control;
 use simulator::topology::{self, Exec, Expect, Step, Topology};
 
 use super::super::dr;
+use super::{linking, run_upstream};
 use crate::cli::diagnosis::{How, Judge, Probes, What};
 use crate::cli::sim::Run;
 use crate::exit::{FOUND, Failure, OK, Outcome};
@@ -61,7 +62,9 @@ pub(in super::super) async fn run(
     let mut scenarios = Vec::new();
     for file in &arguments.scenarios {
         let source = Source::read_at_most(file, topology::MAX_BYTES as u64)?;
-        let topology = topology::parse(&source.text, &source.name)?;
+        let mut topology = topology::parse(&source.text, &source.name)?;
+        run_upstream(&mut topology, arguments.upstream.as_deref())?;
+        control::has_programs(&topology)?;
         let steps = steps(&topology);
         if !steps.iter().any(Step::expects) {
             return Err(Failure::input(
@@ -161,8 +164,15 @@ async fn play(
     interrupt: &Interrupt,
     progress: Progress,
 ) -> Result<(), Failure> {
+    let wanted = topology.has_upstream().then(|| topology.clone());
     let mut lab = OwnLab::up("run", topology, interrupt, progress).await?;
-    let done = all(&lab, steps, played, interrupt, progress).await;
+    let done = async {
+        if let Some(wanted) = wanted {
+            linking::link(&wanted, &lab.kubeconfig(), interrupt, progress).await?;
+        }
+        all(&lab, steps, played, interrupt, progress).await
+    };
+    let done = done.await;
     lab.tell_removal(interrupt, progress);
     let removed = lab.down().await;
     done?;
