@@ -61,7 +61,8 @@ impl Filters {
             chain.rules.truncate(room);
             room -= chain.rules.len();
             for rule in &mut chain.rules {
-                if rule.clauses.len() > MOST_CLAUSES || !rule.clauses.iter().all(Clause::is_bounded) {
+                if rule.clauses.len() > MOST_CLAUSES || !rule.clauses.iter().all(Clause::is_bounded)
+                {
                     rule.clauses = vec![Clause::Unknown("target".to_owned())];
                 }
             }
@@ -461,7 +462,11 @@ impl Serialize for Octets {
 impl<'de> Deserialize<'de> for Octets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let digit = |octet: u8| (octet as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let digit = |octet: u8| {
+            (octet as char)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
         let pairs = text.as_bytes().chunks(2);
         let octets: Option<Vec<u8>> = pairs
             .map(|pair| match pair {
@@ -497,7 +502,9 @@ pub struct Decider {
 }
 
 /// What a rule asks of a packet, as far as it says for what the rule was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Asks {
     /// The protocol or port.
     pub transport: bool,

@@ -77,7 +77,12 @@ fn rules() -> Vec<Rule> {
     vec![
         rule(vec![
             test(Field::Nfproto, &[2]),
-            masked(Field::Network(12, 4), &[255, 255, 0, 0], Order::Eq, &[10, 1, 0, 0]),
+            masked(
+                Field::Network(12, 4),
+                &[255, 255, 0, 0],
+                Order::Eq,
+                &[10, 1, 0, 0],
+            ),
             test(Field::L4proto, &[6]),
             test(Field::Transport(2, 2), &[0x22, 0xb9]),
             Clause::Verdict(Verdict::Drop),
@@ -98,7 +103,10 @@ fn rules() -> Vec<Rule> {
             }),
             Clause::Verdict(Verdict::Drop),
         ]),
-        rule(vec![test(Field::FibDaddrType, &[2, 0, 0, 0]), Clause::Verdict(Verdict::Jump("more".to_owned()))]),
+        rule(vec![
+            test(Field::FibDaddrType, &[2, 0, 0, 0]),
+            Clause::Verdict(Verdict::Jump("more".to_owned())),
+        ]),
     ]
 }
 
@@ -110,11 +118,18 @@ fn what_is_written_is_read() {
         let filter = |hook| Some((ChainKind::Filter, hook, 0));
         let wanted = of(vec![
             chain("forward", filter(Hook::Forward), rules()),
-            chain("more", None, vec![rule(vec![Clause::Verdict(Verdict::Return)])]),
+            chain(
+                "more",
+                None,
+                vec![rule(vec![Clause::Verdict(Verdict::Return)])],
+            ),
             chain(
                 "out",
                 Some((ChainKind::Nat, Hook::Postrouting, 100)),
-                vec![rule(vec![test(Field::Nfproto, &[2]), Clause::Translate(Translation::Masquerade)])],
+                vec![rule(vec![
+                    test(Field::Nfproto, &[2]),
+                    Clause::Translate(Translation::Masquerade),
+                ])],
             ),
         ]);
         // A chain that is called has to be there first.
@@ -125,7 +140,10 @@ fn what_is_written_is_read() {
         assert_eq!(untold, 0);
         assert_eq!(plain(read.clone()), wanted);
         let words = read.chains[0].rules[0].to_string();
-        assert_eq!(words, "meta nfproto 2 ip saddr 10.1.0.0/16 tcp dport 8889 drop");
+        assert_eq!(
+            words,
+            "meta nfproto 2 ip saddr 10.1.0.0/16 tcp dport 8889 drop"
+        );
         let words = read.chains[0].rules[1].to_string();
         assert_eq!(words, "ct state established,related accept");
 
@@ -135,8 +153,12 @@ fn what_is_written_is_read() {
         kernel.remove_filter(&by).expect("removed");
         let (read, _) = kernel.filters().expect("read");
         assert_eq!(read.chains[0].rules.len(), 4);
-        kernel.remove_filter_table(TableFamily::Inet, "trial").expect("removed");
-        kernel.remove_filter_table(TableFamily::Inet, "trial").expect("gone already");
+        kernel
+            .remove_filter_table(TableFamily::Inet, "trial")
+            .expect("removed");
+        kernel
+            .remove_filter_table(TableFamily::Inet, "trial")
+            .expect("gone already");
         assert!(kernel.filters().expect("read").0.is_empty());
     });
 }
@@ -154,7 +176,9 @@ fn many_rules_are_counted_and_read_in_time() {
         // One message to the kernel has no room for more.
         let add = |kernel: &mut LinuxKernel, name: &str, times| {
             for _ in 0..times {
-                kernel.add_filters(&of(vec![many(name, 100)])).expect("written");
+                kernel
+                    .add_filters(&of(vec![many(name, 100)]))
+                    .expect("written");
             }
         };
         add(&mut kernel, "first", 5);

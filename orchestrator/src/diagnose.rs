@@ -102,7 +102,12 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
         &intended.objections,
         &mut joined,
     ));
-    findings.extend(filters::findings(&scope, &walks, &mut joined, &mut unjudged));
+    findings.extend(filters::findings(
+        &scope,
+        &walks,
+        &mut joined,
+        &mut unjudged,
+    ));
     let (residual, left) = residual::findings(&scope, &intended, &graph, &joined);
     findings.extend(residual);
     if left > 0 {

@@ -110,7 +110,10 @@ fn everyday() -> Filters {
                 chain("filter", "KUBE-FORWARD", None),
                 vec![
                     rule(vec![states(1), Clause::Verdict(Verdict::Drop)]),
-                    rule(vec![masked(Field::Mark, &[0, 0x40, 0, 0], Order::Eq, &[0, 0x40, 0, 0]), accept()]),
+                    rule(vec![
+                        masked(Field::Mark, &[0, 0x40, 0, 0], Order::Eq, &[0, 0x40, 0, 0]),
+                        accept(),
+                    ]),
                     rule(vec![states(6), accept()]),
                 ],
             ),
@@ -120,7 +123,15 @@ fn everyday() -> Filters {
                     rule(vec![jump("DOCKER-USER")]),
                     rule(vec![jump("KUBE-FORWARD")]),
                     rule(vec![jump("DOCKER")]),
-                    rule(vec![masked(Field::Network(12, 4), &[255, 0, 0, 0], Order::Eq, &[10, 0, 0, 0]), accept()]),
+                    rule(vec![
+                        masked(
+                            Field::Network(12, 4),
+                            &[255, 0, 0, 0],
+                            Order::Eq,
+                            &[10, 0, 0, 0],
+                        ),
+                        accept(),
+                    ]),
                 ],
             ),
             with(
@@ -136,14 +147,23 @@ fn everyday() -> Filters {
                 ],
             ),
             with(
-                chain("nat", "POSTROUTING", Some((ChainKind::Nat, Hook::Postrouting, 100, Policy::Accept))),
+                chain(
+                    "nat",
+                    "POSTROUTING",
+                    Some((ChainKind::Nat, Hook::Postrouting, 100, Policy::Accept)),
+                ),
                 vec![
                     rule(vec![
                         masked(Field::Mark, &[0, 0x40, 0, 0], Order::Eq, &[0, 0x40, 0, 0]),
                         Clause::Translate(Translation::Masquerade),
                     ]),
                     rule(vec![
-                        masked(Field::Network(12, 4), &[255, 255, 0, 0], Order::Eq, &[172, 17, 0, 0]),
+                        masked(
+                            Field::Network(12, 4),
+                            &[255, 255, 0, 0],
+                            Order::Eq,
+                            &[172, 17, 0, 0],
+                        ),
                         Clause::Translate(Translation::Masquerade),
                     ]),
                 ],
@@ -171,7 +191,14 @@ fn everyday_rules_accuse_nobody_and_do_not_hide_a_fault() {
     assert_eq!(report["findings"], serde_json::json!([]));
     assert_eq!(report["verdict"], "healthy");
     // A row that is wrong beside all those rules is still the row's fault.
-    let inject = ["sim", "fault", "inject", "ROUTE-MISSING", "--at", "c1/n1,c2"];
+    let inject = [
+        "sim",
+        "fault",
+        "inject",
+        "ROUTE-MISSING",
+        "--at",
+        "c1/n1,c2",
+    ];
     lab.place.run(inject).expect(0);
     assert_eq!(blamed(&lab), ["ROUTE-MISSING c1/n1 route"]);
     lab.place.run(["sim", "fault", "clear"]).expect(0);
@@ -220,8 +247,16 @@ fn rules_of_all_kinds_are_named_where_they_are() {
             },
         ),
         // The host's own responder.
-        ("c2/n2", Code::L4SelectiveDrop, filter(Hook::Input, vec![to_tcp(8889, Verdict::Drop)])),
-        ("c2/n1", Code::Reject, filter(Hook::Forward, vec![to_tcp(8889, Verdict::Reject)])),
+        (
+            "c2/n2",
+            Code::L4SelectiveDrop,
+            filter(Hook::Input, vec![to_tcp(8889, Verdict::Drop)]),
+        ),
+        (
+            "c2/n1",
+            Code::Reject,
+            filter(Hook::Forward, vec![to_tcp(8889, Verdict::Reject)]),
+        ),
         // Before routing, of one peer's tunnel.
         (
             "c2/n1",
@@ -230,13 +265,22 @@ fn rules_of_all_kinds_are_named_where_they_are() {
                 Hook::Prerouting,
                 vec![rule(vec![
                     is(Field::Network(9, 1), &[17]),
-                    masked(Field::Network(12, 4), &[255, 192, 0, 0], Order::Eq, &[100, 64, 0, 0]),
+                    masked(
+                        Field::Network(12, 4),
+                        &[255, 192, 0, 0],
+                        Order::Eq,
+                        &[100, 64, 0, 0],
+                    ),
                     is(Field::Transport(2, 2), &4876_u16.to_be_bytes()),
                     drop(),
                 ])],
             ),
         ),
-        ("c1/n1", Code::LossGray, filter(Hook::Forward, vec![rule(vec![one_in_three, drop()])])),
+        (
+            "c1/n1",
+            Code::LossGray,
+            filter(Hook::Forward, vec![rule(vec![one_in_three, drop()])]),
+        ),
     ];
     for (at, code, filters) in cases {
         put(&lab, at, &filters);

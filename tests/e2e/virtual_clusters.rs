@@ -284,7 +284,10 @@ fn what_needs_a_kernel_says_so() {
     place.write("bad.yaml", "clusters: [{name: a, virtual: 7}]\n");
     place.run(["sim", "up", "bad.yaml"]).expect(65);
     let lab = Lab::up_in(place, &["--clusters", "1", "--nodes", "1", "--virtual"]);
-    for code in simulator::control::fault_list().into_iter().filter(|code| is_filter(*code)) {
+    for code in simulator::control::fault_list()
+        .into_iter()
+        .filter(|code| is_filter(*code))
+    {
         let inject = ["sim", "fault", "inject", code.word(), "--at", "c1/n1"];
         let refused = lab.place.run(inject).expect(65);
         assert!(refused.stderr.contains("virtual"), "{code}: {refused:?}");

@@ -312,7 +312,11 @@ fn value_words(load: &Load, octets: &Octets) -> String {
             let end = name.iter().position(|octet| *octet == 0);
             let text = String::from_utf8_lossy(&name[..end.unwrap_or(name.len())]).into_owned();
             // What ends without a zero is the beginning of a name.
-            let star = if end.is_none() && name.len() < 16 { "*" } else { "" };
+            let star = if end.is_none() && name.len() < 16 {
+                "*"
+            } else {
+                ""
+            };
             format!("\"{text}{star}\"")
         }
         (Field::L4proto | Field::Network(9, 1), [number]) => protocol_word(*number),

@@ -153,7 +153,8 @@ impl Compiled {
             // Nothing is known of a connection before it was looked at.
             let known = seen.connection;
             let is_early = base.priority < CONNTRACK;
-            if hook == Hook::Ingress || is_early && matches!(hook, Hook::Prerouting | Hook::Output) {
+            if hook == Hook::Ingress || is_early && matches!(hook, Hook::Prerouting | Hook::Output)
+            {
                 seen.connection = Connection::Invalid;
             }
             let mut run = Run::new(self, seen, hook);
@@ -176,12 +177,15 @@ impl Compiled {
                 Flow::Refused(by) => return Ruling::Refused(by),
                 Flow::Through | Flow::Accepted | Flow::Translated(..) => {}
             }
-            suspects.extend(doubts.into_iter().filter(|doubt| doubt.stops).map(|doubt| {
-                Suspect {
-                    by: doubt.by,
-                    per_million: doubt.per_million,
-                }
-            }));
+            suspects.extend(
+                doubts
+                    .into_iter()
+                    .filter(|doubt| doubt.stops)
+                    .map(|doubt| Suspect {
+                        by: doubt.by,
+                        per_million: doubt.per_million,
+                    }),
+            );
         }
         Ruling::Passes
     }

@@ -233,7 +233,13 @@ impl<'w> Walker<'w> {
         let mut seen = self.seen(at);
         if at.ingress.is_some() {
             self.meet(at, hop, Hook::Ingress, Turn::After(i32::MIN), &mut seen)?;
-            self.meet(at, hop, Hook::Prerouting, Turn::Before(OWN_PREROUTING), &mut seen)?;
+            self.meet(
+                at,
+                hop,
+                Hook::Prerouting,
+                Turn::Before(OWN_PREROUTING),
+                &mut seen,
+            )?;
         }
         let translation = if node.tracks() && seen.connection != Connection::Untracked {
             nat::enter(
@@ -252,7 +258,13 @@ impl<'w> Walker<'w> {
                 self.redirect(at, hop, &mut seen);
             }
             seen = seen.of(at.packet);
-            self.meet(at, hop, Hook::Prerouting, Turn::After(OWN_PREROUTING), &mut seen)?;
+            self.meet(
+                at,
+                hop,
+                Hook::Prerouting,
+                Turn::After(OWN_PREROUTING),
+                &mut seen,
+            )?;
         }
         if before.dst != at.packet.dst {
             self.edit(hop, |hop| {
@@ -430,7 +442,13 @@ impl<'w> Walker<'w> {
                         .push(format!("source becomes {}", packet.src));
                 });
             } else if decision.translation == Translation::Fresh {
-                self.disguise(decision.hop, id, (next_hop.link, target), &seen, &mut packet);
+                self.disguise(
+                    decision.hop,
+                    id,
+                    (next_hop.link, target),
+                    &seen,
+                    &mut packet,
+                );
             }
             if seen.connection != Connection::Untracked {
                 self.track(id, before, packet);

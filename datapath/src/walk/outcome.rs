@@ -363,7 +363,12 @@ impl fmt::Display for Stop {
             Self::Blackhole { row } => write!(f, "blackhole {row}"),
             Self::Filtered { by, carries } => {
                 let what = if *carries { "the tunnel's packet " } else { "" };
-                write!(f, "{what}dropped in {} by {by}: {}", by.hook.word(), by.text)
+                write!(
+                    f,
+                    "{what}dropped in {} by {by}: {}",
+                    by.hook.word(),
+                    by.text
+                )
             }
             Self::ForwardingOff { link, sysctl } => {
                 write!(
@@ -391,7 +396,12 @@ impl fmt::Display for Stop {
             Self::Prohibited { row } => write!(f, "prohibit {row}"),
             Self::Refused { by, carries } => {
                 let what = if *carries { "the tunnel's packet " } else { "" };
-                write!(f, "{what}refused in {} by {by}: {}", by.hook.word(), by.text)
+                write!(
+                    f,
+                    "{what}refused in {} by {by}: {}",
+                    by.hook.word(),
+                    by.text
+                )
             }
             Self::RpFilter { link, src } => {
                 write!(

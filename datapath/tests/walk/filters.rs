@@ -26,7 +26,9 @@ pub(crate) fn put_somewhere(lab: &mut Lab, chance: &mut Chance) -> String {
     let filters = table(&lab.nodes, &own, chance);
     let put = lab.place(&place).netns.run(|| {
         let mut kernel = LinuxKernel::open().expect("netlink sockets");
-        kernel.add_filters(&filters).expect("rules that a kernel takes");
+        kernel
+            .add_filters(&filters)
+            .expect("rules that a kernel takes");
     });
     put.expect("enter");
     let words: Vec<String> = filters
@@ -36,9 +38,19 @@ pub(crate) fn put_somewhere(lab: &mut Lab, chance: &mut Chance) -> String {
             let rules: Vec<String> = chain.rules.iter().map(ToString::to_string).collect();
             let base = chain.base.as_ref();
             let hook = base.map_or_else(String::new, |base| {
-                format!("{} {} {}", base.hook.word(), base.priority, base.policy.word())
+                format!(
+                    "{} {} {}",
+                    base.hook.word(),
+                    base.priority,
+                    base.policy.word()
+                )
             });
-            format!("{} {} {hook} [{}]", chain.family.word(), chain.name, rules.join("; "))
+            format!(
+                "{} {} {hook} [{}]",
+                chain.family.word(),
+                chain.name,
+                rules.join("; ")
+            )
         })
         .collect();
     format!("{place}: {}", words.join(", "))
@@ -85,14 +97,21 @@ fn table(nodes: &[Spec], own: &Spec, chance: &mut Chance) -> Filters {
         .map(|_| rule((nodes, own), (family, hook, is_nat), false, chance))
         .collect();
     let base = Base {
-        kind: if is_nat { ChainKind::Nat } else { ChainKind::Filter },
+        kind: if is_nat {
+            ChainKind::Nat
+        } else {
+            ChainKind::Filter
+        },
         hook,
         priority,
         policy: if drops { Policy::Drop } else { Policy::Accept },
         devices: Vec::new(),
     };
     Filters {
-        chains: vec![chain("called", None, called), chain("base", Some(base), rules)],
+        chains: vec![
+            chain("called", None, called),
+            chain("base", Some(base), rules),
+        ],
     }
 }
 

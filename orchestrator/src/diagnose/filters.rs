@@ -130,7 +130,8 @@ impl Accused<'_> {
             Stop::Translated { .. } => return Code::SnatUnwanted,
             _ => {}
         }
-        let carries = |(stop, _): (&Stop, bool)| matches!(stop, Stop::Filtered { carries: true, .. });
+        let carries =
+            |(stop, _): (&Stop, bool)| matches!(stop, Stop::Filtered { carries: true, .. });
         if self.stops().any(carries) {
             let is_towards_one = by.asks.address
                 || matches!(by.hook, Hook::Output | Hook::Postrouting | Hook::Egress);
@@ -166,7 +167,9 @@ impl Accused<'_> {
         let names = |word: &str| {
             let mut rest = by.text.split(word).skip(1);
             // 10.1.0.2 is not named by 10.1.0.20, nor by a prefix.
-            rest.any(|next| !next.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '/'))
+            rest.any(|next| {
+                !next.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '/')
+            })
         };
         let is_of_one = |ip: &std::net::IpAddr| {
             let length = if ip.is_ipv4() { 32 } else { 128 };

@@ -196,7 +196,11 @@ impl<'a> Walks<'a> {
                 (Walked::Passes, None) => Walked::Unknown,
                 (other, _) => other,
             };
-            return self.by_rule(walked, asked.hops.iter(), answered.iter().flat_map(|walk| &walk.hops));
+            return self.by_rule(
+                walked,
+                asked.hops.iter(),
+                answered.iter().flat_map(|walk| &walk.hops),
+            );
         }
         let there = verdict(&self.world, &src_name, out, packet);
         let there = self.outcome(&there, key.dst, Some(dst), false);
@@ -223,15 +227,17 @@ impl<'a> Walks<'a> {
                         Some((at?, &doubt.by, per_million))
                     })
                 });
-                losses.next().map_or(Walked::Passes, |(at, by, per_million)| Walked::Loses {
-                    at,
-                    by: Box::new(by.clone()),
-                    per_million,
-                })
+                losses
+                    .next()
+                    .map_or(Walked::Passes, |(at, by, per_million)| Walked::Loses {
+                        at,
+                        by: Box::new(by.clone()),
+                        per_million,
+                    })
             }
-            Walked::Stops { ref stop, answer, .. }
-                if !matches!(stop, Some(Stop::Filtered { .. } | Stop::Refused { .. })) =>
-            {
+            Walked::Stops {
+                ref stop, answer, ..
+            } if !matches!(stop, Some(Stop::Filtered { .. } | Stop::Refused { .. })) => {
                 let mut altered = asked.filter(|hop| hop.depth == 0).flat_map(|hop| {
                     let at = self.names.get(&hop.node).copied();
                     hop.altered.iter().map(move |altered| (at, altered))

@@ -126,10 +126,7 @@ pub(super) fn table(
     })
 }
 
-fn filter(
-    hook: Hook,
-    clauses: Vec<Clause>,
-) -> (Hook, ChainKind, Policy, Option<Vec<Clause>>) {
+fn filter(hook: Hook, clauses: Vec<Clause>) -> (Hook, ChainKind, Policy, Option<Vec<Clause>>) {
     (hook, ChainKind::Filter, Policy::Accept, Some(clauses))
 }
 

@@ -37,7 +37,11 @@ fn run(words: &[String]) -> Result<(), String> {
             let filters: Filters = serde_json::from_str(json).map_err(|error| error.to_string())?;
             kernel.add_filters(&filters)
         }
-        _ => return Err(format!("not one of the few things that this can: {words:?}")),
+        _ => {
+            return Err(format!(
+                "not one of the few things that this can: {words:?}"
+            ));
+        }
     };
     done.map_err(|error| error.to_string())
 }

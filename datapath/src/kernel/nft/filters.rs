@@ -7,8 +7,8 @@ use super::super::socket::Netlink;
 use super::{
     NF_ACCEPT, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE, NFT_TABLE_F_DORMANT,
     NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE,
-    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS,
-    NFTA_RULE_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, Read, TABLE, header,
+    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, Read, TABLE, header,
 };
 use crate::error::Error;
 use crate::filter::{
@@ -104,7 +104,10 @@ fn asleep(socket: &mut Netlink) -> Result<BTreeSet<(TableFamily, String)>, Error
         }
         (flags & NFT_TABLE_F_DORMANT != 0).then_some((family_of(payload)?, name?))
     };
-    Ok(dump.messages().filter_map(|(_, payload)| read(payload)).collect())
+    Ok(dump
+        .messages()
+        .filter_map(|(_, payload)| read(payload))
+        .collect())
 }
 
 fn family_of(payload: &[u8]) -> Option<TableFamily> {
@@ -216,7 +219,12 @@ fn in_order_of_meeting(chains: Vec<Chain>) -> Vec<Chain> {
     let names: BTreeMap<(TableFamily, &str, &str), usize> = chains
         .iter()
         .enumerate()
-        .map(|(at, chain)| ((chain.family, chain.table.as_str(), chain.name.as_str()), at))
+        .map(|(at, chain)| {
+            (
+                (chain.family, chain.table.as_str(), chain.name.as_str()),
+                at,
+            )
+        })
         .collect();
     let mut bases: Vec<usize> = (0..chains.len())
         .filter(|at| chains[*at].base.is_some())

@@ -49,14 +49,24 @@ fn seen() -> Seen<'static> {
 fn ask(chains: Vec<Chain>, mut seen: Seen<'_>) -> (String, Vec<(Option<u64>, Option<u32>)>) {
     let compiled = Compiled::new(&Filters { chains }).expect("chains");
     let mut suspects = Vec::new();
-    let ruling = compiled.rule(Hook::Forward, Turn::After(i32::MIN), &mut seen, &mut suspects);
+    let ruling = compiled.rule(
+        Hook::Forward,
+        Turn::After(i32::MIN),
+        &mut seen,
+        &mut suspects,
+    );
     let ruling = match ruling {
         Ruling::Passes => "passes".to_owned(),
         Ruling::Dropped(by) => format!("dropped by {by}"),
         Ruling::Refused(by) => format!("refused by {by}"),
     };
     let suspects = suspects.into_iter();
-    (ruling, suspects.map(|one| (one.by.handle, one.per_million)).collect())
+    (
+        ruling,
+        suspects
+            .map(|one| (one.by.handle, one.per_million))
+            .collect(),
+    )
 }
 
 fn unknown(what: &str) -> Clause {
@@ -68,12 +78,36 @@ fn the_first_rule_that_holds_decides_and_else_the_policy() {
     let port = test(Field::Transport(2, 2), &8889_u16.to_be_bytes());
     let other = test(Field::Transport(2, 2), &22_u16.to_be_bytes());
     for (first, policy, expected) in [
-        (rule(1, vec![port.clone()], Verdict::Drop), Policy::Accept, "dropped by ip t f handle 1"),
-        (rule(1, vec![port.clone()], Verdict::Reject), Policy::Accept, "refused by ip t f handle 1"),
-        (rule(1, vec![port.clone()], Verdict::Accept), Policy::Drop, "passes"),
-        (rule(1, vec![port], Verdict::Return), Policy::Drop, "dropped by ip t f policy"),
-        (rule(1, vec![other.clone()], Verdict::Drop), Policy::Accept, "passes"),
-        (rule(1, vec![other], Verdict::Accept), Policy::Drop, "dropped by ip t f policy"),
+        (
+            rule(1, vec![port.clone()], Verdict::Drop),
+            Policy::Accept,
+            "dropped by ip t f handle 1",
+        ),
+        (
+            rule(1, vec![port.clone()], Verdict::Reject),
+            Policy::Accept,
+            "refused by ip t f handle 1",
+        ),
+        (
+            rule(1, vec![port.clone()], Verdict::Accept),
+            Policy::Drop,
+            "passes",
+        ),
+        (
+            rule(1, vec![port], Verdict::Return),
+            Policy::Drop,
+            "dropped by ip t f policy",
+        ),
+        (
+            rule(1, vec![other.clone()], Verdict::Drop),
+            Policy::Accept,
+            "passes",
+        ),
+        (
+            rule(1, vec![other], Verdict::Accept),
+            Policy::Drop,
+            "dropped by ip t f policy",
+        ),
     ] {
         let found = ask(vec![chain("f", Some(policy), vec![first])], seen());
         assert_eq!(found, (expected.to_owned(), Vec::new()));
@@ -89,11 +123,17 @@ fn what_cannot_be_told_stops_nothing_and_is_told_as_doubt() {
         (vec![drop(1, vec![sport])], vec![(Some(1), None)]),
         // What may have let it pass takes the certainty from what follows.
         (
-            vec![rule(1, vec![unknown("limit")], Verdict::Accept), drop(2, Vec::new())],
+            vec![
+                rule(1, vec![unknown("limit")], Verdict::Accept),
+                drop(2, Vec::new()),
+            ],
             vec![(Some(2), None)],
         ),
         (
-            vec![rule(1, vec![unknown("limit")], Verdict::Return), drop(2, Vec::new())],
+            vec![
+                rule(1, vec![unknown("limit")], Verdict::Return),
+                drop(2, Vec::new()),
+            ],
             vec![(Some(2), None)],
         ),
         // An expression that may decide by itself.
@@ -103,7 +143,10 @@ fn what_cannot_be_told_stops_nothing_and_is_told_as_doubt() {
         ),
         // A test that surely fails makes what is not understood harmless.
         (
-            vec![drop(1, vec![unknown("limit"), test(Field::Oifname, b"eth0\0")])],
+            vec![drop(
+                1,
+                vec![unknown("limit"), test(Field::Oifname, b"eth0\0")],
+            )],
             vec![],
         ),
     ];
@@ -126,7 +169,11 @@ fn chance_is_a_share_of_packets() {
         (random(10, Order::Lt, [3, 0, 0, 0]), Some(300_000)),
         (random(0, Order::Lt, [0x40, 0, 0, 0]), Some(250_000)),
     ] {
-        let chains = vec![chain("f", Some(Policy::Accept), vec![rule(1, vec![clause], Verdict::Drop)])];
+        let chains = vec![chain(
+            "f",
+            Some(Policy::Accept),
+            vec![rule(1, vec![clause], Verdict::Drop)],
+        )];
         let found = ask(chains, seen());
         assert_eq!(found, ("passes".to_owned(), vec![(Some(1), expected)]));
     }
@@ -136,7 +183,11 @@ fn chance_is_a_share_of_packets() {
 fn chains_that_call_each_other_end() {
     let jump = |handle, name: &str| rule(handle, Vec::new(), Verdict::Jump(name.to_owned()));
     let chains = vec![
-        chain("f", Some(Policy::Accept), vec![jump(1, "a"), jump(2, "gone")]),
+        chain(
+            "f",
+            Some(Policy::Accept),
+            vec![jump(1, "a"), jump(2, "gone")],
+        ),
         chain("a", None, vec![jump(3, "b"), jump(4, "b")]),
         chain("b", None, vec![jump(5, "a"), jump(6, "a")]),
     ];
@@ -149,12 +200,21 @@ fn chains_that_call_each_other_end() {
 fn who_is_called_from_where_is_told() {
     let by_link = vec![test(Field::Oifname, b"vx-bridge\0\0\0\0\0\0\0")];
     let chains = vec![
-        chain("f", Some(Policy::Accept), vec![rule(1, by_link, Verdict::Jump("a".to_owned()))]),
+        chain(
+            "f",
+            Some(Policy::Accept),
+            vec![rule(1, by_link, Verdict::Jump("a".to_owned()))],
+        ),
         chain("a", None, vec![rule(2, Vec::new(), Verdict::Drop)]),
     ];
     let compiled = Compiled::new(&Filters { chains }).expect("chains");
     let mut found = seen();
-    let ruling = compiled.rule(Hook::Forward, Turn::After(i32::MIN), &mut found, &mut Vec::new());
+    let ruling = compiled.rule(
+        Hook::Forward,
+        Turn::After(i32::MIN),
+        &mut found,
+        &mut Vec::new(),
+    );
     let Ruling::Dropped(by) = ruling else {
         panic!("{ruling:?}");
     };
@@ -179,6 +239,10 @@ fn marks_go_with_the_packet() {
         packets: None,
     };
     let marked = vec![test(Field::Mark, &[0, 0x40, 0, 0])];
-    let chains = vec![chain("f", Some(Policy::Accept), vec![marks, rule(2, marked, Verdict::Drop)])];
+    let chains = vec![chain(
+        "f",
+        Some(Policy::Accept),
+        vec![marks, rule(2, marked, Verdict::Drop)],
+    )];
     assert_eq!(ask(chains, seen()).0, "dropped by ip t f handle 2");
 }

@@ -144,7 +144,9 @@ impl Holds {
 
 /// A field of a packet.
 pub(super) fn of(load: &Load, seen: &Seen<'_>) -> Value {
-    load.then.iter().fold(field(&load.field, seen), Value::after)
+    load.then
+        .iter()
+        .fold(field(&load.field, seen), Value::after)
 }
 
 fn field(field: &Field, seen: &Seen<'_>) -> Value {
@@ -347,9 +349,17 @@ fn within(values: &[Value], low: &Octets, high: &Octets) -> Holds {
     let mut at = 0;
     let mut holds = Holds::Yes;
     for value in values {
-        let value = if is_one { value.clone() } else { value.clone().padded() };
+        let value = if is_one {
+            value.clone()
+        } else {
+            value.clone().padded()
+        };
         // A set of names has keys of 16 octets, whatever the kernel keeps of them.
-        let end = if is_one { low.0.len() } else { at + value.octets.len() };
+        let end = if is_one {
+            low.0.len()
+        } else {
+            at + value.octets.len()
+        };
         let (Some(low), Some(high)) = (low.0.get(at..end), high.0.get(at..end)) else {
             return Holds::Maybe(None);
         };
@@ -369,12 +379,20 @@ fn within(values: &[Value], low: &Octets, high: &Octets) -> Holds {
 
 /// How often a random number fulfils a relation.
 fn chance((modulus, offset): (u32, u32), is_swapped: bool, relation: &Relation) -> Holds {
-    let all = if modulus == 0 { 1 << 32 } else { u64::from(modulus) };
+    let all = if modulus == 0 {
+        1 << 32
+    } else {
+        u64::from(modulus)
+    };
     let number = |octets: &Octets| {
         let octets: [u8; 4] = octets.0.get(..4)?.try_into().ok()?;
         // All octets of a number without a modulus are alike, so that the first counts most.
         let is_first_highest = is_swapped || modulus == 0;
-        let value = if is_first_highest { u32::from_be_bytes(octets) } else { u32::from_le_bytes(octets) };
+        let value = if is_first_highest {
+            u32::from_be_bytes(octets)
+        } else {
+            u32::from_le_bytes(octets)
+        };
         Some(u64::from(value).saturating_sub(u64::from(offset)).min(all))
     };
     let (order, wanted) = match relation {

@@ -341,7 +341,8 @@ impl Decoder {
                 let ranges = set.and_then(|set| set.elements.as_ref());
                 let ranges = ranges.map(|all| {
                     let each = all.iter();
-                    each.map(|(low, high, _)| (low.clone(), high.clone())).collect()
+                    each.map(|(low, high, _)| (low.clone(), high.clone()))
+                        .collect()
                 });
                 let set = name;
                 let is = Relation::In { set, ranges, not };

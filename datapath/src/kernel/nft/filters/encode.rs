@@ -241,7 +241,11 @@ fn write_load(list: &mut Attributes<'_>, load: &Load) -> Result<(), String> {
         Field::CtDirection => keyed("ct", 1),
         Field::CtStatus => keyed("ct", 2),
         Field::Network(at, length) | Field::Transport(at, length) => {
-            let base = if matches!(load.field, Field::Network(..)) { 1 } else { 2 };
+            let base = if matches!(load.field, Field::Network(..)) {
+                1
+            } else {
+                2
+            };
             element(list, "payload", |one| {
                 one.u32_be(1, REGISTER)
                     .u32_be(2, base)
@@ -250,7 +254,11 @@ fn write_load(list: &mut Attributes<'_>, load: &Load) -> Result<(), String> {
             });
         }
         Field::FibSaddrType | Field::FibDaddrType => {
-            let flags = if load.field == Field::FibSaddrType { 1 } else { 2 };
+            let flags = if load.field == Field::FibSaddrType {
+                1
+            } else {
+                2
+            };
             element(list, "fib", |one| {
                 one.u32_be(1, REGISTER).u32_be(2, 3).u32_be(3, flags);
             });

@@ -65,7 +65,13 @@ pub(super) fn observe(socket: &mut Netlink, wanted: &BTreeSet<SetName>) -> Resul
         let elements = elements(socket, &name)?;
         let is_interval = flags & NFT_SET_INTERVAL != 0 && flags & NFT_SET_CONCAT == 0;
         let elements = elements.filter(|all| all.len() <= 2 * MOST_ELEMENTS);
-        let elements = elements.map(|all| if is_interval { joined(all) } else { single(all) });
+        let elements = elements.map(|all| {
+            if is_interval {
+                joined(all)
+            } else {
+                single(all)
+            }
+        });
         found.insert(name, Set { key, elements });
     }
     Ok(found)
@@ -188,21 +194,28 @@ mod tests {
     #[test]
     fn an_interval_ends_before_its_end() {
         // As the kernel gives them: from the highest down, with an end of everything before the first.
-        let given = vec![element(9, false), element(7, true), element(3, false), element(0, true)];
+        let given = vec![
+            element(9, false),
+            element(7, true),
+            element(3, false),
+            element(0, true),
+        ];
         let ranges: Vec<(Vec<u8>, Vec<u8>)> = joined(given)
             .into_iter()
             .map(|(low, high, _)| (low.0, high.0))
             .collect();
-        let expected = [
-            (vec![3, 0], vec![6, 255]),
-            (vec![9, 0], vec![255, 255]),
-        ];
+        let expected = [(vec![3, 0], vec![6, 255]), (vec![9, 0], vec![255, 255])];
         assert_eq!(ranges, expected);
     }
 
     #[test]
     fn intervals_that_touch_are_two() {
-        let given = vec![element(3, false), element(5, true), element(5, false), element(8, true)];
+        let given = vec![
+            element(3, false),
+            element(5, true),
+            element(5, false),
+            element(8, true),
+        ];
         assert_eq!(joined(given).len(), 2);
     }
 }

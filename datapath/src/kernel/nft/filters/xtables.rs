@@ -53,8 +53,8 @@ pub(super) fn target(data: &[u8]) -> Vec<Clause> {
         "REDIRECT" => vec![Clause::Translate(Translation::Redirect)],
         "MARK" => vec![Clause::Mark(set_mark(revision, info))],
         "CONNMARK" => vec![Clause::Mark(None)],
-        "AUDIT" | "CHECKSUM" | "CLASSIFY" | "CONNSECMARK" | "DSCP" | "LOG" | "NFLOG" | "SECMARK"
-        | "TCPMSS" | "TOS" | "TRACE" | "TTL" | "ULOG" => Vec::new(),
+        "AUDIT" | "CHECKSUM" | "CLASSIFY" | "CONNSECMARK" | "DSCP" | "LOG" | "NFLOG"
+        | "SECMARK" | "TCPMSS" | "TOS" | "TRACE" | "TTL" | "ULOG" => Vec::new(),
         _ => vec![Clause::Unknown(format!("target {name}"))],
     }
 }
@@ -104,7 +104,11 @@ fn ports(info: &[u8], inverted: Option<u8>, flags: Option<&[u8]>) -> Option<Vec<
                     xor: Octets(vec![0]),
                 }],
             };
-            let order = if inverted & 4 != 0 { Order::Ne } else { Order::Eq };
+            let order = if inverted & 4 != 0 {
+                Order::Ne
+            } else {
+                Order::Eq
+            };
             clauses.push(Clause::Test(Test {
                 of: vec![load],
                 is: Relation::Compare(order, Octets(vec![wanted])),
@@ -127,10 +131,7 @@ fn state_test(mask: [u8; 4], not: bool) -> Clause {
                 xor: Octets(vec![0; 4]),
             }],
         }],
-        is: Relation::Compare(
-            if not { Order::Eq } else { Order::Ne },
-            Octets(vec![0; 4]),
-        ),
+        is: Relation::Compare(if not { Order::Eq } else { Order::Ne }, Octets(vec![0; 4])),
     })
 }
 
@@ -169,7 +170,11 @@ fn random(info: &[u8]) -> Option<Vec<Clause>> {
 /// `struct xt_mark_mtinfo1`.
 fn mark(info: &[u8]) -> Option<Vec<Clause>> {
     let (mark, mask) = (info.get(..4)?, info.get(4..8)?);
-    let order = if *info.get(8)? != 0 { Order::Ne } else { Order::Eq };
+    let order = if *info.get(8)? != 0 {
+        Order::Ne
+    } else {
+        Order::Eq
+    };
     Some(vec![Clause::Test(Test {
         of: vec![Load {
             field: Field::Mark,
@@ -297,12 +302,27 @@ mod tests {
         let statistic = [&[0, 0, 0, 0][..], &half].concat();
         let cases = [
             ("comment", 0, b"anything".to_vec(), ""),
-            ("tcp", 0, tcp([any[0], any[1], 22, 22], [0; 4]), "th dport 22-22"),
-            ("tcp", 0, tcp([any[0], any[1], 22, 22], [0, 0, 0, 2]), "th dport != 22-22"),
+            (
+                "tcp",
+                0,
+                tcp([any[0], any[1], 22, 22], [0; 4]),
+                "th dport 22-22",
+            ),
+            (
+                "tcp",
+                0,
+                tcp([any[0], any[1], 22, 22], [0, 0, 0, 2]),
+                "th dport != 22-22",
+            ),
             ("conntrack", 3, conntrack, "ct state established,related"),
             ("multiport", 1, two_ports, "th dport { 80 443 }"),
             ("statistic", 0, statistic, "meta random < 0x80000000"),
-            ("mark", 1, vec![0, 0x40, 0, 0, 0, 0x40, 0, 0, 0], "meta mark & 0x00400000 0x00400000"),
+            (
+                "mark",
+                1,
+                vec![0, 0x40, 0, 0, 0, 0x40, 0, 0, 0],
+                "meta mark & 0x00400000 0x00400000",
+            ),
             ("hashlimit", 1, vec![0; 8], "(match hashlimit?)"),
             // Shorter than its structure.
             ("conntrack", 3, vec![0; 20], "(match conntrack?)"),
