@@ -207,6 +207,7 @@ impl Rows {
             iif: None,
             oif: None,
             mark: None,
+            finer: None,
             invert: false,
             action: RuleAction::Lookup(TABLE),
         });

@@ -248,8 +248,27 @@ pub struct Rule {
     /// Whether the selectors are negated (`FIB_RULE_INVERT`).
     #[serde(default)]
     pub invert: bool,
+    /// What it asks beyond that; none for most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finer: Option<Finer>,
     /// What it does with a packet that it selects.
     pub action: RuleAction,
+}
+
+/// What a policy rule may ask of the packet's upper layer, and of the route that its table finds.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Finer {
+    /// The IP protocol number (`FRA_IP_PROTO`).
+    pub protocol: Option<u8>,
+    /// The first and the last source port (`FRA_SPORT_RANGE`).
+    pub src_ports: Option<(u16, u16)>,
+    /// The first and the last destination port (`FRA_DPORT_RANGE`).
+    pub dst_ports: Option<(u16, u16)>,
+    /// A route whose prefix is no longer than this is as good as none (`FRA_SUPPRESS_PREFIXLEN`).
+    pub suppress: Option<u8>,
 }
 
 /// What a rule does.

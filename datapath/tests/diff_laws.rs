@@ -101,6 +101,7 @@ fn rule(priority: u32, table: u32) -> Rule {
         iif: None,
         oif: None,
         mark: None,
+        finer: None,
         invert: false,
         action: RuleAction::Lookup(table),
     }

@@ -225,6 +225,7 @@ fn row() -> impl Strategy<Value = Row> {
                     iif,
                     oif,
                     mark,
+                    finer: None,
                     invert,
                     action,
                 })
@@ -498,6 +499,7 @@ fn bytes_and_hashes_are_those_of_the_second_version() {
             iif: Some("eth0".to_owned()),
             oif: None,
             mark: Some((1, 255)),
+            finer: None,
             invert: false,
             action: RuleAction::Lookup(TABLE),
         }),

@@ -89,12 +89,26 @@ fn rule(row: &Rule) -> String {
     if let Some(link) = &row.oif {
         text.push_str(&format!(" oif {link}"));
     }
+    let finer = row.finer.unwrap_or_default();
+    if let Some(protocol) = finer.protocol {
+        text.push_str(&format!(" ipproto {protocol}"));
+    }
+    for (word, ports) in [("sport", finer.src_ports), ("dport", finer.dst_ports)] {
+        match ports {
+            Some((first, last)) if first == last => text.push_str(&format!(" {word} {first}")),
+            Some((first, last)) => text.push_str(&format!(" {word} {first}-{last}")),
+            None => {}
+        }
+    }
     match row.action {
         RuleAction::Blackhole => text.push_str(" blackhole"),
         RuleAction::Lookup(table) => text.push_str(&format!(" lookup {table}")),
         RuleAction::Other(action) => text.push_str(&format!(" action {action}")),
         RuleAction::Prohibit => text.push_str(" prohibit"),
         RuleAction::Unreachable => text.push_str(" unreachable"),
+    }
+    if let Some(length) = finer.suppress {
+        text.push_str(&format!(" suppress_prefixlength {length}"));
     }
     text
 }

@@ -287,6 +287,16 @@ impl Bytes {
             RuleAction::Prohibit => self.bytes.push(4),
             RuleAction::Unreachable => self.bytes.push(5),
         }
+        if let Some(finer) = row.finer {
+            let ports = |out: &mut Self, (first, last): (u16, u16)| {
+                out.bytes.extend(first.to_be_bytes());
+                out.bytes.extend(last.to_be_bytes());
+            };
+            self.option(finer.protocol, |out, protocol| out.bytes.push(protocol));
+            self.option(finer.src_ports, ports);
+            self.option(finer.dst_ports, ports);
+            self.option(finer.suppress, |out, length| out.bytes.push(length));
+        }
         self.end_key();
     }
 

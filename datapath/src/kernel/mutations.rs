@@ -123,6 +123,7 @@ fn valid() -> Vec<Vec<u8>> {
         iif: Some("eth0".into()),
         oif: None,
         mark: Some((1, 0xff)),
+        finer: None,
         invert: false,
         action: RuleAction::Lookup(200),
     };

@@ -7,7 +7,7 @@ use super::message::{
     Attributes, Batch, NLM_F_CREATE, NLM_F_EXCL, Tolerated, attributes, read_ip, read_text,
     read_u32,
 };
-use crate::state::{Family, Rule, RuleAction};
+use crate::state::{Family, Finer, Rule, RuleAction};
 
 pub(super) const RTM_NEWRULE: u16 = 32;
 pub(super) const RTM_DELRULE: u16 = 33;
@@ -18,9 +18,13 @@ const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 const FRA_OIFNAME: u16 = 17;
+const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
 
 const FR_ACT_TO_TBL: u8 = 1;
 const FR_ACT_BLACKHOLE: u8 = 6;
@@ -48,11 +52,18 @@ pub(super) fn read(payload: &[u8]) -> Option<Rule> {
         iif: None,
         oif: None,
         mark: None,
+        finer: None,
         invert: flags & FIB_RULE_INVERT != 0,
         action: RuleAction::Other(action),
     };
+    let mut finer = Finer::default();
     for (kind, value) in attributes(payload.get(12..)?) {
         match kind {
+            FRA_IP_PROTO => finer.protocol = value.first().copied(),
+            FRA_SPORT_RANGE => finer.src_ports = read_ports(value),
+            FRA_DPORT_RANGE => finer.dst_ports = read_ports(value),
+            // All ones, which is no length, says that there is none.
+            FRA_SUPPRESS_PREFIXLEN => finer.suppress = u8::try_from(read_u32(value)?).ok(),
             FRA_DST => rule.dst = IpNet::new(read_ip(value)?, dst_length).ok(),
             FRA_SRC => rule.src = IpNet::new(read_ip(value)?, src_length).ok(),
             FRA_IIFNAME => rule.iif = read_text(value),
@@ -71,6 +82,7 @@ pub(super) fn read(payload: &[u8]) -> Option<Rule> {
             _ => {}
         }
     }
+    rule.finer = (finer != Finer::default()).then_some(finer);
     rule.action = match action {
         FR_ACT_TO_TBL => RuleAction::Lookup(table),
         FR_ACT_BLACKHOLE => RuleAction::Blackhole,
@@ -79,6 +91,12 @@ pub(super) fn read(payload: &[u8]) -> Option<Rule> {
         other => RuleAction::Other(other),
     };
     Some(rule)
+}
+
+/// `struct fib_rule_port_range`: the first and the last port, in the host's byte order.
+fn read_ports(value: &[u8]) -> Option<(u16, u16)> {
+    let [a, b, c, d] = *value.first_chunk()?;
+    Some((u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])))
 }
 
 pub(super) fn add(batch: &mut Batch, change: usize, row: &Rule) {
@@ -140,5 +158,22 @@ fn write(row: &Rule, rule: &mut Attributes<'_>) {
     }
     if let Some((mark, mask)) = row.mark {
         rule.u32(FRA_FWMARK, mark).u32(FRA_FWMASK, mask);
+    }
+    let finer = row.finer.unwrap_or_default();
+    if let Some(protocol) = finer.protocol {
+        rule.bytes(FRA_IP_PROTO, &[protocol]);
+    }
+    for (kind, ports) in [
+        (FRA_SPORT_RANGE, finer.src_ports),
+        (FRA_DPORT_RANGE, finer.dst_ports),
+    ] {
+        if let Some((first, last)) = ports {
+            let [a, b] = first.to_ne_bytes();
+            let [c, d] = last.to_ne_bytes();
+            rule.bytes(kind, &[a, b, c, d]);
+        }
+    }
+    if let Some(length) = finer.suppress {
+        rule.u32(FRA_SUPPRESS_PREFIXLEN, length.into());
     }
 }

@@ -220,6 +220,7 @@ impl<'w> Walker<'w> {
             ingress: at.ingress.map(|link| node.link(link).name.to_string()),
             src: at.packet.src,
             dst: at.packet.dst,
+            rule: None,
             route: None,
             via: None,
             egress: None,
@@ -288,13 +289,15 @@ impl<'w> Walker<'w> {
             src: at.packet.src,
             dst: at.packet.dst,
             iif: at.ingress,
+            upper: Some((at.packet.protocol, at.packet.src_port, at.packet.dst_port)),
         };
         let found = node.lookup(&query);
-        if let Lookup::Found { table, route } = &found {
-            self.edit(hop, |hop| {
+        self.edit(hop, |hop| {
+            hop.rule = found.foreign_rule().map(str::to_owned);
+            if let Lookup::Found { table, route, .. } = &found {
                 hop.route = Some(route_name(route, *table, family));
-            });
-        }
+            }
+        });
         let forwards = at.ingress.is_none_or(|link| match family {
             Family::Ipv4 => node.link(link).forward4,
             Family::Ipv6 => node.forward6 || node.link(link).force_forward6,
@@ -331,7 +334,7 @@ impl<'w> Walker<'w> {
                     packet: at.packet,
                 });
             }
-            Lookup::Found { table, route } => {
+            Lookup::Found { table, route, .. } => {
                 let next_hops: Vec<NextHop> = node.next_hops(&route).copied().collect();
                 (table, route, next_hops)
             }
@@ -343,12 +346,12 @@ impl<'w> Walker<'w> {
                     packet: at.packet,
                 });
             }
-            Lookup::Missing | Lookup::Refused(_) => {
+            Lookup::Missing | Lookup::Refused(..) => {
                 if let (Some(link), false, Family::Ipv4) = (at.ingress, forwards, family) {
                     return Err(forwarding_off(link));
                 }
                 return Err(stopped(match found {
-                    Lookup::Refused(stop) => stop,
+                    Lookup::Refused(stop, _) => stop,
                     _ => Stop::NoRoute { dst: at.packet.dst },
                 }));
             }

@@ -7,7 +7,7 @@ use super::node::{LinkId, Node};
 use super::outcome::Stop;
 use super::routes::{NextHop, Route, Rule};
 use crate::nodeconfig::{METRIC_IPV6, TABLE};
-use crate::state::{Family, RouteKind, RuleAction};
+use crate::state::{Family, Finer, RouteKind, RuleAction};
 
 /// What is looked up.
 #[derive(Debug, Clone, Copy)]
@@ -16,17 +16,34 @@ pub(super) struct Query {
     pub(super) dst: IpAddr,
     /// None for what the node itself makes, which the kernel takes to come in by the loopback link.
     pub(super) iif: Option<LinkId>,
+    /// The IP protocol with the source and destination port; none where the kernel does not know them (the check of sources).
+    pub(super) upper: Option<(u8, u16, u16)>,
 }
 
 /// What rules and tables answer.
 #[derive(Debug)]
 pub(super) enum Lookup<'n> {
     /// A route that delivers or forwards.
-    Found { table: u32, route: Cow<'n, Route> },
+    Found {
+        table: u32,
+        route: Cow<'n, Route>,
+        /// The rule that asked the table.
+        rule: &'n Rule,
+    },
     /// Nothing matches.
     Missing,
-    /// A row says no.
-    Refused(Stop),
+    /// A row says no; with the rule that says so or that asked the row's table.
+    Refused(Stop, &'n Rule),
+}
+
+impl Lookup<'_> {
+    /// The rule that decided, where it is neither one that every kernel has nor the datapath's own.
+    pub(super) fn foreign_rule(&self) -> Option<&str> {
+        match self {
+            Self::Found { rule, .. } | Self::Refused(_, rule) => rule.foreign(),
+            Self::Missing => None,
+        }
+    }
 }
 
 impl Node {
@@ -40,30 +57,41 @@ impl Node {
             }
             let row = || rule.name.to_string();
             let number = match rule.action {
-                RuleAction::Blackhole => return Lookup::Refused(Stop::Blackhole { row: row() }),
-                RuleAction::Prohibit => return Lookup::Refused(Stop::Prohibited { row: row() }),
+                RuleAction::Blackhole => {
+                    return Lookup::Refused(Stop::Blackhole { row: row() }, rule);
+                }
+                RuleAction::Prohibit => {
+                    return Lookup::Refused(Stop::Prohibited { row: row() }, rule);
+                }
                 RuleAction::Unreachable => {
-                    return Lookup::Refused(Stop::Unreachable { row: row() });
+                    return Lookup::Refused(Stop::Unreachable { row: row() }, rule);
                 }
                 // `goto` and `nop` are no more than their own absence here.
                 RuleAction::Other(_) => continue,
                 RuleAction::Lookup(number) => number,
             };
+            let suppressed = rule.finer.and_then(|finer| finer.suppress);
             for route in self.matching(number, query.dst) {
+                if suppressed.is_some_and(|length| route.length <= length) {
+                    break;
+                }
                 let row = || route_name(&route, number, family);
                 match route.kind {
                     RouteKind::Blackhole => {
-                        return Lookup::Refused(Stop::Blackhole { row: row() });
+                        return Lookup::Refused(Stop::Blackhole { row: row() }, rule);
                     }
-                    RouteKind::Prohibit => return Lookup::Refused(Stop::Prohibited { row: row() }),
+                    RouteKind::Prohibit => {
+                        return Lookup::Refused(Stop::Prohibited { row: row() }, rule);
+                    }
                     RouteKind::Unreachable => {
-                        return Lookup::Refused(Stop::Unreachable { row: row() });
+                        return Lookup::Refused(Stop::Unreachable { row: row() }, rule);
                     }
                     RouteKind::Throw => break,
                     RouteKind::Local => {
                         return Lookup::Found {
                             table: number,
                             route,
+                            rule,
                         };
                     }
                     RouteKind::Unicast => {
@@ -72,6 +100,7 @@ impl Node {
                             return Lookup::Found {
                                 table: number,
                                 route,
+                                rule,
                             };
                         }
                     }
@@ -122,6 +151,7 @@ impl Node {
             src,
             dst: src,
             iif: None,
+            upper: None,
         };
         matches!(self.lookup(&query), Lookup::Found { route, .. } if route.kind == RouteKind::Local)
     }
@@ -136,7 +166,8 @@ impl Node {
             && rule.iif.is_none_or(iif)
             // No packet here is bound to a link or carries a mark.
             && rule.oif.is_none()
-            && rule.mark.is_none_or(|(mark, mask)| mark & mask == 0);
+            && rule.mark.is_none_or(|(mark, mask)| mark & mask == 0)
+            && rule.finer.is_none_or(|finer| asks_for(&finer, query));
         selected != rule.invert
     }
 
@@ -175,6 +206,7 @@ impl Node {
             src: dst,
             dst: src,
             iif: oif,
+            upper: None,
         };
         let Lookup::Found { route, .. } = self.lookup(&back) else {
             return if self.partial { None } else { filtered() };
@@ -191,6 +223,17 @@ impl Node {
         }
         None
     }
+}
+
+/// Whether a rule's question about the upper layer is answered by a packet.
+fn asks_for(finer: &Finer, query: &Query) -> bool {
+    let within = |(first, last): (u16, u16), port: u16| (first..=last).contains(&port);
+    let Some((protocol, src_port, dst_port)) = query.upper else {
+        return finer.protocol.is_none() && finer.src_ports.is_none() && finer.dst_ports.is_none();
+    };
+    finer.protocol.is_none_or(|wanted| wanted == protocol)
+        && finer.src_ports.is_none_or(|ports| within(ports, src_port))
+        && finer.dst_ports.is_none_or(|ports| within(ports, dst_port))
 }
 
 /// The routes of a table alone, or merged with those of a layer.

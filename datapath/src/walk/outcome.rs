@@ -53,6 +53,9 @@ pub struct Hop {
     pub src: IpAddr,
     /// The destination, as it was routed.
     pub dst: IpAddr,
+    /// The rule that decided, where it is neither one that every kernel has nor the datapath's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// The name of the route; none where there is none.
     pub route: Option<String>,
     /// The router; none where the destination itself is on the link.
@@ -193,6 +196,16 @@ pub enum Stop {
         /// The link.
         link: String,
     },
+    /// A rule that nobody planned asked for the way on which it is lost. Not what a walk ends with, but why.
+    Hijacked {
+        /// The rule's name.
+        rule: String,
+    },
+    /// A route that nobody planned leads it astray. Not what a walk ends with, but why.
+    Astray {
+        /// The route's name.
+        row: String,
+    },
     /// It came back to where it was.
     Loop {
         /// The name of the route that sent it round.
@@ -322,7 +335,9 @@ impl Stop {
     #[must_use]
     pub fn row(&self) -> String {
         match self {
-            Self::Blackhole { row }
+            Self::Astray { row }
+            | Self::Hijacked { rule: row }
+            | Self::Blackhole { row }
             | Self::Loop { row }
             | Self::Prohibited { row }
             | Self::Unreachable { row } => row.clone(),
@@ -360,6 +375,8 @@ pub(super) fn dotted(link: &str) -> String {
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Astray { row } => write!(f, "{row} leads it astray"),
+            Self::Hijacked { rule } => write!(f, "rule {rule} leads it astray"),
             Self::Blackhole { row } => write!(f, "blackhole {row}"),
             Self::Filtered { by, carries } => {
                 let what = if *carries { "the tunnel's packet " } else { "" };
@@ -458,6 +475,9 @@ impl fmt::Display for Hop {
         write!(f, "{}: {} -> {}", self.node, self.src, self.dst)?;
         if let Some(ingress) = &self.ingress {
             write!(f, ", in by {ingress}")?;
+        }
+        if let Some(rule) = &self.rule {
+            write!(f, ", rule {rule}")?;
         }
         if let Some(route) = &self.route {
             write!(f, ", route {route}")?;

@@ -127,6 +127,7 @@ impl Walker<'_> {
             src,
             dst: wanted,
             iif: Some(link),
+            upper: None,
         };
         let Lookup::Found { route, .. } = here.lookup(&query) else {
             return false;

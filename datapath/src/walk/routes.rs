@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::node::{LinkId, Node};
 use crate::diff::name_of;
-use crate::state::{Family, NodeState, RouteKind, Row, RuleAction, TABLE_LOCAL, TABLE_MAIN};
+use crate::nodeconfig::{PRIORITY, TABLE};
+use crate::state::{Family, Finer, NodeState, RouteKind, Row, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 
 /// `RT_TABLE_DEFAULT`.
 const TABLE_DEFAULT: u32 = 253;
@@ -141,6 +142,7 @@ pub(super) struct Rule {
     pub(super) iif: Option<LinkId>,
     pub(super) oif: Option<LinkId>,
     pub(super) mark: Option<(u32, u32)>,
+    pub(super) finer: Option<Finer>,
     pub(super) invert: bool,
     pub(super) action: RuleAction,
 }
@@ -188,6 +190,7 @@ fn plain(priority: u32, table: u32) -> Rule {
         iif: None,
         oif: None,
         mark: None,
+        finer: None,
         invert: false,
         action: RuleAction::Lookup(table),
     }
@@ -202,6 +205,17 @@ fn is_plain(rule: &Rule, priority: u32, table: u32) -> bool {
         && rule.iif.is_none()
         && rule.oif.is_none()
         && rule.mark.is_none()
+        && rule.finer.is_none()
+}
+
+impl Rule {
+    /// Its name where it is neither one that every kernel has nor the datapath's own.
+    pub(super) fn foreign(&self) -> Option<&str> {
+        let own = [(PRIORITY, TABLE)];
+        let mut usual = DEFAULT_RULES.iter().chain(&own);
+        let is_usual = usual.any(|&(priority, table)| is_plain(self, priority, table));
+        (!is_usual).then_some(&*self.name)
+    }
 }
 
 impl Node {
@@ -217,6 +231,7 @@ impl Node {
                 iif: rule.iif.as_deref().map(|link| self.intern(link)),
                 oif: rule.oif.as_deref().map(|link| self.intern(link)),
                 mark: rule.mark,
+                finer: rule.finer,
                 invert: rule.invert,
                 action: rule.action,
             });

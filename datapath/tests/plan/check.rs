@@ -1,10 +1,11 @@
 //! The objections of the planner: none to a fleet that is in order, whatever its shape, and to one injected defect exactly its own.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use datapath::api::{Cluster, ClusterLinkOptions, ClusterNode, Fleet, NetworkType};
 use datapath::code::Code;
-use datapath::plan::{Objection, Weight, check, links};
+use datapath::plan::{Objection, Weight, check, seen};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -344,12 +345,8 @@ proptest! {
     fn a_fleet_in_order_is_objected_to_in_nothing(shapes in shapes()) {
         let fleet = fleet(&shapes);
         prop_assert_eq!(check(&fleet), Vec::new());
-        let links = |node: &ClusterNode| {
-            let links = ["lo", "eth0"].map(str::to_owned);
-            (node.metadata.name.clone(), BTreeSet::from(links))
-        };
-        let observed: links::Observed = fleet.cluster_nodes.iter().map(links).collect();
-        prop_assert_eq!(links::check(&fleet, &observed), Vec::new());
+        let observed: seen::Observed = fleet.cluster_nodes.iter().map(seen).collect();
+        prop_assert_eq!(seen::check(&fleet, &observed), Vec::new());
     }
 
     #[test]
@@ -379,18 +376,95 @@ proptest! {
         let damaged = damaged.index(fleet.cluster_nodes.len());
         fleet.cluster_nodes[damaged].spec.interface_name = "bond7".to_owned();
         let name = fleet.cluster_nodes[damaged].metadata.name.clone();
-        let links = |node: &ClusterNode| {
-            (node.metadata.name.clone(), BTreeSet::from(["eth0".to_owned()]))
-        };
-        let mut observed: links::Observed = fleet.cluster_nodes.iter().map(links).collect();
-        let objections = links::check(&fleet, &observed);
+        let mut observed: seen::Observed = fleet.cluster_nodes.iter().map(seen).collect();
+        let objections = seen::check(&fleet, &observed);
         prop_assert_eq!(objections.len(), 1);
         prop_assert_eq!(objections[0].code, Code::LinkUnknown);
         prop_assert_eq!(objections[0].weight, Weight::Fault);
         prop_assert_eq!(objections[0].at.object.name.as_str(), name.as_str());
         observed.remove(&name);
-        prop_assert_eq!(links::check(&fleet, &observed), Vec::new());
+        prop_assert_eq!(seen::check(&fleet, &observed), Vec::new());
     }
+
+    /// An address that the node does not have is objected to where its cluster reports another one that it has; a node that has lost the
+    /// one that both say is no fault of the object.
+    #[test]
+    fn an_address_that_is_another_s_is_objected_to_by_its_field(
+        shapes in shapes(),
+        damaged in any::<proptest::sample::Index>(),
+        is_lost in any::<bool>(),
+    ) {
+        let mut fleet = fleet(&shapes);
+        let mut observed: seen::Observed = fleet.cluster_nodes.iter().map(seen).collect();
+        let damaged = damaged.index(fleet.cluster_nodes.len());
+        let node = &mut fleet.cluster_nodes[damaged];
+        let (field, wrong) = if node.spec.ip.is_empty() {
+            (&mut node.spec.ip6, "fd64::dead")
+        } else {
+            (&mut node.spec.ip, "100.127.1.1")
+        };
+        let path = if wrong.contains(':') { "spec.ip6" } else { "spec.ip" };
+        *field = wrong.to_owned();
+        let name = node.metadata.name.clone();
+        if is_lost {
+            observed.get_mut(&name).unwrap().reported.clear();
+        }
+        let objections = seen::check(&fleet, &observed);
+        let found: Vec<(Code, &str)> = objections
+            .iter()
+            .map(|objection| (objection.code, objection.at.path.as_str()))
+            .collect();
+        let expected = if is_lost { vec![] } else { vec![(Code::IntentStale, path)] };
+        prop_assert_eq!(found, expected, "{:#?}", objections);
+    }
+
+    #[test]
+    fn prefixes_that_do_not_hold_the_pods_are_objected_to_once_an_object(
+        shapes in shapes(),
+        damaged in any::<proptest::sample::Index>(),
+    ) {
+        let fleet = fleet(&shapes);
+        let mut observed: seen::Observed = fleet.cluster_nodes.iter().map(seen).collect();
+        let node = &fleet.cluster_nodes[damaged.index(fleet.cluster_nodes.len())];
+        let cluster = &node.spec.cluster_name;
+        for other in fleet.cluster_nodes.iter().filter(|other| other.spec.cluster_name == *cluster) {
+            let seen = observed.get_mut(&other.metadata.name).unwrap();
+            let is_v4 = !other.spec.ip.is_empty();
+            let pod = if is_v4 { "198.51.100.7" } else { "2001:db8::7" };
+            seen.pods = BTreeSet::from([pod.parse().unwrap()]);
+        }
+        let objections = seen::check(&fleet, &observed);
+        let paths: BTreeSet<String> = objections
+            .iter()
+            .map(|objection| objection.at.to_string())
+            .collect();
+        prop_assert_eq!(paths.len(), objections.len(), "{:#?}", objections);
+        prop_assert!(!objections.is_empty());
+        let is_of_prefixes = |objection: &Objection| {
+            objection.code == Code::IntentStale && objection.at.path.ends_with("podCIDRs")
+        };
+        prop_assert!(objections.iter().all(is_of_prefixes), "{:#?}", objections);
+    }
+}
+
+/// A node that is as its ClusterNode says, with one pod within its cluster's prefixes.
+fn seen(node: &ClusterNode) -> (String, seen::Node) {
+    let spec = &node.spec;
+    let addresses: BTreeSet<IpAddr> = [&spec.ip, &spec.ip6]
+        .into_iter()
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    let pods = spec.pod_cidrs.iter().filter_map(|text| {
+        let prefix: ipnet::IpNet = text.parse().ok()?;
+        prefix.hosts().nth(1)
+    });
+    let seen = seen::Node {
+        links: BTreeSet::from(["lo", "eth0"].map(str::to_owned)),
+        reported: addresses.clone(),
+        addresses,
+        pods: pods.collect(),
+    };
+    (node.metadata.name.clone(), seen)
 }
 
 /// Every defect has been tried: the shapes above have a place for each.

@@ -183,6 +183,7 @@ pub(crate) fn rule(family: Family, priority: u32, table: u32) -> Rule {
         iif: None,
         oif: None,
         mark: None,
+        finer: None,
         invert: false,
         action: RuleAction::Lookup(table),
     }

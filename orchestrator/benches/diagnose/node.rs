@@ -55,6 +55,7 @@ pub(crate) fn rules(state: &mut NodeState, family: Family) {
             iif: None,
             oif: None,
             mark: None,
+            finer: None,
             invert: false,
             action: RuleAction::Lookup(table),
         });

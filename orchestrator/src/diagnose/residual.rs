@@ -448,6 +448,8 @@ fn code_of(stop: &Stop) -> Code {
         Stop::Blackhole { .. } | Stop::Prohibited { .. } | Stop::Unreachable { .. } => {
             Code::RouteBlackhole
         }
+        Stop::Hijacked { .. } => Code::PolicyRouteHijack,
+        Stop::Astray { .. } => Code::RouteWrongDev,
         // Told on their own, where packets show the same.
         Stop::Filtered { .. } => Code::ForwardPolicyDrop,
         Stop::Refused { .. } => Code::Reject,

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use datapath::diff::name_of;
 use datapath::filter::Decider;
 use datapath::nodeconfig::TABLE;
-use datapath::state::{Family, Nat, NodeState, RouteKind, TABLE_LOCAL};
-use datapath::walk::{Altered, End, Hop, Packet, Stop, World, round_trip, verdict};
+use datapath::state::{Family, Nat, NodeState, Route, RouteKind, Row, TABLE_LOCAL};
+use datapath::walk::{Altered, End, Hop, Packet, Stop, World, round_trip, verdict, walk};
 use floater::wire::Layer;
 use ipnet::IpNet;
 
@@ -76,6 +77,7 @@ impl Walked {
 /// The observed tables of all nodes, ready to be walked by any number of threads.
 pub(super) struct Walks<'a> {
     scope: &'a Scope<'a>,
+    planned: &'a Intended,
     world: World,
     names: HashMap<String, NodeRef>,
     /// By node and family: the link by which it reaches its pods.
@@ -87,7 +89,7 @@ pub(super) struct Walks<'a> {
 }
 
 impl<'a> Walks<'a> {
-    pub(super) fn new(scope: &'a Scope<'a>, intended: &Intended) -> Self {
+    pub(super) fn new(scope: &'a Scope<'a>, intended: &'a Intended) -> Self {
         let mut world = World::new();
         world.assume_underlay(true);
         let mut names = HashMap::new();
@@ -132,6 +134,7 @@ impl<'a> Walks<'a> {
         }
         Self {
             scope,
+            planned: intended,
             world,
             names,
             pod_links,
@@ -196,19 +199,86 @@ impl<'a> Walks<'a> {
                 (Walked::Passes, None) => Walked::Unknown,
                 (other, _) => other,
             };
-            return self.by_rule(
+            let walked = self.by_rule(
                 walked,
                 asked.hops.iter(),
                 answered.iter().flat_map(|walk| &walk.hops),
             );
+            let is_answer = matches!(walked, Walked::Stops { answer: true, .. });
+            return self.astray(walked, || match answered {
+                Some(answered) if is_answer => answered.hops,
+                _ => asked.hops,
+            });
         }
         let there = verdict(&self.world, &src_name, out, packet);
         let there = self.outcome(&there, key.dst, Some(dst), false);
         if there != Walked::Passes {
-            return there;
+            return self.astray(there, || walk(&self.world, &src_name, out, packet).hops);
         }
-        let again = verdict(&self.world, &dst_name, back, packet.answer());
-        self.outcome(&again, key.src, Some(src), true)
+        let packet = packet.answer();
+        let again = verdict(&self.world, &dst_name, back, packet);
+        let again = self.outcome(&again, key.src, Some(src), true);
+        self.astray(again, || walk(&self.world, &dst_name, back, packet).hops)
+    }
+
+    /// The same where a row that nobody planned sent it where it is lost: a rule, or a route of the datapath's table.
+    fn astray(&self, walked: Walked, hops: impl FnOnce() -> Vec<Hop>) -> Walked {
+        let Walked::Stops {
+            at,
+            answer,
+            stop,
+            lacks: None,
+            text,
+        } = walked
+        else {
+            return walked;
+        };
+        let found = match &stop {
+            Some(Stop::Blackhole { .. } | Stop::Prohibited { .. } | Stop::Unreachable { .. }) => {
+                // Such a row is to blame itself, unless a rule was all that led to it.
+                hops().last().and_then(hijacked)
+            }
+            Some(Stop::NoRoute { .. } | Stop::Loop { .. }) => {
+                hops().iter().rev().find_map(hijacked)
+            }
+            None => {
+                let hops = hops();
+                let by_rule = hops.iter().rev().find_map(hijacked);
+                by_rule.or_else(|| self.strange(hops.last()?))
+            }
+            Some(_) => None,
+        };
+        let Some((node, stop)) = found else {
+            return Walked::Stops {
+                at,
+                answer,
+                stop,
+                lacks: None,
+                text,
+            };
+        };
+        Walked::Stops {
+            at: self.names.get(&node).copied(),
+            answer,
+            text: format!("{text}: {stop}"),
+            stop: Some(stop),
+            lacks: None,
+        }
+    }
+
+    /// The route of the datapath's table by which a packet left, where the plan has none of that name.
+    fn strange(&self, hop: &Hop) -> Option<(String, Stop)> {
+        let row = hop.route.as_ref()?;
+        let at = *self.names.get(&hop.node)?;
+        let tables = self.scope.node(at).tables.as_ref().ok()?;
+        let is_it =
+            |route: &&Route| route.table == TABLE && name_of(&Row::Route((*route).clone())) == *row;
+        tables.routes.iter().find(is_it)?;
+        let planned = self.planned.desired(self.scope, at)?;
+        if planned.routes.iter().any(|route| is_it(&route)) {
+            return None;
+        }
+        Some((hop.node.clone(), Stop::Astray { row: row.clone() }))
     }
 
     /// The same where a rule is behind it: one that exchanged an address of what does not arrive, or that loses some of what does.
@@ -325,6 +395,12 @@ impl<'a> Walks<'a> {
             },
         }
     }
+}
+
+/// The rule by which a node sent a packet, where it is neither the kernel's own nor the datapath's.
+fn hijacked(hop: &Hop) -> Option<(String, Stop)> {
+    let rule = hop.rule.clone()?;
+    Some((hop.node.clone(), Stop::Hijacked { rule }))
 }
 
 /// The link by which a node reaches one of its pods.

@@ -200,6 +200,7 @@ impl Namespace {
                 iif: None,
                 oif: None,
                 mark: None,
+                finer: None,
                 invert: false,
                 action: RuleAction::Lookup(table),
             });

@@ -23,7 +23,10 @@ fn kind_of_code(code: Code) -> ElementKind {
         Code::FdbMissing | Code::FdbWrongVtep => ElementKind::Fdb,
         Code::ForwardOff | Code::Rpfilter | Code::V6ForwardOff => ElementKind::Sysctl,
         Code::NeighMissing | Code::NeighStaleMac => ElementKind::Neighbour,
-        Code::RouteBlackhole | Code::RouteMissing | Code::RoutingLoop => ElementKind::Route,
+        Code::PolicyRouteHijack => ElementKind::Rule,
+        Code::RouteBlackhole | Code::RouteMissing | Code::RouteWrongDev | Code::RoutingLoop => {
+            ElementKind::Route
+        }
         Code::VtepIpDuplicate => ElementKind::Address,
         _ => ElementKind::Link,
     }
