@@ -515,3 +515,94 @@ pub struct Asks {
     /// The link that the packet came in or goes out by.
     pub link: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(clauses: Vec<Clause>) -> Rule {
+        Rule {
+            handle: 1,
+            clauses,
+            packets: Some(2),
+        }
+    }
+
+    fn chain(table: &str, rules: Vec<Rule>) -> Chain {
+        Chain {
+            family: TableFamily::Inet,
+            table: table.to_owned(),
+            name: "c".to_owned(),
+            base: None,
+            rules,
+            is_cut: false,
+        }
+    }
+
+    #[test]
+    fn what_others_say_is_cut_to_what_a_kernel_can_have() {
+        let drop = || rule(vec![Clause::Verdict(Verdict::Drop)]);
+        let long = "x".repeat(LONGEST_NAME + 1);
+        let told = Filters {
+            chains: vec![
+                chain(&long, vec![drop()]),
+                chain("a", vec![rule(vec![Clause::Untrack; MOST_CLAUSES + 1])]),
+                chain(
+                    "b",
+                    vec![rule(vec![Clause::Verdict(Verdict::Jump(long.clone()))])],
+                ),
+                chain("c", vec![drop(); MOST_RULES]),
+            ],
+        };
+        let bounded = told.bounded();
+        let tables: Vec<&str> = bounded
+            .chains
+            .iter()
+            .map(|chain| chain.table.as_str())
+            .collect();
+        assert_eq!(tables, ["a", "b", "c"]);
+        assert_eq!(bounded.rules(), MOST_RULES);
+        assert_eq!(
+            bounded
+                .chains
+                .iter()
+                .map(|chain| chain.is_cut)
+                .collect::<Vec<_>>(),
+            [false, false, true]
+        );
+        for chain in &bounded.chains[..2] {
+            assert!(matches!(chain.rules[0].clauses[..], [Clause::Unknown(_)]));
+        }
+        assert_eq!(bounded.clone().bounded(), bounded);
+    }
+
+    #[test]
+    fn rules_are_written_and_read_back() {
+        let told = Filters {
+            chains: vec![chain(
+                "t",
+                vec![rule(vec![
+                    Clause::Test(Test {
+                        of: vec![Field::Network(12, 4).into(), Field::Transport(2, 2).into()],
+                        is: Relation::In {
+                            set: "s".to_owned(),
+                            ranges: Some(vec![(Octets(vec![0, 255]), Octets(vec![1, 0]))]),
+                            not: true,
+                        },
+                    }),
+                    Clause::Mark(None),
+                    Clause::Translate(Translation::Source(None)),
+                ])],
+            )],
+        };
+        let json = serde_json::to_string(&told).expect("json");
+        assert!(json.contains("\"00ff\""), "{json}");
+        assert_eq!(
+            serde_json::from_str::<Filters>(&json).expect("as written"),
+            told
+        );
+        for wrong in ["\"0\"", "\"0g\"", &format!("\"{}\"", "00".repeat(65))] {
+            assert!(serde_json::from_str::<Octets>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 
 #[path = "diagnose/faults.rs"]
 mod faults;
+#[path = "diagnose/filters.rs"]
+mod filters;
 #[path = "diagnose/fleet.rs"]
 mod fleet;
 #[path = "../benches/diagnose/node.rs"]
