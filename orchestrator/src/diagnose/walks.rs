@@ -270,7 +270,7 @@ impl<'a> Walks<'a> {
     fn strange(&self, hop: &Hop) -> Option<(String, Stop)> {
         let row = hop.route.as_ref()?;
         let at = *self.names.get(&hop.node)?;
-        let tables = self.scope.node(at).tables.as_ref().ok()?;
+        let tables = self.planned.observed(self.scope, at)?;
         let is_it =
             |route: &&Route| route.table == TABLE && name_of(&Row::Route((*route).clone())) == *row;
         tables.routes.iter().find(is_it)?;
