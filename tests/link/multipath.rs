@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use netns_harness::wire::Wire as _;
 
+use serde_json::json;
+use tests::bare::Bare;
+
+use super::deploy::TWO;
 use super::underlay::{Stream, Underlay};
 
 /// Streams of 500 packets a second are watched for so long.
@@ -79,4 +83,61 @@ fn flows_are_shared_by_two_gateways_and_go_on_where_one_dies() {
     let flows = streams(&mut fleet);
     fleet.plug(1, 2, false);
     heal("one gateway of each cluster dead", flows);
+}
+
+/// The kernel's settings for routes with several next hops, on a node.
+fn settings(bare: &Bare, node: &str) -> String {
+    let script = "cat /proc/sys/net/ipv4/fib_multipath_hash_policy /proc/sys/net/ipv4/fib_multipath_hash_fields /proc/sys/net/ipv4/fib_multipath_hash_seed";
+    let text = bare.lab.exec_ok(node, &["sh", "-c", script]);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft, multipath, iproute2"]
+fn a_pair_with_two_gateways_each_is_linked_healthy_and_gone_without_a_trace() {
+    let bare = Bare::up(
+        &TWO.replace("nodes: 2", "nodes: 3")
+            .replace("floater: false", "floater: true"),
+    );
+    let before = settings(&bare, "east/n3");
+    let two = ["--gateways", "2"];
+    bare.install("east", &two).expect(0);
+    let ran = bare.join("west", "east", &two).expect(0);
+    assert!(ran.stdout.contains("packets pass"), "{}", ran.stdout);
+    let status = bare.settled("east");
+    for cluster in 0..2 {
+        let roles = |node: usize| status["clusters"][cluster]["nodes"][node]["roles"].clone();
+        assert_eq!(
+            [roles(0), roles(1), roles(2)],
+            [json!(["gateway"]), json!(["gateway"]), json!([])]
+        );
+    }
+    assert_ne!(settings(&bare, "east/n3"), before);
+    let (code, report) = bare.lab.dr(&[]);
+    assert_eq!(
+        (code, &report["verdict"]),
+        (Some(0), &json!("healthy")),
+        "{report:#}"
+    );
+    // Connections of a node through one gateway or the other.
+    let target = bare.address("west", "floater-n3");
+    let stream = bare.stream("east/n3/floater-n3", &target);
+    std::thread::sleep(Duration::from_secs(1));
+    let count = stream.end().expect("a count");
+    assert_eq!((count.lost(), count.refused), (0, 0), "{count:?}");
+
+    bare.unjoin("west", "east", &[]).expect(0);
+    let at = [
+        "uninstall",
+        "--kubeconfig",
+        &bare.kubeconfig,
+        "--context",
+        "east",
+    ];
+    bare.link(&at).expect(0);
+    for node in ["east/n1", "east/n3", "west/n2", "west/n3"] {
+        assert_eq!(bare.traces(node), Vec::<String>::new());
+        assert_eq!(settings(&bare, node), before, "{node}");
+    }
+    bare.down();
 }

@@ -166,20 +166,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::GATEWAYS;
     use crate::diff::{Change, diff};
     use crate::plan::Planner;
     use crate::state::{Address, Link, LinkKind, Row};
 
     /// Three clusters in gateway mode: gateway, standby and one more node each.
     fn config(node: &str) -> NodeConfigSpec {
+        config_with(node, ["gateway", "standby"])
+    }
+
+    /// Three clusters in gateway mode, whose first two nodes have these roles, of three each.
+    fn config_with(node: &str, roles: [&str; 2]) -> NodeConfigSpec {
+        let gateways = roles.iter().filter(|role| **role == "gateway").count();
         let clusters = (0..3).map(|one| {
-            json!({"metadata": {"name": format!("c{one}")},
+            json!({"metadata": {"name": format!("c{one}"), "annotations": {(GATEWAYS): gateways.to_string()}},
                 "spec": {"clusterLinkOptions": {"networkType": "gateway", "ipFamily": "ipv4"}},
                 "status": {"clusterLinkStatus": {"podCIDRs": [format!("10.{one}.0.0/16")], "serviceCIDRs": [format!("172.16.{one}.0/24")]}}})
         });
         let nodes = (0..9).map(|place| {
             let (cluster, host) = (place / 3, place % 3);
-            let roles = [vec!["gateway"], vec!["standby"], vec![]][host].clone();
+            let roles: Vec<&str> = roles.get(host).copied().into_iter().collect();
             json!({"metadata": {"name": format!("c{cluster}-n{host}")}, "spec": {"clusterName": format!("c{cluster}"),
                 "nodeName": format!("n{host}"), "ip": format!("100.64.{cluster}.{host}"), "interfaceName": "eth0", "roles": roles}})
         });
@@ -251,12 +258,46 @@ mod tests {
         assert_eq!(Kept::held(&spec, &planned), Detours::default());
     }
 
+    #[test]
+    fn a_dead_one_of_two_gateways_is_left_out_and_remembered() {
+        let spec = config_with("c0-n2", ["gateway", "gateway"]);
+        let mut kept = Kept::from(spec.clone());
+        let hops = |state: &NodeState| -> Vec<Vec<String>> {
+            let of = |route: &state::Route| -> Vec<String> {
+                let hops = route.hops.iter();
+                hops.map(|hop| hop.via.expect("a next hop").to_string())
+                    .collect()
+            };
+            state.routes.iter().map(of).collect()
+        };
+        let (one, two) = ("210.64.0.0", "210.64.0.1");
+        let planned = rows(&kept);
+        assert_eq!(hops(&planned), vec![vec![one, two]; 4]);
+        // What Kosmos' agents make of it is a route through one of them.
+        assert!(spec.routes.iter().all(|route| route.gw == one));
+        assert_eq!(spec.routes.len(), 4);
+        let dead = (Tunnel::Local, one.parse().expect("an address"));
+        let other: IpAddr = two.parse().expect("an address");
+        kept.detours.replaced.insert(dead, other);
+        let state = rows(&kept);
+        assert_eq!(hops(&state), vec![vec![two]; 4]);
+        assert_eq!(Kept::held(&spec, &state), kept.detours);
+        assert_eq!(Kept::held(&spec, &planned), Detours::default());
+        // Settings by which both directions choose alike are wanted with the routes, and not without.
+        let settings = |state: &NodeState| {
+            let names = state.sysctls.iter().map(|row| row.name.as_str());
+            names.filter(|name| name.contains("multipath")).count()
+        };
+        assert_eq!(settings(&planned), 3);
+        assert_eq!(settings(&rows(&Kept::from(config("c0-n2")))), 0);
+    }
+
     proptest! {
         /// Make before break: from any detours to any others only routes change, each by one replacement, and whoever they lead to is a neighbour already
         /// and stays one.
         #[test]
-        fn going_over_replaces_routes_and_nothing_else(node in 0..9_usize, one in any::<[bool; 4]>(), other in any::<[bool; 4]>()) {
-            let spec = config(&format!("c{}-n{}", node / 3, node % 3));
+        fn going_over_replaces_routes_and_nothing_else(node in 0..9_usize, second in prop::sample::select(vec!["standby", "gateway"]), one in any::<[bool; 4]>(), other in any::<[bool; 4]>()) {
+            let spec = config_with(&format!("c{}-n{}", node / 3, node % 3), ["gateway", second]);
             let plan = Plan::of(&spec);
             let with = |which: [bool; 4]| {
                 let mut kept = Kept::from(spec.clone());
@@ -277,9 +318,10 @@ mod tests {
                     panic!("{change}");
                 };
                 prop_assert_eq!((from.table, from.dst, from.metric), (to.table, to.dst, to.metric));
-                let hop = &to.hops[0];
-                let key = (hop.link.clone(), hop.via.expect("a next hop"));
-                prop_assert!(before.neighbours.get(&key).is_some() && after.neighbours.get(&key).is_some(), "{}", change);
+                for hop in &to.hops {
+                    let key = (hop.link.clone(), hop.via.expect("a next hop"));
+                    prop_assert!(before.neighbours.get(&key).is_some() && after.neighbours.get(&key).is_some(), "{}", change);
+                }
             }
         }
     }
