@@ -127,7 +127,7 @@ fn a_pair_is_linked_judged_and_parted_on_control_planes_of_upstream() {
 fn a_scenario_runs_on_control_planes_of_upstream() {
     let place = tests::program::Place::new();
     let expectation = "expect: [{verdict: healthy}]\n";
-    place.write("pair.yaml", &format!("{PAIR}{expectation}"));
+    place.write("pair.yaml", format!("{PAIR}{expectation}"));
     let programs = programs();
     let ran = place.run(["sim", "run", "pair.yaml", "--upstream", &programs]);
     let ran = ran.expect(0);

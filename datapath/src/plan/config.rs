@@ -131,7 +131,7 @@ fn routes(
         .flat_map(|bundle| &bundle.exports)
         .filter(|export| cluster.families.has(export.family()))
         .filter(|export| !cluster.shadow.touches(export.dst));
-    let mut route_of = |export: &Export| {
+    let route_of = |export: &Export| {
         let family = export.family();
         let (via, tunnel) = if is_direct {
             (export.via, Tunnel::bridge(family))
@@ -151,7 +151,7 @@ fn routes(
         }));
         Some(route)
     };
-    reached.filter_map(|export| route_of(export)).collect()
+    reached.filter_map(route_of).collect()
 }
 
 fn add_peer(config: &mut NodeConfigSpec, end: &End) {

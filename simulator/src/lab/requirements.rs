@@ -36,16 +36,14 @@ pub(crate) fn possible(topology: &Topology) -> Result<(), Error> {
     };
     enough_memory(topology, available_memory())?;
     let mut clusters = topology.clusters.iter();
-    if let Some(cluster) = clusters.find(|cluster| cluster.is_upstream()) {
-        if cluster.is_virtual {
-            return missing(
-                format!(
-                    "cannot run upstream's control plane of {} without a kernel",
-                    cluster.name
-                ),
-                "its programs run in the network of a node (make no cluster virtual)",
-            );
-        }
+    if let Some(cluster) = clusters.find(|cluster| cluster.is_upstream() && cluster.is_virtual) {
+        return missing(
+            format!(
+                "cannot run upstream's control plane of {} without a kernel",
+                cluster.name
+            ),
+            "its programs run in the network of a node (make no cluster virtual)",
+        );
     }
     let mut clusters = topology.clusters.iter();
     if let Some(cluster) = clusters.find(|cluster| topology.bare && cluster.is_virtual) {
