@@ -45,8 +45,11 @@ fn seen() -> Seen<'static> {
     seen
 }
 
+/// A rule's handle, and how many packets of a million it stops.
+type Told = (Option<u64>, Option<u32>);
+
 /// What the chains do, and the handles and chances of what they may do.
-fn ask(chains: Vec<Chain>, mut seen: Seen<'_>) -> (String, Vec<(Option<u64>, Option<u32>)>) {
+fn ask(chains: Vec<Chain>, mut seen: Seen<'_>) -> (String, Vec<Told>) {
     let compiled = Compiled::new(&Filters { chains }).expect("chains");
     let mut suspects = Vec::new();
     let ruling = compiled.rule(
