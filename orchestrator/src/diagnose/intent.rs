@@ -40,6 +40,8 @@ pub(super) struct Intended {
     pub(super) objections: Vec<Objection>,
     /// Nodes that do not have the underlay address that their ClusterNode says.
     pub(super) misplaced: BTreeSet<NodeRef>,
+    /// Nodes that do not have the underlay link that their ClusterNode names.
+    pub(super) unlinked: BTreeSet<NodeRef>,
     /// Who has an underlay or overlay address.
     owners: HashMap<IpAddr, NodeRef>,
 }
@@ -96,17 +98,20 @@ impl Intended {
                 &observed_nodes(scope, &by_object),
             ));
         }
-        let is_misplaced = |objection: &&Objection| {
-            (objection.code, objection.weight) == (Code::IntentStale, Weight::Fault)
-                && objection.at.path.starts_with("spec.ip")
+        let objected = |code: Code, path: &str| -> BTreeSet<NodeRef> {
+            let of_it = objections.iter().filter(|objection| {
+                (objection.code, objection.weight) == (code, Weight::Fault)
+                    && objection.at.path.starts_with(path)
+            });
+            let of_it = of_it.filter_map(|objection| {
+                let object = &objection.at.object;
+                let place = (object.cluster.as_deref()?, object.node.as_deref()?);
+                places.get(&place).copied()
+            });
+            of_it.collect()
         };
-        let misplaced = objections.iter().filter(is_misplaced);
-        let misplaced = misplaced.filter_map(|objection| {
-            let object = &objection.at.object;
-            let place = (object.cluster.as_deref()?, object.node.as_deref()?);
-            places.get(&place).copied()
-        });
-        let misplaced = misplaced.collect();
+        let misplaced = objected(Code::IntentStale, "spec.ip");
+        let unlinked = objected(Code::LinkUnknown, "spec.interfaceName");
         let names: BTreeMap<NodeRef, String> = planner
             .nodes()
             .filter_map(|name| Some((*by_object.get(name)?, name.to_owned())))
@@ -141,6 +146,7 @@ impl Intended {
             guessed,
             objections,
             misplaced,
+            unlinked,
         }
     }
 

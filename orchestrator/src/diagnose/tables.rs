@@ -159,6 +159,15 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
 /// Whether a row differs from a plan that follows an object which says of a node what is not so: the object is the cause.
 fn follows_misplaced(intended: &Intended, at: NodeRef, change: &Change) -> bool {
     let misplaced = &intended.misplaced;
+    if let Change::Replace {
+        from: Row::Link(from),
+        ..
+    } = change
+        && from.up
+        && intended.unlinked.contains(&at)
+    {
+        return true;
+    }
     if misplaced.is_empty() {
         return false;
     }
