@@ -10,8 +10,8 @@
 //!
 //! A floater has root's uid because Kubernetes gives capabilities to nobody else, and of root's powers `NET_RAW` alone,
 //! for echo requests. Dumps of links, addresses, neighbours, routes and rules need no capability; a dump of nftables does
-//! (`nfnetlink_rcv` refuses everybody without `NET_ADMIN`, readers too), so host floaters get that one only in a cluster
-//! that translates addresses.
+//! (`nfnetlink_rcv` refuses everybody without `NET_ADMIN`, readers too), so host floaters have that one as well, to read
+//! alone.
 //!
 //! Whoever removes objects selects by [`MANAGED_BY`] and [`RUN_LABEL`], never by name.
 
@@ -86,8 +86,6 @@ pub struct Spec {
     pub expires: Timestamp,
     /// Whether other runs may use the floaters while they live.
     pub shared: bool,
-    /// Whether the tables of address translation have to be read.
-    pub reads_nat: bool,
     /// Nodes that get no floater since nobody would run it there.
     pub excluded: Vec<String>,
 }
@@ -274,8 +272,8 @@ impl Spec {
 
     fn container(&self, layer: Layer) -> Value {
         let capabilities = match layer {
-            Layer::Host if self.reads_nat => json!(["NET_ADMIN", "NET_RAW"]),
-            Layer::Host | Layer::Pod => json!(["NET_RAW"]),
+            Layer::Host => json!(["NET_ADMIN", "NET_RAW"]),
+            Layer::Pod => json!(["NET_RAW"]),
         };
         json!({
             "name": NAME,
@@ -344,7 +342,6 @@ mod tests {
             api_port: 8890,
             expires: "2026-11-24T12:00:00Z".parse().expect("RFC 3339"),
             shared: false,
-            reads_nat: false,
             excluded: Vec::new(),
         }
     }
@@ -367,20 +364,6 @@ mod tests {
         }
         let debugged = format!("{:?}", spec().namespace());
         assert!(!debugged.contains(&key));
-    }
-
-    #[test]
-    fn only_a_cluster_that_translates_addresses_gives_net_admin_to_host_floaters() {
-        let mut spec = spec();
-        spec.reads_nat = true;
-        let add = |object: &Object| {
-            object.value["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]
-                ["add"]
-                .clone()
-        };
-        let objects = spec.objects();
-        assert_eq!(add(&objects[2]), json!(["NET_ADMIN", "NET_RAW"]));
-        assert_eq!(add(&objects[3]), json!(["NET_RAW"]));
     }
 
     #[test]

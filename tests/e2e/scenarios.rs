@@ -67,3 +67,37 @@ fn a_scenario_that_expects_nothing_is_none() {
     );
     place.assert_empty();
 }
+
+/// What the README's job for a CI runs of this program is run as it stands, with the README's own scenario, in an empty directory.
+#[test]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft"]
+fn the_readme_s_job_runs_its_scenarios() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let blocks = readme.split("```yaml\n").skip(1);
+    let blocks: Vec<&str> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    let scenario = blocks.iter().find(|block| block.contains("faults:"));
+    let job = blocks.iter().find(|block| block.contains("runs-on:"));
+    let job: Value = serde_saphyr::from_str(job.unwrap()).unwrap();
+    let steps = job["jobs"]["fleets"]["steps"].as_array().unwrap().iter();
+    let commands = steps.filter_map(|step| step["run"].as_str());
+    let commands: Vec<&str> = commands
+        .filter(|run| run.starts_with("floaterctl "))
+        .collect();
+    assert_eq!(commands.len(), 2, "{commands:?}");
+
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("fleets")).unwrap();
+    place.write("fleets/two-clouds.yaml", scenario.unwrap());
+    for command in commands {
+        let words = command.split(' ').skip(1);
+        let words = words.map(|word| word.replace("*.yaml", "two-clouds.yaml"));
+        let ran = place.run(words.collect::<Vec<_>>());
+        ran.expect(0);
+    }
+    let report = std::fs::read_to_string(place.path().join("report.xml")).unwrap();
+    assert!(report.contains("failures=\"0\""), "{report}");
+    assert!(report.contains("<testcase"), "{report}");
+}

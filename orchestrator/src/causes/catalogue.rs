@@ -116,19 +116,22 @@ pub const CATALOGUE: &[Cause] = &[
     },
     Cause {
         code: Code::EcmpPartial,
-        title: "one of several next hops is dead",
-        meaning: "Some flows fail always, others never.",
-        proof: "Outcomes follow the flow's ports, and a next hop of the route is dead.",
-        fix: "Take the dead next hop out of the route.",
-        undiagnosed: Some("flows are not varied per next hop"),
+        title: "a route spreads flows over a next hop that nobody planned",
+        meaning: "Some flows fail always, others never: the kernel chooses the next hop by the flow, and one of them is dead or leads \
+                  elsewhere.",
+        proof: "A planned route has its next hops and others besides.",
+        fix: "Take the next hop that nobody planned out of the route.",
+        undiagnosed: None,
     },
     Cause {
         code: Code::FailoverIncomplete,
-        title: "nodes use a gateway's standby in its place",
-        meaning: "A node sends through the standby although the gateway has the role: the gateway is dead, or was a short while ago. Packets \
-                  pass while the standby forwards.",
-        proof: "A planned route leads through the standby of the gateway that it should lead through.",
-        fix: "None is needed while the gateway is dead; the node goes back by itself when it is alive again.",
+        title: "a gateway has changed, and a node has not followed",
+        meaning: "A node's rows still lead to the former gateway of a cluster, or it was the former or is the new one and has the rows from \
+                  before. Or it sends through the standby although the gateway has the role: the gateway is dead, or was a short while \
+                  ago, and packets pass while the standby forwards.",
+        proof: "Planned routes lead through another node of the cluster than its gateway.",
+        fix: "Restart the datapath's agent of a node that was left behind. Nothing is needed while a standby stands in: the node goes back \
+              by itself.",
         undiagnosed: None,
     },
     Cause {
@@ -218,10 +221,13 @@ pub const CATALOGUE: &[Cause] = &[
     Cause {
         code: Code::IntentStale,
         title: "what the control plane wants is old, or the model of it is",
-        meaning: "A NodeConfig differs from what the Cluster and ClusterNode objects call for, and nodes follow the \
-                  NodeConfig; or tables equal intent and still packets are lost, so that intent or the model is wrong.",
-        proof: "NodeConfig differs from the plan; or a walk over the observed tables passes where packets fail.",
-        fix: "Look at the network manager of the control plane: its log, its lease, its access to the objects.",
+        meaning: "A ClusterNode says an address that its node does not have, or prefixes do not hold the pods that run; a NodeConfig differs \
+                  from what the Cluster and ClusterNode objects call for, and nodes follow the NodeConfig; or tables equal intent and \
+                  still packets are lost, so that intent or the model is wrong.",
+        proof: "The object against the node's own addresses and pods; NodeConfig differs from the plan; or a walk over the observed tables \
+                passes where packets fail.",
+        fix: "Correct the field that the finding names. Else look at the network manager of the control plane: its log, its lease, its \
+              access to the objects.",
         undiagnosed: None,
     },
     Cause {
@@ -566,8 +572,9 @@ pub const CATALOGUE: &[Cause] = &[
         title: "the underlay does not carry packets to a node that is up",
         meaning: "The node's link is up and its tables are right, but packets to or from its underlay address are lost. A \
                   router that knows a wrong Ethernet address for it is one way; a filter is another.",
-        proof: "Host layer fails, link up, tables equal intent.",
-        fix: "Look at the router's neighbour row for the node, and at filters before it.",
+        proof: "A permanent neighbour row of the underlay link has another MAC than the one that the address has; or host layer fails, link \
+                up, tables equal intent.",
+        fix: "Remove the row that the finding names. Else look at the router's neighbour row for the node, and at filters before it.",
         undiagnosed: None,
     },
     Cause {

@@ -207,19 +207,9 @@ impl Engine {
             layers: self.settings.layers(),
             nodes,
             expected: digests,
-            reads_nat: self.translates(&name),
             pod_ips: what.tables_only,
             name,
         })
-    }
-
-    /// Whether a member translates addresses, so that its tables of it have to be read.
-    fn translates(&self, name: &str) -> bool {
-        let clusters = self.believed.fleet.clusters.iter();
-        clusters
-            .filter(|cluster| cluster.metadata.name == name)
-            .filter_map(|cluster| cluster.spec.cluster_link_options.as_ref())
-            .any(|options| !options.global_cidrs_map.is_empty())
     }
 
     pub(super) fn finished(&mut self, now: Duration, cluster: usize, mut asked: Asked) {

@@ -235,7 +235,6 @@ impl Engine {
                 layers: self.settings.layers(),
                 nodes: Vec::new(),
                 expected: BTreeMap::new(),
-                reads_nat: false,
                 pod_ips: self.settings.what.tables_only,
             })));
         }

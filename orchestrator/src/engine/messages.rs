@@ -234,8 +234,6 @@ pub struct Ask {
     pub nodes: Vec<String>,
     /// What nodes should hold, by name; a node without an entry is asked for all of its tables.
     pub expected: BTreeMap<String, Expectation>,
-    /// Whether address translations have to be read, which takes a further capability.
-    pub reads_nat: bool,
     /// Whether addresses of pods are wanted besides those of floaters.
     pub pod_ips: bool,
 }

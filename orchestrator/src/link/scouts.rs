@@ -102,8 +102,6 @@ impl Scouts {
             api_port: 0,
             expires: Timestamp::now() + SignedDuration::from_secs(LIFETIME),
             shared: false,
-            // The kernel is asked whether it makes tunnels, which takes the same capability.
-            reads_nat: true,
             excluded: seen.excluded.into_iter().chain(others).collect(),
         };
         let mut ready = Vec::new();

@@ -47,7 +47,7 @@ pub(super) async fn own(
         name: ask.name.clone(),
     });
     for attempt in 0..ATTEMPTS {
-        let spec = spec(context, open, ask, &namespace, attempt)?;
+        let spec = spec(context, open, &namespace, attempt)?;
         run_key = spec.run_key.clone().into();
         let create = deploy::create(
             Arc::clone(&context.ledger),
@@ -155,20 +155,14 @@ pub(super) fn manifests(context: &Context, open: &Open, ask: &Ask) -> Result<Vec
     if open.standing.is_some() || ask.nodes.is_empty() {
         return Ok(Vec::new());
     }
-    let spec = spec(context, open, ask, &context.options.namespace, 0)?;
+    let spec = spec(context, open, &context.options.namespace, 0)?;
     let namespace = (!open.seen.namespace).then(|| spec.namespace());
     let objects = namespace.into_iter().chain(spec.objects());
     Ok(objects.map(|object| object.value).collect())
 }
 
 /// What a run makes in a cluster.
-fn spec(
-    context: &Context,
-    open: &Open,
-    ask: &Ask,
-    namespace: &str,
-    attempt: u32,
-) -> Result<Spec, String> {
+fn spec(context: &Context, open: &Open, namespace: &str, attempt: u32) -> Result<Spec, String> {
     let options = &context.options;
     let seen = &open.seen;
     seen.floaters.as_ref().map_err(Clone::clone)?;
@@ -198,7 +192,6 @@ fn spec(
         api_port,
         expires: Timestamp::now() + lifetime,
         shared: options.keep,
-        reads_nat: ask.reads_nat,
         excluded: seen.excluded.clone(),
     })
 }
