@@ -141,7 +141,8 @@ fn of_node(scope: &Scope<'_>, intended: &Intended, at: NodeRef) -> Vec<Suspicion
     let mut found = judge(scope, intended, at, observed, &own);
     // What an object says of a node that it does not have is in the plan, and not yet, or no longer, in the NodeConfig.
     let is_removal = |change: &Change| matches!(change, Change::Remove(_));
-    let is_explained = is_elsewhere && followed.iter().all(is_removal);
+    let is_explained =
+        (is_elsewhere || intended.unlinked.contains(&at)) && followed.iter().all(is_removal);
     if stale.is_some() && !is_explained && !is_left_out(intended, &followed) {
         let consequences = judge(scope, intended, at, observed, &followed);
         found.extend(behind(scope, at, &followed, consequences));
