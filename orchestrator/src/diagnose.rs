@@ -20,6 +20,7 @@ pub mod path;
 mod residual;
 mod scope;
 mod tables;
+mod usual;
 mod walks;
 
 use datapath::state::Family;
@@ -116,7 +117,7 @@ pub fn diagnose(gathered: &Gathered, what: &What) -> Judged {
         ));
     }
     let mut cells = cells::assemble(&scope, &joined, &sound);
-    findings.extend(findings::of_losses(&scope, &cells, &findings));
+    findings::add_losses(&scope, &cells, &mut findings);
     findings.extend(objections::of_inventory(&scope, &mut unjudged));
     findings::order(&mut findings);
     unjudged.extend(cells::withdraw_unexplained(&scope, &mut cells, &findings));

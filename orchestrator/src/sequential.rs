@@ -6,7 +6,7 @@
 //! them thirteen. Losses of one moment have one reason, so that an accusation also needs losses of several rounds.
 
 /// The loss that a path in order may have.
-const BACKGROUND: f64 = 0.01;
+pub const BACKGROUND: f64 = 0.01;
 /// The losses of paths that are not: all, half, a fifth.
 const FAULTS: [f64; 3] = [0.999, 0.5, 0.2];
 /// The natural logarithm of 10⁹.
@@ -107,6 +107,18 @@ pub fn is_beyond(usual: f64, sent: u64, lost: u64) -> bool {
     gain * sent as f64 >= ACCUSE
 }
 
+/// Whether losses are no sign of a path that loses half, where `usual` (a rate, at least the background's) is lost on all.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of packets of one run are far below 2^52"
+)]
+pub fn is_acquitted(usual: f64, sent: u64, lost: u64) -> bool {
+    let usual = usual.clamp(BACKGROUND, 0.5);
+    let received = sent.saturating_sub(lost);
+    lost as f64 * (0.5 / usual).ln() + received as f64 * (0.5 / (1.0 - usual)).ln() <= ACQUIT
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +174,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_all_lose_is_no_sign_of_a_path_that_loses_half() {
+        assert!(is_acquitted(0.04, 126, 9));
+        assert!(!is_acquitted(0.04, 26, 13));
+        assert!(!is_acquitted(0.04, 4, 1), "too few");
+        // Where half is usual nothing tells the two apart.
+        assert!(!is_acquitted(0.5, 1000, 500));
+        assert!(!is_acquitted(0.9, 1000, 900));
     }
 
     #[test]

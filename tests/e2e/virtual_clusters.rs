@@ -324,6 +324,34 @@ fn probes_take_as_long_as_the_topology_says_and_a_run_brings_its_own_floaters() 
     lab.down();
 }
 
+/// A network that loses a little everywhere accuses nobody; a cluster that loses more than the others is one finding.
+#[test]
+fn loss_by_chance_accuses_nobody_and_more_of_it_one_cluster() {
+    let place = Place::new();
+    place.write(
+        "lossy.yaml",
+        "underlay: {loss: 1%}\nclusters: [{name: a, count: 6, virtual: true}]\n",
+    );
+    let lab = Lab::up_in(place, &["lossy.yaml"]);
+    let (exit, report) = lab.dr(&[]);
+    assert_eq!(report["findings"], serde_json::json!([]), "{report:#}");
+    assert_eq!((exit, &report["verdict"]), (Some(0), &"healthy".into()));
+    lab.down();
+    let place = Place::new();
+    place.write(
+        "worse.yaml",
+        "underlay: {loss: 0.5%}\nclusters: [{name: a, count: 5, virtual: true}, {name: bad, virtual: true, underlay: {loss: 10%}}]\n",
+    );
+    let lab = Lab::up_in(place, &["worse.yaml"]);
+    let (exit, report) = lab.dr(&[]);
+    assert_eq!(exit, Some(1), "{report:#}");
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(findings[0]["code"], "LOSS-GRAY");
+    assert_eq!(findings[0]["element"]["name"], "bad - all others");
+    lab.down();
+}
+
 /// NodeConfigs that are made when they are asked for are read and written as any other.
 #[test]
 fn nodeconfigs_are_paged_watched_and_written() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use crate::wire::{CEILING_PPS, Health, MAX_PLANS};
+use crate::wire::{CEILING_PPS, Health, MAX_PLANS, Plan};
 
 /// What nobody else knows of a plan's packets.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ struct Shared {
 struct State {
     taken: [bool; MAX_PLANS],
     health: Health,
+    /// The run whose plans were carried out last, and how many packets they have.
+    run: (String, u64),
 }
 
 /// A plan's place; given back when it is dropped.
@@ -90,6 +92,18 @@ impl Place {
             .count();
         // At least this one, at most MAX_PLANS.
         CEILING_PPS / u32::try_from(running.max(1)).unwrap_or(1)
+    }
+
+    /// How many packets earlier plans of the run have, to which those of this one are added.
+    pub(super) fn packets_before(&self, plan: &Plan) -> u64 {
+        let (run, packets) = &mut self.plans.state().run;
+        if *run != plan.run {
+            run.clone_from(&plan.run);
+            *packets = 0;
+        }
+        let before = *packets;
+        *packets = before.saturating_add(plan.packets());
+        before
     }
 
     /// Adds how this plan has fared.

@@ -80,10 +80,10 @@ pub trait Walked: Send + Sync + 'static {
         None
     }
 
-    /// What becomes of an echo request with so many bytes behind its ICMP header, the `number`th packet of its plan.
+    /// What becomes of an echo request with so many bytes behind its ICMP header, the `number`th packet of its run here.
     fn echo(&self, dst: IpAddr, payload_bytes: u16, number: u64) -> Fate;
 
-    /// What becomes of a connection, the `number`th of its plan.
+    /// What becomes of a connection, the `number`th of its run here.
     fn connect(&self, dst: SocketAddr, number: u64) -> Fate;
 
     /// What a listener that took a connection answers to a request; nothing where none is there any more.
@@ -188,6 +188,8 @@ pub(super) async fn run(
         connections: CONNECTIONS,
         secret: place.secret().cookies,
     };
+    // What chance does to a packet is no reason for what it does to the same one of the next plan.
+    let before = place.packets_before(&plan);
     let mut session = Session::new(&plan, limits);
     let mut arrivals = Arrivals::default();
     let mut now = Duration::ZERO;
@@ -199,7 +201,7 @@ pub(super) async fn run(
             session.handle(at, input);
         }
         while let Some(command) = session.poll(now) {
-            if let Some((after, input)) = carry_out(command, &plan, &**network) {
+            if let Some((after, input)) = carry_out(command, &plan, before, &**network) {
                 arrivals.insert(now + after, input);
             }
             looked_up += 1;
@@ -226,14 +228,19 @@ pub(super) async fn run(
 }
 
 /// What comes of a command, and how much later; nothing where nothing ever comes of it.
-fn carry_out(command: Command, plan: &Plan, network: &dyn Walked) -> Option<(Duration, Input)> {
+fn carry_out(
+    command: Command,
+    plan: &Plan,
+    before: u64,
+    network: &dyn Walked,
+) -> Option<(Duration, Input)> {
     match command {
         // What was given up may still be answered: the machine counts that.
         Command::Abandon { .. } => None,
         Command::Connect { token, probe } => {
             let probe = plan.probes.get(probe)?;
             let dst = SocketAddr::new(probe.dst.to_canonical(), probe.port);
-            let (after, result) = match network.connect(dst, token.number) {
+            let (after, result) = match network.connect(dst, before + token.number) {
                 Fate::Lost => return None,
                 Fate::Answered { after } => match &probe.expect {
                     None => (after, Ok(after)),
@@ -263,7 +270,7 @@ fn carry_out(command: Command, plan: &Plan, network: &dyn Walked) -> Option<(Dur
             token,
             cookie,
             dst,
-            network.echo(dst, payload_bytes, token.number),
+            network.echo(dst, payload_bytes, before + token.number),
         ),
     }
 }

@@ -162,9 +162,30 @@ pub(super) fn packets(scope: &Scope<'_>, suffering: &[&Joined<'_, '_>]) -> Vec<E
     evidence
 }
 
-/// Cells that pass but lose far more than the others, and that nothing else explains.
-pub(super) fn of_losses(scope: &Scope<'_>, cells: &Cells, findings: &[Finding]) -> Vec<Finding> {
-    let explained = explained(findings);
+/// Adds cells that pass but lose far more than the others and that nothing else explains: to the loss of a cluster that is one of
+/// their ends, where that has been found, else each as a finding of its own.
+pub(super) fn add_losses(scope: &Scope<'_>, cells: &Cells, findings: &mut Vec<Finding>) {
+    let mut alone = Vec::new();
+    for (id, sent, received) in lossy(cells, &explained(findings)) {
+        let mut lossy = findings
+            .iter_mut()
+            .filter(|finding| finding.code == Code::LossGray);
+        let of_an_end = lossy.find(|finding| {
+            common_end(&finding.affects).is_some_and(|end| [id.src, id.dst].contains(&end))
+        });
+        match of_an_end {
+            Some(finding) => {
+                finding.affects.push(id);
+                finding.affects.sort_unstable();
+            }
+            None => alone.push(of_cell(scope, id, sent, received)),
+        }
+    }
+    findings.append(&mut alone);
+}
+
+/// The cells that lose some packets and that nothing explains, with what was sent and what came back.
+fn lossy(cells: &Cells, explained: &HashSet<CellId>) -> Vec<(CellId, u32, u32)> {
     let mut lossy: Vec<(CellId, u32, u32)> = Vec::new();
     for plane in cells.planes() {
         for (src, dst, mark) in plane.troubles() {
@@ -183,30 +204,50 @@ pub(super) fn of_losses(scope: &Scope<'_>, cells: &Cells, findings: &[Finding]) 
     }
     lossy.sort_unstable();
     lossy
-        .into_iter()
-        .map(|(id, sent, received)| {
-            let name = scope.cell_name(id);
-            let element = Element {
-                cluster: None,
-                node: None,
-                kind: ElementKind::Underlay,
-                name: name.as_str().into(),
-            };
-            finding(
-                Code::LossGray,
-                element,
-                format!("{name} loses {} of {sent} packets", sent.saturating_sub(received)),
-                vec![Evidence {
-                    kind: EvidenceKind::Probe,
-                    source: scope.cluster(id.src as usize).name.as_str().into(),
-                    text: format!("{received} of {sent} answered").into(),
-                }],
-                vec![Code::QueueDrop.word().into(), Code::RateLimited.word().into()],
-                vec![id],
-                Fix::advice("run again with --rounds 10, then look at queues, policers and errors along the path"),
-            )
-        })
-        .collect()
+}
+
+/// The cluster that all of several pairs of clusters have in common; none where they are not several, or have none or two.
+fn common_end(cells: &[CellId]) -> Option<u32> {
+    let [first, rest @ ..] = cells else {
+        return None;
+    };
+    let is_common = |end: &u32| rest.iter().all(|cell| [cell.src, cell.dst].contains(end));
+    let mut ends = [first.src, first.dst].into_iter().filter(is_common);
+    match (ends.next(), ends.next()) {
+        (Some(end), None) => Some(end),
+        _ => None,
+    }
+}
+
+fn of_cell(scope: &Scope<'_>, id: CellId, sent: u32, received: u32) -> Finding {
+    let name = scope.cell_name(id);
+    let element = Element {
+        cluster: None,
+        node: None,
+        kind: ElementKind::Underlay,
+        name: name.as_str().into(),
+    };
+    finding(
+        Code::LossGray,
+        element,
+        format!(
+            "{name} loses {} of {sent} packets",
+            sent.saturating_sub(received)
+        ),
+        vec![Evidence {
+            kind: EvidenceKind::Probe,
+            source: scope.cluster(id.src as usize).name.as_str().into(),
+            text: format!("{received} of {sent} answered").into(),
+        }],
+        vec![
+            Code::QueueDrop.word().into(),
+            Code::RateLimited.word().into(),
+        ],
+        vec![id],
+        Fix::advice(
+            "run again with --rounds 10, then look at queues, policers and errors along the path",
+        ),
+    )
 }
 
 /// The cells that findings affect.

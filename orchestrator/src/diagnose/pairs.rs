@@ -11,6 +11,7 @@ use datapath::state::Family;
 use floater::wire::{Failure, Layer, Protocol, Rtt};
 
 use super::scope::Scope;
+use super::usual;
 use crate::evidence::{Ask, NodeRef, ProbeRecord};
 use crate::probe_plan::LARGE_BYTES;
 use crate::report::{CellId, layer_word};
@@ -218,6 +219,27 @@ impl<'a> Pair<'a> {
     /// Whether large packets pass.
     pub(super) fn takes_large(&self) -> bool {
         self.large.decision() == Some(Decision::Passes)
+    }
+
+    /// Whether some of it is lost and some is not, so that a network which loses a little everywhere may be all that is wrong.
+    pub(super) fn may_be_chance(&self) -> bool {
+        let is_partial = self.received() > 0 && self.received() < self.sent();
+        let is_told = !self.silent && !self.is_excused && self.excused.is_none();
+        let is_of_it = matches!(self.fate, Fate::Lossy | Fate::Unknown(_));
+        is_partial && is_told && is_of_it && self.tcp.impostors == 0
+    }
+
+    /// By flow: packets or connections tried, and those of them that were lost.
+    pub(super) fn flows(&self) -> [(u64, u64); 3] {
+        [&self.icmp, &self.large, &self.tcp].map(|tally| {
+            let losses = &tally.losses;
+            (losses.sent, losses.sent.saturating_sub(losses.received))
+        })
+    }
+
+    /// Takes its losses for chance.
+    pub(super) fn pass(&mut self) {
+        self.fate = Fate::Passes;
     }
 
     /// Whether nothing came back of what was sent, and packets alone do not tell why.
@@ -432,6 +454,7 @@ pub(super) fn judge<'a>(scope: &Scope<'a>, unjudged: &mut Vec<String>) -> Vec<Pa
             .find_map(|at| scope.excuse(at));
         pair.judge(reason, excuse);
     }
+    usual::excuse(scope, &mut pairs);
     for ((node, layer), reason) in unwell {
         if scope.silent(node, layer).is_none() {
             unjudged.push(format!(
