@@ -311,19 +311,20 @@ impl Rows {
                 "{via} is not of the family of {dst}"
             )));
         }
-        if hops.are_several() {
-            self.state.sysctls.extend(sticky(family));
-        }
         let row = route_row(dst, hops, link);
         match self.state.routes.insert(row.clone()) {
             Some(first) if first != row => {
                 self.state.routes.insert(first);
-                Err(Refusal::Repeated(
+                return Err(Refusal::Repeated(
                     "there are two of it; the first is kept".to_owned(),
-                ))
+                ));
             }
-            _ => Ok(()),
+            _ => {}
         }
+        if hops.are_several() {
+            self.state.sysctls.extend(sticky(family));
+        }
+        Ok(())
     }
 }
 

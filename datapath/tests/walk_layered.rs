@@ -312,7 +312,11 @@ fn worlds(fleet: &Fleet, faults: &[Faults]) -> Worlds {
             state
         };
         let whole = differ(planner.desired(node, &bare).expect("a node").0);
-        let own = differ(planner.desired_own(node, &bare).expect("a node").0);
+        let mut own = differ(planner.desired_own(node, &bare).expect("a node").0);
+        // Which next hop a flow takes is set where routes have several, and these are the layer's: the node's own rows do not tell.
+        let sticky = whole.sysctls.iter();
+        let sticky = sticky.filter(|row| row.name.contains("fib_multipath_hash"));
+        own.sysctls.extend(sticky.cloned());
         let layer = Layer::new(&planner, node)
             .expect("a node")
             .hiding(gone.iter().copied());
