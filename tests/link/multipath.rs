@@ -44,7 +44,7 @@ fn heal(what: &str, streams: Vec<Stream>) {
 }
 
 #[test]
-#[ignore = "netns: needs vxlan, nft, multipath"]
+#[ignore = "netns: needs vxlan, nft"]
 fn flows_are_shared_by_two_gateways_and_go_on_where_one_dies() {
     let mut fleet = Underlay::with(&[3, 3], &["--session-hold", "2"], &["gateway", "gateway"]);
     fleet.settled();
@@ -93,7 +93,7 @@ fn settings(bare: &Bare, node: &str) -> String {
 }
 
 #[test]
-#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft, multipath, iproute2"]
+#[ignore = "netns: needs veth, vxlan, bridge, policy-rules, nft, iproute2"]
 fn a_pair_with_two_gateways_each_is_linked_healthy_and_gone_without_a_trace() {
     let bare = Bare::up(
         &TWO.replace("nodes: 2", "nodes: 3")
