@@ -44,6 +44,12 @@ pub struct NodeState {
 }
 
 impl NodeState {
+    /// Whether a link has the address.
+    #[must_use]
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|row| row.net.addr() == ip)
+    }
+
     /// All rows, table by table, each as a copy.
     pub fn rows(&self) -> impl Iterator<Item = Row> {
         let links = self.links.iter().cloned().map(Row::Link);

@@ -164,12 +164,11 @@ fn prefixes(cluster: &ClusterFacts) -> impl Iterator<Item = IpNet> {
 fn proof_of(node: &NodeFacts, ip: IpAddr) -> Proof {
     if node.planned_ips.contains(&ip) {
         Proof::Plan
-    } else if node.tables.as_ref().is_ok_and(|tables| {
-        tables
-            .addresses
-            .iter()
-            .any(|address| address.net.addr() == ip)
-    }) {
+    } else if node
+        .tables
+        .as_ref()
+        .is_ok_and(|tables| tables.has_address(ip))
+    {
         Proof::Kernel
     } else {
         Proof::Claim

@@ -2,20 +2,15 @@
 
 use serde_json::{Value, json};
 use tests::client::Endpoint;
-use tests::lab::Lab;
+use tests::lab::{Lab, titled};
 
 /// Code, place, kind and name of each finding that packets suffer from.
 fn errors(report: &Value) -> Vec<String> {
     let findings = report["findings"].as_array().unwrap().iter();
     let findings = findings.filter(|finding| finding["severity"] == "error");
-    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let name = |finding: &Value| finding["element"]["name"].as_str().unwrap().to_owned();
     findings
-        .map(|finding| {
-            let element = &finding["element"];
-            let [cluster, node, kind, name] =
-                ["cluster", "node", "kind", "name"].map(|key| word(&element[key]));
-            format!("{} {cluster}/{node} {kind} {name}", word(&finding["code"]))
-        })
+        .map(|finding| format!("{} {}", titled(finding), name(finding)))
         .collect()
 }
 

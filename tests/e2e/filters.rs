@@ -5,8 +5,7 @@ use datapath::filter::{
     Base, Chain, ChainKind, Clause, Field, Filters, Hook, Load, Octets, Order, Policy, Relation,
     Rule, Step, TableFamily, Test, Translation, Verdict,
 };
-use serde_json::Value;
-use tests::lab::Lab;
+use tests::lab::{Lab, titled};
 
 fn is(field: Field, octets: &[u8]) -> Clause {
     Clause::Test(Test {
@@ -209,15 +208,7 @@ fn everyday_rules_accuse_nobody_and_do_not_hide_a_fault() {
 fn blamed(lab: &Lab) -> Vec<String> {
     let (_, report) = lab.dr(&[]);
     let findings = report["findings"].as_array().unwrap();
-    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    findings
-        .iter()
-        .map(|finding| {
-            let element = &finding["element"];
-            let [cluster, node, kind] = ["cluster", "node", "kind"].map(|key| word(&element[key]));
-            format!("{} {cluster}/{node} {kind}", word(&finding["code"]))
-        })
-        .collect()
+    findings.iter().map(titled).collect()
 }
 
 /// Rules that no injector makes, each at its place, with what is said of it.

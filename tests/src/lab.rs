@@ -126,6 +126,15 @@ impl Drop for Lab {
     }
 }
 
+/// Code, place and kind of a finding.
+#[must_use]
+pub fn titled(finding: &Value) -> String {
+    let element = &finding["element"];
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let [cluster, node, kind] = ["cluster", "node", "kind"].map(|key| word(&element[key]));
+    format!("{} {cluster}/{node} {kind}", word(&finding["code"]))
+}
+
 /// A field of each object of an array.
 #[track_caller]
 #[must_use]

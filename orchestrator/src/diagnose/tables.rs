@@ -332,13 +332,10 @@ fn underlay_down(
     changes: &[Change],
 ) -> Option<Suspicion> {
     let name = intended.lower.get(&at)?;
-    let has_address = |ip: &std::net::IpAddr| {
-        let mut addresses = observed.addresses.iter();
-        addresses.any(|row| row.net.addr() == *ip)
-    };
+    let mut ips = scope.node(at).ips.iter();
     let state = match observed.links.get(name.as_str()) {
         // Its ClusterNode names another link than the one that the node is on the underlay by.
-        None if scope.node(at).ips.iter().any(has_address) => return None,
+        None if ips.any(|ip| observed.has_address(*ip)) => return None,
         None => "does not exist",
         Some(link) if !link.up => "is down",
         Some(link) if !link.carrier => "has no carrier",

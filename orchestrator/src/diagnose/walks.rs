@@ -222,47 +222,43 @@ impl<'a> Walks<'a> {
     }
 
     /// The same where a row that nobody planned sent it where it is lost: a rule, or a route of the datapath's table.
-    fn astray(&self, walked: Walked, hops: impl FnOnce() -> Vec<Hop>) -> Walked {
-        let Walked::Stops {
+    fn astray(&self, mut walked: Walked, hops: impl FnOnce() -> Vec<Hop>) -> Walked {
+        if let Walked::Stops {
             at,
-            answer,
             stop,
             lacks: None,
             text,
-        } = walked
-        else {
-            return walked;
-        };
-        let found = match &stop {
+            ..
+        } = &mut walked
+            && let Some((node, why)) = self.misled(stop.as_ref(), hops)
+        {
+            *at = self.names.get(&node).copied();
+            text.push_str(&format!(": {why}"));
+            *stop = Some(why);
+        }
+        walked
+    }
+
+    /// The node and the row of it that nobody planned and that led to a stop, or out of all that is known.
+    fn misled(
+        &self,
+        stop: Option<&Stop>,
+        hops: impl FnOnce() -> Vec<Hop>,
+    ) -> Option<(String, Stop)> {
+        match stop {
+            // Such a row is to blame itself, unless a rule was all that led to it.
             Some(Stop::Blackhole { .. } | Stop::Prohibited { .. } | Stop::Unreachable { .. }) => {
-                // Such a row is to blame itself, unless a rule was all that led to it.
                 hops().last().and_then(hijacked)
             }
             Some(Stop::NoRoute { .. } | Stop::Loop { .. }) => {
                 hops().iter().rev().find_map(hijacked)
             }
+            Some(_) => None,
             None => {
                 let hops = hops();
                 let by_rule = hops.iter().rev().find_map(hijacked);
                 by_rule.or_else(|| self.strange(hops.last()?))
             }
-            Some(_) => None,
-        };
-        let Some((node, stop)) = found else {
-            return Walked::Stops {
-                at,
-                answer,
-                stop,
-                lacks: None,
-                text,
-            };
-        };
-        Walked::Stops {
-            at: self.names.get(&node).copied(),
-            answer,
-            text: format!("{text}: {stop}"),
-            stop: Some(stop),
-            lacks: None,
         }
     }
 

@@ -38,14 +38,12 @@ fn addresses(node: &Node<'_>, found: &mut Vec<Suspicion>) {
     if node.intended.misplaced.contains(&node.at) {
         return;
     }
-    let has = |ip: IpAddr| {
-        let mut addresses = node.observed.addresses.iter();
-        addresses.any(|row| row.net.addr() == ip)
-    };
     let mut stale: BTreeMap<IpAddr, Vec<&'static str>> = BTreeMap::new();
     for (name, _, vxlan) in tunnels(node) {
         let is_told = |one: &Suspicion| one.code == Code::VtepLocalStale && one.link == Some(name);
-        if let Some(local) = vxlan.local.filter(|local| !has(*local))
+        if let Some(local) = vxlan
+            .local
+            .filter(|local| !node.observed.has_address(*local))
             && !found.iter().any(is_told)
         {
             stale.entry(local).or_default().push(name);

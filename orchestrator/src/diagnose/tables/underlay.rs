@@ -60,7 +60,6 @@ fn lost_addresses(
     observed: &NodeState,
     peer: &NodeState,
 ) -> Vec<IpNet> {
-    let has = |ip: IpAddr| observed.addresses.iter().any(|row| row.net.addr() == ip);
     let length = |family| {
         peer.addresses
             .iter()
@@ -73,7 +72,7 @@ fn lost_addresses(
         .node(at)
         .ips
         .iter()
-        .filter(|&&ip| !has(ip))
+        .filter(|&&ip| !observed.has_address(ip))
         .filter_map(|&ip| IpNet::new(ip, length(Family::of(ip))?).ok())
         .collect()
 }

@@ -47,13 +47,9 @@ pub(in crate::kernel) fn made(filters: &Filters) -> Result<Batch, String> {
 
 /// The requests that remove a table with all that is in it.
 pub(in crate::kernel) fn table_removed(family: TableFamily, table: &str) -> Batch {
-    let mut batch = Batch::default();
-    marker(&mut batch, NFNL_MSG_BATCH_BEGIN);
-    push(&mut batch, NFT_MSG_DELTABLE, 0, number(family), |gone| {
+    alone(NFT_MSG_DELTABLE, family, |gone| {
         gone.text(NFTA_TABLE_NAME, table);
-    });
-    marker(&mut batch, NFNL_MSG_BATCH_END);
-    batch
+    })
 }
 
 /// The requests that remove a rule.
@@ -62,15 +58,11 @@ pub(in crate::kernel) fn rule_removed(
     (table, chain): (&str, &str),
     handle: u64,
 ) -> Batch {
-    let mut batch = Batch::default();
-    marker(&mut batch, NFNL_MSG_BATCH_BEGIN);
-    push(&mut batch, NFT_MSG_DELRULE, 0, number(family), |gone| {
+    alone(NFT_MSG_DELRULE, family, |gone| {
         gone.text(NFTA_RULE_TABLE, table)
             .text(NFTA_RULE_CHAIN, chain)
             .bytes(NFTA_RULE_HANDLE, &handle.to_be_bytes());
-    });
-    marker(&mut batch, NFNL_MSG_BATCH_END);
-    batch
+    })
 }
 
 /// The requests that give a base chain another policy.
@@ -79,14 +71,19 @@ pub(in crate::kernel) fn policy_changed(
     (table, chain): (&str, &str),
     policy: Policy,
 ) -> Batch {
-    let mut batch = Batch::default();
-    marker(&mut batch, NFNL_MSG_BATCH_BEGIN);
-    push(&mut batch, NFT_MSG_NEWCHAIN, 0, number(family), |changed| {
+    alone(NFT_MSG_NEWCHAIN, family, |changed| {
         changed
             .text(NFTA_CHAIN_TABLE, table)
             .text(NFTA_CHAIN_NAME, chain)
             .u32_be(NFTA_CHAIN_POLICY, policy_number(policy));
-    });
+    })
+}
+
+/// One request as a transaction of its own.
+fn alone(kind: u16, family: TableFamily, write: impl FnOnce(&mut Attributes<'_>)) -> Batch {
+    let mut batch = Batch::default();
+    marker(&mut batch, NFNL_MSG_BATCH_BEGIN);
+    push(&mut batch, kind, 0, number(family), write);
     marker(&mut batch, NFNL_MSG_BATCH_END);
     batch
 }
